@@ -1,0 +1,24 @@
+//! Map and program names, so that a slip does not compile.
+
+/// Map: the one [`crate::settings::Settings`].
+pub const SETTINGS: &str = "SETTINGS";
+/// Map: the one [`crate::settings::Lease`].
+pub const LEASE: &str = "LEASE";
+/// Map: cgroup id to [`crate::settings::AgentEntry`].
+pub const AGENTS: &str = "AGENTS";
+/// Map: network namespace cookie to nothing; the namespaces with a listener.
+pub const NAMESPACES: &str = "NAMESPACES";
+/// Map: socket cookie to [`crate::flow::Flow`].
+pub const FLOWS: &str = "FLOWS";
+/// Map: [`crate::flow::Source`] to socket cookie.
+pub const SOURCES: &str = "SOURCES";
+/// Map: ring of [`crate::denial::Denial`].
+pub const DENIALS: &str = "DENIALS";
+/// Map: [`crate::counter::CounterKey`] to a count.
+pub const COUNTERS: &str = "COUNTERS";
+
+/// Every program, by its function's name.
+pub const PROGRAMS: [&str; 12] = [
+    "connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6",
+    "getpeername4", "getpeername6", "sock_create", "egress", "ingress", "sockops",
+];

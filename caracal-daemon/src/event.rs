@@ -1,0 +1,163 @@
+//! What leaves the box: records. Takes what a stage observed, gives the exact bytes of a leaf.
+//!
+//! A record is a CloudEvents 1.0 JSON object; usage fields carry OpenTelemetry GenAI names, ours are `caracal.*`.
+//! Names of places and people (host, path, user, refused names) are in the sealed detail only.
+//! Never holds prompt text, header values, userinfo or query values.
+
+use crate::clock::UnixNanos;
+use crate::money::NanoUsd;
+use std::sync::Arc;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A decision about something that costs nothing: a connection, a name, an unpaid request.
+    Decision,
+    /// A paid call is about to be sent: its hold. Durable before the first byte goes upstream.
+    Intent,
+    /// How a paid call ended: its charge.
+    Outcome,
+    /// Refusals that the kernel made.
+    KernelDenial,
+    /// The daemon started, adopted, stopped, reloaded; a cgroup was attached or released.
+    Lifecycle,
+}
+
+impl Kind {
+    /// The CloudEvents `type`.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Kind::Decision => "caracal.decision.v1",
+            Kind::Intent => "caracal.intent.v1",
+            Kind::Outcome => "caracal.outcome.v1",
+            Kind::KernelDenial => "caracal.kernel_denial.v1",
+            Kind::Lifecycle => "caracal.lifecycle.v1",
+        }
+    }
+}
+
+/// One budget window that a hold was taken from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct WindowKey {
+    /// The budget's name.
+    pub budget: Arc<str>,
+    /// What the budget is divided by, resolved: an agent's name, a model, or empty.
+    pub scope: Arc<str>,
+    /// The window, such as `day/2026-11-24` or `total`.
+    pub window: Arc<str>,
+}
+
+/// Token counts as disjoint buckets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Usage {
+    /// Input tokens neither read from nor written to a cache.
+    pub input: u64,
+    /// Input tokens read from a cache.
+    pub cache_read: u64,
+    /// Input tokens written to a cache for five minutes.
+    pub cache_write_5m: u64,
+    /// Input tokens written to a cache for one hour.
+    pub cache_write_1h: u64,
+    /// Output tokens, reasoning included.
+    pub output: u64,
+    /// The part of `output` that was reasoning.
+    pub reasoning: u64,
+    /// Calls of a server-side web search tool.
+    pub web_searches: u64,
+}
+
+/// The plain part of a record. Fields that are `None` or empty are left out of the bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Data {
+    /// The agent's name.
+    pub agent: Option<Arc<str>>,
+    /// `allow` or `deny`.
+    pub decision: Option<&'static str>,
+    /// A reason code of `refusal::Reason` or `caracal_common::denial::Why`, or of the settle.
+    pub reason: Option<&'static str>,
+    /// The stage or kernel hook that decided.
+    pub stage: Option<&'static str>,
+    /// The action decided: `connect`, `resolve`, `request`, `llm`, `tool`.
+    pub action: Option<&'static str>,
+    /// Ids of the deciding policies.
+    pub policies: Vec<Arc<str>>,
+    /// The hash of the policy set in force, hex.
+    pub policy_set: Option<Arc<str>>,
+    /// The call that intent and outcome share: a UUIDv7.
+    pub call: Option<uuid::Uuid>,
+    /// How many equal events this record stands for, if more than one.
+    pub count: Option<u64>,
+    /// `openai`, `anthropic`.
+    pub provider: Option<&'static str>,
+    /// `chat`, `embeddings`, `responses`, `messages`.
+    pub operation: Option<&'static str>,
+    /// The model that the request names.
+    pub model: Option<Arc<str>>,
+    /// The output cap that was sent upstream, tokens.
+    pub max_tokens: Option<u64>,
+    /// The edits made to the request: `clamp`, `include_usage`, `websocket_extensions`, `body_decoded`.
+    pub edits: Vec<&'static str>,
+    /// The hold.
+    pub hold: Option<NanoUsd>,
+    /// The charge.
+    pub cost: Option<NanoUsd>,
+    /// How the hold ended: `settled`, `charged_max`, `released`.
+    pub settle: Option<&'static str>,
+    /// The windows that the hold was taken from.
+    pub windows: Vec<WindowKey>,
+    /// Tokens as the provider reported them.
+    pub usage: Option<Usage>,
+    /// The price book's version and hash.
+    pub price_book: Option<Arc<str>>,
+    /// HTTP status of the answer.
+    pub status: Option<u16>,
+    /// Cgroup id of the process.
+    pub cgroup: Option<u64>,
+    /// Process id.
+    pub pid: Option<u32>,
+    /// Task name.
+    pub comm: Option<String>,
+    /// Bytes from the agent.
+    pub bytes_sent: Option<u64>,
+    /// Bytes to the agent.
+    pub bytes_received: Option<u64>,
+    /// For lifecycle records: what happened.
+    pub message: Option<String>,
+}
+
+/// The sealed part of a record: what names a person or a place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Detail {
+    /// Host name or address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Path without its query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Method.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// User id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// The sentence that the agent was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentence: Option<String>,
+}
+
+/// A record before the journal gives it its place: everything but sequence and chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// What happened.
+    pub kind: Kind,
+    /// When.
+    pub at: UnixNanos,
+    /// The plain part.
+    pub data: Data,
+    /// The sealed part.
+    pub detail: Detail,
+}

@@ -1,0 +1,51 @@
+//! The privileged process: loads BPF, opens listeners, keeps the CA and ledger keys, serves the control socket.
+//! It signs; it never parses a byte of an agent's or an upstream's.
+
+/// What the data path asks of the keys that the keeper holds. Calls block.
+pub trait Signer: Send + Sync + std::fmt::Debug + 'static {
+    /// A leaf certificate (DER) for `name`, a DNS name or an IP address, and the P-256 public key `spki` (DER).
+    ///
+    /// # Errors
+    /// When `name` is neither, or the keeper is gone.
+    fn issue_leaf(&self, name: &str, spki: &[u8]) -> Result<Vec<u8>, KeeperError>;
+
+    /// The signed checkpoint (C2SP signed note with an ECDSA P-256 and an Ed25519 line) of the tree of `size` leaves
+    /// with this `root`.
+    ///
+    /// # Errors
+    /// When `size` is smaller than what was signed before, or equal with another root; or the keeper is gone.
+    fn sign_checkpoint(&self, size: u64, root: [u8; 32]) -> Result<String, KeeperError>;
+
+    /// The host key's signature (ECDSA P-256, ASN.1 DER) over the head of the journal's chain.
+    ///
+    /// # Errors
+    /// When the keeper is gone.
+    fn sign_chain_head(&self, sequence: u64, leaf_hash: [u8; 32]) -> Result<Vec<u8>, KeeperError>;
+}
+
+/// Why the keeper did not sign.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// The name cannot stand in a certificate.
+    #[error("{0:?} is neither a DNS name nor an IP address")]
+    BadName(String),
+    /// Signing would contradict what was signed before.
+    #[error("a checkpoint of size {asked} would fork the log: {signed} leaves are signed already")]
+    Fork {
+        /// The size asked for.
+        asked: u64,
+        /// The size signed.
+        signed: u64,
+    },
+    /// A key could not be read, made or used.
+    #[error("key {path}: {why}")]
+    Key {
+        /// Which.
+        path: String,
+        /// Why.
+        why: String,
+    },
+    /// The keeper process does not answer.
+    #[error("the keeper does not answer: {0}")]
+    Gone(String),
+}

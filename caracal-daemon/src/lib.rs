@@ -1,0 +1,31 @@
+//! The stages of `caracald`, in the order in which a byte meets them.
+//!
+//! `capture -> tls -> http -> policy -> meter -> budget -> journal -> bus -> ledger, spend`; a stage knows only what
+//! stands to its left, plus the ground floor (`config`, `clock`, `agent`, `event`, `money`, `refusal`, `telemetry`).
+//! [`intercept`] tells the story of one connection from top to bottom.
+
+pub mod agent;
+pub mod clock;
+pub mod config;
+pub mod event;
+pub mod money;
+pub mod refusal;
+pub mod telemetry;
+
+pub mod capture;
+pub mod dns;
+pub mod tls;
+pub mod http;
+pub mod policy;
+pub mod meter;
+pub mod budget;
+pub mod journal;
+pub mod bus;
+pub mod ledger;
+pub mod spend;
+
+pub mod intercept;
+
+pub mod keeper;
+
+pub mod cli;

@@ -1,0 +1,135 @@
+//! Every "no" that caracald says, as one value.
+
+/// The stage that refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Redirect and identity.
+    Capture,
+    /// Names.
+    Dns,
+    /// Either side's TLS.
+    Tls,
+    /// Heads and bodies.
+    Http,
+    /// Cedar.
+    Policy,
+    /// Reading calls and usage.
+    Meter,
+    /// Holds.
+    Budget,
+    /// Durable records.
+    Journal,
+}
+
+/// Whose fault it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// The agent sent something that cannot be accepted.
+    Agent,
+    /// The upstream failed.
+    Upstream,
+    /// We, or our configuration.
+    Us,
+}
+
+/// Why. A closed set: the code of each is stable and is the same in the answer, the log, the counter and the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// More than one reading of the head or body is possible.
+    AmbiguousRequest,
+    /// A hold does not fit what is left of a budget.
+    BudgetExceeded,
+    /// The body is larger than what is read for pricing.
+    BodyTooLarge,
+    /// No open hold was settled in time for this one to fit.
+    BudgetWaitTimeout,
+    /// An encoding that is not read.
+    EncodingUnknown,
+    /// The head is larger than the limit, or malformed.
+    HeadInvalid,
+    /// The name has no rule.
+    HostNotAllowed,
+    /// Host or `:authority` and the TLS server name differ.
+    HostMismatch,
+    /// The journal cannot be written.
+    JournalUnavailable,
+    /// The policy forbids it, or nothing permits it.
+    PolicyDenied,
+    /// A model without a price.
+    PriceUnknown,
+    /// A private, loopback, link-local or metadata address that no rule names.
+    PrivateAddress,
+    /// Bytes that are neither TLS nor HTTP, and no rule for them.
+    ProtocolUnknown,
+    /// A path of a priced host that is neither metered nor marked free.
+    PathUnknown,
+    /// A request whose cost has no upper bound.
+    Unbounded,
+    /// Shutting down, or the lease could not be kept.
+    ShuttingDown,
+    /// TLS with the agent failed; most often it does not trust the local CA.
+    TlsAgent,
+    /// Too many connections of this agent.
+    TooManyConnections,
+    /// No flow is known for this connection.
+    UnknownFlow,
+    /// The upstream could not be reached.
+    UpstreamConnect,
+    /// The upstream's name does not resolve.
+    UpstreamResolve,
+    /// The upstream's certificate was not accepted.
+    UpstreamTls,
+    /// The upstream broke off or spoke nonsense.
+    UpstreamFailed,
+    /// A WebSocket to a priced host, which is not metered.
+    WebsocketUnmetered,
+}
+
+impl Reason {
+    /// The stable code.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Reason::AmbiguousRequest => "ambiguous_request",
+            Reason::BudgetExceeded => "budget_exceeded",
+            Reason::BodyTooLarge => "body_too_large",
+            Reason::BudgetWaitTimeout => "budget_wait_timeout",
+            Reason::EncodingUnknown => "encoding_unknown",
+            Reason::HeadInvalid => "head_invalid",
+            Reason::HostNotAllowed => "host_not_allowed",
+            Reason::HostMismatch => "host_mismatch",
+            Reason::JournalUnavailable => "journal_unavailable",
+            Reason::PolicyDenied => "policy_denied",
+            Reason::PriceUnknown => "price_unknown",
+            Reason::PrivateAddress => "private_address",
+            Reason::ProtocolUnknown => "protocol_unknown",
+            Reason::PathUnknown => "path_unknown",
+            Reason::Unbounded => "unbounded",
+            Reason::ShuttingDown => "shutting_down",
+            Reason::TlsAgent => "tls_agent",
+            Reason::TooManyConnections => "too_many_connections",
+            Reason::UnknownFlow => "unknown_flow",
+            Reason::UpstreamConnect => "upstream_connect",
+            Reason::UpstreamResolve => "upstream_resolve",
+            Reason::UpstreamTls => "upstream_tls",
+            Reason::UpstreamFailed => "upstream_failed",
+            Reason::WebsocketUnmetered => "websocket_unmetered",
+        }
+    }
+}
+
+/// One refusal: where, whose fault, why, and the sentence that a person reads.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{sentence}")]
+pub struct Refusal {
+    /// The stage that refused.
+    pub stage: Stage,
+    /// Whose fault it is.
+    pub side: Side,
+    /// Why.
+    pub reason: Reason,
+    /// What happened and what to do about it, in one or two sentences that begin with `Caracal`.
+    pub sentence: String,
+}
