@@ -93,3 +93,34 @@ pub struct Grant {
     /// Allowed only because the agent runs with `--learn`.
     pub learned: bool,
 }
+
+/// A compiled policy set.
+#[derive(Debug)]
+pub struct PolicySet {}
+
+impl PolicySet {
+    /// Decides. Pure; total: an evaluation error is a denial.
+    #[must_use]
+    pub fn decide(&self, ask: &Ask<'_>) -> Decision {
+        let _ = ask;
+        Decision { verdict: Verdict::Deny(crate::refusal::Reason::PolicyDenied), policies: Vec::new() }
+    }
+
+    /// SHA-256 of the set's source, hex.
+    #[must_use]
+    pub fn hash(&self) -> Arc<str> {
+        Arc::from("")
+    }
+}
+
+/// The set in force; swapped whole on reload.
+#[derive(Debug)]
+pub struct Engine {}
+
+impl Engine {
+    /// The set in force now.
+    #[must_use]
+    pub fn current(&self) -> Arc<PolicySet> {
+        Arc::new(PolicySet {})
+    }
+}
