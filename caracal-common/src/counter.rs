@@ -12,4 +12,4 @@ pub struct CounterKey {
     pub hook: u32,
 }
 
-const _: () = assert!(core::mem::size_of::<CounterKey>() == 16);
+const _: () = assert!(size_of::<CounterKey>() == 16);

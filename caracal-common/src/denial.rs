@@ -125,4 +125,4 @@ pub struct Denial {
     pub comm: [u8; COMM_LEN],
 }
 
-const _: () = assert!(core::mem::size_of::<Denial>() == 72);
+const _: () = assert!(size_of::<Denial>() == 72);

@@ -54,5 +54,5 @@ pub struct Source {
     pub pad: [u8; 6],
 }
 
-const _: () = assert!(core::mem::size_of::<Flow>() == 88 && core::mem::align_of::<Flow>() == 8);
-const _: () = assert!(core::mem::size_of::<Source>() == 32);
+const _: () = assert!(size_of::<Flow>() == 88 && align_of::<Flow>() == 8);
+const _: () = assert!(size_of::<Source>() == 32);

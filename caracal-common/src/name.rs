@@ -20,5 +20,5 @@ pub const COUNTERS: &str = "COUNTERS";
 /// Every program, by its function's name.
 pub const PROGRAMS: [&str; 12] = [
     "connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6",
-    "getpeername4", "getpeername6", "sock_create", "egress", "ingress", "sockops",
+    "getpeername4", "getpeername6", "sock_create", "egress", "ingress", "sock_ops",
 ];

@@ -1,6 +1,11 @@
 //! The privileged process: loads BPF, opens listeners, keeps the CA and ledger keys, serves the control socket.
 //! It signs; it never parses a byte of an agent's or an upstream's.
 
+pub mod bpf_link;
+pub mod cgroup;
+pub mod kernel;
+pub mod listeners;
+
 /// What the data path asks of the keys that the keeper holds. Calls block.
 pub trait Signer: Send + Sync + std::fmt::Debug + 'static {
     /// A leaf certificate (DER) for `name`, a DNS name or an IP address, and the P-256 public key `spki` (DER).
@@ -45,6 +50,15 @@ pub enum KeeperError {
         /// Why.
         why: String,
     },
+    /// A cgroup that is not one, is not there, or cannot be changed.
+    #[error("{0}")]
+    Cgroup(String),
+    /// A port that is taken.
+    #[error("{0}")]
+    Listen(String),
+    /// The kernel or bpffs.
+    #[error("{0}")]
+    Kernel(String),
     /// The keeper process does not answer.
     #[error("the keeper does not answer: {0}")]
     Gone(String),

@@ -1,0 +1,104 @@
+//! Links between programs and cgroups, straight from the system call: `linux/bpf.h`, `BPF_LINK_CREATE`, `BPF_LINK_UPDATE`,
+//! `BPF_OBJ_PIN`, `BPF_OBJ_GET`. Own code, because a link that is adopted and updated in place is what keeps the door
+//! shut over a restart.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const OBJ_PIN: libc::c_int = 6;
+const OBJ_GET: libc::c_int = 7;
+const LINK_CREATE: libc::c_int = 28;
+const LINK_UPDATE: libc::c_int = 29;
+
+/// Where a program is attached: `enum bpf_attach_type`.
+///
+/// # Errors
+/// When the program is not one of ours.
+pub fn attach_type(program: &str) -> io::Result<u32> {
+    Ok(match program {
+        "ingress" => 0,
+        "egress" => 1,
+        "sock_create" => 2,
+        "sock_ops" => 3,
+        "connect4" => 10,
+        "connect6" => 11,
+        "sendmsg4" => 14,
+        "sendmsg6" => 15,
+        "recvmsg4" => 19,
+        "recvmsg6" => 20,
+        "getpeername4" => 29,
+        "getpeername6" => 30,
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no attach type for {program}"))),
+    })
+}
+
+/// A program attached to a cgroup for as long as this, or a pin, exists.
+#[derive(Debug)]
+pub struct Link(OwnedFd);
+
+impl Link {
+    /// Attaches. Flags 0: links are always "multi", a child cgroup can add a program but not take ours away.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Link> {
+        let mut attr = [0u8; 64];
+        put(&mut attr, 0, program.as_raw_fd() as u32);
+        put(&mut attr, 4, cgroup.as_raw_fd() as u32);
+        put(&mut attr, 8, attach_type);
+        bpf(LINK_CREATE, &mut attr).map(Link)
+    }
+
+    /// Opens a pinned link.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn open(pin: &Path) -> io::Result<Link> {
+        let path = CString::new(pin.as_os_str().as_bytes())?;
+        let mut attr = [0u8; 64];
+        attr[..8].copy_from_slice(&(path.as_ptr() as u64).to_ne_bytes());
+        bpf(OBJ_GET, &mut attr).map(Link)
+    }
+
+    /// Pins the link.
+    ///
+    /// # Errors
+    /// When the path is not in bpffs, or taken.
+    pub fn pin(&self, pin: &Path) -> io::Result<()> {
+        let path = CString::new(pin.as_os_str().as_bytes())?;
+        let mut attr = [0u8; 64];
+        attr[..8].copy_from_slice(&(path.as_ptr() as u64).to_ne_bytes());
+        put(&mut attr, 8, self.0.as_raw_fd() as u32);
+        call(OBJ_PIN, &mut attr).map(drop)
+    }
+
+    /// Puts another program in the place of the one attached, in one step.
+    ///
+    /// # Errors
+    /// `ENOLINK` when the cgroup is gone.
+    pub fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        let mut attr = [0u8; 64];
+        put(&mut attr, 0, self.0.as_raw_fd() as u32);
+        put(&mut attr, 4, program.as_raw_fd() as u32);
+        call(LINK_UPDATE, &mut attr).map(drop)
+    }
+}
+
+fn put(attr: &mut [u8; 64], at: usize, value: u32) {
+    attr[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+}
+
+fn bpf(command: libc::c_int, attr: &mut [u8; 64]) -> io::Result<OwnedFd> {
+    let fd = call(command, attr)?;
+    // SAFETY: these commands return a new descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn call(command: libc::c_int, attr: &mut [u8; 64]) -> io::Result<i32> {
+    // SAFETY: `attr` is larger than what each of these commands reads, and zero behind what was put.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), attr.len()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(i32::try_from(result).unwrap_or(-1)) }
+}

@@ -1,0 +1,354 @@
+//! Takes the compiled programs; gives governed cgroups. Pins before it reports, adopts pins on restart, swaps programs
+//! in place. Never detaches a cgroup that nobody asked to release.
+//!
+//! Layout below the pin directory: `maps/NAME`, and `links/CGROUP_ID/PROGRAM` for each governed directory. A pin is
+//! named by the cgroup's id, so that a directory removed and made again is seen to be another one.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
+use aya::programs::{Program, ProgramError};
+use aya::{Ebpf, EbpfLoader, Pod};
+use caracal_common::counter::CounterKey;
+use caracal_common::settings::{AgentEntry, Lease, Settings};
+use caracal_common::{ABI_VERSION, name};
+
+use super::KeeperError;
+use super::bpf_link::{Link, attach_type};
+use crate::agent::CgroupId;
+
+/// The programs, aligned as the ELF reader wants them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/caracal.o"));
+
+/// Kernel memory layouts that the kernel programs share with us.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Shared<T: Copy>(T);
+
+// SAFETY: `caracal-common`'s layouts are `repr(C)` integers and byte arrays without padding.
+unsafe impl Pod for Shared<Settings> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Lease> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<AgentEntry> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<CounterKey> {}
+
+/// The loaded programs, their maps, and every link. Holding the links is the second guard beside the pins.
+pub struct Kernel {
+    ebpf: Ebpf,
+    pins: PathBuf,
+    links: BTreeMap<CgroupId, Vec<Link>>,
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel").field("pins", &self.pins).field("governed", &self.links.len()).finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    /// Loads the programs with the maps pinned below `pins` (made on first use), and swaps them into every link that is
+    /// pinned there already. The lease is left closed.
+    ///
+    /// # Errors
+    /// When bpffs is not there, the kernel refuses a program, or a pinned map has another layout.
+    pub fn load(pins: &Path, settings: Settings) -> Result<Kernel, KeeperError> {
+        let maps = pins.join("maps");
+        fs::create_dir_all(&maps).and_then(|()| fs::create_dir_all(pins.join("links"))).map_err(|error| kernel(format!(
+            "cannot make {}: {error}; is bpffs mounted (mount -t bpf bpf /sys/fs/bpf)?",
+            maps.display()
+        )))?;
+        let has_set_retval = u32::from(kernel_at_least(5, 18));
+        let mut ebpf = EbpfLoader::new()
+            .default_map_pin_directory(&maps)
+            .map_pin_path("SOCKETS", maps.join("SOCKETS"))
+            .override_global("HAS_SET_RETVAL", &has_set_retval, true)
+            .load(OBJECT)
+            .map_err(|error| kernel(format!("the programs do not load: {}", chain(&error))))?;
+        for name in name::PROGRAMS {
+            let program = ebpf.program_mut(name).ok_or_else(|| kernel(format!("the program {name} is missing")))?;
+            load(program).map_err(|error| kernel(format!("the kernel refuses the program {name}: {}", chain(&error))))?;
+        }
+        let mut kernel = Kernel { ebpf, pins: pins.to_owned(), links: BTreeMap::new() };
+        kernel.close_lease()?;
+        kernel.configure(settings)?;
+        kernel.adopt()?;
+        Ok(kernel)
+    }
+
+    /// The directory of an instance's pins, which names the layout version.
+    #[must_use]
+    pub fn pin_directory(instance: &str) -> PathBuf {
+        PathBuf::from(format!("/sys/fs/bpf/caracal/{instance}-v{ABI_VERSION}"))
+    }
+
+    /// Governs the cgroup at `directory`: attaches and pins every program that is not attached yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses; programs attached so far stay (they deny).
+    pub fn govern(&mut self, id: CgroupId, directory: &File) -> Result<(), KeeperError> {
+        if self.links.contains_key(&id) {
+            return Ok(());
+        }
+        let pins = self.pins.join("links").join(id.0.to_string());
+        fs::create_dir_all(&pins).map_err(|error| kernel(format!("cannot make {}: {error}", pins.display())))?;
+        let mut links = Vec::with_capacity(name::PROGRAMS.len());
+        for name in name::PROGRAMS {
+            let pin = pins.join(name);
+            let link = attach_type(name)
+                .and_then(|kind| Link::create(self.program(name)?, directory.as_fd(), kind))
+                .map_err(|error| kernel(format!("cannot attach {name}: {error}")))?;
+            // A pin that an interrupted attach left, or of a cgroup that is gone and whose id was given again.
+            let _ = fs::remove_file(&pin);
+            link.pin(&pin).map_err(|error| kernel(format!("cannot pin {name} at {}: {error}", pin.display())))?;
+            links.push(link);
+        }
+        self.links.insert(id, links);
+        Ok(())
+    }
+
+    /// Releases a governed cgroup: its processes connect directly from now on.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn release(&mut self, id: CgroupId) -> Result<(), KeeperError> {
+        self.links.remove(&id);
+        let pins = self.pins.join("links").join(id.0.to_string());
+        match fs::remove_dir_all(&pins) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(kernel(format!("cannot remove the pins at {}: {error}", pins.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The cgroups whose programs are attached.
+    pub fn governed(&self) -> impl Iterator<Item = CgroupId> + '_ {
+        self.links.keys().copied()
+    }
+
+    /// Makes `id` an agent: from now on its sockets are redirected rather than refused.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn admit(&mut self, id: CgroupId, level: u32) -> Result<(), KeeperError> {
+        self.agents()?
+            .insert(id.0, Shared(AgentEntry { level, pad: 0 }), 0)
+            .map_err(|error| kernel(format!("cannot admit another agent: {}", chain(&error))))
+    }
+
+    /// Takes the agent's standing away: everything in its cgroup is refused.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn dismiss(&mut self, id: CgroupId) -> Result<(), KeeperError> {
+        match self.agents()?.remove(&id.0) {
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(kernel(format!("cannot dismiss an agent: {}", chain(&error)))),
+        }
+    }
+
+    /// The agents admitted by an earlier keeper.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn admitted(&mut self) -> Result<Vec<CgroupId>, KeeperError> {
+        Ok(self.agents()?.keys().filter_map(Result::ok).map(CgroupId).collect())
+    }
+
+    /// Says that the namespace with this cookie has our listeners.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn admit_namespace(&mut self, cookie: u64) -> Result<(), KeeperError> {
+        let map = self.map(name::NAMESPACES)?;
+        let mut map: HashMap<_, u64, u8> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        map.insert(cookie, 1, 0).map_err(|error| kernel(format!("cannot admit a namespace: {}", chain(&error))))
+    }
+
+    /// Ends the lease now: every program denies until the data path has proved itself again.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn close_lease(&mut self) -> Result<(), KeeperError> {
+        let map = self.map(name::LEASE)?;
+        let mut map: Array<_, Shared<Lease>> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        map.set(0, Shared(Lease { deadline_ns: 0 }), 0).map_err(|error| kernel(chain(&error)))
+    }
+
+    /// The deadline of the lease, nanoseconds of `CLOCK_MONOTONIC`.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn lease_deadline(&mut self) -> Result<u64, KeeperError> {
+        let map = self.map(name::LEASE)?;
+        let map: Array<_, Shared<Lease>> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        Ok(map.get(&0, 0).map_err(|error| kernel(chain(&error)))?.0.deadline_ns)
+    }
+
+    /// Every counter.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&mut self) -> Result<Vec<(CounterKey, u64)>, KeeperError> {
+        let map = self.map(name::COUNTERS)?;
+        let map: HashMap<_, Shared<CounterKey>, u64> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        Ok(map.iter().filter_map(Result::ok).map(|(key, count)| (key.0, count)).collect())
+    }
+
+    /// A descriptor of a map for the data path.
+    ///
+    /// # Errors
+    /// When there is no such map or no descriptor left.
+    pub fn map_descriptor(&mut self, name: &str) -> Result<OwnedFd, KeeperError> {
+        let data = match self.map(name)? {
+            Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) => data,
+            _ => return Err(kernel(format!("{name} is not a map that the data path reads"))),
+        };
+        data.fd().as_fd().try_clone_to_owned().map_err(|error| kernel(error.to_string()))
+    }
+
+    /// The ring of denials. Can be taken once.
+    ///
+    /// # Errors
+    /// When it was taken.
+    pub fn take_denials(&mut self) -> Result<RingBuf<MapData>, KeeperError> {
+        let map = self.ebpf.take_map(name::DENIALS).ok_or_else(|| kernel("the denial ring was taken".to_owned()))?;
+        RingBuf::try_from(map).map_err(|error| kernel(chain(&error)))
+    }
+
+    fn configure(&mut self, settings: Settings) -> Result<(), KeeperError> {
+        let map = self.map(name::SETTINGS)?;
+        let mut map: Array<_, Shared<Settings>> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        map.set(0, Shared(settings), 0).map_err(|error| kernel(chain(&error)))
+    }
+
+    /// Opens the pinned links of earlier keepers and puts the new programs into them, one atomic step each.
+    fn adopt(&mut self) -> Result<(), KeeperError> {
+        let Ok(entries) = fs::read_dir(self.pins.join("links")) else { return Ok(()) };
+        for entry in entries.flatten() {
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(CgroupId) else { continue };
+            if let Some(links) = self.adopt_cgroup(&entry.path())? {
+                self.links.insert(id, links);
+            }
+        }
+        Ok(())
+    }
+
+    /// The links of one cgroup, or `None` when the cgroup is gone (the kernel detached them; the pins are removed) or
+    /// a keeper died while attaching (what is missing is attached again by [`Kernel::govern`]).
+    fn adopt_cgroup(&mut self, pins: &Path) -> Result<Option<Vec<Link>>, KeeperError> {
+        let mut links = Vec::with_capacity(name::PROGRAMS.len());
+        for name in name::PROGRAMS {
+            let Ok(link) = Link::open(&pins.join(name)) else { return Ok(None) };
+            match self.program(name).and_then(|program| link.update(program)) {
+                Ok(()) => links.push(link),
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+                    fs::remove_dir_all(pins).map_err(|error| kernel(error.to_string()))?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(kernel(format!("cannot swap {name}: {error}"))),
+            }
+        }
+        Ok(Some(links))
+    }
+
+    fn program(&self, name: &str) -> io::Result<BorrowedFd<'_>> {
+        let program = self.ebpf.program(name).ok_or_else(|| io::Error::other(format!("{name} is missing")))?;
+        program.fd().map(AsFd::as_fd).map_err(io::Error::other)
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut Map, KeeperError> {
+        self.ebpf.map_mut(name).ok_or_else(|| kernel(format!("the map {name} is missing")))
+    }
+
+    fn agents(&mut self) -> Result<HashMap<&mut MapData, u64, Shared<AgentEntry>>, KeeperError> {
+        self.map(name::AGENTS)?.try_into().map_err(|error| kernel(chain(&error)))
+    }
+}
+
+fn load(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSkb(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn kernel(why: String) -> KeeperError {
+    KeeperError::Kernel(why)
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+/// Whether the running kernel is at least `major.minor`.
+#[must_use]
+pub fn kernel_at_least(major: u32, minor: u32) -> bool {
+    let Ok(name) = nix::sys::utsname::uname() else { return false };
+    let release = name.release().to_string_lossy().into_owned();
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
+    let running = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    running >= (major, minor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::cgroup::Hierarchy;
+    use std::process::Command;
+
+    /// Runs a shell command inside a cgroup.
+    fn inside(cgroup: &Path, script: &str) -> bool {
+        let script = format!("echo $$ > {}/cgroup.procs && {script}", cgroup.display());
+        Command::new("bash").arg("-c").arg(script).status().expect("bash runs").success()
+    }
+
+    /// Needs root, bpffs and cgroup v2: it fails without them.
+    #[test]
+    fn a_governed_cgroup_is_shut_without_a_lease_and_stays_shut_by_its_pins() {
+        let pins = Kernel::pin_directory("unit-test");
+        let _ = fs::remove_dir_all(&pins);
+        let hierarchy = Hierarchy::find().expect("a cgroup v2 mount");
+        let cgroup = hierarchy.make("caracal-unit-test").expect("a cgroup");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let port = listener.local_addr().expect("an address").port();
+        let connect = format!("exec 3<>/dev/tcp/127.0.0.1/{port}");
+        assert!(inside(&cgroup.absolute, &connect), "the control connects");
+
+        let settings = Settings { abi: ABI_VERSION, tcp_port: port, dns_port: 1 };
+        let mut kernel = Kernel::load(&pins, settings).expect("the programs load; is this root?");
+        kernel.govern(cgroup.id, &cgroup.directory).expect("attaches");
+        assert!(!inside(&cgroup.absolute, &connect), "an unknown agent is refused");
+        kernel.admit(cgroup.id, cgroup.level).expect("admits");
+        kernel.admit_namespace(crate::keeper::listeners::netns_cookie().expect("a cookie")).expect("admits");
+        assert!(!inside(&cgroup.absolute, &connect), "no lease, no connect");
+        drop(kernel);
+        assert!(!inside(&cgroup.absolute, &connect), "the pins hold without a process");
+
+        let mut kernel = Kernel::load(&pins, settings).expect("loads again");
+        assert_eq!(kernel.governed().collect::<Vec<_>>(), [cgroup.id], "the pins are adopted");
+        assert_eq!(kernel.admitted().expect("reads"), [cgroup.id]);
+        assert!(kernel.counters().expect("reads").iter().map(|(_, count)| count).sum::<u64>() >= 3);
+        kernel.release(cgroup.id).expect("releases");
+        assert!(inside(&cgroup.absolute, &connect), "a released cgroup connects directly");
+        drop(kernel);
+        assert!(cgroup.remove());
+        fs::remove_dir_all(&pins).expect("the pins go");
+    }
+}

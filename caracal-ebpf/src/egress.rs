@@ -1,0 +1,77 @@
+//! `cgroup_skb/egress`: the backstop. A governed socket's packet goes to the daemon, to the same agent, or nowhere.
+//!
+//! It catches what no connect hook saw: sockets connected before the cgroup was attached, and datagrams of connected
+//! sockets.
+
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::generated::bpf_sk_fullsock;
+use aya_ebpf::macros::cgroup_skb;
+use aya_ebpf::programs::SkBuffContext;
+use caracal_common::denial::{Hook, Why};
+use caracal_common::flow::Source;
+
+use crate::decide::{is_loopback, lease, settings, socket_flow};
+use crate::maps::RESOLVING;
+use crate::packet::{Packet, Peer, TCP, UDP, agent_of, peer, read};
+use crate::refuse::{denial, report};
+
+#[cgroup_skb]
+pub fn egress(ctx: SkBuffContext) -> i32 {
+    let mut packet = Packet::unread();
+    let mut agent = 0;
+    let Err(why) = decide(&ctx, &mut packet, &mut agent) else { return 1 };
+    let mut denial = denial(agent, why, Hook::Egress);
+    denial.addr = packet.to;
+    denial.port = packet.to_port;
+    denial.protocol = u16::from(packet.protocol);
+    report(&denial, Hook::Egress);
+    0
+}
+
+#[inline(always)]
+fn decide(ctx: &SkBuffContext, packet: &mut Packet, whose: &mut u64) -> Result<(), Why> {
+    let Some((agent, level)) = agent_of(ctx) else { return Err(Why::UnknownAgent) };
+    *whose = agent;
+    if !read(ctx, packet) {
+        return Err(Why::Packet);
+    }
+    let why = if packet.protocol == UDP { Why::Datagram } else { Why::Packet };
+    if packet.protocol == 0 || !is_loopback(&packet.to) {
+        return Err(why);
+    }
+    let settings = settings()?;
+    if packet.to_port == settings.dns_port && packet.protocol == UDP {
+        lease()?;
+        return resolving(ctx, packet);
+    }
+    if packet.protocol == TCP && (packet.to_port == settings.tcp_port || packet.to_port == settings.dns_port) {
+        return lease();
+    }
+    match peer(ctx, packet, true, agent, level) {
+        Peer::Same => Ok(()),
+        // A reset from nobody is the honest answer to a connect, and carries nothing.
+        Peer::Nobody if packet.protocol == TCP => Ok(()),
+        Peer::Other | Peer::Nobody => Err(if packet.protocol == UDP { Why::Datagram } else { Why::Loopback }),
+    }
+}
+
+/// Writes down whose query this is: a datagram's source port is known only now.
+#[inline(always)]
+fn resolving(ctx: &SkBuffContext, packet: &Packet) -> Result<(), Why> {
+    // SAFETY: the context is the hook's own.
+    let sk: *mut bpf_sock = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return Err(Why::Datagram);
+    }
+    // SAFETY: not null.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
+    let Some(flow) = socket_flow(sk.cast()) else { return Err(Why::Datagram) };
+    // By reference throughout: a copy would not fit the 512 bytes of stack.
+    // SAFETY: the storage lives as long as the socket, which the packet holds.
+    let flow = unsafe { &*flow };
+    if flow.port == 0 {
+        return Err(Why::Datagram);
+    }
+    let source = Source { netns: flow.netns, addr: packet.from, port: packet.from_port, pad: [0; 6] };
+    RESOLVING.insert(&source, flow, 0).map_err(|_| Why::MapFull)
+}

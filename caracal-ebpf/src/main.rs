@@ -1,0 +1,29 @@
+//! Caracal's kernel programs. One file per hook; [`decide`] is the shared decision; [`maps`] is all that they share
+//! with the daemon. Every program's error arm denies.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod connect;
+mod context;
+mod decide;
+mod egress;
+mod getpeername;
+mod ingress;
+mod maps;
+mod packet;
+mod recvmsg;
+mod refuse;
+mod sendmsg;
+mod sock_create;
+mod sock_ops;
+
+/// The programs call GPL-only helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

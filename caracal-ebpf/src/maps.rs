@@ -1,0 +1,34 @@
+//! Every map. Names are [`caracal_common::name`]'s; layouts are `caracal_common`'s.
+
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf};
+use caracal_common::counter::CounterKey;
+use caracal_common::flow::{Flow, Source};
+use caracal_common::settings::{
+    AgentEntry, DENIAL_RING_BYTES, Lease, MAX_AGENTS, MAX_COUNTERS, MAX_FLOWS, MAX_NAMESPACES, Settings,
+};
+
+/// `BPF_F_MMAPABLE`: the data path renews the lease by a store into memory, without a system call or a capability.
+const MMAPABLE: u32 = 1 << 10;
+
+#[map]
+pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
+#[map]
+pub static LEASE: Array<Lease> = Array::pinned(1, MMAPABLE);
+#[map]
+pub static AGENTS: HashMap<u64, AgentEntry> = HashMap::pinned(MAX_AGENTS, 0);
+#[map]
+pub static NAMESPACES: HashMap<u64, u8> = HashMap::pinned(MAX_NAMESPACES, 0);
+#[map]
+pub static SOURCES: HashMap<Source, Flow> = HashMap::pinned(MAX_FLOWS, 0);
+/// Datagram sockets have no closing state to hook: the oldest entry makes room. Losing one refuses a lookup, no more.
+#[map]
+pub static RESOLVING: LruHashMap<Source, Flow> = LruHashMap::pinned(MAX_FLOWS, 0);
+#[map]
+pub static DENIALS: RingBuf = RingBuf::pinned(DENIAL_RING_BYTES, 0);
+#[map]
+pub static COUNTERS: HashMap<CounterKey, u64> = HashMap::pinned(MAX_COUNTERS, 0);
+/// What each governed socket asked for, kept on the socket itself: it can neither outlive it nor be evicted.
+#[btf_map]
+pub static SOCKETS: SkStorage<Flow> = SkStorage::new();
