@@ -1,0 +1,302 @@
+//! The plain sections of `caracal.toml`: one struct each, with its default.
+
+use super::Config;
+use super::problem::Found;
+use serde::Deserialize;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// The name of this installation: `[a-z0-9-]{1,32}`, no dash in front.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Instance(String);
+
+impl Instance {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Instance {
+    fn default() -> Instance {
+        Instance("caracal".to_owned())
+    }
+}
+
+impl TryFrom<String> for Instance {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Instance, String> {
+        let good = (1..=32).contains(&name.len())
+            && !name.starts_with('-')
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if good { Ok(Instance(name)) } else { Err(format!("{name:?}: an instance is 1 to 32 of a-z, 0-9 and - (not in front)")) }
+    }
+}
+
+/// What the kernel must be able to enforce before an agent may start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Require {
+    /// All that the process's own sockets can send.
+    #[default]
+    Network,
+    /// Deputies, passed descriptors and unix sockets too.
+    Full,
+}
+
+/// `[listen]`: the loopback ports that the kernel redirects to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// TCP, default 15001.
+    pub tcp_port: u16,
+    /// DNS over UDP and TCP, default 15053.
+    pub dns_port: u16,
+}
+
+impl Default for Listen {
+    fn default() -> Listen {
+        Listen { tcp_port: 15001, dns_port: 15053 }
+    }
+}
+
+/// `[upstream]`: how the outside is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upstream {
+    /// An HTTP proxy that everything goes through. Default none.
+    pub proxy: Option<ProxyUrl>,
+    /// Names (`host`, `.suffix`), addresses and ranges that are reached without the proxy.
+    pub no_proxy: Vec<String>,
+    /// PEM files with roots, beside the system's.
+    pub roots: Vec<PathBuf>,
+    /// Resolvers to ask. Default: those of the host's `/etc/resolv.conf`.
+    pub nameservers: Vec<Nameserver>,
+    /// Resolvers for some domains only.
+    pub split_dns: Vec<SplitDns>,
+    /// Certificates that are shown to some hosts.
+    pub client_certificate: Vec<ClientCertificate>,
+    /// TCP connect, milliseconds. Default 10,000.
+    pub connect_timeout_ms: u64,
+    /// TLS handshake, milliseconds. Default 10,000.
+    pub tls_timeout_ms: u64,
+    /// One name look-up, milliseconds. Default 5,000.
+    pub resolve_timeout_ms: u64,
+    /// From the request's last byte to the answer's head, milliseconds. Default 600,000, which the providers' SDKs wait.
+    pub response_timeout_ms: u64,
+    /// Silence within an answer, milliseconds. Default 600,000.
+    pub idle_timeout_ms: u64,
+}
+
+impl Default for Upstream {
+    fn default() -> Upstream {
+        Upstream {
+            proxy: None,
+            no_proxy: Vec::new(),
+            roots: Vec::new(),
+            nameservers: Vec::new(),
+            split_dns: Vec::new(),
+            client_certificate: Vec::new(),
+            connect_timeout_ms: 10_000,
+            tls_timeout_ms: 10_000,
+            resolve_timeout_ms: 5_000,
+            response_timeout_ms: 600_000,
+            idle_timeout_ms: 600_000,
+        }
+    }
+}
+
+/// The URL of an HTTP proxy: `http://[user:password@]host:port`.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ProxyUrl(http::Uri);
+
+impl ProxyUrl {
+    /// Its host.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.0.host().unwrap_or_default()
+    }
+
+    /// Its port, 3128 where none is written.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.0.port_u16().unwrap_or(3128)
+    }
+
+    /// `user:password`, as written. A secret: never log it.
+    #[must_use]
+    pub fn userinfo(&self) -> Option<&str> {
+        self.0.authority().and_then(|authority| authority.as_str().rsplit_once('@')).map(|(user, _)| user)
+    }
+}
+
+// Without the password.
+impl std::fmt::Debug for ProxyUrl {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "ProxyUrl(http://{}:{})", self.host(), self.port())
+    }
+}
+
+impl TryFrom<String> for ProxyUrl {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<ProxyUrl, &'static str> {
+        let uri: http::Uri = text.parse().map_err(|_| "write a proxy as \"http://host:port\"")?;
+        match (uri.scheme_str(), uri.host(), uri.path_and_query().map(|p| p.as_str())) {
+            (Some("http"), Some(host), None | Some("/" | "")) if !host.is_empty() => Ok(ProxyUrl(uri)),
+            (Some("https"), ..) => Err("a proxy is spoken to in plain HTTP (CONNECT); write it as \"http://host:port\""),
+            _ => Err("write a proxy as \"http://host:port\""),
+        }
+    }
+}
+
+/// A resolver: an address, with port 53 unless another is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Nameserver(pub SocketAddr);
+
+impl TryFrom<String> for Nameserver {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Nameserver, String> {
+        let with_port = SocketAddr::from_str(&text).ok();
+        let plain = || IpAddr::from_str(&text).ok().map(|address| SocketAddr::new(address, 53));
+        with_port.or_else(plain).map(Nameserver).ok_or_else(|| {
+            format!("{text:?}: write a resolver as an address, such as \"9.9.9.9\", \"9.9.9.9:53\" or \"[2620:fe::fe]:53\"")
+        })
+    }
+}
+
+/// `[[upstream.split_dns]]`: names at and below `domain` are asked of `servers`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SplitDns {
+    /// `corp.example`: itself and everything below.
+    pub domain: String,
+    /// Whom to ask.
+    pub servers: Vec<Nameserver>,
+}
+
+/// `[[upstream.client_certificate]]`: what is shown to `host` when it asks for a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCertificate {
+    /// The host's name.
+    pub host: String,
+    /// PEM chain.
+    pub certificate: PathBuf,
+    /// PEM key.
+    pub key: PathBuf,
+}
+
+/// `[journal]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Journal {
+    /// Size of one preallocated segment, bytes. Default 64 MiB.
+    pub segment_bytes: u64,
+    /// All segments together, bytes; nothing is forwarded beyond. Default 4 GiB.
+    pub limit_bytes: u64,
+    /// Warn when the limit or the disk is this full, percent. Default 80.
+    pub warn_percent: u8,
+}
+
+impl Default for Journal {
+    fn default() -> Journal {
+        Journal { segment_bytes: 64 << 20, limit_bytes: 4 << 30, warn_percent: 80 }
+    }
+}
+
+/// `[limits]`: so that one agent cannot stop the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Open connections of one agent. Default 4,096.
+    pub connections_per_agent: usize,
+    /// Open connections of all agents. Default 16,384.
+    pub connections: usize,
+    /// A request's or answer's head, bytes. Default 64 KiB.
+    pub request_head_bytes: usize,
+    /// A body that is read for pricing, before and after decoding, bytes. Default 64 MiB.
+    pub pricing_body_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { connections_per_agent: 4096, connections: 16_384, request_head_bytes: 64 << 10, pricing_body_bytes: 64 << 20 }
+    }
+}
+
+/// `[prices]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Prices {
+    /// A price book that replaces the built-in one. Default none.
+    pub file: Option<PathBuf>,
+}
+
+/// `[clamp]`: lowering a paid call's output cap to what its budget can pay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Clamp {
+    /// Whether caps are lowered at all. Default true.
+    pub enabled: bool,
+    /// Never lowered below this, tokens: the call is denied instead. Default 4,096.
+    pub min_output: u64,
+}
+
+impl Default for Clamp {
+    fn default() -> Clamp {
+        Clamp { enabled: true, min_output: 4096 }
+    }
+}
+
+/// `[policy]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyFiles {
+    /// Cedar files beside the rules of this file.
+    pub cedar: Vec<PathBuf>,
+}
+
+/// What a section's values must not say together. The whole file is meant, so the line is its first.
+pub(super) fn check(config: &Config) -> Result<(), Found> {
+    let found = |key, message: &str| Err(Found::new(1, key, message));
+    let Journal { segment_bytes, limit_bytes, warn_percent } = config.journal;
+    let limits = config.limits;
+    let timeouts = &config.upstream;
+    if config.listen.tcp_port == config.listen.dns_port || config.listen.tcp_port == 0 || config.listen.dns_port == 0 {
+        return found("listen", "`tcp_port` and `dns_port` are two different ports from 1 to 65535");
+    }
+    if !(1 << 20..=1 << 30).contains(&segment_bytes) || limit_bytes < segment_bytes.saturating_mul(2) {
+        return found("journal", "`segment_bytes` is 1 MiB to 1 GiB and `limit_bytes` at least two segments");
+    }
+    if !(1..=99).contains(&warn_percent) {
+        return found("journal.warn_percent", "a percentage from 1 to 99");
+    }
+    if limits.connections == 0 || limits.connections_per_agent == 0 || limits.connections_per_agent > limits.connections {
+        return found("limits", "`connections_per_agent` is at least 1 and at most `connections`");
+    }
+    if !(4 << 10..=1 << 20).contains(&limits.request_head_bytes) {
+        return found("limits.request_head_bytes", "4 KiB (4096) to 1 MiB (1048576)");
+    }
+    if !(64 << 10..=1 << 30).contains(&limits.pricing_body_bytes) {
+        return found("limits.pricing_body_bytes", "64 KiB (65536) to 1 GiB (1073741824)");
+    }
+    if config.clamp.min_output == 0 {
+        return found("clamp.min_output", "at least 1 token");
+    }
+    let waits = [timeouts.connect_timeout_ms, timeouts.tls_timeout_ms, timeouts.resolve_timeout_ms];
+    if waits.iter().chain([&timeouts.response_timeout_ms, &timeouts.idle_timeout_ms]).any(|ms| !(1..=86_400_000).contains(ms)) {
+        return found("upstream", "timeouts are 1 ms to 86400000 ms (a day)");
+    }
+    if timeouts.split_dns.iter().any(|split| split.servers.is_empty() || split.domain.is_empty()) {
+        return found("upstream.split_dns", "each entry names a `domain` and at least one of `servers`");
+    }
+    Ok(())
+}
