@@ -8,10 +8,12 @@ pub const LEASE: &str = "LEASE";
 pub const AGENTS: &str = "AGENTS";
 /// Map: network namespace cookie to nothing; the namespaces with a listener.
 pub const NAMESPACES: &str = "NAMESPACES";
-/// Map: socket cookie to [`crate::flow::Flow`].
-pub const FLOWS: &str = "FLOWS";
-/// Map: [`crate::flow::Source`] to socket cookie.
+/// Map: socket storage, the [`crate::flow::Flow`] of each governed socket.
+pub const SOCKETS: &str = "SOCKETS";
+/// Map: [`crate::flow::Source`] to [`crate::flow::Flow`].
 pub const SOURCES: &str = "SOURCES";
+/// Map: [`crate::flow::Source`] of a DNS query over UDP to [`crate::flow::Flow`].
+pub const RESOLVING: &str = "RESOLVING";
 /// Map: ring of [`crate::denial::Denial`].
 pub const DENIALS: &str = "DENIALS";
 /// Map: [`crate::counter::CounterKey`] to a count.

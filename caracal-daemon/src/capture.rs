@@ -1,6 +1,11 @@
 //! Takes an accepted socket; gives [`Captured`]: the socket, where it wanted to go, and who made it.
 //! Refuses a connection without a flow or an agent. Never believes anything a process says of itself. Next: `tls`.
 
+pub mod flows;
+pub mod lease;
+pub mod listen;
+pub mod roster;
+
 use crate::agent::{Agent, Process};
 use std::net::SocketAddr;
 use std::sync::Arc;

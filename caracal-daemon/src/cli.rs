@@ -1,1 +1,125 @@
-//! (stage cli)
+//! The command line: one file per verb. Says what happened and what to do next; exits with a stable code.
+
+pub mod attach;
+pub mod ca;
+pub mod control;
+pub mod manual;
+pub mod run;
+pub mod status;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, DEFAULT_PATH};
+
+/// Exit codes beyond 0 and 1, after `sysexits.h`.
+pub mod exit {
+    /// The command line or the configuration is wrong.
+    pub const USAGE: u8 = 64;
+    /// The daemon is not running.
+    pub const UNAVAILABLE: u8 = 69;
+    /// A file or the system refused.
+    pub const SYSTEM: u8 = 71;
+    /// Not permitted: needs root, or you are governed.
+    pub const NOT_PERMITTED: u8 = 77;
+}
+
+/// Puts every network byte of an AI agent behind a policy, a budget and a proof.
+///
+/// An operator names a cgroup; from then on each outbound socket of each process in it goes through this daemon, or
+/// nowhere. `caracald run -- CMD` governs one command; `sudo caracald attach` is the daemon.
+#[derive(Debug, Parser)]
+#[command(name = "caracald", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the answer is no (a denial, a failed check); 64 command line or configuration; \
+69 the daemon is not running; 71 the system refused; 77 not permitted. `run` exits as its command does, or 125 to 127 as shells do.";
+
+/// Every verb.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run a command as a governed agent.
+    Run(run::RunArgs),
+    /// Start the daemon, and govern cgroups that exist.
+    Attach(attach::AttachArgs),
+    /// Release an attached cgroup: its processes connect directly again.
+    Detach(attach::DetachArgs),
+    /// Show what is governed and whether the door is open.
+    Status(status::StatusArgs),
+    /// Show or export the local CA's certificate.
+    Ca(ca::CaArgs),
+    /// Print shell completions.
+    Completions(manual::CompletionsArgs),
+    /// Write the manual pages.
+    Man(manual::ManArgs),
+    /// The unprivileged half of the daemon; started by it.
+    #[command(hide = true)]
+    DataPath(crate::app::DataPathArgs),
+}
+
+/// Runs the verb.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("caracald: {error:#}");
+            ExitCode::from(code_of(&error))
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let config = cli.config.as_path();
+    match cli.verb {
+        Verb::Run(args) => run::run(&args, &settings(config)?),
+        Verb::Attach(args) => attach::attach(args, config),
+        Verb::Detach(args) => attach::detach(&args, &settings(config)?),
+        Verb::Status(args) => status::run(&args, &settings(config)?),
+        Verb::Ca(args) => ca::run(&args, &settings(config)?),
+        Verb::Completions(args) => manual::completions(&args),
+        Verb::Man(args) => manual::man(&args),
+        Verb::DataPath(args) => crate::app::run(&args, config),
+    }
+}
+
+/// The configuration, or the default one where the default file is not there (a user's command needs only its paths).
+pub(crate) fn settings(path: &Path) -> anyhow::Result<Config> {
+    if path == Path::new(DEFAULT_PATH) && !path.exists() {
+        return Ok(Config::default());
+    }
+    Ok(Config::load(path)?)
+}
+
+/// The exit code of an error, by its type.
+fn code_of(error: &anyhow::Error) -> u8 {
+    use crate::keeper::KeeperError;
+    if error.is::<crate::config::ConfigError>() {
+        return exit::USAGE;
+    }
+    if let Some(error) = error.downcast_ref::<control::ControlError>() {
+        return error.exit_code();
+    }
+    match error.downcast_ref::<KeeperError>() {
+        Some(KeeperError::NotRoot) => exit::NOT_PERMITTED,
+        Some(KeeperError::Cgroup(_) | KeeperError::Refused(_)) => exit::USAGE,
+        Some(_) => exit::SYSTEM,
+        None => 1,
+    }
+}

@@ -3,8 +3,17 @@
 
 pub mod bpf_link;
 pub mod cgroup;
+pub mod child;
+pub mod control;
+pub mod frame;
+pub mod govern;
 pub mod kernel;
+pub mod keys;
 pub mod listeners;
+pub mod order;
+pub mod refusals;
+pub mod serve;
+pub mod signing;
 
 /// What the data path asks of the keys that the keeper holds. Calls block.
 pub trait Signer: Send + Sync + std::fmt::Debug + 'static {
@@ -59,6 +68,15 @@ pub enum KeeperError {
     /// The kernel or bpffs.
     #[error("{0}")]
     Kernel(String),
+    /// Another keeper holds the lock.
+    #[error("a keeper of this instance is running (it holds {0}); stop it first, or use it: `caracald status`")]
+    Running(String),
+    /// Only root can do this.
+    #[error("this needs root: run it with sudo")]
+    NotRoot,
+    /// The keeper said no.
+    #[error("{0}")]
+    Refused(String),
     /// The keeper process does not answer.
     #[error("the keeper does not answer: {0}")]
     Gone(String),

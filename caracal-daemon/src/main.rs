@@ -1,1 +1,5 @@
-fn main(){}
+//! caracald: see `caracald --help`.
+
+fn main() -> std::process::ExitCode {
+    caracal_daemon::cli::main()
+}

@@ -66,7 +66,7 @@ impl Kernel {
         let has_set_retval = u32::from(kernel_at_least(5, 18));
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(&maps)
-            .map_pin_path("SOCKETS", maps.join("SOCKETS"))
+            .map_pin_path(name::SOCKETS, maps.join(name::SOCKETS))
             .override_global("HAS_SET_RETVAL", &has_set_retval, true)
             .load(OBJECT)
             .map_err(|error| kernel(format!("the programs do not load: {}", chain(&error))))?;

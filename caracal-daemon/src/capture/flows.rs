@@ -1,0 +1,113 @@
+//! Takes the source of an accepted connection or of a query; gives the [`Flow`] that the kernel wrote down for it.
+//! A missing entry is a refusal, never a guess.
+//!
+//! Reads the maps with the bare system call: from Linux 5.19 a descriptor is enough, no capability is needed.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use caracal_common::flow::{COMM_LEN, Flow, Source};
+
+use crate::agent::{CgroupId, Process};
+
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
+
+/// The kernel's memory of who connected from where.
+#[derive(Debug)]
+pub struct Flows {
+    connections: OwnedFd,
+    queries: OwnedFd,
+    netns: u64,
+}
+
+impl Flows {
+    /// Over the descriptors of the two maps; `netns` is the namespace of the listeners.
+    #[must_use]
+    pub fn new(connections: OwnedFd, queries: OwnedFd, netns: u64) -> Flows {
+        Flows { connections, queries, netns }
+    }
+
+    /// The flow of a connection that `peer` made to our listener.
+    #[must_use]
+    pub fn connection(&self, peer: SocketAddr) -> Option<Flow> {
+        lookup(&self.connections, &self.source(peer)).ok()
+    }
+
+    /// The flow of a DNS query that came from `peer`; a TCP query is a connection.
+    #[must_use]
+    pub fn query(&self, peer: SocketAddr) -> Option<Flow> {
+        lookup(&self.queries, &self.source(peer)).ok()
+    }
+
+    fn source(&self, peer: SocketAddr) -> Source {
+        Source { netns: self.netns, addr: mapped(peer.ip()), port: peer.port(), pad: [0; 6] }
+    }
+}
+
+/// The address that the caller asked for. An IPv4-mapped one is given as IPv4.
+#[must_use]
+pub fn original(flow: &Flow) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(flow.addr).to_canonical(), flow.port)
+}
+
+/// Who connected.
+#[must_use]
+pub fn process(flow: &Flow) -> Process {
+    let end = flow.comm.iter().position(|byte| *byte == 0).unwrap_or(COMM_LEN);
+    Process {
+        cgroup: CgroupId(flow.cgroup),
+        pid: flow.pid,
+        tgid: flow.tgid,
+        uid: flow.uid,
+        comm: String::from_utf8_lossy(flow.comm.get(..end).unwrap_or_default()).into_owned(),
+        netns: flow.netns,
+    }
+}
+
+fn mapped(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
+        IpAddr::V6(addr) => addr.octets(),
+    }
+}
+
+/// `BPF_MAP_LOOKUP_ELEM`: `linux/bpf.h`.
+fn lookup(map: &OwnedFd, key: &Source) -> io::Result<Flow> {
+    #[repr(C)]
+    struct Attr {
+        map: u32,
+        pad: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let mut flow = Flow::default();
+    let attr = Attr {
+        map: u32::try_from(map.as_raw_fd()).map_err(io::Error::other)?,
+        pad: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value: (&raw mut flow) as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value are as long as the map's, which the loader has checked, and live across the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, MAP_LOOKUP_ELEM, &raw const attr, size_of::<Attr>()) };
+    if result == 0 { Ok(flow) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapped_address_is_given_as_ipv4_and_the_name_ends_at_its_nul() {
+        let flow = Flow {
+            addr: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 203, 0, 113, 10],
+            port: 443,
+            comm: *b"curl\0garbage\0\0\0\0",
+            ..Flow::default()
+        };
+        assert_eq!(original(&flow), "203.0.113.10:443".parse().expect("an address"));
+        assert_eq!(process(&flow).comm, "curl");
+    }
+}

@@ -1,0 +1,136 @@
+//! Takes the listener; gives [`Captured`] connections, at most so many at once for all agents and for each.
+//! A probe of our own, known by its port, is answered here after it has gone through policy and journal.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::Captured;
+use super::flows::{Flows, original, process};
+use super::roster::Roster;
+use crate::agent::CgroupId;
+use crate::telemetry::Telemetry;
+
+/// What an accepted connection turned out to be.
+#[derive(Debug)]
+pub enum Accepted {
+    /// An agent's.
+    Agent(Captured, Permit),
+    /// Our own probe.
+    Probe(TcpStream),
+    /// Nobody's that we know, or one too many: closed.
+    Refused,
+}
+
+/// Limits on open connections.
+#[derive(Debug)]
+pub struct Limits {
+    total: Arc<Semaphore>,
+    per_agent: usize,
+    open: Mutex<HashMap<CgroupId, usize>>,
+}
+
+impl Limits {
+    /// At most `total` connections, and `per_agent` of each agent.
+    #[must_use]
+    pub fn new(total: usize, per_agent: usize) -> Arc<Limits> {
+        Arc::new(Limits { total: Arc::new(Semaphore::new(total)), per_agent, open: Mutex::default() })
+    }
+
+    fn take(self: &Arc<Limits>, agent: CgroupId) -> Option<Permit> {
+        let total = Arc::clone(&self.total).try_acquire_owned().ok()?;
+        let mut open = self.open();
+        let count = open.entry(agent).or_default();
+        if *count >= self.per_agent {
+            return None;
+        }
+        *count += 1;
+        Some(Permit { limits: Arc::clone(self), agent, _total: total })
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<CgroupId, usize>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection's place; given back when dropped.
+#[derive(Debug)]
+pub struct Permit {
+    limits: Arc<Limits>,
+    agent: CgroupId,
+    _total: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut open = self.limits.open();
+        if let Some(count) = open.get_mut(&self.agent) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.agent);
+            }
+        }
+    }
+}
+
+/// The source ports of probes that are on their way.
+#[derive(Debug, Default)]
+pub struct Probes(Mutex<HashSet<SocketAddr>>);
+
+impl Probes {
+    /// A probe from this address is coming.
+    pub fn expect(&self, from: SocketAddr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(from);
+    }
+
+    /// Whether it was expected; it is no longer.
+    pub fn forget(&self, from: SocketAddr) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&from)
+    }
+}
+
+/// Everything that tells one accepted socket from another.
+#[derive(Debug)]
+pub struct Gate {
+    /// The kernel's flows.
+    pub flows: Flows,
+    /// The agents.
+    pub roster: Roster,
+    /// The probes under way.
+    pub probes: Probes,
+    /// The limits.
+    pub limits: Arc<Limits>,
+    /// Our own counters.
+    pub telemetry: Arc<Telemetry>,
+}
+
+impl Gate {
+    /// Accepts the next connection.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors; the caller waits a little and goes on.
+    pub async fn accept(&self, listener: &TcpListener) -> std::io::Result<Accepted> {
+        let (stream, peer) = listener.accept().await?;
+        if self.probes.forget(peer) {
+            return Ok(Accepted::Probe(stream));
+        }
+        Telemetry::count(&self.telemetry.connections);
+        let Some(flow) = self.flows.connection(peer) else {
+            Telemetry::count(&self.telemetry.refusals);
+            return Ok(Accepted::Refused);
+        };
+        let agent = self.roster.agent(CgroupId(flow.agent));
+        let permit = agent.as_ref().and_then(|agent| self.limits.take(agent.cgroup));
+        let (Some(agent), Some(permit)) = (agent, permit) else {
+            Telemetry::count(&self.telemetry.refusals);
+            return Ok(Accepted::Refused);
+        };
+        stream.set_nodelay(true)?;
+        self.telemetry.open.fetch_add(1, Ordering::Relaxed);
+        Ok(Accepted::Agent(Captured { stream, original: original(&flow), agent, process: process(&flow) }, permit))
+    }
+}

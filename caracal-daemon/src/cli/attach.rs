@@ -1,0 +1,108 @@
+//! `attach` and `detach`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+use super::control::Control;
+use super::settings;
+use crate::config::{Config, DEFAULT_PATH, starter};
+use crate::keeper::control::Request;
+use crate::keeper::serve::serve;
+
+/// Start the daemon in the foreground, and govern cgroups that exist.
+///
+/// Without --cgroup it governs only what `caracald run` starts. Prints `ready` (and tells systemd so) once the door is
+/// open. Stopping it shuts the door: governed processes are refused until it is back, or until `caracald detach`.
+/// Where a daemon is running already, the cgroups are added to it.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// A cgroup v2 directory: an absolute path, or one below the cgroup mount. Can be given more than once.
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Vec<PathBuf>,
+    /// The agent's name for the cgroups; by default their directories' names.
+    #[arg(long, value_name = "NAME", requires = "cgroup")]
+    pub agent: Option<String>,
+}
+
+/// Release an attached cgroup: its processes connect directly again.
+#[derive(Debug, Args)]
+pub struct DetachArgs {
+    /// The cgroup, as it was attached.
+    #[arg(long, value_name = "PATH", required = true)]
+    pub cgroup: Vec<PathBuf>,
+}
+
+/// Runs `attach`.
+///
+/// # Errors
+/// When the daemon cannot start, or a cgroup cannot be governed.
+pub fn attach(args: AttachArgs, path: &Path) -> anyhow::Result<ExitCode> {
+    if path == Path::new(DEFAULT_PATH) && !path.exists() && nix::unistd::geteuid().is_root() {
+        write_starter(path)?;
+    }
+    let config = settings(path)?;
+    if let Ok(mut control) = Control::connect(&config) {
+        if args.cgroup.is_empty() {
+            anyhow::bail!("the daemon is running already: `caracald status` shows it");
+        }
+        for cgroup in args.cgroup {
+            let value = control.ask(&Request::Attach { cgroup, agent: args.agent.clone() })?;
+            println!("attached {} as agent {}", value["cgroup"].as_str().unwrap_or("?"), value["agent"].as_str().unwrap_or("?"));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    start_logging();
+    serve(&config, &args.cgroup, args.agent.as_deref(), || {
+        println!("ready");
+        notify_systemd();
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `detach`.
+///
+/// # Errors
+/// When the daemon is not running, or the cgroup is not governed.
+pub fn detach(args: &DetachArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    let mut control = Control::connect(config)?;
+    for cgroup in &args.cgroup {
+        control.ask(&Request::Detach { cgroup: cgroup.clone() })?;
+        println!("released {}: its processes connect directly now", cgroup.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Logs of the daemon go to standard error; `RUST_LOG` chooses.
+pub(crate) fn start_logging() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+}
+
+fn write_starter(path: &Path) -> anyhow::Result<()> {
+    use anyhow::Context;
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    std::fs::write(path, starter()).with_context(|| format!("cannot write {}", path.display()))?;
+    eprintln!("caracald: wrote a starter configuration to {}: read it, it is short", path.display());
+    Ok(())
+}
+
+/// `sd_notify(3)`: one datagram to the socket that systemd names.
+fn notify_systemd() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() else { return };
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
+    let sent = match path.as_bytes().strip_prefix(b"@") {
+        Some(name) => std::os::unix::net::SocketAddr::from_abstract_name(name)
+            .and_then(|address| socket.send_to_addr(b"READY=1", &address)),
+        None => socket.send_to(b"READY=1", &path),
+    };
+    if let Err(error) = sent {
+        tracing::warn!(%error, "Cannot tell systemd that we are ready.");
+    }
+}

@@ -1,0 +1,122 @@
+//! `run`: a command as a governed agent, in the caller's own session, terminal, directory and environment.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::control::Control;
+use super::spawn::{self, Cover, SpawnError, SpawnPlan, exit_code};
+use super::trust;
+use crate::config::Config;
+use crate::keeper::control::Request;
+use crate::keeper::govern::sanitise;
+
+/// Run a command as a governed agent.
+///
+/// Everything that the command and its children send goes through the daemon: allowed hosts only, paid calls within the
+/// budgets. At its end it says what was spent and what was refused, with the line that would allow it.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The agent's name, for policies, budgets and records; by default the command's.
+    #[arg(long, value_name = "NAME")]
+    agent: Option<String>,
+    /// Lift the host allow list for this run, record what was reached, and print the policy that would have sufficed.
+    /// Budgets stay in force.
+    #[arg(long)]
+    learn: bool,
+    /// No summary at the end.
+    #[arg(long)]
+    quiet: bool,
+    /// The command.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the daemon is not running, or refuses to govern it. The command does not run then.
+pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    let name = args.agent.clone().unwrap_or_else(|| {
+        let program = args.command.first().map(PathBuf::from).unwrap_or_default();
+        sanitise(&program.file_name().unwrap_or_default().to_string_lossy())
+    });
+    let mut control = Control::connect(config)?;
+    let certificate = control.ask(&Request::CaCertificate)?;
+    let inherited: Vec<_> = std::env::vars_os().collect();
+    let directory = TrustDirectory::make()?;
+    let trust = trust::prepare(certificate.as_str().unwrap_or_default(), &inherited, &directory.0)?;
+    let plan = SpawnPlan {
+        argv: args.command.clone(),
+        env: trust.apply(&inherited),
+        covers: Cover::trust(&trust),
+        hide: vec![config.runtime_dir.clone(), config.state_dir.clone()],
+    };
+    let prepared = match spawn::prepare(&plan) {
+        Ok(prepared) => prepared,
+        Err(error) => return Ok(failed(&error)),
+    };
+    let pid = u32::try_from(prepared.pid().as_raw())?;
+    control.ask(&Request::Run { agent: name, learn: args.learn, pid })?;
+    if !args.quiet {
+        for limit in prepared.limits() {
+            eprintln!("caracald: not covered: {limit}");
+        }
+    }
+    let running = match prepared.release() {
+        Ok(running) => running,
+        Err(error) => return Ok(failed(&error)),
+    };
+    let code = exit_code(running.wait()?);
+    match control.ask(&Request::Ended) {
+        Ok(summary) if !args.quiet => print(&summary),
+        Ok(_) => {}
+        Err(error) => eprintln!("caracald: no summary: {error}"),
+    }
+    Ok(ExitCode::from(code))
+}
+
+fn failed(error: &SpawnError) -> ExitCode {
+    eprintln!("caracald: {error}");
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(125))
+}
+
+fn print(summary: &Value) {
+    eprintln!("caracald: {}", summary["text"].as_str().unwrap_or("nothing was sent"));
+    for line in summary["refused"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        eprintln!("  refused {}", line["what"].as_str().unwrap_or("?"));
+        if let Some(rule) = line["allow"].as_str() {
+            for rule in rule.lines() {
+                eprintln!("      {rule}");
+            }
+        }
+    }
+    if let Some(policy) = summary["policy"].as_str() {
+        eprintln!("caracald: this policy would have sufficed:\n\n{policy}");
+    }
+}
+
+/// Where the bundle lies while the command runs: public data in a directory of its own.
+struct TrustDirectory(PathBuf);
+
+impl TrustDirectory {
+    fn make() -> anyhow::Result<TrustDirectory> {
+        use anyhow::Context;
+        let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
+        let base = base.unwrap_or_else(std::env::temp_dir);
+        let path = base.join(format!("caracal-{}", uuid::Uuid::now_v7().simple()));
+        fs::DirBuilder::new().mode(0o755).create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(TrustDirectory(path))
+    }
+}
+
+impl Drop for TrustDirectory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,73 @@
+//! `status`: what is governed and whether the door is open.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::Value;
+
+use super::control::Control;
+use crate::config::Config;
+use crate::keeper::control::Request;
+
+/// Show what is governed and whether the door is open. Exits 1 while the door is shut.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When the daemon is not running.
+pub fn run(args: &StatusArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    let status = Control::connect(config)?.ask(&Request::Status)?;
+    if args.json {
+        println!("{status}");
+    } else {
+        print(&status);
+    }
+    Ok(if status["door"] == "open" { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn print(status: &Value) {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    println!("door {}, level {}, slice {}", text(&status["door"]), text(&status["level"]), text(&status["slice"]));
+    let path = &status["data_path"];
+    if let Some(error) = path["error"].as_str() {
+        println!("data path: {error}");
+    }
+    if let Some(error) = path["policy_error"].as_str() {
+        println!("policy: {error}");
+    }
+    for (name, key) in [("connections", "connections"), ("requests", "requests"), ("refusals", "refusals")] {
+        if let Some(count) = path[key].as_u64() {
+            print!("{name} {count}  ");
+        }
+    }
+    println!();
+    let agents = status["agents"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if agents.is_empty() {
+        println!("no agents");
+    } else {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_header(["AGENT", "CGROUP", "UID", "RUNNING", "REDIRECTED", "REFUSED BY KERNEL"]);
+        for agent in agents {
+            table.add_row([
+                text(&agent["agent"]),
+                text(&agent["cgroup"]),
+                text(&agent["uid"]),
+                if agent["populated"] == true { "yes".to_owned() } else { "no".to_owned() },
+                text(&agent["redirected"]),
+                text(&agent["refused_by_kernel"]),
+            ]);
+        }
+        println!("{table}");
+    }
+    for process in path["untrusting"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        println!("does not trust the local CA: {}", text(process));
+    }
+}

@@ -1,0 +1,167 @@
+//! Starts the data path: this same binary, with its sockets and maps at fixed descriptors, as a user without rights.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use super::KeeperError;
+use super::listeners::Listeners;
+use super::serve::Places;
+use crate::config::Config;
+
+/// The first inherited descriptor.
+const FIRST: RawFd = 3;
+/// How many there are.
+const COUNT: usize = 11;
+/// The user and group that is taken where the configured user does not exist: outside every range that is given out.
+const FALLBACK: u32 = 64_817;
+
+/// Whom the data path runs as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// The configured user, or a number that nobody has.
+///
+/// # Errors
+/// When it is root.
+pub fn user(name: &str) -> Result<User, KeeperError> {
+    let found = nix::unistd::User::from_name(name).ok().flatten();
+    let user = found.map_or(User { uid: FALLBACK, gid: FALLBACK }, |user| User { uid: user.uid.as_raw(), gid: user.gid.as_raw() });
+    if user.uid == 0 {
+        return Err(KeeperError::Refused(format!("user = {name:?}: the data path never runs as root; name another user")));
+    }
+    Ok(user)
+}
+
+/// What every data path inherits.
+#[derive(Debug)]
+pub struct Inherited {
+    /// The listening sockets.
+    pub sockets: Listeners,
+    /// The lease map.
+    pub lease: OwnedFd,
+    /// Connections' flows.
+    pub sources: OwnedFd,
+    /// Queries' flows.
+    pub resolving: OwnedFd,
+}
+
+/// The same, on the other side.
+#[derive(Debug)]
+pub struct Received {
+    /// The road to the keys.
+    pub signing: UnixStream,
+    /// Orders.
+    pub orders: UnixStream,
+    /// The listening sockets.
+    pub sockets: Listeners,
+    /// The lease map.
+    pub lease: OwnedFd,
+    /// Connections' flows.
+    pub sources: OwnedFd,
+    /// Queries' flows.
+    pub resolving: OwnedFd,
+}
+
+/// Starts a data path; gives it, and the keeper's ends of its two roads.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn start(
+    config: &Config,
+    places: &Places,
+    host_id: &str,
+    netns: u64,
+    user: User,
+    inherited: &Inherited,
+) -> Result<(Child, UnixStream, UnixStream), KeeperError> {
+    let failed = |error: std::io::Error| KeeperError::Gone(format!("the data path cannot be started: {error}"));
+    let (signing, signing_child) = UnixStream::pair().map_err(failed)?;
+    let (orders, orders_child) = UnixStream::pair().map_err(failed)?;
+    let s = &inherited.sockets;
+    let sources: [RawFd; COUNT] = [
+        signing_child.as_raw_fd(),
+        orders_child.as_raw_fd(),
+        s.tcp[0].as_raw_fd(),
+        s.tcp[1].as_raw_fd(),
+        s.dns_udp[0].as_raw_fd(),
+        s.dns_udp[1].as_raw_fd(),
+        s.dns_tcp[0].as_raw_fd(),
+        s.dns_tcp[1].as_raw_fd(),
+        inherited.lease.as_raw_fd(),
+        inherited.sources.as_raw_fd(),
+        inherited.resolving.as_raw_fd(),
+    ];
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("caracald: data path")
+        .arg("--config")
+        .arg(&config.file)
+        .arg("data-path")
+        .args(["--host-id", host_id])
+        .args(["--netns", &netns.to_string()])
+        .args(["--uid", &user.uid.to_string()])
+        .args(["--gid", &user.gid.to_string()])
+        .arg("--data")
+        .arg(&places.data)
+        .env_clear()
+        .env("RUST_LOG", std::env::var_os("RUST_LOG").unwrap_or_default())
+        .current_dir("/");
+    // SAFETY: between fork and exec only dup2, fcntl and prctl are called, all of them async-signal-safe.
+    unsafe { command.pre_exec(move || place(&sources)) };
+    let child = command.spawn().map_err(failed)?;
+    Ok((child, signing, orders))
+}
+
+/// Puts the descriptors at their numbers, first out of each other's way.
+fn place(sources: &[RawFd; COUNT]) -> std::io::Result<()> {
+    let check = |result: libc::c_int| if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result) };
+    let mut aside = [0; COUNT];
+    for (slot, source) in aside.iter_mut().zip(sources) {
+        // SAFETY: plain descriptor duplication.
+        *slot = check(unsafe { libc::fcntl(*source, libc::F_DUPFD_CLOEXEC, 100) })?;
+    }
+    for (target, source) in (FIRST..).zip(aside) {
+        // SAFETY: dup2 gives a descriptor without CLOEXEC.
+        check(unsafe { libc::dup2(source, target) })?;
+    }
+    // The data path does not outlive its keeper.
+    // SAFETY: a number, no pointer.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
+}
+
+/// Takes the inherited descriptors, once, at the data path's start.
+///
+/// # Errors
+/// When they are not there: this verb is not for people.
+pub fn receive() -> Result<Received, KeeperError> {
+    let mut taken = Vec::with_capacity(COUNT);
+    for fd in (FIRST..).take(COUNT) {
+        // SAFETY: only asks whether the descriptor is open.
+        if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+            return Err(KeeperError::Refused("data-path is started by the keeper: use `caracald attach`".to_owned()));
+        }
+        // SAFETY: the keeper put it there for us, and nobody else takes it.
+        taken.push(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    let mut fds = taken.into_iter();
+    let mut next = || fds.next().ok_or_else(|| KeeperError::Gone("a descriptor is missing".to_owned()));
+    Ok(Received {
+        signing: next()?.into(),
+        orders: next()?.into(),
+        sockets: Listeners {
+            tcp: [next()?.into(), next()?.into()],
+            dns_udp: [next()?.into(), next()?.into()],
+            dns_tcp: [next()?.into(), next()?.into()],
+        },
+        lease: next()?,
+        sources: next()?,
+        resolving: next()?,
+    })
+}

@@ -1,0 +1,374 @@
+//! What is governed: the slice that `run` starts agents in, and every attached cgroup. Changes the kernel's maps, tells
+//! the data path, and cleans up when an agent is gone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::KeeperError;
+use super::cgroup::{Cgroup, Hierarchy, within};
+use super::control::Caller;
+use super::kernel::Kernel;
+use super::order::{Answer, Order, Orders};
+use crate::agent::{Agent, CgroupId};
+
+/// A governed cgroup and the agent that it is.
+#[derive(Debug)]
+struct Governed {
+    agent: Agent,
+    cgroup: Cgroup,
+    /// Made by `run`, removed when it is empty.
+    leaf: bool,
+}
+
+/// An agent that `run` started.
+#[derive(Debug)]
+pub struct Started {
+    agent: Agent,
+}
+
+impl Started {
+    /// What the caller is told.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({ "agent": &*self.agent.name, "cgroup": self.agent.path, "id": self.agent.cgroup })
+    }
+}
+
+/// The keeper's state, shared by its threads.
+#[derive(Debug)]
+pub struct Governor {
+    hierarchy: Hierarchy,
+    slice: Cgroup,
+    kernel: Mutex<Kernel>,
+    governed: Mutex<BTreeMap<CgroupId, Governed>>,
+    orders: Mutex<Option<Arc<Orders>>>,
+    ca_certificate: String,
+    admin_group: Option<u32>,
+}
+
+impl Governor {
+    /// Governs the slice first: it is pinned before anything can be started in it.
+    ///
+    /// # Errors
+    /// When the slice cannot be made or attached.
+    pub fn new(
+        hierarchy: Hierarchy,
+        instance: &str,
+        mut kernel: Kernel,
+        ca_certificate: String,
+        admin_group: Option<u32>,
+    ) -> Result<Governor, KeeperError> {
+        let slice = hierarchy.make(&format!("{instance}.slice"))?;
+        kernel.govern(slice.id, &slice.directory)?;
+        Ok(Governor {
+            hierarchy,
+            slice,
+            kernel: Mutex::new(kernel),
+            governed: Mutex::default(),
+            orders: Mutex::default(),
+            ca_certificate,
+            admin_group,
+        })
+    }
+
+    /// The kernel side.
+    pub fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new data path is there, or none: tells it every agent.
+    pub fn set_orders(&self, orders: Option<Arc<Orders>>) {
+        *self.orders.lock().unwrap_or_else(PoisonError::into_inner) = orders.clone();
+        let Some(orders) = orders else { return };
+        for governed in self.governed().values() {
+            if let Err(why) = orders.give(&Order::Admit(governed.agent.clone())) {
+                tracing::warn!(%why, "Cannot tell the data path about an agent.");
+            }
+        }
+    }
+
+    /// Gives the data path an order.
+    ///
+    /// # Errors
+    /// When it is gone, hangs, or says no.
+    pub fn order(&self, order: &Order) -> Answer {
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match orders {
+            Some(orders) => orders.give(order),
+            None => Err("the data path is not running; the door is shut. See the daemon's log".to_owned()),
+        }
+    }
+
+    /// The CA's certificate, PEM.
+    #[must_use]
+    pub fn ca_certificate(&self) -> &str {
+        &self.ca_certificate
+    }
+
+    /// Whether a process is governed: in the slice, or in an attached cgroup.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn governs(&self, pid: u32) -> io::Result<bool> {
+        let path = self.hierarchy.of_process(pid)?;
+        Ok(within(&path, &self.slice.path) || self.governed().values().any(|one| within(&path, &one.cgroup.path)))
+    }
+
+    /// Whether a process is of the admin group.
+    #[must_use]
+    pub fn is_admin(&self, pid: u32) -> bool {
+        let Some(group) = self.admin_group else { return false };
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("Groups:"))
+            .is_some_and(|groups| groups.split_whitespace().any(|word| word.parse() == Ok(group)))
+    }
+
+    /// Puts a waiting child of the caller's into a leaf of the slice and makes it an agent.
+    ///
+    /// # Errors
+    /// When it is not the caller's child, the name is not one, or the kernel refuses.
+    pub fn run(&self, caller: Caller, name: &str, learn: bool, pid: u32) -> Result<Started, String> {
+        check_name(name)?;
+        check_child(caller, pid)?;
+        let text = |error: KeeperError| error.to_string();
+        let leaf = self.leaf(name).map_err(text)?;
+        let agent = Agent {
+            name: Arc::from(name),
+            cgroup: leaf.id,
+            path: leaf.path.clone(),
+            uid: caller.uid,
+            learn,
+        };
+        let start = || -> Result<(), String> {
+            self.order(&Order::Admit(agent.clone()))?;
+            self.kernel().admit(leaf.id, leaf.level).map_err(text)?;
+            leaf.admit(pid).map_err(text)?;
+            // The child may have been another one when it was checked, if the first had died in between.
+            check_child(caller, pid)
+        };
+        if let Err(why) = start() {
+            let _ = self.kernel().dismiss(leaf.id);
+            leaf.remove();
+            return Err(why);
+        }
+        self.governed().insert(leaf.id, Governed { agent: agent.clone(), cgroup: leaf, leaf: true });
+        Ok(Started { agent })
+    }
+
+    /// The started process has ended: says what the agent did, and removes the leaf unless something still runs in it.
+    ///
+    /// # Errors
+    /// When the data path cannot say.
+    pub fn ended(&self, started: &Started) -> Answer {
+        let summary = self.order(&Order::Summary(started.agent.cgroup));
+        self.sweep(started.agent.cgroup);
+        summary
+    }
+
+    /// Removes the leaf of an agent that is gone. One that still runs stays governed.
+    pub fn sweep(&self, id: CgroupId) {
+        let mut governed = self.governed();
+        let Some(one) = governed.get(&id) else { return };
+        if !one.leaf || one.cgroup.populated() || !one.cgroup.remove() {
+            return;
+        }
+        governed.remove(&id);
+        drop(governed);
+        if let Err(error) = self.kernel().dismiss(id) {
+            tracing::warn!(%error, "Cannot dismiss an agent.");
+        }
+        let _ = self.order(&Order::Dismiss(id));
+    }
+
+    /// Removes every leaf that nothing runs in any more.
+    pub fn sweep_all(&self) {
+        let leaves: Vec<_> = self.governed().iter().filter(|(_, one)| one.leaf).map(|(id, _)| *id).collect();
+        leaves.into_iter().for_each(|id| self.sweep(id));
+    }
+
+    /// Governs a cgroup.
+    ///
+    /// # Errors
+    /// When it is not a cgroup, is governed already (by itself, from above or from below), or the kernel refuses.
+    pub fn attach(&self, path: &Path, name: Option<&str>) -> Answer {
+        let cgroup = self.hierarchy.open(path).map_err(|error| error.to_string())?;
+        let fallback = cgroup.absolute.file_name().map(|name| sanitise(&name.to_string_lossy())).unwrap_or_default();
+        let name = name.unwrap_or(&fallback).to_owned();
+        check_name(&name)?;
+        if within(&self.slice.path, &cgroup.path) || within(&cgroup.path, &self.slice.path) {
+            return Err(format!("{} holds, or is held by, the slice of `caracald run`; name another cgroup", cgroup.path));
+        }
+        if let Some(other) = self.governed().values().find(|one| within(&one.cgroup.path, &cgroup.path) || within(&cgroup.path, &one.cgroup.path)) {
+            return Err(format!("{} is governed already, as agent {:?}", other.cgroup.path, &*other.agent.name));
+        }
+        let agent = Agent { name: Arc::from(name), cgroup: cgroup.id, path: cgroup.path.clone(), uid: 0, learn: false };
+        {
+            let mut kernel = self.kernel();
+            kernel.govern(cgroup.id, &cgroup.directory).map_err(|error| error.to_string())?;
+            kernel.admit(cgroup.id, cgroup.level).map_err(|error| error.to_string())?;
+        }
+        let told = self.order(&Order::Admit(agent.clone()));
+        let value = json!({ "agent": &*agent.name, "cgroup": cgroup.path, "id": cgroup.id });
+        let _ = self.order(&Order::Lifecycle(format!("attached agent {}", agent.name)));
+        self.governed().insert(cgroup.id, Governed { agent, cgroup, leaf: false });
+        told.map(|_| value)
+    }
+
+    /// Whether this very cgroup is an attached agent already.
+    #[must_use]
+    pub fn is_attached(&self, path: &Path) -> bool {
+        self.hierarchy.open(path).is_ok_and(|cgroup| self.governed().contains_key(&cgroup.id))
+    }
+
+    /// Releases an attached cgroup.
+    ///
+    /// # Errors
+    /// When it is not governed.
+    pub fn detach(&self, path: &Path) -> Answer {
+        let cgroup = self.hierarchy.open(path).map_err(|error| error.to_string())?;
+        let mut kernel = self.kernel();
+        if cgroup.id == self.slice.id || !kernel.governed().any(|id| id == cgroup.id) {
+            return Err(format!("{} is not an attached cgroup; `caracald status` lists them", cgroup.path));
+        }
+        kernel.dismiss(cgroup.id).and_then(|()| kernel.release(cgroup.id)).map_err(|error| error.to_string())?;
+        drop(kernel);
+        let name = self.governed().remove(&cgroup.id).map(|one| one.agent.name);
+        let _ = self.order(&Order::Dismiss(cgroup.id));
+        let _ = self.order(&Order::Lifecycle(format!("released agent {}", name.as_deref().unwrap_or("?"))));
+        Ok(json!({ "cgroup": cgroup.path }))
+    }
+
+    /// Takes over what an earlier keeper governed: leaves of the slice that are still populated, and attached cgroups.
+    /// What is not in the registry file of names gets its directory's name.
+    pub fn adopt(&self, names: &BTreeMap<u64, Agent>) {
+        let admitted = self.kernel().admitted().unwrap_or_default();
+        for id in admitted {
+            let known = names.get(&id.0).cloned();
+            let opened = known.as_ref().and_then(|agent| self.hierarchy.open(Path::new(&agent.path)).ok());
+            match (known, opened) {
+                (Some(agent), Some(cgroup)) if cgroup.id == id => {
+                    let leaf = within(&cgroup.path, &self.slice.path);
+                    self.governed().insert(id, Governed { agent, cgroup, leaf });
+                }
+                _ => {
+                    let _ = self.kernel().dismiss(id);
+                }
+            }
+        }
+    }
+
+    /// Every agent, for the registry file that [`Governor::adopt`] reads after a restart.
+    #[must_use]
+    pub fn agents(&self) -> BTreeMap<u64, Agent> {
+        self.governed().iter().map(|(id, one)| (id.0, one.agent.clone())).collect()
+    }
+
+    /// What is governed, and whether the door is open; with `own`, only the agents of that user.
+    ///
+    /// # Errors
+    /// Never; a data path that does not answer is part of the answer.
+    pub fn status(&self, own: Option<u32>) -> Answer {
+        let deadline = self.kernel().lease_deadline().unwrap_or(0);
+        let counters = self.kernel().counters().unwrap_or_default();
+        let agents: Vec<Value> = self
+            .governed()
+            .values()
+            .filter(|one| own.is_none_or(|uid| one.agent.uid == uid))
+            .map(|one| {
+                let count = |wanted: fn(u32) -> bool| -> u64 {
+                    counters.iter().filter(|(key, _)| key.agent == one.agent.cgroup.0 && wanted(key.why)).map(|(_, count)| count).sum()
+                };
+                json!({
+                    "agent": &*one.agent.name, "cgroup": one.cgroup.path, "uid": one.agent.uid, "learn": one.agent.learn,
+                    "populated": one.cgroup.populated(),
+                    "redirected": count(|why| why == 0), "refused_by_kernel": count(|why| why != 0),
+                })
+            })
+            .collect();
+        let data_path = self.order(&Order::Status);
+        Ok(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "door": if crate::clock::monotonic_ns() < deadline { "open" } else { "shut" },
+            "slice": self.slice.path,
+            "level": "network",
+            "agents": agents,
+            "data_path": data_path.unwrap_or_else(|why| json!({ "error": why })),
+        }))
+    }
+
+    fn governed(&self) -> MutexGuard<'_, BTreeMap<CgroupId, Governed>> {
+        self.governed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new leaf below the slice; if the slice was removed and made again, the new one is governed first.
+    fn leaf(&self, name: &str) -> Result<Cgroup, KeeperError> {
+        let slice = self.hierarchy.make(&self.slice.path)?;
+        self.kernel().govern(slice.id, &slice.directory)?;
+        for number in 1..100_000 {
+            let path = format!("{}/{name}-{number}", self.slice.path);
+            if !self.hierarchy.root().join(path.trim_start_matches('/')).exists() {
+                return self.hierarchy.make(&path);
+            }
+        }
+        Err(KeeperError::Cgroup(format!("too many cgroups below {}", self.slice.path)))
+    }
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+    if (1..=64).contains(&name.len()) && name.bytes().all(good) && !name.starts_with(['.', '-', '_']) {
+        return Ok(());
+    }
+    Err(format!("{name:?} is not an agent's name: a-z, 0-9, dot, dash and underscore, at most 64, a letter or digit first"))
+}
+
+/// A directory's or command's name as an agent's name.
+#[must_use]
+pub fn sanitise(name: &str) -> String {
+    let mut out: String = name
+        .to_ascii_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' })
+        .take(64)
+        .collect();
+    while out.starts_with(['.', '-', '_']) {
+        out.remove(0);
+    }
+    if out.is_empty() { "agent".to_owned() } else { out }
+}
+
+/// The process must be the caller's child and run as the same user.
+fn check_child(caller: Caller, pid: u32) -> Result<(), String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| format!("process {pid}: {error}"))?;
+    let field = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)).and_then(|rest| rest.split_whitespace().next()?.parse::<u32>().ok())
+    };
+    if field("PPid:") != Some(caller.pid) {
+        return Err(format!("process {pid} is not a child of the caller's"));
+    }
+    if caller.uid != 0 && field("Uid:") != Some(caller.uid) {
+        return Err(format!("process {pid} runs as another user"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked_and_made() {
+        assert!(check_name("claude").is_ok());
+        assert!(check_name("../etc").is_err());
+        assert!(check_name("").is_err());
+        assert_eq!(sanitise("My Agent!"), "my-agent-");
+        assert_eq!(sanitise("..."), "agent");
+        assert!(check_name(&sanitise("é.service")).is_ok());
+    }
+}

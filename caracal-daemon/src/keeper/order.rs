@@ -1,0 +1,104 @@
+//! What the keeper tells the data path, and what it answers.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::frame;
+use crate::agent::{Agent, CgroupId};
+
+/// How long the data path may take to answer before the keeper says that it hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Refusals of one kind that the kernel made, added up by the keeper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelRefusal {
+    /// The agent's cgroup, 0 if unknown.
+    pub agent: u64,
+    /// A `caracal_common::denial::Why` as its number.
+    pub why: u32,
+    /// A `caracal_common::denial::Hook` as its number.
+    pub hook: u32,
+    /// How many.
+    pub count: u64,
+    /// Destination or source of one of them, where it is known.
+    pub address: Option<std::net::SocketAddr>,
+    /// Its process id.
+    pub tgid: u32,
+    /// Its task name.
+    pub comm: String,
+}
+
+/// An order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// A cgroup is an agent from now on.
+    Admit(Agent),
+    /// It is none any more.
+    Dismiss(CgroupId),
+    /// What the kernel refused since the last such order.
+    KernelRefusals(Vec<KernelRefusal>),
+    /// Something to record: an attach, a release, an adoption.
+    Lifecycle(String),
+    /// Read the policy again.
+    Reload,
+    /// The state of the data path.
+    Status,
+    /// What an agent did, for `run`'s last words.
+    Summary(CgroupId),
+    /// Records, newest last.
+    Events(EventsQuery),
+    /// Totals.
+    Spend {
+        /// Only agents of this user; `None`: everybody's.
+        uid: Option<u32>,
+    },
+    /// Finish and exit.
+    Stop,
+}
+
+/// Which records.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct EventsQuery {
+    /// Only those of agents of this user; `None`: everybody's.
+    pub uid: Option<u32>,
+    /// Only those of this agent.
+    pub agent: Option<String>,
+    /// Only those with a higher index in the ledger.
+    pub after: Option<u64>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// The data path's answer: a JSON value, or a sentence that says what went wrong.
+pub type Answer = Result<serde_json::Value, String>;
+
+/// The keeper's end of the road to the data path: one order at a time.
+#[derive(Debug)]
+pub struct Orders(Mutex<UnixStream>);
+
+impl Orders {
+    /// Over this end of the pair.
+    ///
+    /// # Errors
+    /// When the socket takes no time limit.
+    pub fn new(stream: UnixStream) -> io::Result<Orders> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Orders(Mutex::new(stream)))
+    }
+
+    /// Gives an order and waits for the answer.
+    ///
+    /// # Errors
+    /// When the data path is gone or hangs, or says no.
+    pub fn give(&self, order: &Order) -> Answer {
+        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = |error: io::Error| format!("the data path does not answer: {error}");
+        frame::write(&mut *stream, order).map_err(gone)?;
+        frame::read::<Answer>(&mut *stream).map_err(gone)?
+    }
+}

@@ -1,0 +1,120 @@
+//! Kernel-side refusals become records. The pinned counters are the truth, also for what happened while nobody
+//! listened; the ring adds detail to one of each kind.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use caracal_common::counter::CounterKey;
+use caracal_common::denial::Denial;
+
+use super::govern::Governor;
+use super::order::{KernelRefusal, Order};
+use super::serve::save;
+
+/// How often the counters are read.
+const EVERY: Duration = Duration::from_millis(250);
+/// Kinds whose detail is kept between two readings.
+const MAX_DETAILS: usize = 4096;
+
+type Kind = (u64, u32, u32);
+
+/// Reads, adds up and hands over, for ever. `counted` remembers over restarts what was handed over.
+pub fn drain(mut ring: RingBuf<MapData>, governor: &Governor, counted: &Path) {
+    let mut handed: HashMap<Kind, u64> = load(counted);
+    loop {
+        std::thread::sleep(EVERY);
+        let details = read(&mut ring);
+        let counters = match governor.kernel().counters() {
+            Ok(counters) => counters,
+            Err(error) => {
+                tracing::warn!(%error, "Cannot read the kernel's counters.");
+                continue;
+            }
+        };
+        let fresh = news(&counters, &handed, &details);
+        if fresh.is_empty() || governor.order(&Order::KernelRefusals(fresh)).is_err() {
+            continue;
+        }
+        handed = counters.iter().map(|(key, count)| (kind(key), *count)).collect();
+        let list: Vec<(Kind, u64)> = handed.iter().map(|(kind, count)| (*kind, *count)).collect();
+        save(counted, &list);
+    }
+}
+
+fn load(path: &Path) -> HashMap<Kind, u64> {
+    let list: Vec<(Kind, u64)> =
+        std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    list.into_iter().collect()
+}
+
+fn kind(key: &CounterKey) -> Kind {
+    (key.agent, key.why, key.hook)
+}
+
+/// What the counters say beyond what was handed over. A counter that went back was made anew.
+fn news(counters: &[(CounterKey, u64)], handed: &HashMap<Kind, u64>, details: &HashMap<Kind, Denial>) -> Vec<KernelRefusal> {
+    counters
+        .iter()
+        .filter(|(key, _)| key.why != 0)
+        .filter_map(|(key, count)| {
+            let before = handed.get(&kind(key)).copied().unwrap_or(0);
+            let fresh = if *count >= before { count - before } else { *count };
+            (fresh > 0).then(|| refusal(key, fresh, details.get(&kind(key))))
+        })
+        .collect()
+}
+
+fn refusal(key: &CounterKey, count: u64, detail: Option<&Denial>) -> KernelRefusal {
+    let comm = detail.map(|denial| denial.comm).unwrap_or_default();
+    let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+    KernelRefusal {
+        agent: key.agent,
+        why: key.why,
+        hook: key.hook,
+        count,
+        address: detail
+            .filter(|denial| denial.port != 0 || denial.addr != [0; 16])
+            .map(|denial| SocketAddr::new(IpAddr::from(denial.addr).to_canonical(), denial.port)),
+        tgid: detail.map_or(0, |denial| denial.tgid),
+        comm: String::from_utf8_lossy(comm.get(..end).unwrap_or_default()).into_owned(),
+    }
+}
+
+fn read(ring: &mut RingBuf<MapData>) -> HashMap<Kind, Denial> {
+    let mut details = HashMap::new();
+    while let Some(item) = ring.next() {
+        let Some(denial) = parse(&item) else { continue };
+        if details.len() < MAX_DETAILS {
+            details.insert((denial.agent, denial.why, denial.hook), denial);
+        }
+    }
+    details
+}
+
+fn parse(bytes: &[u8]) -> Option<Denial> {
+    if bytes.len() < size_of::<Denial>() {
+        return None;
+    }
+    // SAFETY: long enough, and any bytes are a Denial: integers and byte arrays only.
+    Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_new_is_handed_over() {
+        let key = CounterKey { agent: 7, why: 1, hook: 1 };
+        let redirects = CounterKey { agent: 7, why: 0, hook: 1 };
+        let counters = [(key, 5), (redirects, 9)];
+        let fresh = news(&counters, &HashMap::from([((7, 1, 1), 3)]), &HashMap::new());
+        assert_eq!(fresh.iter().map(|one| one.count).collect::<Vec<_>>(), [2]);
+        assert!(news(&counters, &HashMap::from([((7, 1, 1), 5)]), &HashMap::new()).is_empty());
+        let remade = news(&counters, &HashMap::from([((7, 1, 1), 50)]), &HashMap::new());
+        assert_eq!(remade.iter().map(|one| one.count).collect::<Vec<_>>(), [5]);
+    }
+}

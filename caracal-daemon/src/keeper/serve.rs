@@ -1,0 +1,327 @@
+//! The keeper's life: keys, listeners, programs, pins; then a data path, watched and started again when it dies.
+//!
+//! Order matters: whatever is pinned denies until the data path has proved itself, so nothing here can open the door.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use caracal_common::settings::Settings;
+use caracal_common::{ABI_VERSION, name};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::cgroup::Hierarchy;
+use super::child::{self, Inherited};
+use super::control;
+use super::govern::Governor;
+use super::kernel::Kernel;
+use super::keys::Keys;
+use super::listeners::{self, Listeners};
+use super::order::{Order, Orders};
+use super::refusals;
+use super::{KeeperError, Signer, signing};
+use crate::clock::{Clock, monotonic_ns};
+use crate::config::Config;
+
+/// How long a data path may take from its start to its first renewal of the lease.
+const FIRST_RENEWAL: Duration = Duration::from_secs(60);
+/// How long streams may go on after a stop was asked for.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Where an instance keeps its things.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Keys: readable by root only.
+    pub keeper: PathBuf,
+    /// Journal, ledger, detail keys: the data path's own.
+    pub data: PathBuf,
+    /// Control socket and lock.
+    pub runtime: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+}
+
+impl Places {
+    /// Of this configuration.
+    #[must_use]
+    pub fn of(config: &Config) -> Places {
+        Places {
+            keeper: config.state_dir.join("keeper"),
+            data: config.state_dir.join("data"),
+            runtime: config.runtime_dir.clone(),
+            control: config.runtime_dir.join("control.sock"),
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT. `ready` is called once the door has opened for the first time.
+///
+/// # Errors
+/// When the keeper cannot start. What was pinned stays pinned, and shut.
+pub fn serve(config: &Config, cgroups: &[PathBuf], agent: Option<&str>, ready: impl FnOnce()) -> Result<(), KeeperError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(KeeperError::NotRoot);
+    }
+    let signals = block_signals()?;
+    let places = Places::of(config);
+    let user = child::user(&config.user)?;
+    make_directories(&places, user)?;
+    let _lock = lock(&places)?;
+    let host_id = host_id(&config.state_dir)?;
+    let keys = Arc::new(Keys::open(&places.keeper, &host_id, Clock::system())?);
+    let hierarchy = Hierarchy::find()?;
+    mount_bpffs()?;
+    let netns = listeners::netns_cookie()
+        .map_err(|error| KeeperError::Kernel(format!("the kernel gives no namespace cookie (Linux 5.14): {error}")))?;
+    // Before the programs: a taken port must not leave anything behind.
+    let sockets = Listeners::open(config.listen.tcp_port, config.listen.dns_port)?;
+    let settings = Settings { abi: ABI_VERSION, tcp_port: config.listen.tcp_port, dns_port: config.listen.dns_port };
+    let mut kernel = Kernel::load(&Kernel::pin_directory(config.instance.as_str()), settings)?;
+    kernel.admit_namespace(netns)?;
+    let denials = kernel.take_denials()?;
+    let maps = [name::LEASE, name::SOURCES, name::RESOLVING].map(|name| kernel.map_descriptor(name));
+    let [lease, sources, resolving] = maps;
+    let inherited = Inherited { sockets, lease: lease?, sources: sources?, resolving: resolving? };
+    let group = admin_group(config)?;
+    let certificate = keys.ca_certificate().to_owned();
+    let governor = Arc::new(Governor::new(hierarchy, config.instance.as_str(), kernel, certificate, group)?);
+    let registry = places.keeper.join("agents.json");
+    governor.adopt(&load(&registry));
+    let listener = control::listen(&places.control)
+        .map_err(|error| KeeperError::Listen(format!("cannot listen on {}: {error}", places.control.display())))?;
+    thread("control-accept", { let governor = Arc::clone(&governor); move || control::serve(&listener, &governor) })?;
+    thread("refusals", { let governor = Arc::clone(&governor); let counted = places.keeper.join("counted.json"); move || refusals::drain(denials, &governor, &counted) })?;
+    thread("sweep", { let governor = Arc::clone(&governor); move || loop {
+        std::thread::sleep(Duration::from_secs(1));
+        governor.sweep_all();
+        save(&registry, &governor.agents());
+    } })?;
+
+    let keeper = Keeper { config, places: &places, host_id: &host_id, netns, user, inherited: &inherited, keys: &keys, governor: &governor, agent };
+    keeper.supervise(&signals, cgroups, ready)
+}
+
+struct Keeper<'a> {
+    config: &'a Config,
+    places: &'a Places,
+    host_id: &'a str,
+    netns: u64,
+    user: child::User,
+    inherited: &'a Inherited,
+    keys: &'a Arc<Keys>,
+    governor: &'a Arc<Governor>,
+    agent: Option<&'a str>,
+}
+
+impl Keeper<'_> {
+    /// Keeps a data path running until a signal asks to stop.
+    fn supervise(&self, signals: &SigSet, cgroups: &[PathBuf], ready: impl FnOnce()) -> Result<(), KeeperError> {
+        let mut ready = Some(ready);
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let started = Instant::now();
+            let mut child = self.start()?;
+            match self.first_renewal(&mut child) {
+                Ok(()) => {
+                    for cgroup in cgroups {
+                        self.attach(cgroup)?;
+                    }
+                    if let Some(ready) = ready.take() {
+                        ready();
+                    }
+                }
+                Err(why) if ready.is_some() => {
+                    let _ = child.kill();
+                    return Err(why);
+                }
+                Err(why) => tracing::error!(%why, "The data path does not come up; the door stays shut."),
+            }
+            if self.watch(signals, &mut child)? {
+                return Ok(());
+            }
+            let _ = self.governor.kernel().close_lease();
+            self.governor.set_orders(None);
+            pause = if started.elapsed() > Duration::from_secs(10) { Duration::from_millis(100) } else { (pause * 2).min(Duration::from_secs(5)) };
+            std::thread::sleep(pause);
+        }
+    }
+
+    fn start(&self) -> Result<Child, KeeperError> {
+        let (child, signing_end, orders_end) = child::start(self.config, self.places, self.host_id, self.netns, self.user, self.inherited)?;
+        let keys: Arc<dyn Signer> = Arc::clone(self.keys) as Arc<dyn Signer>;
+        thread("signing", move || signing::serve(signing_end, &keys))?;
+        let orders = Orders::new(orders_end).map_err(|error| KeeperError::Gone(error.to_string()))?;
+        self.governor.set_orders(Some(Arc::new(orders)));
+        Ok(child)
+    }
+
+    fn first_renewal(&self, child: &mut Child) -> Result<(), KeeperError> {
+        let started = Instant::now();
+        while started.elapsed() < FIRST_RENEWAL {
+            if self.governor.kernel().lease_deadline()? > monotonic_ns() {
+                return Ok(());
+            }
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(KeeperError::Gone(format!("the data path ended at its start: {}", describe(status))));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err(KeeperError::Gone("the data path did not prove itself within a minute".to_owned()))
+    }
+
+    /// Attaches what was asked for; what an earlier keeper left attached is adopted already.
+    fn attach(&self, cgroup: &Path) -> Result<(), KeeperError> {
+        if self.governor.is_attached(cgroup) {
+            return Ok(());
+        }
+        let name = self.config.agent.iter().find(|entry| entry.cgroup.as_deref() == Some(cgroup)).map(|entry| entry.name.as_str());
+        self.governor.attach(cgroup, self.agent.or(name)).map(drop).map_err(KeeperError::Refused)
+    }
+
+    /// Waits for a signal or for the child's end. True: stop.
+    fn watch(&self, signals: &SigSet, child: &mut Child) -> Result<bool, KeeperError> {
+        loop {
+            match signals.wait() {
+                Ok(Signal::SIGHUP) => match self.governor.order(&Order::Reload) {
+                    Ok(_) => tracing::info!("The policy is reloaded."),
+                    Err(why) => tracing::error!(%why, "The policy is not reloaded; the last good one stays."),
+                },
+                Ok(Signal::SIGCHLD) => {
+                    if let Ok(Some(status)) = child.try_wait() {
+                        tracing::error!(status = describe(status), "The data path died; the door is shut until it is back.");
+                        return Ok(false);
+                    }
+                }
+                Ok(_) => {
+                    self.stop(child);
+                    return Ok(true);
+                }
+                Err(error) => return Err(KeeperError::Kernel(error.to_string())),
+            }
+        }
+    }
+
+    /// Shuts the door, lets streams end, and waits for the journal to be written out.
+    fn stop(&self, child: &mut Child) {
+        let _ = self.governor.kernel().close_lease();
+        let _ = self.governor.order(&Order::Stop);
+        let asked = Instant::now();
+        while asked.elapsed() < DRAIN + Duration::from_secs(5) {
+            if let Ok(Some(_)) = child.try_wait() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        let _ = self.governor.kernel().close_lease();
+        let _ = fs::remove_file(&self.places.control);
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    status.to_string()
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), KeeperError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map(drop)
+        .map_err(|error| KeeperError::Kernel(format!("cannot start the thread {name}: {error}")))
+}
+
+/// Signals are taken by the main thread alone.
+fn block_signals() -> Result<SigSet, KeeperError> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
+        set.add(signal);
+    }
+    set.thread_block().map_err(|error| KeeperError::Kernel(error.to_string()))?;
+    Ok(set)
+}
+
+fn make_directories(places: &Places, user: child::User) -> Result<(), KeeperError> {
+    let failed = |path: &Path, error: std::io::Error| KeeperError::Key { path: path.display().to_string(), why: error.to_string() };
+    let make = |path: &Path, mode: u32| {
+        fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|error| failed(path, error))
+    };
+    make(&places.runtime, 0o755)?;
+    if let Some(state) = places.keeper.parent() {
+        make(state, 0o755)?;
+    }
+    make(&places.keeper, 0o700)?;
+    make(&places.data, 0o700)?;
+    std::os::unix::fs::chown(&places.data, Some(user.uid), Some(user.gid)).map_err(|error| failed(&places.data, error))
+}
+
+/// One keeper an instance.
+fn lock(places: &Places) -> Result<Flock<File>, KeeperError> {
+    let path = places.runtime.join("keeper.lock");
+    let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = open.map_err(|error| KeeperError::Key { path: path.display().to_string(), why: error.to_string() })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| KeeperError::Running(path.display().to_string()))
+}
+
+/// The host's name in records and in the ledger's origin: random, made once.
+fn host_id(state: &Path) -> Result<String, KeeperError> {
+    let path = state.join("host-id");
+    if let Ok(text) = fs::read_to_string(&path) {
+        let id = text.trim();
+        if id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(id.to_owned());
+        }
+    }
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o644).open(&path)?;
+        file.write_all(id.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|error| KeeperError::Key { path: path.display().to_string(), why: error.to_string() })?;
+    Ok(id)
+}
+
+fn mount_bpffs() -> Result<(), KeeperError> {
+    const BPFFS: &str = "/sys/fs/bpf";
+    // BPF_FS_MAGIC of linux/magic.h.
+    let mounted = File::open(BPFFS)
+        .ok()
+        .and_then(|directory| nix::sys::statfs::fstatfs(directory.as_fd()).ok())
+        .is_some_and(|facts| facts.filesystem_type().0 == 0xcafe_4a11);
+    if mounted {
+        return Ok(());
+    }
+    nix::mount::mount(Some("bpf"), BPFFS, Some("bpf"), nix::mount::MsFlags::empty(), None::<&str>)
+        .map_err(|error| KeeperError::Kernel(format!("cannot mount bpffs at {BPFFS}: {error}")))
+}
+
+fn admin_group(config: &Config) -> Result<Option<u32>, KeeperError> {
+    let Some(name) = &config.admin_group else { return Ok(None) };
+    match nix::unistd::Group::from_name(name) {
+        Ok(Some(group)) => Ok(Some(group.gid.as_raw())),
+        _ => Err(KeeperError::Refused(format!("admin_group: there is no group {name:?} on this host"))),
+    }
+}
+
+fn load<T: serde::de::DeserializeOwned + Default>(path: &Path) -> T {
+    fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+/// Writes a small state file whole, if it changed.
+pub fn save<T: serde::Serialize>(path: &Path, value: &T) {
+    let Ok(bytes) = serde_json::to_vec(value) else { return };
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return;
+    }
+    let fresh = path.with_extension("new");
+    if let Err(error) = fs::write(&fresh, bytes).and_then(|()| fs::rename(&fresh, path)) {
+        tracing::warn!(%error, path = %path.display(), "Cannot write a state file.");
+    }
+}

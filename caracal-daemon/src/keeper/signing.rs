@@ -1,0 +1,85 @@
+//! The road from the data path to the keys: requests on a socket pair, answered by the keeper one at a time.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::{KeeperError, Signer, frame};
+
+/// What the data path asks.
+#[derive(Debug, Serialize, Deserialize)]
+enum Request {
+    Leaf { name: String, spki: Vec<u8> },
+    Checkpoint { size: u64, root: [u8; 32] },
+    ChainHead { sequence: u64, leaf_hash: [u8; 32] },
+}
+
+/// What the keeper answers.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    Bytes(Vec<u8>),
+    Note(String),
+    Refused(String),
+}
+
+/// The data path's side: keys that live in another process.
+#[derive(Debug)]
+pub struct RemoteSigner(Mutex<UnixStream>);
+
+impl RemoteSigner {
+    /// Over this end of the pair.
+    #[must_use]
+    pub fn new(stream: UnixStream) -> RemoteSigner {
+        RemoteSigner(Mutex::new(stream))
+    }
+
+    fn ask(&self, request: &Request) -> Result<Answer, KeeperError> {
+        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = |error: io::Error| KeeperError::Gone(error.to_string());
+        frame::write(&mut *stream, request).map_err(gone)?;
+        match frame::read(&mut *stream).map_err(gone)? {
+            Answer::Refused(why) => Err(KeeperError::Refused(why)),
+            answer => Ok(answer),
+        }
+    }
+}
+
+impl Signer for RemoteSigner {
+    fn issue_leaf(&self, name: &str, spki: &[u8]) -> Result<Vec<u8>, KeeperError> {
+        match self.ask(&Request::Leaf { name: name.to_owned(), spki: spki.to_vec() })? {
+            Answer::Bytes(bytes) => Ok(bytes),
+            _ => Err(KeeperError::Gone("it answered another question".to_owned())),
+        }
+    }
+
+    fn sign_checkpoint(&self, size: u64, root: [u8; 32]) -> Result<String, KeeperError> {
+        match self.ask(&Request::Checkpoint { size, root })? {
+            Answer::Note(note) => Ok(note),
+            _ => Err(KeeperError::Gone("it answered another question".to_owned())),
+        }
+    }
+
+    fn sign_chain_head(&self, sequence: u64, leaf_hash: [u8; 32]) -> Result<Vec<u8>, KeeperError> {
+        match self.ask(&Request::ChainHead { sequence, leaf_hash })? {
+            Answer::Bytes(bytes) => Ok(bytes),
+            _ => Err(KeeperError::Gone("it answered another question".to_owned())),
+        }
+    }
+}
+
+/// The keeper's side: answers until the data path closes its end.
+pub fn serve(mut stream: UnixStream, keys: &Arc<dyn Signer>) {
+    while let Ok(request) = frame::read::<Request>(&mut stream) {
+        let answer = match request {
+            Request::Leaf { name, spki } => keys.issue_leaf(&name, &spki).map(Answer::Bytes),
+            Request::Checkpoint { size, root } => keys.sign_checkpoint(size, root).map(Answer::Note),
+            Request::ChainHead { sequence, leaf_hash } => keys.sign_chain_head(sequence, leaf_hash).map(Answer::Bytes),
+        };
+        let answer = answer.unwrap_or_else(|error| Answer::Refused(error.to_string()));
+        if frame::write(&mut stream, &answer).is_err() {
+            return;
+        }
+    }
+}
