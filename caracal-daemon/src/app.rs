@@ -1,0 +1,178 @@
+//! The data path: builds every stage in order, proves them alive for the lease, serves agents, obeys the keeper.
+//! Gives up its rights before it reads anything. Never opens the door by itself: the probe does.
+
+mod build;
+mod orders;
+mod prober;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::watch;
+
+use crate::agent::CgroupId;
+use crate::capture::flows::Flows;
+use crate::capture::lease::Lease;
+use crate::capture::listen::{Accepted, Gate, Limits, Probes};
+use crate::capture::roster::Roster;
+use crate::config::Config;
+use crate::dns::serve::{self as dns, Desk};
+use crate::intercept::{self, Stack};
+use crate::keeper::child;
+use crate::keeper::sandbox;
+use crate::telemetry::Telemetry;
+
+/// How long streams may go on after the keeper said stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What the keeper tells its data path on the command line.
+#[derive(Debug, Args)]
+pub struct DataPathArgs {
+    /// The host's id in records.
+    #[arg(long)]
+    host_id: String,
+    /// The cookie of the network namespace of the listeners.
+    #[arg(long)]
+    netns: u64,
+    /// The user to become.
+    #[arg(long)]
+    uid: u32,
+    /// The group to become.
+    #[arg(long)]
+    gid: u32,
+    /// Journal, ledger and detail keys.
+    #[arg(long)]
+    data: PathBuf,
+}
+
+/// Everything that serves agents.
+#[derive(Debug)]
+struct App {
+    stack: Arc<Stack>,
+    gate: Gate,
+    lease: Lease,
+    stages: build::Stages,
+    /// Set when the keeper said stop: no new connection, and no renewal.
+    stopping: AtomicBool,
+    stop: watch::Sender<bool>,
+}
+
+/// Runs the data path until the keeper says stop.
+///
+/// # Errors
+/// When it was not started by the keeper, or a stage cannot be built.
+pub fn run(args: &DataPathArgs, config: &Path) -> anyhow::Result<ExitCode> {
+    let received = child::receive()?;
+    crate::cli::attach::start_logging();
+    // Before a thread is started and before a byte is parsed: every thread inherits this.
+    sandbox::confine(args.uid, args.gid)?;
+    let config = Config::load(config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(args, config, received))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -> anyhow::Result<()> {
+    let child::Received { signing, orders, sockets, lease, sources, resolving } = received;
+    let telemetry = Arc::new(Telemetry::default());
+    let limits = Limits::new(config.limits.connections_total, config.limits.connections_per_agent);
+    let (stack, stages) = build::build(args, config, signing, &telemetry).await?;
+    let app = Arc::new(App {
+        gate: Gate {
+            flows: Flows::new(sources, resolving, args.netns),
+            roster: Roster::default(),
+            probes: Probes::default(),
+            limits,
+            telemetry,
+        },
+        stack,
+        lease: Lease::map(&lease)?,
+        stages,
+        stopping: AtomicBool::new(false),
+        stop: watch::channel(false).0,
+    });
+    orders::obey(orders, Arc::clone(&app))?;
+    let [v4, v6] = sockets.tcp;
+    let probed = v4.local_addr()?;
+    for listener in [v4, v6] {
+        tokio::spawn(accept(Arc::clone(&app), TcpListener::from_std(listener)?));
+    }
+    let desk = Arc::new(desk(&app));
+    for socket in sockets.dns_udp {
+        let (socket, desk) = (UdpSocket::from_std(socket)?, Arc::clone(&desk));
+        tokio::spawn(async move { ended("DNS over UDP", dns::udp(socket, desk).await) });
+    }
+    for listener in sockets.dns_tcp {
+        let (listener, desk) = (TcpListener::from_std(listener)?, Arc::clone(&desk));
+        tokio::spawn(async move { ended("DNS over TCP", dns::tcp(listener, desk).await) });
+    }
+    tokio::spawn(prober::renew(Arc::clone(&app), probed));
+    let mut stop = app.stop.subscribe();
+    let _ = stop.wait_for(|stop| *stop).await;
+    finish(&app).await;
+    Ok(())
+}
+
+/// A serving loop that ends is a reason to start anew: the lease closes the door meanwhile.
+fn ended(what: &str, result: std::io::Result<()>) {
+    tracing::error!(what, ?result, "A serving loop ended; the data path starts anew.");
+    std::process::abort();
+}
+
+async fn accept(app: Arc<App>, listener: TcpListener) {
+    loop {
+        match app.gate.accept(&listener).await {
+            Ok(Accepted::Agent(captured, permit)) => {
+                let (stack, telemetry) = (Arc::clone(&app.stack), Arc::clone(&app.gate.telemetry));
+                tokio::spawn(async move {
+                    let _permit = permit;
+                    intercept::intercept(stack, captured).await;
+                    telemetry.open.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+            Ok(Accepted::Probe(stream)) => {
+                tokio::spawn(prober::answer(Arc::clone(&app), stream));
+            }
+            Ok(Accepted::Refused) => {}
+            Err(error) => {
+                // Out of descriptors, most likely: the probe does not come through either, and the door shuts.
+                tracing::error!(%error, "Cannot accept.");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+fn desk(app: &Arc<App>) -> Desk {
+    let (asking, deciding) = (Arc::clone(app), Arc::clone(app));
+    Desk {
+        policy: Arc::clone(&app.stages.policy),
+        resolver: Arc::clone(app.stack.resolver()),
+        who: Box::new(move |from| {
+            let flow = asking.gate.flows.query(from).or_else(|| asking.gate.flows.connection(from))?;
+            asking.gate.roster.agent(CgroupId(flow.agent))
+        }),
+        decided: Box::new(move |agent, host, decision| deciding.stack.name_decided(agent, host, decision)),
+    }
+}
+
+/// Lets streams end, then writes out what is counted and hands the journal's last records to the ledger.
+async fn finish(app: &App) {
+    let waited = tokio::time::timeout(DRAIN, async {
+        while app.gate.telemetry.open.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    if waited.await.is_err() {
+        tracing::warn!("Streams were still open at the end of the drain limit.");
+    }
+    app.stack.flush().await;
+    if let Err(why) = app.stages.ledger.flush().await {
+        tracing::warn!(%why, "The ledger is behind the journal; it catches up at the next start.");
+    }
+}

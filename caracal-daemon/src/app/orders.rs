@@ -1,0 +1,120 @@
+//! Orders of the keeper, obeyed one at a time on a thread of their own.
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use caracal_common::denial::{Hook, Why};
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+
+use super::App;
+use crate::agent::CgroupId;
+use crate::event::{Data, Detail, Draft, Kind};
+use crate::keeper::frame;
+use crate::keeper::order::{Answer, KernelRefusal, Order};
+
+/// Starts obeying. When the keeper is gone the process ends: it would be killed anyway.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub(super) fn obey(mut stream: UnixStream, app: Arc<App>) -> std::io::Result<()> {
+    let runtime = Handle::current();
+    std::thread::Builder::new().name("orders".to_owned()).spawn(move || {
+        while let Ok(order) = frame::read::<Order>(&mut stream) {
+            let answer = runtime.block_on(execute(&app, order));
+            if frame::write(&mut stream, &answer).is_err() {
+                break;
+            }
+        }
+        app.stop.send_replace(true);
+    })?;
+    Ok(())
+}
+
+async fn execute(app: &App, order: Order) -> Answer {
+    match order {
+        Order::Admit(agent) => {
+            app.gate.roster.admit(agent);
+            Ok(Value::Null)
+        }
+        Order::Dismiss(id) => {
+            app.gate.roster.dismiss(id);
+            app.stack.tally().forget(id);
+            Ok(Value::Null)
+        }
+        Order::KernelRefusals(refusals) => record_refusals(app, refusals).await,
+        Order::Lifecycle(message) => {
+            let data = Data { message: Some(message), ..Data::default() };
+            append(app, Kind::Lifecycle, data, Detail::default()).await
+        }
+        Order::Reload => app.stages.reload(&app.stack).map(|()| Value::Null),
+        Order::Status => Ok(status(app)),
+        Order::Summary(id) => summary(app, id),
+        Order::Events(query) => app.stages.events(&query).await,
+        Order::Spend { uid } => app.stages.spend(uid).await,
+        Order::Stop => {
+            app.stopping.store(true, Ordering::Release);
+            app.lease.close();
+            app.stop.send_replace(true);
+            Ok(Value::Null)
+        }
+    }
+}
+
+/// One record a kind, with its exact count.
+async fn record_refusals(app: &App, refusals: Vec<KernelRefusal>) -> Answer {
+    for refusal in refusals {
+        let agent = app.gate.roster.agent(CgroupId(refusal.agent));
+        let data = Data {
+            agent: agent.as_ref().map(|agent| Arc::clone(&agent.name)),
+            decision: Some("deny"),
+            reason: Why::from_number(refusal.why).map(Why::code),
+            stage: Hook::from_number(refusal.hook).map(Hook::code),
+            count: (refusal.count > 1).then_some(refusal.count),
+            cgroup: Some(refusal.agent),
+            pid: (refusal.tgid != 0).then_some(refusal.tgid),
+            comm: Some(refusal.comm).filter(|comm| !comm.is_empty()),
+            ..Data::default()
+        };
+        let detail = Detail {
+            host: refusal.address.map(|address| address.ip().to_string()),
+            port: refusal.address.map(|address| address.port()).filter(|port| *port != 0),
+            uid: agent.map(|agent| agent.uid),
+            ..Detail::default()
+        };
+        append(app, Kind::KernelDenial, data, detail).await?;
+    }
+    Ok(Value::Null)
+}
+
+async fn append(app: &App, kind: Kind, data: Data, detail: Detail) -> Answer {
+    let draft = Draft { kind, at: app.stages.clock.now(), data, detail };
+    app.stages.journal.append(draft).await.map(|()| Value::Null).map_err(|error| error.to_string())
+}
+
+fn status(app: &App) -> Value {
+    let telemetry = &app.gate.telemetry;
+    let ledger = app.stages.ledger.progress();
+    let (used, limit) = app.stages.journal.tail().bytes();
+    let untrusting: Vec<String> = app.stack.trust().broken_off().iter().map(ToString::to_string).collect();
+    json!({
+        "connections": telemetry.connections.load(Ordering::Relaxed),
+        "open": telemetry.open.load(Ordering::Relaxed),
+        "requests": telemetry.requests.load(Ordering::Relaxed),
+        "refusals": telemetry.refusals.load(Ordering::Relaxed),
+        "policy": &*app.stages.policy.current().hash(),
+        "policy_error": app.stages.policy.trouble(),
+        "price_book": &*app.stages.meter.book().id(),
+        "journal": { "bytes": used, "limit": limit, "failure": app.stages.journal.tail().failure() },
+        "ledger": { "size": ledger.size, "checkpoint": ledger.checkpoint, "trouble": ledger.trouble },
+        "budgets": app.stages.budgets(),
+        "untrusting": untrusting,
+    })
+}
+
+/// What `run` says at its end.
+fn summary(app: &App, id: CgroupId) -> Answer {
+    let agent = app.gate.roster.agent(id).ok_or("the agent is not known")?;
+    Ok(app.stack.tally().summary(id, agent.learn))
+}
