@@ -10,7 +10,7 @@ use super::{Action, Ask, Decision, Grant, Mode, Verdict, is_private};
 use crate::config::{AllowRule, Config};
 use crate::refusal::Reason;
 use cedar_policy::{
-    Authorizer, Context, Entities, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, Request, Response, RestrictedExpression,
+    Authorizer, Context, Entities, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, Request, Response, RestrictedExpression, Schema,
 };
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -282,7 +282,7 @@ impl PolicySet {
         }
     }
 
-    fn relevant<'s>(&'s self, facts: &'s Facts<'_>) -> impl Iterator<Item = &'s cedar_policy::PolicySet> {
+    pub(super) fn relevant<'s>(&'s self, facts: &'s Facts<'_>) -> impl Iterator<Item = &'s cedar_policy::PolicySet> {
         let by_agent = self.slices.get(&facts.action);
         let agents = [facts.agent, ""].into_iter().filter_map(move |agent| by_agent?.get(agent));
         let lifted = facts.learn && matches!(facts.action, Action::Resolve | Action::Request);
@@ -309,6 +309,11 @@ impl PolicySet {
 
     /// The ask as Cedar wants it; `None` when it cannot be put, which is a denial.
     fn request(&self, facts: &Facts<'_>, path: &str) -> Option<Request> {
+        self.request_with(facts, path, None)
+    }
+
+    /// The same, checked against the schema if there is one. Tests do; the hot path builds nothing that could fail it.
+    pub(super) fn request_with(&self, facts: &Facts<'_>, path: &str, schema: Option<&Schema>) -> Option<Request> {
         let words = self.words.as_ref()?;
         let resource = match facts.action {
             Action::Connect | Action::Resolve | Action::Request => named(&words.host, &facts.host),
@@ -318,7 +323,7 @@ impl PolicySet {
         let pairs = self.read.iter().filter_map(|name| Some(((*name).to_owned(), value(facts, path, name)?)));
         let context = Context::from_pairs(pairs).ok()?;
         let action = words.actions.get(&facts.action)?.clone();
-        Request::new(named(&words.agent, facts.agent), action, resource, context, None).ok()
+        Request::new(named(&words.agent, facts.agent), action, resource, context, schema).ok()
     }
 }
 
