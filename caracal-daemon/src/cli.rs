@@ -1,1 +1,3 @@
 //! (stage cli)
+
+pub mod policy;
