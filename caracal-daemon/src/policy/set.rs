@@ -20,9 +20,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What policies can read of an ask; what none of them names is not built.
-const ATTRIBUTES: [&str; 14] = [
+pub(super) const ATTRIBUTES: [&str; 14] = [
     "agent", "host", "named", "address", "learn", "user", "comm", "port", "method", "path", "provider", "model", "estimate_nano", "tool",
 ];
+
+/// What the permit of `--learn` reads.
+const LEARN_READS: [&str; 3] = ["named", "address", "learn"];
 
 /// A compiled policy set.
 #[derive(Debug)]
@@ -37,7 +40,7 @@ pub struct PolicySet {
     by_id: HashMap<PolicyId, usize>,
     slices: HashMap<Action, ByAgent>,
     learn: cedar_policy::PolicySet,
-    read: Vec<&'static str>,
+    pub(super) read: Vec<&'static str>,
     words: Option<Words>,
     authorizer: Authorizer,
     nobody: Entities,
@@ -320,7 +323,8 @@ impl PolicySet {
             Action::Llm => named(&words.model, &format!("{}/{}", facts.provider, facts.model)),
             Action::Tool => named(&words.tool, &format!("{}/{}", facts.host, facts.tool)),
         };
-        let pairs = self.read.iter().filter_map(|name| Some(((*name).to_owned(), value(facts, path, name)?)));
+        let lifted = LEARN_READS.iter().filter(|name| facts.learn && !self.read.contains(name));
+        let pairs = self.read.iter().chain(lifted).filter_map(|name| Some(((*name).to_owned(), value(facts, path, name)?)));
         let context = Context::from_pairs(pairs).ok()?;
         let action = words.actions.get(&facts.action)?.clone();
         Request::new(named(&words.agent, facts.agent), action, resource, context, schema).ok()
@@ -389,8 +393,12 @@ fn value(facts: &Facts<'_>, path: &str, name: &str) -> Option<RestrictedExpressi
 }
 
 /// A name that stands nowhere in the source cannot be read. An escape could spell it, so with one all are built.
+/// The permit of `--learn` does not count: what it reads is built for those who learn.
 fn attributes_read(entries: &[Entry]) -> Vec<&'static str> {
-    let named = |name: &str| entries.iter().any(|entry| entry.text.contains(name) || entry.text.contains('\\'));
+    let ruled = entries.iter().filter(|entry| !entry.notes.learn);
+    // `Action::"tool"` names an action, not the attribute.
+    let texts: Vec<String> = ruled.map(|entry| entry.text.replace("Action::\"tool\"", "")).collect();
+    let named = |name: &str| texts.iter().any(|text| text.contains(name) || text.contains('\\'));
     ATTRIBUTES.into_iter().filter(|name| named(name)).collect()
 }
 

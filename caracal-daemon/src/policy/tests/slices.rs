@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::policy::explain::rule_allows;
-use crate::policy::set::PolicySet;
+use crate::policy::set::{ATTRIBUTES, PolicySet};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use std::fmt::Write;
@@ -99,7 +99,7 @@ impl Question {
     }
 }
 
-/// All policies at once, as Cedar itself decides.
+/// All policies at once and all attributes, as Cedar itself decides.
 fn whole(set: &PolicySet, policies: &cedar_policy::PolicySet, ask: &Ask<'_>) -> Decision {
     set.outcome_by(ask, |_, request, answer| set.put(request, policies, answer)).decision
 }
@@ -115,10 +115,13 @@ proptest! {
     ) {
         let set = with_cedar(&rules.concat(), &cedar.join("\n")).map_err(|e| TestCaseError::fail(e.to_string()))?;
         let set = set.map_err(|e| TestCaseError::fail(e.to_string()))?;
-        let all = cedar_policy::PolicySet::from_policies(set.entries.iter().map(|entry| entry.policy.clone()));
+        let mut full = with_cedar(&rules.concat(), &cedar.join("\n")).map_err(|e| TestCaseError::fail(e.to_string()))?
+            .map_err(|e| TestCaseError::fail(e.to_string()))?;
+        full.read = ATTRIBUTES.to_vec();
+        let all = cedar_policy::PolicySet::from_policies(full.entries.iter().map(|entry| entry.policy.clone()));
         let all = all.map_err(|e| TestCaseError::fail(e.to_string()))?;
         for question in &questions {
-            prop_assert_eq!(set.decide(&question.ask()), whole(&set, &all, &question.ask()), "{:?}\n{}", question, rules.concat());
+            prop_assert_eq!(set.decide(&question.ask()), whole(&full, &all, &question.ask()), "{:?}\n{}", question, rules.concat());
         }
     }
 
