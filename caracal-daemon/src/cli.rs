@@ -3,9 +3,13 @@
 pub mod attach;
 pub mod ca;
 pub mod control;
+pub mod doctor;
 pub mod manual;
+pub mod policy;
 pub mod run;
+pub mod spawn;
 pub mod status;
+pub mod trust;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

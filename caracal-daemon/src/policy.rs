@@ -1,6 +1,25 @@
 //! Takes an agent, an action and what it aims at; gives a [`Decision`].
 //! Refuses when no policy permits, when one forbids, and when the set is empty or broken.
-//! Never does I/O and never reads the clock. Next: `meter`.
+//! Never does I/O while deciding and never reads the clock. Next: `meter`.
+//!
+//! Cedar is the one evaluator. The rules of `caracal.toml` are written out as Cedar text ([`sugar`]), join the operator's
+//! own Cedar files ([`source`]), are validated strictly against one schema, and are sliced by action, agent and host
+//! ([`set`]) so that the cost of a decision does not grow with the number of rules.
+
+mod address;
+mod engine;
+pub mod explain;
+mod facts;
+pub mod learn;
+mod set;
+mod source;
+pub mod sugar;
+pub mod table;
+
+pub use address::{is_private, is_private_range};
+pub use engine::Engine;
+pub use set::PolicySet;
+pub use source::{PolicyError, PolicyProblem};
 
 use crate::agent::{Agent, Process};
 use crate::money::NanoUsd;
@@ -11,15 +30,44 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Open a connection whose content is not read (`tcp`, `tls-passthrough`), or an address without a name.
+    ///
+    /// A denial is not the last word: a connection that is then read as HTTP is decided by [`Action::Request`].
+    /// Allowed with [`Mode::Inspect`] means: read it.
     Connect,
     /// Look a name up.
     Resolve,
     /// Send an HTTP request.
     Request,
-    /// Call a model.
+    /// Call a model. Asked after [`Action::Request`] was allowed, with the same method and path.
     Llm,
-    /// Call a tool.
+    /// Call a tool. Asked after [`Action::Request`] was allowed.
     Tool,
+}
+
+impl Action {
+    /// All of them.
+    pub const ALL: [Action; 5] = [Action::Connect, Action::Resolve, Action::Request, Action::Llm, Action::Tool];
+
+    /// As Cedar, records and commands write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Action::Connect => "connect",
+            Action::Resolve => "resolve",
+            Action::Request => "request",
+            Action::Llm => "llm",
+            Action::Tool => "tool",
+        }
+    }
+}
+
+impl std::str::FromStr for Action {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Action, String> {
+        let known = Action::ALL.into_iter().find(|action| action.as_str() == text);
+        known.ok_or_else(|| format!("{text:?} is no action; write connect, resolve, request, llm or tool"))
+    }
 }
 
 /// One question.
@@ -51,8 +99,29 @@ pub struct Ask<'a> {
     pub estimate: Option<NanoUsd>,
 }
 
+impl<'a> Ask<'a> {
+    /// A question with nothing but who, what and where.
+    #[must_use]
+    pub fn new(agent: &'a Agent, action: Action, host: &'a str, port: u16) -> Ask<'a> {
+        Ask {
+            agent,
+            process: None,
+            action,
+            host,
+            port,
+            address: None,
+            method: None,
+            path: None,
+            model: None,
+            provider: None,
+            tool: None,
+            estimate: None,
+        }
+    }
+}
+
 /// How the bytes of an allowed connection are treated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Mode {
     /// TLS is ended here and HTTP is read.
     #[default]
@@ -82,6 +151,9 @@ pub enum Verdict {
 }
 
 /// What an allowing policy says about how.
+///
+/// Each permit that matched would have sufficed alone. So `private` and `free` hold when any of them says so, and `mode`
+/// is that of the one that reads the most.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
     /// How the bytes are treated.
@@ -94,33 +166,5 @@ pub struct Grant {
     pub learned: bool,
 }
 
-/// A compiled policy set.
-#[derive(Debug)]
-pub struct PolicySet {}
-
-impl PolicySet {
-    /// Decides. Pure; total: an evaluation error is a denial.
-    #[must_use]
-    pub fn decide(&self, ask: &Ask<'_>) -> Decision {
-        let _ = ask;
-        Decision { verdict: Verdict::Deny(crate::refusal::Reason::PolicyDenied), policies: Vec::new() }
-    }
-
-    /// SHA-256 of the set's source, hex.
-    #[must_use]
-    pub fn hash(&self) -> Arc<str> {
-        Arc::from("")
-    }
-}
-
-/// The set in force; swapped whole on reload.
-#[derive(Debug)]
-pub struct Engine {}
-
-impl Engine {
-    /// The set in force now.
-    #[must_use]
-    pub fn current(&self) -> Arc<PolicySet> {
-        Arc::new(PolicySet {})
-    }
-}
+#[cfg(test)]
+mod tests;
