@@ -1,1 +1,5 @@
 //! (stage cli)
+
+pub mod doctor;
+pub mod spawn;
+pub mod trust;
