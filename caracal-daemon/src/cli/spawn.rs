@@ -29,6 +29,7 @@ mod tests;
 pub use running::{Running, exit_code};
 
 use crate::cli::trust::Trust;
+pub(in crate::cli) use child::landlock_abi;
 use child::{Child, Failure};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{ForkResult, Pid};
@@ -225,7 +226,7 @@ pub fn prepare(plan: &SpawnPlan) -> Result<Prepared, SpawnError> {
     if root {
         limits.push(Uncovered::RootDeputies);
     }
-    let abi = child::landlock_abi();
+    let abi = landlock_abi();
     let scopes = abi >= 6;
     if !scopes {
         limits.push(Uncovered::NoLandlockScopes { abi });

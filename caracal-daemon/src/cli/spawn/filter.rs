@@ -20,7 +20,7 @@ const NETLINK_ROUTE: u64 = libc::NETLINK_ROUTE as u64;
 /// # Errors
 /// When a program does not compile: a fault of ours.
 pub fn compile(no_ptrace: bool) -> Result<Vec<BpfProgram>, String> {
-    let mut first = foreign_abi();
+    let mut first = x32_is_absent();
     first.extend(program(families()?, libc::EAFNOSUPPORT)?);
     let mut all = vec![first, program(absent(), libc::ENOSYS)?, program(terminal()?, libc::EPERM)?];
     if no_ptrace {
@@ -67,29 +67,18 @@ fn reach() -> Rules {
         .into()
 }
 
-/// Instructions that answer ENOSYS to every call of another ABI (32-bit, x32) and fall through otherwise. A number
-/// means another call there, so that no rule below would fit.
-fn foreign_abi() -> Vec<sock_filter> {
+/// Instructions that answer ENOSYS to every x32 call (its numbers would fit no rule below) and fall through otherwise.
+/// A call through another architecture's entry (32-bit programs) ends the process with SIGSYS: seccompiler begins
+/// each program with that check.
+fn x32_is_absent() -> Vec<sock_filter> {
     const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
-    const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
-    const BELOW: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
+    const AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
     const RETURN: u16 = 0x06; // BPF_RET | BPF_K
     const X32_BIT: u32 = 0x4000_0000;
     let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
-    let enosys = 0x0005_0000 | libc::ENOSYS as u32; // SECCOMP_RET_ERRNO
-    let mut steps = vec![
-        step(LOAD, 0, 0, 4), // seccomp_data.arch
-        step(EQUAL, 1, 0, audit_arch()),
-        step(RETURN, 0, 0, enosys),
-    ];
-    if cfg!(target_arch = "x86_64") {
-        steps.extend([step(LOAD, 0, 0, 0), step(BELOW, 0, 1, X32_BIT), step(RETURN, 0, 0, enosys)]);
-    }
-    steps
-}
-
-fn audit_arch() -> u32 {
-    if cfg!(target_arch = "aarch64") { 0xC000_00B7 } else { 0xC000_003E }
+    let enosys = 0x0005_0000 | libc::ENOSYS.unsigned_abs(); // SECCOMP_RET_ERRNO
+    // The number is the first word of seccomp_data. No other architecture has numbers that high.
+    vec![step(LOAD, 0, 0, 0), step(AT_LEAST, 0, 1, X32_BIT), step(RETURN, 0, 0, enosys)]
 }
 
 /// The architecture that this program was built for.
