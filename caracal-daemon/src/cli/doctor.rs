@@ -384,7 +384,7 @@ mod tests {
         assert_eq!(find(&checks, "kernel").state, State::Yes);
         let bad = Hook { name: "connect4".into(), required: true, error: Some("EINVAL".into()) };
         let mut text = Vec::new();
-        assert_eq!(run(&DoctorArgs { json: true }, &[bad.clone()], &mut text).unwrap(), 1);
+        assert_eq!(run(&DoctorArgs { json: true }, std::slice::from_ref(&bad), &mut text).unwrap(), 1);
         let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(json["enforceable"], "none");
         let mut text = Vec::new();

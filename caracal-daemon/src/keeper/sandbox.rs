@@ -154,7 +154,7 @@ fn allowed() -> Result<Rules, String> {
     let names = [libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, 0x5356_4d41]; // PR_SET_VMA
     rules.insert(libc::SYS_prctl, any_of(0, names)?);
     // Whether a descriptor is a terminal, how many bytes wait, (non-)blocking. No TIOCSTI.
-    let requests = [libc::TCGETS, libc::FIONREAD, libc::FIONBIO, libc::TIOCGWINSZ].map(|request| request as u64);
+    let requests = [libc::TCGETS, libc::FIONREAD, libc::FIONBIO, libc::TIOCGWINSZ];
     rules.insert(libc::SYS_ioctl, any_of(1, requests)?);
     // Limits are read, never raised.
     rules.insert(libc::SYS_prlimit64, vec![all_of(2, SeccompCmpOp::Eq, 0)?]);

@@ -57,7 +57,7 @@ fn absent() -> Rules {
 /// The terminal is shared with the user's shell, which is not governed: nothing may type into it.
 fn terminal() -> Result<Rules, String> {
     let inject = |request: u64| rule(vec![when(1, SeccompCmpOp::Eq, request)?]);
-    Ok(vec![(libc::SYS_ioctl, vec![inject(libc::TIOCSTI as u64)?, inject(libc::TIOCLINUX as u64)?])])
+    Ok(vec![(libc::SYS_ioctl, vec![inject(libc::TIOCSTI)?, inject(libc::TIOCLINUX)?])])
 }
 
 /// Reaching into another process of the same user, which may not be governed.

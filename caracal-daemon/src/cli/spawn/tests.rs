@@ -297,6 +297,25 @@ fn covered_and_hidden_files() {
     assert!(text.contains("cover_hidden"), "{text}");
 }
 
+/// The store that programs read when their environment was cleared is the bundle, and the host's stays as it was.
+#[test]
+fn the_system_store_is_the_bundle() {
+    let Some(store) = crate::cli::trust::bundle::SYSTEM_BUNDLES.iter().find(|path| Path::new(path).exists()) else {
+        return eprintln!("this machine has no system store, not tried");
+    };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let ca = rcgen::CertificateParams::new(vec!["ca.test".into()]).unwrap().self_signed(&key).unwrap().pem();
+    let trust = crate::cli::trust::prepare(&ca, &[], dir.path()).unwrap();
+    let before = std::fs::read(store).unwrap();
+    let mut job = sh(&format!("env -i /usr/bin/cmp {store} {}", trust.bundle.display()));
+    job.covers = Cover::trust(&trust).into_iter().map(|cover| (cover.source, cover.target)).collect();
+    passes(&job);
+    assert_eq!(std::fs::read(store).unwrap(), before);
+    assert_ne!(std::fs::read(&trust.bundle).unwrap(), before);
+}
+
 #[test]
 fn a_child_that_cannot_be_confined_does_not_run() {
     let dir = tempfile::tempdir().unwrap();
