@@ -201,9 +201,9 @@ const GROUPS: &[&[i64]] = &[
     // Files: journal, ledger, configuration, certificates. What may be opened is a matter of the user's rights.
     &[
         libc::SYS_openat, libc::SYS_newfstatat, libc::SYS_fstat, libc::SYS_statx, libc::SYS_statfs, libc::SYS_fstatfs,
-        libc::SYS_lseek, libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_sync_file_range, libc::SYS_ftruncate,
+        libc::SYS_lseek, libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_ftruncate,
         libc::SYS_fallocate, libc::SYS_fadvise64, libc::SYS_flock, libc::SYS_getdents64, libc::SYS_unlinkat,
-        libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_linkat, libc::SYS_mkdirat, libc::SYS_readlinkat,
+        libc::SYS_renameat2, libc::SYS_linkat, libc::SYS_mkdirat, libc::SYS_readlinkat,
         libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_utimensat, libc::SYS_getcwd, libc::SYS_umask,
         libc::SYS_fchmod, libc::SYS_inotify_init1, libc::SYS_inotify_add_watch, libc::SYS_inotify_rm_watch,
     ],
@@ -221,10 +221,11 @@ const OLD: &[i64] = &[
     libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access, libc::SYS_unlink, libc::SYS_rename,
     libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_readlink, libc::SYS_link, libc::SYS_chmod, libc::SYS_utimes,
     libc::SYS_getdents, libc::SYS_poll, libc::SYS_select, libc::SYS_epoll_wait, libc::SYS_epoll_create, libc::SYS_pipe,
-    libc::SYS_dup2, libc::SYS_time, libc::SYS_arch_prctl, libc::SYS_getrlimit,
+    libc::SYS_dup2, libc::SYS_renameat, libc::SYS_sync_file_range, libc::SYS_time, libc::SYS_arch_prctl, libc::SYS_getrlimit,
 ];
+/// `renameat` and `sync_file_range`, which libc does not name on aarch64 (asm-generic/unistd.h).
 #[cfg(not(target_arch = "x86_64"))]
-const OLD: &[i64] = &[];
+const OLD: &[i64] = &[38, 84];
 
 fn compile_absent(rules: Rules) -> Result<BpfProgram, String> {
     compile(rules, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.unsigned_abs()))
