@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
+use nix::unistd::{Gid, Uid};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 
@@ -70,7 +71,7 @@ pub fn run(args: &DataPathArgs, config: &Path) -> anyhow::Result<ExitCode> {
     let received = child::receive()?;
     crate::cli::attach::start_logging();
     // Before a thread is started and before a byte is parsed: every thread inherits this.
-    sandbox::confine(args.uid, args.gid)?;
+    sandbox::confine(Uid::from_raw(args.uid), Gid::from_raw(args.gid))?;
     let config = Config::load(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(args, config, received))?;

@@ -59,6 +59,10 @@ pub enum Verb {
     Detach(attach::DetachArgs),
     /// Show what is governed and whether the door is open.
     Status(status::StatusArgs),
+    /// Say what this kernel and this set-up can enforce, from live probes.
+    Doctor(doctor::DoctorArgs),
+    /// Check, test and explain the policy, or put it into force.
+    Policy(policy::PolicyArgs),
     /// Show or export the local CA's certificate.
     Ca(ca::CaArgs),
     /// Print shell completions.
@@ -96,11 +100,24 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Attach(args) => attach::attach(args, config),
         Verb::Detach(args) => attach::detach(&args, &settings(config)?),
         Verb::Status(args) => status::run(&args, &settings(config)?),
+        Verb::Doctor(args) => {
+            let code = doctor::run(&args, &[], &mut std::io::stdout().lock())?;
+            Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+        }
+        Verb::Policy(args) => policy(args, config),
         Verb::Ca(args) => ca::run(&args, &settings(config)?),
         Verb::Completions(args) => manual::completions(&args),
         Verb::Man(args) => manual::man(&args),
         Verb::DataPath(args) => crate::app::run(&args, config),
     }
+}
+
+fn policy(mut args: policy::PolicyArgs, path: &Path) -> anyhow::Result<ExitCode> {
+    path.clone_into(&mut args.config);
+    policy::run(&args, &|| {
+        let answer = control::Control::connect(&settings(path)?)?.ask(&crate::keeper::control::Request::Reload)?;
+        Ok(answer.as_str().unwrap_or_default().to_owned())
+    })
 }
 
 /// The configuration, or the default one where the default file is not there (a user's command needs only its paths).

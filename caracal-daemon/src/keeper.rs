@@ -12,6 +12,7 @@ pub mod keys;
 pub mod listeners;
 pub mod order;
 pub mod refusals;
+pub mod sandbox;
 pub mod serve;
 pub mod signing;
 

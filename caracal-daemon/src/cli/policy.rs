@@ -19,8 +19,8 @@ const WRONG: u8 = 64;
 /// Check, test and explain the policy, or put it into force.
 #[derive(Clone, Debug, Args)]
 pub struct PolicyArgs {
-    /// The configuration
-    #[arg(long, short, global = true, value_name = "FILE", default_value = DEFAULT_PATH, env = "CARACAL_CONFIG")]
+    /// The configuration: the command line's own `--config`.
+    #[arg(skip)]
     pub config: PathBuf,
     /// Print JSON, for scripts
     #[arg(long, global = true)]

@@ -78,7 +78,7 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<ExitCode> {
         Ok(_) => {}
         Err(error) => eprintln!("caracald: no summary: {error}"),
     }
-    Ok(ExitCode::from(code))
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(125)))
 }
 
 fn failed(error: &SpawnError) -> ExitCode {

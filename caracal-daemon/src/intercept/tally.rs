@@ -102,18 +102,13 @@ impl Doings {
 
     fn observe(&mut self, draft: &Draft) {
         let Some(host) = draft.detail.host.clone() else { return };
-        let action = match draft.data.action {
-            Some("resolve") => Action::Resolve,
-            Some("connect") => Action::Connect,
-            _ => {
-                self.requests += 1;
-                Action::Request
-            }
-        };
+        let lookup = draft.data.action == Some(Action::Resolve.as_str());
+        if !lookup {
+            self.requests += 1;
+        }
         let observed = Observed {
-            action,
             host,
-            port: draft.detail.port.unwrap_or(443),
+            port: if lookup { 0 } else { draft.detail.port.unwrap_or(443) },
             method: draft.detail.method.clone(),
             path: draft.detail.path.clone(),
         };

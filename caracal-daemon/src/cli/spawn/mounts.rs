@@ -1,0 +1,210 @@
+//! What a spawned command sees of the file system. Takes the plan and `/proc/self/mountinfo`; gives mount operations
+//! for a private mount namespace. Never changes the host: nothing propagates out of the namespace, and what is mounted
+//! in it goes with its last process. Refuses nothing: what does not exist, or what this user cannot reach, is left out.
+
+use super::SpawnPlan;
+use std::collections::HashSet;
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// Parts of a proc file system through which uid 0 commands the kernel without any capability (`core_pattern`,
+/// `modprobe`, sysrq). Container runtimes close the same ones.
+const PROC_CONTROLS: [&str; 5] = ["sys", "sysrq-trigger", "bus", "fs", "irq"];
+
+/// One step, with everything allocated: it is carried out between fork and exec.
+#[derive(Debug)]
+pub enum Step {
+    /// `source` appears at `target`.
+    Bind {
+        /// From.
+        source: CString,
+        /// To.
+        target: CString,
+    },
+    /// The mount at `target` becomes read-only.
+    ReadOnly {
+        /// Where.
+        target: CString,
+        /// The mount's other flags, which a user namespace may not clear.
+        keep: libc::c_ulong,
+    },
+    /// An empty read-only directory appears at `target`.
+    Empty {
+        /// Where.
+        target: CString,
+    },
+}
+
+/// A private mount namespace, and for an ordinary user the user namespace that it needs.
+#[derive(Debug)]
+pub struct Namespace {
+    /// In order.
+    pub steps: Vec<Step>,
+    /// `uid_map` and `gid_map` for an ordinary user; none for root.
+    pub maps: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Namespace {
+    /// What `plan` needs on this host.
+    ///
+    /// # Errors
+    /// When `/proc/self/mountinfo` cannot be read.
+    pub fn plan(plan: &SpawnPlan, root: bool) -> io::Result<Namespace> {
+        let table = std::fs::read("/proc/self/mountinfo")?;
+        let mounts: Vec<Mount> = table.split(|b| *b == b'\n').filter_map(Mount::parse).filter(Mount::visible).collect();
+        let mut steps = Vec::new();
+        cover(&mut steps, plan);
+        for mount in &mounts {
+            match mount.kind.as_slice() {
+                b"cgroup" | b"cgroup2" => read_only(&mut steps, &mount.point, mount.keep),
+                b"proc" if root => {
+                    for part in PROC_CONTROLS.map(|part| mount.point.join(part)) {
+                        if let (true, Some(path)) = (part.exists(), c_path(&part)) {
+                            steps.push(Step::Bind { source: path.clone(), target: path });
+                            read_only(&mut steps, &part, mount.keep);
+                        }
+                    }
+                }
+                _ if root && mount.controls_the_kernel() => read_only(&mut steps, &mount.point, mount.keep),
+                _ => {}
+            }
+        }
+        let bpf = mounts.iter().filter(|mount| mount.kind == b"bpf").map(|mount| &mount.point);
+        for path in plan.hide.iter().chain(bpf) {
+            hide(&mut steps, path);
+        }
+        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+        let maps = (!root).then(|| (format!("{uid} {uid} 1").into_bytes(), format!("{gid} {gid} 1").into_bytes()));
+        Ok(Namespace { steps, maps })
+    }
+}
+
+/// Each covered file once, whatever links lead to it.
+fn cover(steps: &mut Vec<Step>, plan: &SpawnPlan) {
+    let mut done = HashSet::new();
+    for cover in &plan.covers {
+        let Ok(target) = std::fs::canonicalize(&cover.target) else { continue };
+        if target.is_file() && done.insert(target.clone()) {
+            bind(steps, &cover.source, &target);
+        }
+    }
+}
+
+fn hide(steps: &mut Vec<Step>, path: &Path) {
+    let Ok(path) = std::fs::canonicalize(path) else { return };
+    if path.is_dir() {
+        steps.extend(c_path(&path).map(|target| Step::Empty { target }));
+    } else {
+        bind(steps, Path::new("/dev/null"), &path);
+    }
+}
+
+fn bind(steps: &mut Vec<Step>, source: &Path, target: &Path) {
+    if let (Some(source), Some(target)) = (c_path(source), c_path(target)) {
+        steps.push(Step::Bind { source, target });
+    }
+}
+
+fn read_only(steps: &mut Vec<Step>, path: &Path, keep: libc::c_ulong) {
+    steps.extend(c_path(path).map(|target| Step::ReadOnly { target, keep }));
+}
+
+/// A path that comes from the kernel or exists in the file system holds no zero byte.
+fn c_path(path: &Path) -> Option<CString> {
+    CString::new(path.as_os_str().as_bytes()).ok()
+}
+
+/// One line of mountinfo (proc_pid_mountinfo(5)).
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    id: u64,
+    point: PathBuf,
+    kind: Vec<u8>,
+    keep: libc::c_ulong,
+}
+
+impl Mount {
+    fn parse(line: &[u8]) -> Option<Mount> {
+        let mut fields = line.split(|b| *b == b' ');
+        let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+        let point = unescape(fields.nth(3)?);
+        let options = fields.next()?;
+        let keep = options.split(|b| *b == b',').fold(0, |all, option| {
+            all | match option {
+                b"nosuid" => libc::MS_NOSUID,
+                b"nodev" => libc::MS_NODEV,
+                b"noexec" => libc::MS_NOEXEC,
+                _ => 0, // a remount that names no atime flag keeps the one there is
+            }
+        });
+        let kind = fields.skip_while(|field| *field != b"-").nth(1)?.to_vec();
+        Some(Mount { id, point: PathBuf::from(OsString::from_vec(point)), kind, keep })
+    }
+
+    /// Whether the path leads to this mount: another may be mounted over it, or this user may not get there.
+    fn visible(&self) -> bool {
+        let Ok(file) = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&self.point) else {
+            return false;
+        };
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).unwrap_or_default();
+        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+        id.is_some_and(|id| id.trim().parse() == Ok(self.id))
+    }
+
+    fn controls_the_kernel(&self) -> bool {
+        let kinds: [&[u8]; 7] =
+            [b"sysfs", b"debugfs", b"tracefs", b"securityfs", b"configfs", b"efivarfs", b"pstore"];
+        kinds.contains(&self.kind.as_slice())
+    }
+}
+
+/// mountinfo writes blank, tab, newline and backslash as three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal = match tail {
+            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] if byte == b'\\' => {
+                Some((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'))
+            }
+            _ => None,
+        };
+        out.push(octal.unwrap_or(byte));
+        rest = if octal.is_some() { tail.get(3..).unwrap_or_default() } else { tail };
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_mountinfo() {
+        let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,nosuid,noatime master:1 - cgroup2 none rw";
+        let mount = Mount::parse(line).unwrap();
+        assert_eq!(mount, Mount { id: 36, point: "/mnt 2".into(), kind: b"cgroup2".into(), keep: libc::MS_NOSUID });
+        assert_eq!(Mount::parse(b"36 35 98:0"), None);
+        assert_eq!(Mount::parse(b""), None);
+    }
+
+    #[test]
+    fn the_real_table_is_read() {
+        let table = std::fs::read("/proc/self/mountinfo").unwrap();
+        let mounts: Vec<_> = table.split(|b| *b == b'\n').filter_map(Mount::parse).collect();
+        assert_eq!(mounts.len(), table.split(|b| *b == b'\n').filter(|line| !line.is_empty()).count());
+        assert!(mounts.iter().any(|m| m.point == Path::new("/proc") && m.kind == b"proc" && m.visible()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_panics(line: Vec<u8>) {
+            let _ = Mount::parse(&line);
+            proptest::prop_assert!(unescape(&line).len() <= line.len());
+        }
+    }
+}
