@@ -23,10 +23,17 @@ use crate::{
     setup::{self, Clients},
 };
 
-/// Packages whose own tests need neither root nor a running daemon.
-const UNIT: &[&str] = &["caracal-common", "caracal-daemon", "xtask"];
-/// The package with the contracts.
-const CONTRACTS: &[&str] = &["caracal-tests"];
+/// Tests beside the code: they need neither root nor a running daemon.
+const UNIT: &[&str] = &[
+    "--package=caracal-common",
+    "--package=caracal-daemon",
+    "--package=caracal-tests",
+    "--package=xtask",
+    "--lib",
+    "--bins",
+];
+/// The contracts: one program per file of tests/.
+const CONTRACTS: &[&str] = &["--package=caracal-tests", "--test=*"];
 
 /// Set up, build, and try everything; leaves one file per subject in target/report.
 ///
@@ -193,6 +200,7 @@ fn contract(
         set("PATH", Path::new(&path));
     }
     set("CARACALD", &checkout.caracald());
+    set("CARGO_TARGET_DIR", &checkout.target);
     set("CARACAL_REPORT_DIR", reports);
     set("CARACAL_COMMIT", Path::new(&report::commit(&checkout.root)));
     for (name, value) in clients.environment() {

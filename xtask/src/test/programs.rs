@@ -43,11 +43,11 @@ struct Profile {
     test: bool,
 }
 
-/// Compiles the tests of some packages; cargo shows its own progress.
+/// Compiles the tests that `selection` (arguments of cargo) names; cargo shows its own progress.
 ///
 /// # Errors
 /// When cargo fails.
-pub(crate) fn compile(checkout: &Checkout, what: &str, packages: &[&str]) -> Result<Vec<Program>> {
+pub(crate) fn compile(checkout: &Checkout, what: &str, selection: &[&str]) -> Result<Vec<Program>> {
     eprintln!("==> {what}");
     let mut command = cargo();
     command
@@ -59,7 +59,7 @@ pub(crate) fn compile(checkout: &Checkout, what: &str, packages: &[&str]) -> Res
             "--message-format",
             "json-render-diagnostics",
         ])
-        .args(packages.iter().flat_map(|package| ["--package", package]))
+        .args(selection)
         .current_dir(&checkout.root)
         .env("CARACAL_BPF_OBJECT", checkout.bpf_object())
         .stdin(Stdio::null())
