@@ -2,6 +2,7 @@
 //!
 //! Every verb sets up what it needs, shows what it waits for, and is quick when there is nothing to do.
 
+mod bench;
 mod build;
 mod checkout;
 mod lint;
@@ -33,8 +34,12 @@ enum Verb {
     Build,
     Run(run::Arguments),
     Test(test::Arguments),
+    Bench(bench::Arguments),
     /// Check the formatting and let no clippy warning pass, in the kernel programs too.
     Lint,
+    #[cfg(feature = "bench")]
+    #[command(flatten)]
+    BenchPart(bench::Part),
 }
 
 fn main() -> ExitCode {
@@ -42,7 +47,10 @@ fn main() -> ExitCode {
         Verb::Build => build::run(),
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
+        Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Lint => lint::run(),
+        #[cfg(feature = "bench")]
+        Verb::BenchPart(part) => part.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
     io::ErrorKind,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{self, Command},
     time::Instant,
 };
 
@@ -122,6 +123,40 @@ impl Report {
                 .iter()
                 .any(|(subject, name, _)| *subject == self.name && *name == case.name),
         })
+    }
+}
+
+/// A directory outside the checkout, in which programs that run as root leave their reports.
+#[derive(Debug)]
+pub(crate) struct Inbox(PathBuf);
+
+impl Inbox {
+    pub(crate) fn new() -> Result<Self> {
+        let directory = env::temp_dir().join(format!("caracal-report-{}", process::id()));
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .with_context(|| format!("{} cannot be made; remove it if it is a leftover", directory.display()))?;
+        Ok(Self(directory))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Takes out the reports that are in it.
+    pub(crate) fn collect(&self) -> Result<Vec<Report>> {
+        let mut reports = Vec::new();
+        for file in files(&self.0)? {
+            reports.push(Report::read(&file)?);
+            fs::remove_file(&file).with_context(|| file.display().to_string())?;
+        }
+        Ok(reports)
+    }
+
+    /// Removes it. What root left in it goes as well: the directory is ours.
+    pub(crate) fn remove(self) -> Result<()> {
+        fs::remove_dir_all(&self.0).with_context(|| self.0.display().to_string())
     }
 }
 

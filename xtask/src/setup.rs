@@ -20,6 +20,14 @@ pub(crate) fn for_build(checkout: &Checkout) -> Result<Compiler> {
     kernel::install(checkout)
 }
 
+/// What the benchmark compares with.
+///
+/// # Errors
+/// Like [`for_build`].
+pub(crate) fn for_bench(checkout: &Checkout) -> Result<()> {
+    packages::install(checkout, "to compare with squid", packages::BENCH)
+}
+
 /// What the contracts call: ordinary programs, SDKs and agents that nobody here wrote.
 ///
 /// # Errors

@@ -2,13 +2,7 @@
 
 mod programs;
 
-use std::{
-    env, fs,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-    process::{self, Command},
-    time::Instant,
-};
+use std::{env, ffi::OsString, fs, path::Path, process::Command, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -18,7 +12,7 @@ use crate::{
     build,
     checkout::Checkout,
     progress,
-    report::{self, Case, Report, Verdict},
+    report::{self, Case, Inbox, Report, Verdict},
     root,
     setup::{self, Clients},
 };
@@ -126,13 +120,13 @@ fn contracts(checkout: &Checkout, clients: &Clients, arguments: &Arguments) -> R
     let programs = programs::compile(checkout, "compiling the contracts", CONTRACTS)?;
     let chosen = choose(programs, &arguments.subjects)?;
     root::ask("to run the contracts: they make cgroups and network namespaces")?;
-    let directory = report_directory()?;
+    let inbox = Inbox::new()?;
     let mut written = Vec::new();
     for program in &chosen {
         let started = Instant::now();
-        let mut command = contract(checkout, clients, arguments, program, &directory);
+        let mut command = contract(checkout, clients, arguments, program, inbox.path());
         let status = progress::status(&format!("contracts: {}", program.name), &mut command)?;
-        let mut reports = collect(&directory)?;
+        let mut reports = inbox.collect()?;
         let told = reports.iter().any(|report| report.count(Verdict::Failed) > 0);
         if !status.success() && !told {
             let mut report = Report::start(&program.name, &checkout.root);
@@ -155,8 +149,7 @@ fn contracts(checkout: &Checkout, clients: &Clients, arguments: &Arguments) -> R
             report.write(&checkout.report())?;
         }
     }
-    // What root made in here goes with the directory, which is ours.
-    fs::remove_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    inbox.remove()?;
     Ok(written)
 }
 
@@ -192,7 +185,7 @@ fn contract(
 ) -> Command {
     let mut command = root::command("env");
     let mut set = |name: &str, value: &Path| {
-        let mut word = std::ffi::OsString::from(format!("{name}="));
+        let mut word = OsString::from(format!("{name}="));
         word.push(value);
         command.arg(word);
     };
@@ -214,24 +207,4 @@ fn contract(
         .args(&arguments.filter)
         .current_dir(&program.directory);
     command
-}
-
-/// A directory outside the checkout in which root may write.
-fn report_directory() -> Result<PathBuf> {
-    let directory = env::temp_dir().join(format!("caracal-report-{}", process::id()));
-    fs::DirBuilder::new()
-        .mode(0o700)
-        .create(&directory)
-        .with_context(|| format!("{} cannot be made; remove it if it is a leftover", directory.display()))?;
-    Ok(directory)
-}
-
-/// Reads and removes the reports in a directory.
-fn collect(directory: &Path) -> Result<Vec<Report>> {
-    let mut reports = Vec::new();
-    for file in report::files(directory)? {
-        reports.push(Report::read(&file)?);
-        fs::remove_file(&file).with_context(|| file.display().to_string())?;
-    }
-    Ok(reports)
 }

@@ -167,8 +167,8 @@ fn linker(checkout: &Checkout, llvm: u32) -> Result<PathBuf> {
     let mut command = crate::checkout::cargo();
     command
         .env("LLVM_PREFIX", prefix)
-        // A directory of its own: the workspace's target directory would be locked by the cargo that runs us.
-        .env("CARGO_TARGET_DIR", checkout.target.join("bpf-linker"))
+        // cargo install then builds in a directory that it removes.
+        .env_remove("CARGO_TARGET_DIR")
         .args(["install", "bpf-linker", "--locked", "--version", pins::BPF_LINKER])
         .args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"])
         .arg(checkout.tools());
@@ -183,7 +183,7 @@ fn linker(checkout: &Checkout, llvm: u32) -> Result<PathBuf> {
 /// LLVM's own libraries in the version of the compiler.
 fn llvm_files(checkout: &Checkout, llvm: u32) -> Result<PathBuf> {
     let prefix = PathBuf::from(format!("/usr/lib/llvm-{llvm}"));
-    let here = |path: &str| Probe::Path(prefix.join(path).display().to_string());
+    let here = |path: &str| Probe::Path(prefix.join(path).display().to_string().into());
     let wanted = [
         Package::new(format!("llvm-{llvm}-dev"), here("include/llvm-c/Core.h")),
         Package::new(format!("libpolly-{llvm}-dev"), here("lib/libPolly.a")),

@@ -1,6 +1,7 @@
 //! Debian packages, found by what they bring rather than by name, so that another distribution's will do as well.
 
 use std::{
+    borrow::Cow,
     env,
     path::Path,
     process::{Command, Stdio},
@@ -24,7 +25,7 @@ pub(crate) enum Probe {
     /// A program on PATH or in an `sbin`.
     Program(&'static str),
     /// A file or directory.
-    Path(String),
+    Path(Cow<'static, str>),
     /// A command that succeeds.
     Succeeds(&'static [&'static str]),
 }
@@ -53,6 +54,16 @@ pub(crate) const TEST: &[(&str, Probe)] = &[
     ("npm", Probe::Program("npm")),
 ];
 
+/// What the benchmark compares with, and what its namespaces are made with.
+pub(crate) const BENCH: &[(&str, Probe)] = &[
+    ("iproute2", Probe::Program("ip")),
+    ("util-linux", Probe::Program("nsenter")),
+    (
+        "squid-openssl",
+        Probe::Path(Cow::Borrowed("/usr/lib/squid/security_file_certgen")),
+    ),
+];
+
 /// One `apt-get update` per call of xtask is enough.
 static UPDATED: AtomicBool = AtomicBool::new(false);
 
@@ -69,7 +80,7 @@ impl Probe {
     pub(crate) fn finds(&self) -> bool {
         match self {
             Self::Program(name) => on_path(name),
-            Self::Path(path) => Path::new(path).exists(),
+            Self::Path(path) => Path::new(path.as_ref()).exists(),
             Self::Succeeds(words) => succeeds(words),
         }
     }
