@@ -30,8 +30,9 @@ pub(super) fn start(scene: &Scene) -> Result<Peer> {
     crypto::authority(scene.files(), "squid")?;
     let (user, group) = squid_user()?;
     let made = Command::new(CERTGEN)
-        .args(["-c", "-M", "4MB", "-s"])
+        .args(["-c", "-s"])
         .arg(home.join("certificates"))
+        .args(["-M", "4MB"])
         .output()
         .with_context(|| format!("{CERTGEN} does not start; Debian's squid-openssl brings it"))?;
     if !made.status.success() {
