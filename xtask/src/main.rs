@@ -1,1 +1,62 @@
-fn main(){}
+//! The project's own commands. One file per verb; what several verbs share stands below it.
+//!
+//! Every verb sets up what it needs, shows what it waits for, and is quick when there is nothing to do.
+
+mod bench;
+mod build;
+mod checkout;
+mod lint;
+mod pins;
+mod progress;
+mod report;
+mod root;
+mod run;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, run, test and measure Caracal. Each verb installs what it misses and asks for sudo only for that step.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask", subcommand_required = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Install what is missing and build the kernel programs and caracald.
+    ///
+    /// The kernel programs land in target/bpf/caracal.o, the daemon (which carries them) in target/release/caracald.
+    Build,
+    Run(run::Arguments),
+    Test(test::Arguments),
+    Bench(bench::Arguments),
+    /// Check the formatting and let no clippy warning pass, in the kernel programs too.
+    Lint,
+    #[cfg(feature = "bench")]
+    #[command(flatten)]
+    BenchPart(bench::Part),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().verb {
+        Verb::Build => build::run(),
+        Verb::Run(arguments) => run::run(&arguments),
+        Verb::Test(arguments) => test::run(&arguments),
+        Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Lint => lint::run(),
+        #[cfg(feature = "bench")]
+        Verb::BenchPart(part) => part.run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

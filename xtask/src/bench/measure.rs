@@ -1,0 +1,432 @@
+//! The run: rounds, in each of them every shape, in each shape every peer, one right after the other.
+//!
+//! Ratios are taken inside a round and the median of the rounds is reported: on a busy machine requests per second
+//! move by half between rounds, while ratios inside one hardly do.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{BufRead, BufReader, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde_json::{Map, Number, json};
+
+use super::{
+    PeerName, goals,
+    load::{Seen, Shape, percentile},
+    peer::{self, Peer},
+    process::usage,
+    scene::Scene,
+};
+use crate::report::{Case, Report, Verdict};
+
+/// What the measuring half is told.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Arguments {
+    #[arg(long, value_enum, value_delimiter = ',')]
+    peers: Vec<PeerName>,
+    #[arg(long)]
+    quick: bool,
+    #[arg(long)]
+    commit: String,
+    /// The directory that gets bench.json.
+    #[arg(long)]
+    report: PathBuf,
+    #[arg(long)]
+    caracald: PathBuf,
+}
+
+/// A shape of load and its number of connections; the name of both in the report.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    name: &'static str,
+    shape: Shape,
+    connections: usize,
+}
+
+const PLANS: &[Plan] = &[
+    Plan {
+        name: "paid-1",
+        shape: Shape::Paid,
+        connections: 1,
+    },
+    Plan {
+        name: "paid-32",
+        shape: Shape::Paid,
+        connections: 32,
+    },
+    Plan {
+        name: "paid-256",
+        shape: Shape::Paid,
+        connections: 256,
+    },
+    Plan {
+        name: "free-1",
+        shape: Shape::Free,
+        connections: 1,
+    },
+    Plan {
+        name: "fresh-8",
+        shape: Shape::Fresh,
+        connections: 8,
+    },
+    Plan {
+        name: "stream-1",
+        shape: Shape::Stream,
+        connections: 1,
+    },
+    Plan {
+        name: "stream-8",
+        shape: Shape::Stream,
+        connections: 8,
+    },
+];
+
+/// How long a new peer is left alone before its idle memory is read.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// One peer under one load in one round.
+#[derive(Clone, Debug)]
+pub(super) struct Sample {
+    pub(super) seen: Seen,
+    /// CPU of the peer's processes per request, microseconds.
+    pub(super) cpu_us: f64,
+    pub(super) rss_kb: u64,
+}
+
+impl Sample {
+    pub(super) fn rps(&self) -> f64 {
+        self.seen.requests as f64 / self.seen.seconds.max(f64::MIN_POSITIVE)
+    }
+}
+
+/// Everything that was measured.
+#[derive(Debug, Default)]
+pub(super) struct Results {
+    /// One sample per round; `None` where the peer failed.
+    samples: BTreeMap<(&'static str, &'static str), Vec<Option<Sample>>>,
+    idle_kb: BTreeMap<&'static str, u64>,
+    /// Median time of one small durable write on this machine, microseconds.
+    pub(super) fdatasync_us: u64,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let started = Instant::now();
+    let mut report = Report::start("bench", Path::new("."));
+    report.commit.clone_from(&arguments.commit);
+    let (rounds, milliseconds) = if arguments.quick { (1, 500) } else { (3, 2000) };
+    let scene = Scene::new()?;
+    let mut results = Results {
+        fdatasync_us: fdatasync(scene.files())?,
+        ..Results::default()
+    };
+    let mut peers = start(arguments, &scene, &mut results, &mut report);
+    for round in 1..=rounds {
+        for plan in PLANS {
+            for peer in &mut peers {
+                eprintln!(
+                    "... round {round} of {rounds}: {} through {}",
+                    plan.name,
+                    peer.name.name()
+                );
+                let sample = sample(&scene, peer, *plan, milliseconds);
+                if let Err(error) = &sample {
+                    let case = Case::new(
+                        format!("{} {} round {round}", peer.name.name(), plan.name),
+                        Verdict::Failed,
+                    );
+                    report.cases.push(case.because(format!("{error:#}")));
+                }
+                results
+                    .samples
+                    .entry((peer.name.name(), plan.name))
+                    .or_default()
+                    .push(sample.ok());
+            }
+        }
+    }
+    drop(peers);
+    drop(scene);
+    report.cases.extend(cases(&results));
+    report.figures = figures(&results, rounds);
+    report.finish(started);
+    report.write(&arguments.report)?;
+    goals::print(&report);
+    if report.red().count() > 0 {
+        bail!("not every peer could be measured");
+    }
+    Ok(())
+}
+
+/// Starts the peers. Direct and the floor always take part: everything is measured against them.
+fn start(arguments: &Arguments, scene: &Scene, results: &mut Results, report: &mut Report) -> Vec<Peer> {
+    let mut peers = Vec::new();
+    for name in [PeerName::Direct, PeerName::Floor]
+        .iter()
+        .chain(PeerName::value_variants())
+    {
+        let wanted = matches!(name, PeerName::Direct | PeerName::Floor) || arguments.peers.contains(name);
+        if !wanted || peers.iter().any(|peer: &Peer| peer.name == *name) {
+            continue;
+        }
+        match peer::start(*name, scene, &arguments.caracald) {
+            Ok(peer) => {
+                thread::sleep(SETTLE);
+                results.idle_kb.insert(name.name(), usage(&peer.pids()).rss_kb);
+                peers.push(peer);
+            }
+            Err(error) => {
+                eprintln!("--  {} left out: {error:#}", name.name());
+                report
+                    .cases
+                    .push(Case::new(name.name(), Verdict::Skipped).because(format!("{error:#}")));
+            }
+        }
+    }
+    peers
+}
+
+/// One load through one peer.
+fn sample(scene: &Scene, peer: &mut Peer, plan: Plan, milliseconds: u64) -> Result<Sample> {
+    let mut load = load(scene, peer, plan, milliseconds)?;
+    let mut output = BufReader::new(load.stdout.take().context("the load has no output")?);
+    let outcome = follow(&mut output, peer);
+    if outcome.is_err() {
+        // It may have ended by itself; either way it is gone afterwards.
+        drop(load.kill());
+    }
+    let status = load.wait()?;
+    let sample = outcome.with_context(|| format!("the load ended with {status}"))?;
+    if let Some(error) = &sample.seen.error {
+        bail!(
+            "{} of {} connections failed; the first: {error}",
+            sample.seen.errors,
+            plan.connections
+        );
+    }
+    if sample.seen.requests == 0 {
+        bail!("not one request was answered");
+    }
+    Ok(sample)
+}
+
+/// Reads the peer's use when the load says `start`, and again when it reports.
+fn follow(output: &mut impl BufRead, peer: &Peer) -> Result<Sample> {
+    let pids = peer.pids();
+    line(output, |line| line == "start")?;
+    let before = usage(&pids);
+    let seen: Seen = serde_json::from_str(&line(output, |line| line.starts_with('{'))?)?;
+    let after = usage(&pids);
+    let cpu_us = (after.cpu_seconds - before.cpu_seconds) * 1e6 / (seen.requests.max(1) as f64);
+    Ok(Sample {
+        seen,
+        cpu_us,
+        rss_kb: before.rss_kb.max(after.rss_kb),
+    })
+}
+
+/// The next line that is meant for us: what starts the load may print, too.
+fn line(output: &mut impl BufRead, ours: impl Fn(&str) -> bool) -> Result<String> {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if output.read_line(&mut line)? == 0 {
+            bail!("the load ended before it had measured");
+        }
+        if ours(line.trim()) {
+            return Ok(line.trim().to_owned());
+        }
+    }
+}
+
+fn load(scene: &Scene, peer: &Peer, plan: Plan, milliseconds: u64) -> Result<Child> {
+    let own = scene.own_path();
+    let mut command = match peer.before_load.split_first() {
+        Some((first, rest)) => {
+            let mut command = scene.program(first);
+            command.args(rest).arg(own);
+            command
+        }
+        None => scene.program(own),
+    };
+    let shape = plan.shape.to_possible_value().context("the shape has a name")?;
+    command.args(["bench-load", "--shape", shape.get_name()]);
+    command.args([
+        "--address",
+        &peer.address.to_string(),
+        "--connections",
+        &plan.connections.to_string(),
+    ]);
+    command.args(["--milliseconds", &milliseconds.to_string()]);
+    if let Some(trust) = &peer.trust {
+        command.arg("--trust").arg(trust);
+    }
+    if peer.tunnel {
+        command.arg("--tunnel");
+    }
+    command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("the load does not start")
+}
+
+impl Results {
+    /// The rounds of one peer and plan.
+    pub(super) fn rounds(&self, peer: PeerName, plan: &str) -> &[Option<Sample>] {
+        self.samples
+            .iter()
+            .find(|((name, of), _)| *name == peer.name() && *of == plan)
+            .map_or(&[], |(_, samples)| samples)
+    }
+
+    /// The median over the rounds of something of one peer.
+    pub(super) fn median(&self, peer: PeerName, plan: &str, value: impl Fn(&Sample) -> f64) -> Option<f64> {
+        median(self.rounds(peer, plan).iter().flatten().map(value).collect())
+    }
+
+    /// The median over the rounds of something between two peers in the same round.
+    pub(super) fn between(
+        &self,
+        a: PeerName,
+        b: PeerName,
+        plan: &str,
+        value: impl Fn(&Sample, &Sample) -> f64,
+    ) -> Option<f64> {
+        let pairs = self.rounds(a, plan).iter().zip(self.rounds(b, plan));
+        median(
+            pairs
+                .filter_map(|(a, b)| Some(value(a.as_ref()?, b.as_ref()?)))
+                .collect(),
+        )
+    }
+
+    /// Memory before the first request.
+    pub(super) fn idle_kb(&self, peer: PeerName) -> Option<f64> {
+        self.idle_kb.get(peer.name()).map(|kb| *kb as f64)
+    }
+}
+
+/// NaN and infinity are no figures: a peer without CPU time has no ratio.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.retain(|value| value.is_finite());
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+fn cases(results: &Results) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for ((peer, plan), samples) in &results.samples {
+        let value = |value: fn(&Sample) -> f64| median(samples.iter().flatten().map(value).collect());
+        let Some(rps) = value(Sample::rps) else { continue };
+        let mut case = Case::new(format!("{peer} {plan}"), Verdict::Passed);
+        case.more = Map::from_iter([
+            ("rps".to_owned(), json!(rounded(rps))),
+            ("cpu_us".to_owned(), json!(value(|sample| sample.cpu_us).map(rounded))),
+            ("p50_us".to_owned(), json!(value(|sample| sample.seen.p50_us as f64))),
+            ("p99_us".to_owned(), json!(value(|sample| sample.seen.p99_us as f64))),
+            (
+                "first_byte_p50_us".to_owned(),
+                json!(value(|sample| sample.seen.first_byte_p50_us as f64)),
+            ),
+            ("rss_kb".to_owned(), json!(value(|sample| sample.rss_kb as f64))),
+        ]);
+        cases.push(case);
+    }
+    cases
+}
+
+fn figures(results: &Results, rounds: u32) -> BTreeMap<String, Number> {
+    let mut figures = BTreeMap::new();
+    let mut set = |name: &str, value: Option<f64>| {
+        if let Some(number) = value.map(rounded).and_then(Number::from_f64) {
+            figures.insert(name.to_owned(), number);
+        }
+    };
+    for goal in goals::GOALS {
+        set(goal.key, (goal.value)(results));
+    }
+    set("fdatasync_p50_us", Some(results.fdatasync_us as f64));
+    set(
+        "floor_rps_x_direct",
+        results.between(PeerName::Floor, PeerName::Direct, "paid-32", |a, b| a.rps() / b.rps()),
+    );
+    set(
+        "squid_cpu_x_floor",
+        results.between(PeerName::Squid, PeerName::Floor, "paid-32", |a, b| a.cpu_us / b.cpu_us),
+    );
+    set(
+        "load_average",
+        fs::read_to_string("/proc/loadavg")
+            .ok()
+            .and_then(|text| text.split(' ').next()?.parse().ok()),
+    );
+    set("rounds", Some(f64::from(rounds)));
+    // 1: the size at which the goals are judged.
+    set("scale", Some(if rounds > 1 { 1.0 } else { 0.0 }));
+    figures
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+/// What one small durable write costs here: 1 KB into a file that has its size already.
+fn fdatasync(directory: &Path) -> Result<u64> {
+    const WRITES: usize = 200;
+    let path = directory.join("fdatasync");
+    let mut file = File::create(&path).with_context(|| path.display().to_string())?;
+    file.write_all(&vec![0; WRITES * 1024])?;
+    file.sync_all()?;
+    file.seek(SeekFrom::Start(0))?;
+    let mut times = Vec::with_capacity(WRITES);
+    for _ in 0..WRITES {
+        let started = Instant::now();
+        file.write_all(&[1; 1024])?;
+        file.sync_data()?;
+        times.push(started.elapsed());
+    }
+    times.sort_unstable();
+    fs::remove_file(&path)?;
+    Ok(percentile(&times, 50))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_leaves_out_what_is_no_number() {
+        assert_eq!(median(vec![3.0, f64::NAN, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![f64::INFINITY]), None);
+    }
+
+    #[test]
+    fn ratios_are_taken_inside_a_round() {
+        let sample = |requests| {
+            Some(Sample {
+                seen: Seen {
+                    requests,
+                    seconds: 1.0,
+                    ..Seen::default()
+                },
+                cpu_us: 1.0,
+                rss_kb: 1,
+            })
+        };
+        let mut results = Results::default();
+        results
+            .samples
+            .insert(("floor", "paid-1"), vec![sample(10), None, sample(40)]);
+        results
+            .samples
+            .insert(("direct", "paid-1"), vec![sample(20), sample(1), sample(80)]);
+        let ratio = results.between(PeerName::Floor, PeerName::Direct, "paid-1", |a, b| a.rps() / b.rps());
+        assert_eq!(ratio, Some(0.5));
+    }
+}

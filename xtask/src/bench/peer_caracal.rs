@@ -1,0 +1,84 @@
+//! caracald with everything on: policy, hold, durable intent, outcome record and ledger.
+//!
+//! An instance of its own: its state, sockets and pins belong to this run and go with it. The load runs as an ordinary
+//! user behind `caracald run`, like any agent.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process,
+};
+
+use anyhow::Result;
+
+use super::{
+    PeerName, crypto,
+    peer::Peer,
+    scene::{NAME_SERVER, PROVIDER, Scene, Server},
+};
+
+/// `nobody`: whatever root may do, an agent may not.
+const USER: &str = "65534";
+
+pub(super) fn start(scene: &Scene, caracald: &Path) -> Result<Peer> {
+    // Readable for every user: a checkout in somebody's home need not be.
+    let caracald = scene.copy(caracald)?;
+    let config = configuration(scene)?;
+    // Pins go into a bpffs that is unmounted with the last process of this instance.
+    let mut command = scene.program("unshare");
+    command
+        .args([
+            "--mount",
+            "sh",
+            "-c",
+            r#"mount -t bpf bpf /sys/fs/bpf && exec "$0" --config "$1" attach"#,
+        ])
+        .args([&caracald, &config]);
+    let log = fs::File::create(scene.files().join("caracal.log"))?;
+    command.stderr(log.try_clone()?);
+    let server = Server::start("caracald", &mut command)
+        .map_err(|error| error.context(last_lines(&scene.files().join("caracal.log"))))?;
+    let before_load = ["setpriv", "--reuid", USER, "--regid", USER, "--clear-groups"]
+        .into_iter()
+        .map(Into::into)
+        .chain([caracald.into(), "--config".into(), config.into()])
+        .chain(["run", "--agent", "bench", "--"].into_iter().map(Into::into))
+        .collect();
+    Ok(Peer {
+        name: PeerName::Caracal,
+        // The real address: the kernel redirects it.
+        address: PROVIDER.parse()?,
+        tunnel: false,
+        // What `caracald run` puts into the environment.
+        trust: None,
+        before_load,
+        servers: vec![server],
+    })
+}
+
+/// One priced host, one budget that never runs out.
+fn configuration(scene: &Scene) -> Result<PathBuf> {
+    let home = scene.files().join("caracal");
+    fs::create_dir_all(&home)?;
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o755))?;
+    let resolver = NAME_SERVER.split(':').next().unwrap_or_default();
+    let text = format!(
+        "instance = \"bench{}\"\nstate_dir = \"{}/state\"\nruntime_dir = \"{}/run\"\n\n\
+         [upstream]\nnameservers = [\"{resolver}\"]\nroots = [\"{}\"]\n\n\
+         [[allow]]\nhosts = [\"{}\"]\nports = [443]\n\n\
+         [[budget]]\nname = \"bench\"\nlimit = \"100000 USD\"\nwindow = \"day\"\n",
+        process::id(),
+        home.display(),
+        home.display(),
+        scene.files().join("provider/ca.pem").display(),
+        crypto::HOST,
+    );
+    scene.file("caracal.toml", &text)
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(5).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join(" / ")
+}

@@ -1,0 +1,67 @@
+//! `cargo xtask build`: the kernel programs, then the daemon that carries them.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::{
+    checkout::Checkout,
+    progress,
+    setup::{self, Compiler},
+};
+
+pub(crate) fn run() -> Result<()> {
+    let checkout = Checkout::find()?;
+    all(&checkout)?;
+    eprintln!("ok  {}", checkout.caracald().display());
+    Ok(())
+}
+
+/// Sets up, then builds everything that runs in production.
+///
+/// # Errors
+/// When set-up or a compiler fails.
+pub(crate) fn all(checkout: &Checkout) -> Result<()> {
+    let compiler = setup::for_build(checkout)?;
+    kernel_programs(checkout, &compiler)?;
+    checkout.cargo(
+        "building caracald",
+        &["build", "--locked", "--release", "--package", "caracal-daemon"],
+    )
+}
+
+/// Builds the kernel programs into `target/bpf/caracal.o`.
+///
+/// # Errors
+/// When the compiler or the linker fails.
+pub(crate) fn kernel_programs(checkout: &Checkout, compiler: &Compiler) -> Result<()> {
+    let home = checkout.target.join("ebpf");
+    let mut cargo = compiler.cargo();
+    cargo
+        .current_dir(checkout.root.join("caracal-ebpf"))
+        .args([
+            "build",
+            "--locked",
+            "--release",
+            "-Zbuild-std=core",
+            "--target",
+            "bpfel-unknown-none",
+            "--target-dir",
+        ])
+        .arg(&home);
+    progress::aloud(
+        &format!("building the kernel programs with {}", compiler.describe()),
+        &mut cargo,
+    )?;
+    let built = home.join("bpfel-unknown-none/release/caracal");
+    let bytes = fs::read(&built).with_context(|| built.display().to_string())?;
+    let object = checkout.bpf_object();
+    // Written only when it differs: a new time stamp would build the daemon again.
+    if fs::read(&object).ok().as_deref() != Some(&bytes) {
+        if let Some(directory) = object.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        fs::write(&object, bytes).with_context(|| object.display().to_string())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! Every version that set-up installs from outside the workspace's own lock file.
+//!
+//! The clients are pinned so that a red test means a change of ours, not of theirs. To move a pin, change it here and
+//! run `cargo xtask test agents wire`.
+
+/// Links the kernel programs. 0.13 reads the bitcode of LLVM 21 to 23.
+pub(crate) const BPF_LINKER: &str = "0.13.0";
+
+/// The LLVM versions that this bpf-linker can be built against.
+pub(crate) const LLVM: std::ops::RangeInclusive<u32> = 21..=23;
+
+/// Clients from PyPI, in a virtual environment below the target directory.
+pub(crate) const PYTHON: &[&str] = &[
+    "openai==3.54.0",
+    "anthropic==2.12.0",
+    "requests==2.34.2",
+    "websockets==17.4",
+];
+
+/// Clients from npm: one SDK and two agents, installed below the target directory.
+pub(crate) const NODE: &[&str] = &[
+    "openai@6.49.0",
+    "@anthropic-ai/claude-code@2.1.197",
+    "@openai/codex@0.169.0",
+];
+
+/// The oldest Node.js that runs all of [`NODE`].
+pub(crate) const NODE_MAJOR: u32 = 18;

@@ -1,0 +1,38 @@
+//! Installs what is missing, and only that. Everything but Debian packages stays below the target directory.
+//!
+//! Each step first looks whether its result is there, so that a second call costs a few milliseconds.
+
+mod clients;
+mod kernel;
+mod packages;
+
+use anyhow::Result;
+
+pub(crate) use self::{clients::Clients, kernel::Compiler, packages::on_path};
+use crate::checkout::Checkout;
+
+/// What building takes: a C compiler, and a compiler and linker for kernel programs.
+///
+/// # Errors
+/// When something is missing and cannot be installed; the text says what to install by hand.
+pub(crate) fn for_build(checkout: &Checkout) -> Result<Compiler> {
+    packages::install(checkout, "to build", packages::BUILD)?;
+    kernel::install(checkout)
+}
+
+/// What the benchmark compares with.
+///
+/// # Errors
+/// Like [`for_build`].
+pub(crate) fn for_bench(checkout: &Checkout) -> Result<()> {
+    packages::install(checkout, "to compare with squid", packages::BENCH)
+}
+
+/// What the contracts call: ordinary programs, SDKs and agents that nobody here wrote.
+///
+/// # Errors
+/// Like [`for_build`].
+pub(crate) fn for_test(checkout: &Checkout) -> Result<Clients> {
+    packages::install(checkout, "to test", packages::TEST)?;
+    clients::install(checkout)
+}

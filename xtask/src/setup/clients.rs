@@ -1,0 +1,117 @@
+//! SDKs and agents that the contracts drive, in pinned versions, below the target directory.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{checkout::Checkout, pins, progress};
+
+/// Where the installed clients are.
+#[derive(Clone, Debug)]
+pub(crate) struct Clients {
+    /// The Python interpreter that has the pinned SDKs.
+    pub(crate) python: PathBuf,
+    /// The directory that holds `node_modules` with the pinned SDK and agents.
+    pub(crate) node: PathBuf,
+}
+
+/// Installs the clients that are missing or have another version than the pinned one.
+///
+/// # Errors
+/// When pip or npm fails, or Node.js is too old for the agents.
+pub(crate) fn install(checkout: &Checkout) -> Result<Clients> {
+    let tools = checkout.tools();
+    Ok(Clients {
+        python: python(checkout, &tools.join("python"))?,
+        node: node(checkout, &tools.join("node"))?,
+    })
+}
+
+impl Clients {
+    /// Tells the contracts where the clients are.
+    pub(crate) fn environment(&self) -> [(&'static str, PathBuf); 2] {
+        [
+            ("CARACAL_PYTHON", self.python.clone()),
+            ("CARACAL_NODE", self.node.clone()),
+        ]
+    }
+}
+
+fn python(checkout: &Checkout, home: &Path) -> Result<PathBuf> {
+    let interpreter = home.join("bin/python");
+    if has(home, pins::PYTHON) {
+        return Ok(interpreter);
+    }
+    start_over(home)?;
+    // The system's interpreter: one below a home directory could not be read by another user.
+    let mut venv = Command::new("/usr/bin/python3");
+    venv.args(["-m", "venv"]).arg(home);
+    progress::quietly("making a Python environment", &mut venv, &checkout.log("venv"))?;
+    let mut pip = Command::new(&interpreter);
+    pip.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check"])
+        .args(pins::PYTHON);
+    progress::quietly("fetching the Python SDKs", &mut pip, &checkout.log("pip"))?;
+    stamp(home, pins::PYTHON)?;
+    Ok(interpreter)
+}
+
+fn node(checkout: &Checkout, home: &Path) -> Result<PathBuf> {
+    if has(home, pins::NODE) {
+        return Ok(home.to_path_buf());
+    }
+    let version = Command::new("node")
+        .arg("--version")
+        .output()
+        .context("node does not start")?;
+    let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
+    let major = version
+        .trim_start_matches('v')
+        .split('.')
+        .next()
+        .and_then(|major| major.parse::<u32>().ok());
+    if major.is_none_or(|major| major < pins::NODE_MAJOR) {
+        bail!(
+            "Node.js {} or newer is needed to test, here is {version}",
+            pins::NODE_MAJOR
+        );
+    }
+    start_over(home)?;
+    fs::write(home.join("package.json"), "{\"private\": true}\n")?;
+    let mut npm = Command::new("npm");
+    npm.args([
+        "install",
+        "--no-audit",
+        "--no-fund",
+        "--no-update-notifier",
+        "--save-exact",
+    ])
+    .args(pins::NODE)
+    .current_dir(home);
+    progress::quietly(
+        "fetching the Node SDK, Claude Code and Codex",
+        &mut npm,
+        &checkout.log("npm"),
+    )?;
+    stamp(home, pins::NODE)?;
+    Ok(home.to_path_buf())
+}
+
+/// Whether the last installation here ended well and had the same pins.
+fn has(home: &Path, pins: &[&str]) -> bool {
+    fs::read_to_string(home.join("pins")).is_ok_and(|stamp| stamp == pins.join("\n"))
+}
+
+fn stamp(home: &Path, pins: &[&str]) -> Result<()> {
+    fs::write(home.join("pins"), pins.join("\n")).with_context(|| home.display().to_string())
+}
+
+fn start_over(home: &Path) -> Result<()> {
+    if home.exists() {
+        fs::remove_dir_all(home).with_context(|| home.display().to_string())?;
+    }
+    fs::create_dir_all(home).with_context(|| home.display().to_string())
+}
