@@ -16,6 +16,8 @@ pub(crate) struct Place {
     pub(crate) key: Arc<str>,
     /// First nanosecond after it.
     pub(crate) ends: Option<UnixNanos>,
+    /// When nothing counts it any more.
+    pub(crate) forget: Option<UnixNanos>,
     /// Rolling windows: the other parts, newest first.
     pub(crate) counted: Vec<Arc<str>>,
 }
@@ -53,7 +55,8 @@ impl Windows {
 
     fn calendar(&self, now: UnixNanos) -> (UnixNanos, Place) {
         let fixed = |label: String, from: u64, length: u64| {
-            (UnixNanos(from), Place { key: label.into(), ends: Some(UnixNanos(from.saturating_add(length))), counted: Vec::new() })
+            let ends = Some(UnixNanos(from.saturating_add(length)));
+            (UnixNanos(from), Place { key: label.into(), ends, forget: ends, counted: Vec::new() })
         };
         match self.window {
             Window::Minute | Window::Hour => {
@@ -61,7 +64,7 @@ impl Windows {
                 let from = now.0 - now.0 % length;
                 fixed(instant(from).to_zoned(TimeZone::UTC).strftime(form).to_string(), from, length)
             }
-            Window::Total => (UnixNanos(0), Place { key: "total".into(), ends: None, counted: Vec::new() }),
+            Window::Total => (UnixNanos(0), Place { key: "total".into(), ends: None, forget: None, counted: Vec::new() }),
             Window::Day | Window::Week | Window::Month => {
                 let local = instant(now.0).to_zoned(self.zone.clone());
                 let bounds = bounds(self.window, &local);
@@ -90,7 +93,8 @@ impl Windows {
         let name = |part: u64| Arc::from(format!("rolling-{}/{part}", self.window.name()));
         let from = UnixNanos(part * length);
         let counted = (1..=PARTS).filter_map(|back| part.checked_sub(back)).map(name).collect();
-        (from, Place { key: name(part), ends: Some(UnixNanos(from.0.saturating_add(length))), counted })
+        let after = |parts: u64| Some(UnixNanos(from.0.saturating_add(length.saturating_mul(parts))));
+        (from, Place { key: name(part), ends: after(1), forget: after(PARTS + 1), counted })
     }
 }
 
