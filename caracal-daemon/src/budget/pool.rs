@@ -91,7 +91,7 @@ enum Taken {
     Granted { amount: NanoUsd, windows: Vec<WindowKey> },
     Denied(Refusal),
     /// Fits once open holds are settled.
-    Later { windows: Vec<WindowKey>, calls: usize, time: Duration, turns: Option<UnixNanos>, refusal: Refusal },
+    Later { windows: Vec<WindowKey>, calls: usize, time: Duration, refusal: Refusal },
 }
 
 impl Pool {
@@ -279,7 +279,6 @@ impl State {
             return Taken::Later {
                 calls: levels.iter().map(|level| level.spec.wait.calls).min().unwrap_or(0),
                 time: levels.iter().map(|level| level.spec.wait.time).min().unwrap_or_default(),
-                turns: levels.iter().filter_map(|level| level.ends).min(),
                 refusal: exceeded(level, least),
                 windows: levels.into_iter().map(|level| level.key).collect(),
             };
@@ -327,6 +326,12 @@ impl State {
         let waiter = self.queue.iter().find(|waiter| waiter.id == id);
         let ends = waiter.and_then(|waiter| self.levels(&waiter.scope).iter().filter_map(|level| level.ends).min());
         ends.map_or(Duration::from_secs(3_600), |ends| Duration::from_nanos(ends.0.saturating_sub(self.latest.0)))
+    }
+
+    /// Calls in the queue.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.len()
     }
 
     pub(crate) fn snapshot(&mut self) -> Vec<Status> {

@@ -27,10 +27,12 @@ pub(crate) struct Seen {
     item_searches: bool,
     item_navigates: bool,
     closed: bool,
-    /// The stream has said that no more will follow.
+    /// A document that makes the usage final has been read to its end: what stands after the usage counts too.
     ended: bool,
     /// The event being read has choices.
     choices: bool,
+    /// The event being read says that the message stops.
+    stops: bool,
     pub(crate) terms: Terms,
     pub(crate) model: Option<Arc<str>>,
 }
@@ -53,18 +55,15 @@ impl Seen {
             closed: false,
             ended: false,
             choices: false,
+            stops: false,
             terms: Terms::default(),
             model: None,
         }
     }
 
-    /// An event has ended.
+    /// An event has ended, whole or not.
     pub(crate) fn event_ended(&mut self) {
-        // A chat stream tells its usage in a chunk without choices.
-        if self.operation == Operation::Chat && self.closed && !self.choices {
-            self.ended = true;
-        }
-        self.choices = false;
+        (self.choices, self.stops) = (false, false);
     }
 
     /// `data: [DONE]`.
@@ -72,10 +71,20 @@ impl Seen {
         self.ended |= self.operation == Operation::Chat;
     }
 
+    /// Whether the document that ends here makes the usage final.
+    fn finishes(&self) -> bool {
+        match self.operation {
+            _ if !self.stream => true,
+            // A chat stream tells its usage in a chunk without choices.
+            Operation::Chat => self.closed && !self.choices,
+            Operation::Messages => self.stops,
+            Operation::Responses | Operation::Embeddings => self.closed,
+        }
+    }
+
     /// The usage, if it is whole and final.
     pub(crate) fn usage(&self) -> Option<Usage> {
-        let final_in_stream = self.ended || self.operation == Operation::Responses;
-        if !self.closed || (self.stream && !final_in_stream) {
+        if !self.closed || !self.ended {
             return None;
         }
         let output = if self.operation == Operation::Embeddings { 0 } else { self.output? };
@@ -116,8 +125,8 @@ impl Seen {
             ["usage", "inference_geo"] => self.terms.geo_us = Some(value == "us"),
             ["usage", "speed"] => self.terms.fast = Some(value == "fast"),
             ["model"] if !value.is_empty() => self.model = Some(Arc::from(value)),
-            ["type"] => self.ended |= value == "message_stop",
-            ["delta", "stop_reason"] => self.ended |= self.operation == Operation::Messages,
+            ["type"] => self.stops |= value == "message_stop",
+            ["delta", "stop_reason"] => self.stops = true,
             ["output", "*", "type"] => self.item_searches = value == "web_search_call",
             // Opening a page and looking in it are not billed as searches.
             ["output", "*", "action", "type"] => self.item_navigates = matches!(value, "open_page" | "find" | "find_in_page"),
@@ -158,6 +167,10 @@ impl Sink for Seen {
     }
 
     fn closed(&mut self, path: &[&str]) {
+        if path.is_empty() {
+            self.ended |= self.finishes();
+            return;
+        }
         match bare(self.operation, path) {
             ["usage"] => self.closed |= self.input.is_some(),
             ["output", "*"] => {
