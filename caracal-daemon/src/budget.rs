@@ -1,9 +1,25 @@
 //! Takes a call's bounds and who makes it; gives a [`Hold`] taken from every budget above it, or from none.
 //! Refuses when it does not fit. Never frees a hold by a timeout. Next: `journal`.
+//!
+//! At all times, for each window, settled + held <= limit. Only a bill above its hold can break that: it is charged
+//! truly, an alarm is raised, and its model is frozen.
+//!
+//! How much is granted: with `left` the least that any budget above the call has left, the smaller of `most` and the
+//! larger of `least` and half of `left`. So a lone client is served until less than its `least` is left, and a client
+//! that asks for much leaves room for others.
 
+mod pool;
+mod spec;
+mod window;
+
+pub use spec::{BudgetSpec, Kind, Per, SpecError, Wait, Window};
+
+use crate::clock::{Clock, UnixNanos};
 use crate::event::WindowKey;
 use crate::money::NanoUsd;
-use crate::refusal::Refusal;
+use crate::refusal::{Reason, Refusal, Side, Stage};
+use pool::{Asked, End, Pool, Waiting};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Who makes a call, for the budgets that apply to it.
@@ -17,51 +33,161 @@ pub struct Scope {
     pub model: Arc<str>,
 }
 
-/// Every budget and what is left of it.
-#[derive(Debug)]
-pub struct Budgets {}
+/// One window of one budget, for people.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Status {
+    /// The window. Of a rolling budget: its newest part.
+    pub key: WindowKey,
+    /// The most that is spent in it.
+    pub limit: NanoUsd,
+    /// Spent.
+    pub settled: NanoUsd,
+    /// Set aside by open calls.
+    pub held: NanoUsd,
+    /// Left.
+    pub left: NanoUsd,
+    /// When the window turns; `None`: never.
+    pub ends: Option<UnixNanos>,
+}
+
+/// Every budget and what is left of it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Budgets(Arc<Pool>);
 
 impl Budgets {
+    /// Budgets with what the journal says was spent: `totals` are settled amounts, restored exactly.
+    ///
+    /// # Errors
+    /// When the specs contradict each other.
+    pub fn new(specs: Vec<BudgetSpec>, clock: Clock, totals: HashMap<WindowKey, NanoUsd>) -> Result<Budgets, SpecError> {
+        Pool::new(specs, clock, totals).map(|pool| Budgets(Arc::new(pool)))
+    }
+
+    /// Whether calls that no budget covers are allowed without a limit. They are denied unless this says so.
+    pub fn allow_uncovered(&self, allowed: bool) {
+        self.0.with(|state| state.allow_uncovered = allowed);
+    }
+
     /// Takes a hold of at least `least` and at most `most`: as much of `most` as fits. Waits, first come first served
     /// and bounded, when `least` fits only once open holds are settled.
     ///
     /// # Errors
-    /// `budget_exceeded` or `budget_wait_timeout`, with a sentence that names the budget, its limit and when its window turns.
+    /// `budget_exceeded` or `budget_wait_timeout`, with a sentence that names the budget, its limit and when its window
+    /// turns; `policy_denied` when no budget covers the call; `price_unknown` when the model is frozen.
     pub async fn hold(&self, scope: &Scope, least: NanoUsd, most: NanoUsd) -> Result<Hold, Refusal> {
-        let _ = (scope, least);
-        Ok(Hold { amount: most, windows: Vec::new() })
+        match Pool::ask(&self.0, scope, least, most.max(least)) {
+            Asked::Now(answer) => answer,
+            Asked::Queued(waiting) => Waiting::answer(waiting).await,
+        }
     }
+
+    /// Puts other specs in force. What was settled and is held stays; calls that wait are looked at again.
+    ///
+    /// # Errors
+    /// When the specs contradict each other: then the former ones stay.
+    pub fn reload(&self, specs: Vec<BudgetSpec>) -> Result<(), SpecError> {
+        Pool::reload(&self.0, specs)
+    }
+
+    /// The current window of each budget, and of each agent or model that a budget is divided by and that has called.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<Status> {
+        self.0.with(pool::State::snapshot)
+    }
+
+    /// Calls to this model are refused from now on: a bill was above its hold, so its price cannot be right.
+    pub fn freeze(&self, provider: &'static str, model: &Arc<str>) {
+        self.0.with(|state| state.frozen.insert((provider, Arc::clone(model))));
+    }
+
+    /// The price was put right. Gives whether the model was frozen.
+    pub fn unfreeze(&self, provider: &'static str, model: &Arc<str>) -> bool {
+        self.0.with(|state| state.frozen.remove(&(provider, Arc::clone(model))))
+    }
+
+    /// The frozen models, by provider.
+    #[must_use]
+    pub fn frozen(&self) -> Vec<(&'static str, Arc<str>)> {
+        self.0.with(|state| state.frozen.iter().cloned().collect())
+    }
+}
+
+/// A refusal of this stage. The sentence goes on after `Caracal `.
+pub(crate) fn refuse(reason: Reason, sentence: String) -> Refusal {
+    Refusal { stage: Stage::Budget, side: Side::Us, reason, sentence: format!("Caracal {sentence}") }
 }
 
 /// Money set aside: HELD until [`Hold::sent`], then SENT until one of the three ends.
 /// Dropped while HELD it is released; dropped while SENT it is charged in full.
 #[derive(Debug)]
 pub struct Hold {
-    /// How much.
+    /// How much. To change it, call [`Hold::shrink`].
     pub amount: NanoUsd,
     /// Where it was taken from.
     pub windows: Vec<WindowKey>,
+    /// What is set aside in the pool: `amount` may be read by others, this is what is given back.
+    held: NanoUsd,
+    who: (&'static str, Arc<str>),
+    sent: bool,
+    pool: Option<Arc<Pool>>,
 }
 
 impl Hold {
     /// Gives back all above `amount`. Only while HELD.
     pub fn shrink(&mut self, amount: NanoUsd) {
-        self.amount = amount;
+        let Some(pool) = self.pool.as_ref().filter(|_| !self.sent) else { return };
+        let back = self.held.saturating_sub(amount);
+        if back > NanoUsd::ZERO {
+            Pool::end(pool, &self.windows, End { held: back, settled: NanoUsd::ZERO }, None);
+            self.held = self.held.saturating_sub(back);
+        }
+        self.amount = self.held;
     }
 
     /// The request may have reached the provider from now on.
-    pub fn sent(&mut self) {}
+    pub fn sent(&mut self) {
+        self.sent = true;
+    }
 
-    /// The bill is known: charges it truly, also above the hold.
-    pub fn settle(self, actual: NanoUsd) {
-        let _ = actual;
+    /// The bill is known: charges it truly, also above the hold. A bill above the hold freezes the model.
+    pub fn settle(mut self, actual: NanoUsd) {
+        self.end(actual);
     }
 
     /// The bill is not known: charges the hold. Gives the charge.
-    pub fn charge_max(self) -> NanoUsd {
-        self.amount
+    pub fn charge_max(mut self) -> NanoUsd {
+        let held = self.held;
+        self.end(held);
+        held
     }
 
     /// Provably nothing was billed.
-    pub fn release(self) {}
+    pub fn release(mut self) {
+        self.end(NanoUsd::ZERO);
+    }
+
+    fn end(&mut self, settled: NanoUsd) {
+        let Some(pool) = self.pool.take() else { return };
+        let over = settled > self.held;
+        if over {
+            tracing::error!(
+                provider = self.who.0,
+                model = %self.who.1,
+                held = %self.held,
+                billed = %settled,
+                "a bill is above its hold: charged truly, the model is refused until its price is put right"
+            );
+        }
+        Pool::end(&pool, &self.windows, End { held: self.held, settled }, over.then_some(&self.who));
+    }
 }
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let settled = if self.sent { self.held } else { NanoUsd::ZERO };
+        self.end(settled);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,40 @@
-//! Takes a request to a priced host and its answer; gives the bound of its bill and the [`Charge`](crate::money::NanoUsd).
+//! Takes a request to a priced host and its answer; gives the bound of its bill and the charge.
 //! Refuses a call whose bill has no upper bound, and a body with two readings.
 //! Never does I/O; never guesses a usage that was not reported. Next: `budget`.
 
+mod anthropic;
+mod body;
+mod book;
+mod bound;
+mod denial;
+mod edit;
+mod openai;
+mod scan;
+mod seen;
+mod shape;
+mod strip;
+mod surface;
+mod usage;
+
+pub use book::{BookError, Model, PriceBook, Tier};
+pub use denial::{denial, stream_error};
+pub use edit::Edited;
+pub use usage::{Reading, Terms, UsageReader};
+
 use crate::event::Usage;
 use crate::money::NanoUsd;
-use crate::refusal::Refusal;
+use crate::refusal::{Reason, Refusal, Side, Stage};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
+use shape::Shape;
+use std::collections::HashMap;
 use std::sync::Arc;
+
+/// Bytes of a decoded request body that are read for pricing, unless configured otherwise.
+pub const BODY_LIMIT: usize = 64 << 20;
+
+/// Output tokens that a clamp leaves, unless a rule says otherwise.
+pub const MIN_OUTPUT: u64 = 4_096;
 
 /// Whose API it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +45,18 @@ pub enum Provider {
     Anthropic,
     /// Google Gemini: denials only, for now.
     Google,
+}
+
+impl Provider {
+    /// The name that records, budgets and policies use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Provider::OpenAi => "openai",
+            Provider::Anthropic => "anthropic",
+            Provider::Google => "google",
+        }
+    }
 }
 
 /// What a request to a host and path is, before its body is read.
@@ -35,7 +75,8 @@ pub enum Surface {
 }
 
 /// Which paid call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Operation {
     /// `POST /v1/chat/completions`.
     Chat,
@@ -47,16 +88,66 @@ pub enum Operation {
     Messages,
 }
 
+impl Operation {
+    /// The name that records use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::Chat => "chat",
+            Operation::Responses => "responses",
+            Operation::Embeddings => "embeddings",
+            Operation::Messages => "messages",
+        }
+    }
+}
+
+/// A refusal of this stage that is our side's doing. The sentence goes on after `Caracal `.
+pub(crate) fn refuse(reason: Reason, sentence: String) -> Refusal {
+    Refusal { stage: Stage::Meter, side: Side::Us, reason, sentence: format!("Caracal {sentence}") }
+}
+
+/// A refusal of this stage for what the agent sent.
+pub(crate) fn refuse_agent(reason: Reason, sentence: String) -> Refusal {
+    Refusal { side: Side::Agent, ..refuse(reason, sentence) }
+}
+
 /// Reads calls and usage with the price book in force.
 #[derive(Debug)]
-pub struct Meter {}
+pub struct Meter {
+    book: ArcSwap<PriceBook>,
+    extra_hosts: HashMap<String, Provider>,
+    body_limit: usize,
+}
 
 impl Meter {
+    /// A meter for the known providers' hosts and `extra_hosts` that speak their shape (names in lower case).
+    #[must_use]
+    pub fn new(book: PriceBook, extra_hosts: impl IntoIterator<Item = (String, Provider)>) -> Meter {
+        let extra_hosts = extra_hosts.into_iter().map(|(host, provider)| (host.to_ascii_lowercase(), provider)).collect();
+        Meter { book: ArcSwap::from_pointee(book), extra_hosts, body_limit: BODY_LIMIT }
+    }
+
+    /// Reads at most `bytes` of a decoded body.
+    #[must_use]
+    pub fn with_body_limit(self, bytes: usize) -> Meter {
+        Meter { body_limit: bytes, ..self }
+    }
+
+    /// Puts another price book in force. Calls that were read keep theirs.
+    pub fn replace(&self, book: PriceBook) {
+        self.book.store(Arc::new(book));
+    }
+
+    /// The price book in force.
+    #[must_use]
+    pub fn book(&self) -> Arc<PriceBook> {
+        self.book.load_full()
+    }
+
     /// What this request is.
     #[must_use]
     pub fn surface(&self, host: &str, method: &http::Method, path: &str, headers: &http::HeaderMap) -> Surface {
-        let _ = (host, method, path, headers);
-        Surface::Unpriced
+        surface::surface(&self.extra_hosts, host, method, path, headers)
     }
 
     /// Reads a paid call. `body` is as it came, at most the pricing limit (64 MiB); gzip and zstd are decoded here, bounded.
@@ -64,8 +155,55 @@ impl Meter {
     /// # Errors
     /// A model without a price, a body with two readings, an unknown encoding, a bill without a bound.
     pub fn read(&self, provider: Provider, operation: Operation, headers: &http::HeaderMap, body: &Bytes) -> Result<Call, Refusal> {
-        let _ = (provider, operation, headers, body);
-        Ok(Call { provider, operation, model: Arc::from(""), stream: false, price_book: Arc::from("") })
+        let decoded = body::decode(headers, body, self.body_limit)?;
+        let text = text(&decoded.bytes)?;
+        let walked = body::walk(text)?;
+        let shape = match operation {
+            Operation::Chat => openai::chat(text, walked)?,
+            Operation::Responses => openai::responses(text, walked)?,
+            Operation::Embeddings => openai::embeddings(text, walked)?,
+            Operation::Messages => anthropic::messages(text, walked)?,
+        };
+        let book = self.book();
+        let price = priced(&book, provider, operation, &shape)?;
+        let model = Arc::from(shape.model.as_str());
+        let call = Call {
+            provider,
+            operation,
+            model,
+            stream: shape.stream,
+            price_book: book.id(),
+            body: decoded.bytes,
+            encoded: decoded.encoded,
+            price,
+            shape,
+            book,
+        };
+        call.check()?;
+        Ok(call)
+    }
+}
+
+fn text(body: &Bytes) -> Result<&str, Refusal> {
+    std::str::from_utf8(body).map_err(|_| refuse_agent(Reason::AmbiguousRequest, "cannot price a body that is not UTF-8.".to_owned()))
+}
+
+/// The price of the model that is named, if it is sold for this operation.
+fn priced(book: &PriceBook, provider: Provider, operation: Operation, shape: &Shape) -> Result<Arc<Model>, Refusal> {
+    let shown: String = shape.model.chars().filter(char::is_ascii_graphic).take(64).collect();
+    if shape.model.is_empty() {
+        return Err(refuse_agent(Reason::PriceUnknown, "refused this call because it names no model, so it has no price.".to_owned()));
+    }
+    match book.model(provider, &shape.model) {
+        Some(model) if model.operations.contains(&operation) => Ok(model),
+        Some(_) => Err(refuse(
+            Reason::PriceUnknown,
+            format!("knows no price of model {shown:?} for {} calls. Add {:?} to its `operations` in the price book that `[prices] file` names.", operation.name(), operation.name()),
+        )),
+        None => Err(refuse(
+            Reason::PriceUnknown,
+            format!("knows no price of model {shown:?}. Add a [[model]] with this name to a copy of the price book ({}), name the copy in `[prices] file`, and reload; or choose a priced model.", book.id()),
+        )),
     }
 }
 
@@ -82,87 +220,36 @@ pub struct Call {
     pub stream: bool,
     /// Version and hash of the price book that prices it.
     pub price_book: Arc<str>,
-}
-
-/// The request as it goes upstream.
-#[derive(Clone, Debug)]
-pub struct Edited {
-    /// `None`: the original bytes and headers go as they came. `Some`: this decoded body; Content-Encoding goes, Content-Length is its length.
-    pub body: Option<Bytes>,
-    /// `clamp`, `include_usage`, `body_decoded`.
-    pub edits: Vec<&'static str>,
-    /// The output cap that goes upstream, tokens.
-    pub max_tokens: Option<u64>,
-    /// The most that this request can cost: at most what was granted.
-    pub hold: NanoUsd,
+    body: Bytes,
+    encoded: bool,
+    price: Arc<Model>,
+    shape: Shape,
+    book: Arc<PriceBook>,
 }
 
 impl Call {
-    /// The longest bill of the call as the agent wrote it.
-    #[must_use]
-    pub fn most(&self) -> NanoUsd {
-        NanoUsd(0)
-    }
-
-    /// The longest bill with the output clamped to `min_output` tokens (or to its own cap, if that is lower).
-    #[must_use]
-    pub fn least(&self, min_output: u64) -> NanoUsd {
-        let _ = min_output;
-        NanoUsd(0)
-    }
-
-    /// The request whose longest bill is at most `granted`; asks for `include_usage` where a stream would not report usage.
-    ///
-    /// # Errors
-    /// When `granted` is below what [`Call::least`] said.
-    pub fn edit(&self, granted: NanoUsd) -> Result<Edited, Refusal> {
-        Ok(Edited { body: None, edits: Vec::new(), max_tokens: None, hold: granted })
-    }
-
     /// Reads the usage of the answer to the request that `edit` gave.
     #[must_use]
     pub fn reader(&self, edited: &Edited, status: http::StatusCode, headers: &http::HeaderMap) -> UsageReader {
-        let _ = (edited, status, headers);
-        UsageReader {}
+        UsageReader::new(self.operation, self.shape.caching == shape::Caching::Long, edited.strip_usage, status, headers)
     }
 
-    /// What the provider bills for `usage`, rounded up once.
+    /// What the provider bills for `usage` on the terms that the request asked for, rounded up once.
+    /// Prefer [`Call::bill`], which goes by the terms that the answer reports.
     #[must_use]
     pub fn charge(&self, usage: &Usage) -> NanoUsd {
-        let _ = usage;
-        NanoUsd(0)
-    }
-}
-
-/// Reads an answer as it streams by.
-#[derive(Debug)]
-pub struct UsageReader {}
-
-impl UsageReader {
-    /// Takes the next bytes of the answer and gives those that the agent gets: the same, but for a usage chunk that only we asked for.
-    pub fn feed(&mut self, bytes: Bytes) -> Bytes {
-        bytes
+        self.charge_on(usage, &Terms::default(), &self.price)
     }
 
-    /// The end of the answer, clean or not.
+    /// What the provider bills for an answer, by the model, service tier, place and speed that it reports.
+    /// `None` when it reported no usage: then the hold is the charge, unless [`Reading::refused`].
     #[must_use]
-    pub fn finish(self) -> Reading {
-        Reading { usage: None, refused: false }
+    pub fn bill(&self, reading: &Reading) -> Option<NanoUsd> {
+        let usage = reading.usage.as_ref()?;
+        let answered = reading.model.as_deref().and_then(|name| self.book.model(self.provider, name));
+        Some(self.charge_on(usage, &reading.terms, answered.as_ref().unwrap_or(&self.price)))
     }
 }
 
-/// What an answer said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
-    /// The final usage, if it was seen.
-    pub usage: Option<Usage>,
-    /// The provider refused before doing any work (a 4xx or 5xx without usage): nothing is billed.
-    pub refused: bool,
-}
-
-/// The provider's own error for `refusal`: status, headers and body. `id` is the request id that SDKs show.
-#[must_use]
-pub fn denial(provider: Option<Provider>, refusal: &Refusal, id: &str) -> http::Response<Bytes> {
-    let _ = (provider, id);
-    http::Response::new(Bytes::from(refusal.sentence.clone()))
-}
+#[cfg(test)]
+mod tests;

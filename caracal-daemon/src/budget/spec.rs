@@ -1,0 +1,253 @@
+//! What an operator writes of a budget, checked.
+
+use crate::money::NanoUsd;
+use jiff::tz::TimeZone;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long money lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Window {
+    /// A minute of UTC.
+    Minute,
+    /// An hour of UTC.
+    Hour,
+    /// A day of the time zone.
+    Day,
+    /// An ISO week of the time zone, from Monday.
+    Week,
+    /// A month of the time zone; rolling: 30 days.
+    Month,
+    /// For ever.
+    Total,
+}
+
+impl Window {
+    /// The name in window keys and sentences.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Window::Minute => "minute",
+            Window::Hour => "hour",
+            Window::Day => "day",
+            Window::Week => "week",
+            Window::Month => "month",
+            Window::Total => "total",
+        }
+    }
+}
+
+/// When a window begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// With the calendar.
+    #[default]
+    Calendar,
+    /// At any time: no stretch of this length spends more than the limit.
+    Rolling,
+}
+
+/// What a budget is divided by: each part has the whole limit of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Per {
+    /// Nothing.
+    #[default]
+    All,
+    /// The agent.
+    Agent,
+    /// The model.
+    Model,
+}
+
+/// How long calls may queue for money that open holds have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Calls in the queue, at most.
+    pub calls: usize,
+    /// Time in the queue, at most.
+    pub time: Duration,
+}
+
+impl Default for Wait {
+    fn default() -> Wait {
+        Wait { calls: 256, time: Duration::from_secs(60) }
+    }
+}
+
+/// One budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetSpec {
+    /// Its name; unique.
+    pub name: Arc<str>,
+    /// The most that is spent in one window, nano-USD.
+    pub limit: NanoUsd,
+    /// How long the limit lasts.
+    pub window: Window,
+    /// When the window begins.
+    pub kind: Kind,
+    /// An IANA time zone, such as `Europe/Berlin`; empty is UTC.
+    pub time_zone: String,
+    /// Agents it covers: names with `*` and `?`; empty covers all.
+    pub agents: Vec<String>,
+    /// Models it covers, likewise.
+    pub models: Vec<String>,
+    /// Providers it covers, likewise.
+    pub providers: Vec<String>,
+    /// What it is divided by.
+    pub per: Per,
+    /// The budget above it: a hold is taken from that one as well, whatever it covers by itself.
+    pub parent: Option<Arc<str>>,
+    /// The queue.
+    pub wait: Wait,
+}
+
+impl BudgetSpec {
+    /// A budget over everything, by day, in UTC.
+    #[must_use]
+    pub fn daily(name: &str, limit: NanoUsd) -> BudgetSpec {
+        BudgetSpec {
+            name: name.into(),
+            limit,
+            window: Window::Day,
+            kind: Kind::Calendar,
+            time_zone: String::new(),
+            agents: Vec::new(),
+            models: Vec::new(),
+            providers: Vec::new(),
+            per: Per::All,
+            parent: None,
+            wait: Wait::default(),
+        }
+    }
+
+    pub(crate) fn zone(&self) -> Result<TimeZone, SpecError> {
+        if self.time_zone.is_empty() || self.time_zone == "UTC" {
+            return Ok(TimeZone::UTC);
+        }
+        TimeZone::get(&self.time_zone).map_err(|_| SpecError::Zone { budget: self.name.to_string(), zone: self.time_zone.clone() })
+    }
+}
+
+/// Why budgets were not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Two of one name, or one without.
+    #[error("two budgets are named {0:?}, or one has no name; give each a name of its own")]
+    Name(String),
+    /// A parent that is not there.
+    #[error("budget {budget:?} has the parent {parent:?}, which does not exist; add it or correct the name")]
+    NoParent {
+        /// The child.
+        budget: String,
+        /// The name.
+        parent: String,
+    },
+    /// A budget above itself.
+    #[error("budget {0:?} stands above itself; break the circle of parents")]
+    Circle(String),
+    /// No such time zone.
+    #[error("budget {budget:?}: {zone:?} is not a time zone of this host; write it like \"Europe/Berlin\" and have tzdata installed")]
+    Zone {
+        /// Which.
+        budget: String,
+        /// The name.
+        zone: String,
+    },
+    /// A total does not roll.
+    #[error("budget {0:?}: a total has no end, so it cannot be rolling; choose another window or calendar")]
+    RollingTotal(String),
+}
+
+/// Checks names, parents, zones.
+pub(crate) fn check(specs: &[BudgetSpec]) -> Result<(), SpecError> {
+    let mut names = HashSet::new();
+    for spec in specs {
+        if spec.name.is_empty() || !names.insert(&spec.name) {
+            return Err(SpecError::Name(spec.name.to_string()));
+        }
+        if spec.kind == Kind::Rolling && spec.window == Window::Total {
+            return Err(SpecError::RollingTotal(spec.name.to_string()));
+        }
+        spec.zone()?;
+    }
+    for spec in specs {
+        let mut above = spec.parent.as_ref();
+        for _ in 0..=specs.len() {
+            let Some(name) = above else { break };
+            let Some(parent) = specs.iter().find(|other| other.name == *name) else {
+                return Err(SpecError::NoParent { budget: spec.name.to_string(), parent: name.to_string() });
+            };
+            above = parent.parent.as_ref();
+        }
+        if above.is_some() {
+            return Err(SpecError::Circle(spec.name.to_string()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `text` matches `pattern`, where `*` is any run and `?` any one character. Linear memory, no backtracking beyond the last `*`.
+pub(crate) fn glob(pattern: &str, text: &str) -> bool {
+    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (mut p, mut t, mut star) = (0, 0, None);
+    while let Some(char) = text.get(t) {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(want) if *want == '?' || want == char => {
+                p += 1;
+                t += 1;
+            }
+            _ => match star {
+                Some((at, from)) => {
+                    star = Some((at, from + 1));
+                    p = at + 1;
+                    t = from + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern.iter().skip(p).all(|char| *char == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_match_whole_names() {
+        for (pattern, text, want) in [
+            ("*", "", true),
+            ("claude-*", "claude-opus-4-8", true),
+            ("claude-*", "xclaude-", false),
+            ("*-mini", "gpt-5-mini", true),
+            ("*-mini", "gpt-5-mini-x", false),
+            ("g?t-*", "gpt-5", true),
+            ("a*b*c", "aXbXbc", true),
+            ("a*b*c", "aXbXbd", false),
+            ("", "a", false),
+            ("a", "a", true),
+        ] {
+            assert_eq!(glob(pattern, text), want, "{pattern} {text}");
+        }
+        assert!(!glob(&"*a".repeat(100), &"a".repeat(50)));
+    }
+
+    #[test]
+    fn faults_are_named() {
+        let spec = |name: &str, parent: Option<&str>| BudgetSpec { parent: parent.map(Arc::from), ..BudgetSpec::daily(name, NanoUsd(1)) };
+        assert_eq!(check(&[spec("a", None), spec("b", Some("a"))]), Ok(()));
+        assert!(matches!(check(&[spec("a", None), spec("a", None)]), Err(SpecError::Name(_))));
+        assert!(matches!(check(&[spec("a", Some("x"))]), Err(SpecError::NoParent { .. })));
+        assert!(matches!(check(&[spec("a", Some("b")), spec("b", Some("a"))]), Err(SpecError::Circle(_))));
+        assert!(matches!(check(&[spec("a", Some("a"))]), Err(SpecError::Circle(_))));
+        let zone = BudgetSpec { time_zone: "Mars/Olympus".to_owned(), ..spec("a", None) };
+        assert!(matches!(check(&[zone]), Err(SpecError::Zone { .. })));
+        let rolling = BudgetSpec { kind: Kind::Rolling, window: Window::Total, ..spec("a", None) };
+        assert!(matches!(check(&[rolling]), Err(SpecError::RollingTotal(_))));
+    }
+}

@@ -1,0 +1,346 @@
+//! The price book: takes a TOML file, gives what each model costs and what bounds a call to it.
+//! Refuses a file with an unknown field, a name twice, or a price that is missing. Never guesses.
+
+use super::{Operation, Provider};
+use crate::money::{Bill, Factor, MoneyError, UnitPrice};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+const BUILT_IN: &str = include_str!("prices.toml");
+const TOKENS: u64 = 1_000_000;
+
+/// Why a price book was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum BookError {
+    /// Not TOML, an unknown field, or a missing one.
+    #[error("the price book cannot be read: {0}")]
+    Syntax(#[from] toml::de::Error),
+    /// Two models have one name.
+    #[error("the price book names {0:?} twice; keep one of the two")]
+    Twice(String),
+    /// A model without names, operations, or rates of the standard tier.
+    #[error("model {0:?} of the price book needs names, operations, max_input and a rate with tier = \"standard\" that has no `above`")]
+    Incomplete(String),
+    /// A number that is not one.
+    #[error("model {model:?} of the price book: {why}")]
+    Number {
+        /// Which model.
+        model: String,
+        /// What is wrong.
+        why: MoneyError,
+    },
+}
+
+/// How fast, and at which price, a provider works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// List price.
+    Standard,
+    /// Slower and cheaper.
+    Flex,
+    /// Faster and dearer; OpenAI also calls it `fast`.
+    Priority,
+    /// Fastest.
+    Ultrafast,
+}
+
+/// Prices per token of one tier and one length of input.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rates {
+    pub(crate) input: UnitPrice,
+    pub(crate) cache_read: UnitPrice,
+    pub(crate) cache_write: UnitPrice,
+    pub(crate) cache_write_long: UnitPrice,
+    pub(crate) output: UnitPrice,
+}
+
+impl Rates {
+    fn dearer(self, other: Rates) -> Rates {
+        Rates {
+            input: self.input.dearer(other.input),
+            cache_read: self.cache_read.dearer(other.cache_read),
+            cache_write: self.cache_write.dearer(other.cache_write),
+            cache_write_long: self.cache_write_long.dearer(other.cache_write_long),
+            output: self.output.dearer(other.output),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    tier: Tier,
+    above: u64,
+    rates: Rates,
+}
+
+/// What one model costs.
+#[derive(Debug)]
+pub struct Model {
+    /// The first of its names.
+    pub name: Arc<str>,
+    /// The price is a guess on the dear side.
+    pub assumed: bool,
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) max_input: u64,
+    pub(crate) max_output: u64,
+    /// The most tokens of one inline image; `None`: takes no images.
+    pub(crate) image_tokens: Option<u64>,
+    /// The most input tokens that one web search adds; `None`: nothing is promised.
+    pub(crate) search_tokens: Option<u64>,
+    pub(crate) web_search: Option<UnitPrice>,
+    pub(crate) geo_us: Factor,
+    pub(crate) fast: Option<Factor>,
+    rows: Vec<Row>,
+}
+
+impl Model {
+    /// Whether it is sold at this tier.
+    pub(crate) fn sells(&self, tier: Tier) -> bool {
+        self.rows.iter().any(|row| row.tier == tier)
+    }
+
+    /// The prices of a request with `input` tokens. A tier without prices for so long an input costs the dearer of
+    /// its own prices and those of the standard tier at that length.
+    pub(crate) fn rates(&self, tier: Tier, input: u64) -> Option<Rates> {
+        let best = |tier: Tier| {
+            let rows = self.rows.iter().filter(|row| row.tier == tier && (row.above == 0 || input > row.above));
+            rows.max_by_key(|row| row.above)
+        };
+        let standard = best(Tier::Standard)?;
+        let own = best(tier).unwrap_or(standard);
+        Some(if own.above < standard.above { own.rates.dearer(standard.rates) } else { own.rates })
+    }
+
+    /// The dearest prices of a request with at most `input` tokens.
+    pub(crate) fn dearest(&self, tier: Tier, input: u64) -> Option<Rates> {
+        let tier = if self.sells(tier) { tier } else { Tier::Standard };
+        Some(self.rates(tier, input)?.dearer(self.rates(tier, 0)?))
+    }
+}
+
+/// Every price, with the version and hash that records carry.
+#[derive(Debug)]
+pub struct PriceBook {
+    id: Arc<str>,
+    models: HashMap<(Provider, Arc<str>), Arc<Model>>,
+}
+
+impl PriceBook {
+    /// The book that is compiled in.
+    ///
+    /// # Errors
+    /// Never, as a test proves.
+    pub fn built_in() -> Result<PriceBook, BookError> {
+        PriceBook::parse(BUILT_IN)
+    }
+
+    /// Reads a book.
+    ///
+    /// # Errors
+    /// When it is not one; the sentence says where.
+    pub fn parse(text: &str) -> Result<PriceBook, BookError> {
+        let file: File = toml::from_str(text)?;
+        let mut models = HashMap::new();
+        for entry in file.model {
+            let (provider, names) = (entry.provider, entry.names.clone());
+            let model = Arc::new(entry.build()?);
+            for name in names {
+                if models.insert((provider.into(), Arc::from(name.as_str())), Arc::clone(&model)).is_some() {
+                    return Err(BookError::Twice(name));
+                }
+            }
+        }
+        let digest = hex::encode(Sha256::digest(text.as_bytes()));
+        let id = format!("{}@{}", file.version, digest.get(..16).unwrap_or(&digest));
+        Ok(PriceBook { id: id.into(), models })
+    }
+
+    /// `version@hash`: the hash is the first 16 hex digits of the file's SHA-256.
+    #[must_use]
+    pub fn id(&self) -> Arc<str> {
+        Arc::clone(&self.id)
+    }
+
+    /// The model of this exact name.
+    #[must_use]
+    pub fn model(&self, provider: Provider, name: &str) -> Option<Arc<Model>> {
+        self.models.get(&(provider, Arc::from(name))).cloned()
+    }
+
+    /// How many names have a price.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.models.len()
+    }
+
+    /// No name has a price: every paid call is refused.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.models.is_empty()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: String,
+    #[serde(default)]
+    model: Vec<Entry>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Seller {
+    Openai,
+    Anthropic,
+}
+
+impl From<Seller> for Provider {
+    fn from(seller: Seller) -> Provider {
+        match seller {
+            Seller::Openai => Provider::OpenAi,
+            Seller::Anthropic => Provider::Anthropic,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    provider: Seller,
+    names: Vec<String>,
+    operations: Vec<Operation>,
+    #[serde(rename = "source")]
+    _source: String,
+    #[serde(default)]
+    assumed: bool,
+    max_input: u64,
+    #[serde(default)]
+    max_output: u64,
+    image_tokens: Option<u64>,
+    search_tokens: Option<u64>,
+    web_search: Option<String>,
+    geo_us: Option<String>,
+    fast: Option<String>,
+    rates: Vec<RawRates>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRates {
+    tier: Tier,
+    #[serde(default)]
+    above: u64,
+    input: String,
+    cache_read: Option<String>,
+    cache_write: Option<String>,
+    cache_write_long: Option<String>,
+    output: String,
+}
+
+impl Entry {
+    fn build(self) -> Result<Model, BookError> {
+        let name = self.names.first().cloned().unwrap_or_default();
+        let number = |why| BookError::Number { model: name.clone(), why };
+        let rows = self.rates.iter().map(RawRates::build).collect::<Result<Vec<Row>, _>>().map_err(number)?;
+        let based = rows.iter().any(|row| row.tier == Tier::Standard && row.above == 0);
+        let speaks = self.max_output > 0 || self.operations == [Operation::Embeddings];
+        if name.is_empty() || self.operations.is_empty() || self.max_input == 0 || !based || !speaks {
+            return Err(BookError::Incomplete(name));
+        }
+        let factor = |text: &Option<String>| text.as_deref().map(Factor::new).transpose().map_err(number);
+        let web_search = self.web_search.as_deref().map(|usd| UnitPrice::new(usd, TOKENS)).transpose().map_err(number)?;
+        Ok(Model {
+            assumed: self.assumed,
+            max_input: self.max_input,
+            max_output: self.max_output,
+            image_tokens: self.image_tokens,
+            search_tokens: self.search_tokens,
+            web_search,
+            geo_us: factor(&self.geo_us)?.unwrap_or(Factor::ONE),
+            fast: factor(&self.fast)?,
+            rows,
+            operations: self.operations,
+            name: name.as_str().into(),
+        })
+    }
+}
+
+impl RawRates {
+    /// A kind of input without a price of its own costs what it is made of: reads and writes cost plain input.
+    fn build(&self) -> Result<Row, MoneyError> {
+        let price = |usd: &str| UnitPrice::new(usd, TOKENS);
+        let or = |usd: &Option<String>, other: UnitPrice| usd.as_deref().map_or(Ok(other), price);
+        let input = price(&self.input)?;
+        let cache_write = or(&self.cache_write, input)?;
+        let rates = Rates {
+            input,
+            cache_read: or(&self.cache_read, input)?,
+            cache_write,
+            cache_write_long: or(&self.cache_write_long, cache_write)?,
+            output: price(&self.output)?,
+        };
+        Ok(Row { tier: self.tier, above: self.above, rates })
+    }
+}
+
+/// The bill of `usage` at these rates, before per-call fees.
+pub(crate) fn tokens(rates: &Rates, usage: &crate::event::Usage) -> Bill {
+    Bill::default()
+        .plus(usage.input, rates.input)
+        .plus(usage.cache_read, rates.cache_read)
+        .plus(usage.cache_write_5m, rates.cache_write)
+        .plus(usage.cache_write_1h, rates.cache_write_long)
+        .plus(usage.output, rates.output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_book_has_the_agents_default_models() -> Result<(), BookError> {
+        let book = PriceBook::built_in()?;
+        for name in ["claude-opus-4-8", "claude-haiku-4-5", "claude-haiku-4-5-20251001", "claude-opus-5-5", "claude-sonnet-5-5"] {
+            assert!(book.model(Provider::Anthropic, name).is_some_and(|model| !model.assumed), "{name}");
+        }
+        for name in ["gpt-6.1-sol", "gpt-5.4-mini", "gpt-4.1", "text-embedding-3-small"] {
+            assert!(book.model(Provider::OpenAi, name).is_some(), "{name}");
+        }
+        assert!(book.model(Provider::OpenAi, "claude-opus-4-8").is_none());
+        assert!(book.id().starts_with("2026-11-24@") && book.id().len() == 27);
+        Ok(())
+    }
+
+    #[test]
+    fn a_longer_input_moves_the_whole_request() -> Result<(), BookError> {
+        let book = PriceBook::built_in()?;
+        let model = book.model(Provider::OpenAi, "gpt-6.1-sol").ok_or(BookError::Incomplete("gpt-6.1-sol".into()))?;
+        let price = |tier, input| model.rates(tier, input).map(|rates| Bill::default().plus(1_000_000, rates.input).round_up().0);
+        assert_eq!(price(Tier::Standard, 272_000), Some(2_000_000_000));
+        assert_eq!(price(Tier::Standard, 272_001), Some(4_000_000_000));
+        assert_eq!(price(Tier::Priority, 272_001), Some(8_000_000_000));
+        let model = book.model(Provider::OpenAi, "gpt-5.4").ok_or(BookError::Incomplete("gpt-5.4".into()))?;
+        let priority = model.rates(Tier::Priority, 300_000).map(|rates| Bill::default().plus(1_000_000, rates.output).round_up().0);
+        assert_eq!(priority, Some(30_000_000_000), "a tier without long prices: the dearer of both");
+        Ok(())
+    }
+
+    const ENTRY: &str = "[[model]]\nprovider='openai'\nnames=['a']\noperations=['chat']\nsource='x'\nmax_input=10\nmax_output=10\n";
+
+    #[test]
+    fn a_book_with_a_fault_is_refused() {
+        let rates = "rates=[{tier='standard',input='1',output='1'}]\n";
+        let book = |body: &str| PriceBook::parse(&format!("version='1'\n{body}"));
+        assert!(book(&format!("{ENTRY}{rates}")).is_ok());
+        assert!(matches!(book(&format!("{ENTRY}{rates}{ENTRY}{rates}")), Err(BookError::Twice(_))));
+        assert!(matches!(book(&format!("{ENTRY}typo=1\n{rates}")), Err(BookError::Syntax(_))));
+        assert!(matches!(book(ENTRY), Err(BookError::Syntax(_))));
+        assert!(matches!(book(&format!("{ENTRY}rates=[{{tier='flex',input='1',output='1'}}]")), Err(BookError::Incomplete(_))));
+        assert!(matches!(book(&format!("{ENTRY}rates=[{{tier='standard',input='1e-6',output='1'}}]")), Err(BookError::Number { .. })));
+        assert!(matches!(book(&format!("{ENTRY}rates=[{{tier='standard',input=1.0,output='1'}}]")), Err(BookError::Syntax(_))));
+    }
+}

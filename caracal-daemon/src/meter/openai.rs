@@ -1,0 +1,350 @@
+//! Reads OpenAI chat completions, responses and embeddings.
+//! Source: <https://platform.openai.com/docs/api-reference>.
+
+use super::book::Tier;
+use super::body::Walked;
+use super::shape::{AskUsage, Caching, Raw, Searches, Shape, parse, unbounded};
+use super::{refuse, refuse_agent};
+use crate::refusal::{Reason, Refusal};
+use serde::Deserialize;
+
+const INLINE: &str = "Send the content inline.";
+const HISTORY: &str = "Send the whole input with each call and store nothing on the provider's side.";
+
+/// All members that matter to the bill of one of the three calls.
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(default, borrow)]
+    model: Raw<'a>,
+    #[serde(default, borrow)]
+    stream: Raw<'a>,
+    #[serde(default, borrow)]
+    stream_options: Raw<'a>,
+    #[serde(default, borrow)]
+    max_tokens: Raw<'a>,
+    #[serde(default, borrow)]
+    max_completion_tokens: Raw<'a>,
+    #[serde(default, borrow)]
+    max_output_tokens: Raw<'a>,
+    #[serde(default, borrow)]
+    max_tool_calls: Raw<'a>,
+    #[serde(default, borrow)]
+    n: Raw<'a>,
+    #[serde(default, borrow)]
+    best_of: Raw<'a>,
+    #[serde(default, borrow)]
+    service_tier: Raw<'a>,
+    #[serde(default, borrow)]
+    messages: Raw<'a>,
+    #[serde(default, borrow)]
+    input: Raw<'a>,
+    #[serde(default, borrow)]
+    tools: Raw<'a>,
+    #[serde(default, borrow)]
+    modalities: Raw<'a>,
+    #[serde(default, borrow)]
+    audio: Raw<'a>,
+    #[serde(default, borrow)]
+    prediction: Raw<'a>,
+    #[serde(default, borrow)]
+    web_search_options: Raw<'a>,
+    #[serde(default, borrow)]
+    previous_response_id: Raw<'a>,
+    #[serde(default, borrow)]
+    conversation: Raw<'a>,
+    #[serde(default, borrow)]
+    prompt: Raw<'a>,
+    #[serde(default, borrow)]
+    background: Raw<'a>,
+    #[serde(default, borrow)]
+    context_management: Raw<'a>,
+    #[serde(default, borrow)]
+    reasoning: Raw<'a>,
+}
+
+/// Members that a call must not have, why, and what to do.
+fn forbidden(body: &Body<'_>) -> Result<(), Refusal> {
+    for (member, why, instead) in [
+        (body.previous_response_id, "`previous_response_id` adds input that is not in the request", HISTORY),
+        (body.conversation, "`conversation` adds input that is not in the request", HISTORY),
+        (body.prompt, "`prompt` adds a stored template that is not in the request", INLINE),
+        (body.background, "`background` answers after the connection has ended", "Leave `background` out."),
+        (body.audio, "audio is not priced", "Ask for text."),
+        (body.prediction, "rejected tokens of a `prediction` are billed beyond the output cap", "Leave `prediction` out."),
+        (body.web_search_options, "`web_search_options` searches without a limit", "Use the responses API with a web_search tool."),
+    ] {
+        if !member.is_nothing() {
+            return Err(unbounded(why, instead));
+        }
+    }
+    if body.web_search_options.text().is_some() {
+        return Err(unbounded("`web_search_options` searches without a limit", "Use the responses API with a web_search tool."));
+    }
+    let modalities: Vec<String> = body.modalities.get("modalities")?.unwrap_or_default();
+    if modalities.iter().any(|modality| modality != "text") {
+        return Err(unbounded("it asks for output that is not text", "Ask for text."));
+    }
+    match body.best_of.get::<u64>("best_of")? {
+        None | Some(1) => Ok(()),
+        Some(_) => Err(unbounded("`best_of` bills answers that are thrown away", "Leave `best_of` out.")),
+    }
+}
+
+fn tiers(service_tier: Raw<'_>) -> Result<Vec<Tier>, Refusal> {
+    let named: Option<String> = service_tier.get("service_tier")?;
+    Ok(match named.as_deref() {
+        // The project's own setting decides: standard, fast or scale.
+        None | Some("auto") => vec![Tier::Standard, Tier::Priority],
+        Some("default" | "standard" | "scale") => vec![Tier::Standard],
+        Some("flex") => vec![Tier::Flex],
+        Some("priority" | "fast") => vec![Tier::Priority],
+        Some("ultrafast") => vec![Tier::Ultrafast],
+        Some(_) => return Err(refuse(Reason::PriceUnknown, "knows no price for this `service_tier`. Use auto, default, flex or priority.".to_owned())),
+    })
+}
+
+fn common(body: &Body<'_>, walked: Walked) -> Result<Shape, Refusal> {
+    forbidden(body)?;
+    Ok(Shape {
+        model: body.model.get("model")?.unwrap_or_default(),
+        stream: body.stream.get("stream")?.unwrap_or(false),
+        choices: 1,
+        tiers: tiers(body.service_tier)?,
+        // Caching is implicit: any input may be written.
+        caching: if walked.long_cache { Caching::Long } else { Caching::Short },
+        ..Shape::default()
+    })
+}
+
+/// `POST /v1/chat/completions`.
+pub(crate) fn chat(text: &str, walked: Walked) -> Result<Shape, Refusal> {
+    let body: Body<'_> = parse(text, "the body")?;
+    let mut shape = common(&body, walked)?;
+    shape.cap_key = "max_completion_tokens";
+    shape.note_cap(body.max_tokens, text, "max_tokens")?;
+    shape.note_cap(body.max_completion_tokens, text, "max_completion_tokens")?;
+    shape.choices = body.n.get("n")?.unwrap_or(1).max(1);
+    if shape.choices > 128 {
+        return Err(refuse_agent(Reason::AmbiguousRequest, "cannot price a call with `n` above 128.".to_owned()));
+    }
+    if shape.stream {
+        shape.ask_usage = ask_usage(body.stream_options, text)?;
+    }
+    for message in body.messages.get::<Vec<Item<'_>>>("messages")?.unwrap_or_default() {
+        if !message.audio.is_nothing() {
+            return Err(unbounded("a message refers to earlier audio", INLINE));
+        }
+        content(message.content, &mut shape)?;
+    }
+    for tool in body.tools.get::<Vec<Tool<'_>>>("tools")?.unwrap_or_default() {
+        match tool.kind.as_deref() {
+            Some("function" | "custom") => {}
+            _ => return Err(hosted(tool.kind.as_deref())),
+        }
+    }
+    Ok(shape)
+}
+
+#[derive(Deserialize)]
+struct StreamOptions<'a> {
+    #[serde(default, borrow)]
+    include_usage: Raw<'a>,
+}
+
+fn ask_usage(options: Raw<'_>, text: &str) -> Result<AskUsage, Refusal> {
+    const WHOLE: &str = "{\"include_usage\":true}";
+    let Some(outer) = options.span(text) else { return Ok(AskUsage::Insert) };
+    let Some(inner) = options.get::<StreamOptions<'_>>("stream_options")? else { return Ok(AskUsage::Replace(outer, WHOLE)) };
+    if options.is_nothing() {
+        return Ok(AskUsage::Replace(outer, WHOLE));
+    }
+    Ok(match inner.include_usage.get::<bool>("include_usage")? {
+        Some(true) => AskUsage::AsIs,
+        _ => match inner.include_usage.span(text) {
+            Some(span) => AskUsage::Replace(span, "true"),
+            None => AskUsage::Replace(outer.start + 1..outer.start + 1, "\"include_usage\":true,"),
+        },
+    })
+}
+
+/// `POST /v1/responses`.
+pub(crate) fn responses(text: &str, walked: Walked) -> Result<Shape, Refusal> {
+    let body: Body<'_> = parse(text, "the body")?;
+    let mut shape = common(&body, walked)?;
+    shape.cap_key = "max_output_tokens";
+    shape.note_cap(body.max_output_tokens, text, "max_output_tokens")?;
+    if !body.context_management.is_nothing() {
+        shape.extra_passes = 1;
+    }
+    let mut searching = false;
+    if body.input.is_array() {
+        for item in body.input.get::<Vec<Item<'_>>>("input")?.unwrap_or_default() {
+            searching |= input_item(&item, &mut shape)?;
+        }
+    }
+    searching |= tools(body.tools, &mut shape, 0)?;
+    if let Some(mode) = body.reasoning.get::<Reasoning<'_>>("reasoning")?.and_then(|reasoning| reasoning.mode.text())
+        && mode != "\"standard\""
+    {
+        return Err(unbounded("this `reasoning.mode` works beyond the output cap", "Leave `reasoning.mode` out."));
+    }
+    if searching {
+        let declared = body.max_tool_calls.get("max_tool_calls")?;
+        shape.searches = Searches::Clamped { declared, span: body.max_tool_calls.span(text) };
+    }
+    Ok(shape)
+}
+
+#[derive(Deserialize)]
+struct Reasoning<'a> {
+    #[serde(default, borrow)]
+    mode: Raw<'a>,
+}
+
+/// `POST /v1/embeddings`.
+pub(crate) fn embeddings(text: &str, walked: Walked) -> Result<Shape, Refusal> {
+    let body: Body<'_> = parse(text, "the body")?;
+    let mut shape = common(&body, walked)?;
+    shape.tiers = vec![Tier::Standard];
+    shape.stream = false;
+    // Lists of numbers are tokens; a token is at least one digit, so bytes bound both forms.
+    Ok(shape)
+}
+
+/// A message, an item of `input`, or a part of content.
+#[derive(Deserialize)]
+struct Item<'a> {
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    #[serde(default, borrow)]
+    content: Raw<'a>,
+    #[serde(default, borrow)]
+    output: Raw<'a>,
+    #[serde(default, borrow)]
+    tools: Raw<'a>,
+    #[serde(default, borrow)]
+    image_url: Raw<'a>,
+    #[serde(default, borrow)]
+    file_id: Raw<'a>,
+    #[serde(default, borrow)]
+    file_url: Raw<'a>,
+    #[serde(default, borrow)]
+    file_data: Raw<'a>,
+    #[serde(default, borrow)]
+    file: Raw<'a>,
+    #[serde(default, borrow)]
+    audio: Raw<'a>,
+    #[serde(default, borrow)]
+    input_audio: Raw<'a>,
+    #[serde(default, borrow)]
+    result: Raw<'a>,
+}
+
+/// Gives whether it brings a web search tool.
+fn input_item(item: &Item<'_>, shape: &mut Shape) -> Result<bool, Refusal> {
+    match item.kind.as_deref() {
+        Some("item_reference") => return Err(unbounded("an `item_reference` adds input that is not in the request", HISTORY)),
+        Some("computer_call_output") => return Err(hosted(Some("computer_use"))),
+        Some("image_generation_call") if item.result.is_string() => shape.note_image(item.result.text().map_or(0, str::len)),
+        _ => {}
+    }
+    part(item, shape)?;
+    content(item.content, shape)?;
+    content(item.output, shape)?;
+    tools(item.tools, shape, 0)
+}
+
+/// Content: a string, or parts.
+fn content(raw: Raw<'_>, shape: &mut Shape) -> Result<(), Refusal> {
+    if !raw.is_array() {
+        return Ok(());
+    }
+    for item in raw.get::<Vec<Item<'_>>>("content")?.unwrap_or_default() {
+        part(&item, shape)?;
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct ImageUrl<'a> {
+    #[serde(default, borrow)]
+    url: Raw<'a>,
+}
+
+#[derive(Deserialize)]
+struct File<'a> {
+    #[serde(default, borrow)]
+    file_id: Raw<'a>,
+    #[serde(default, borrow)]
+    file_data: Raw<'a>,
+}
+
+fn part(item: &Item<'_>, shape: &mut Shape) -> Result<(), Refusal> {
+    if !item.input_audio.is_nothing() || item.kind.as_deref() == Some("input_audio") {
+        return Err(unbounded("audio is not priced", "Send text."));
+    }
+    let file = item.file.get::<File<'_>>("file")?;
+    let by_id = !item.file_id.is_nothing() || !item.file_url.is_nothing() || file.as_ref().is_some_and(|file| !file.file_id.is_nothing());
+    if by_id {
+        return Err(unbounded("it has a file by id or URL, whose size is not known", INLINE));
+    }
+    if !item.file_data.is_nothing() || file.is_some_and(|file| !file.file_data.is_nothing()) {
+        shape.whole_context = true;
+    }
+    let url = if item.image_url.is_string() { item.image_url } else { item.image_url.get::<ImageUrl<'_>>("image_url")?.map_or(Raw::default(), |image| image.url) };
+    match url.text() {
+        Some(text) => shape.note_image_url(text.trim_matches('"')),
+        None if matches!(item.kind.as_deref(), Some("image_url" | "input_image")) => Err(unbounded("it has an image without its data", INLINE)),
+        None => Ok(()),
+    }
+}
+
+#[derive(Deserialize)]
+struct Tool<'a> {
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    #[serde(default, borrow)]
+    tools: Raw<'a>,
+    #[serde(default, borrow)]
+    environment: Raw<'a>,
+    #[serde(default, borrow)]
+    execution: Raw<'a>,
+}
+
+#[derive(Deserialize)]
+struct Environment {
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+}
+
+/// Gives whether a web search tool is among them.
+fn tools(raw: Raw<'_>, shape: &mut Shape, depth: u8) -> Result<bool, Refusal> {
+    let mut searching = false;
+    for tool in raw.get::<Vec<Tool<'_>>>("tools")?.unwrap_or_default() {
+        match tool.kind.as_deref() {
+            Some("function" | "custom") => {}
+            Some("local_shell" | "apply_patch") => shape.typed_tools += 1,
+            Some("shell") => {
+                let environment = tool.environment.get::<Environment>("environment")?.and_then(|environment| environment.kind);
+                if environment.as_deref() != Some("local") {
+                    return Err(hosted(Some("shell in a hosted container")));
+                }
+                shape.typed_tools += 1;
+            }
+            // It looks among tools that stand in the request; where the client looks, the provider does nothing.
+            Some("tool_search") if tool.execution.text() == Some("\"client\"") => shape.typed_tools += 1,
+            Some("namespace") if depth < 4 => searching |= tools(tool.tools, shape, depth + 1)?,
+            Some(kind) if kind == "web_search" || kind.starts_with("web_search_2") || kind.starts_with("web_search_preview") => {
+                shape.typed_tools += 1;
+                searching = true;
+            }
+            other => return Err(hosted(other)),
+        }
+    }
+    Ok(searching)
+}
+
+fn hosted(kind: Option<&str>) -> Refusal {
+    let kind: String = kind.unwrap_or("without a type").chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(48).collect();
+    unbounded(&format!("the hosted tool {kind} has no price here"), "Leave the tool out of the request, or turn it off in the agent.")
+}

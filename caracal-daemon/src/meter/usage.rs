@@ -1,0 +1,289 @@
+//! Reads usage off an answer as it streams by: server-sent events or JSON, plain or compressed.
+//! The bytes that are forwarded are untouched, but for a usage chunk that only we asked for. Memory per stream is
+//! bounded; an answer that cannot be read gives no usage.
+
+use super::book::Tier;
+use super::scan::Scanner;
+use super::seen::Seen;
+use super::strip::Stripper;
+use super::{Operation, body::ZSTD_WINDOW_LOG};
+use crate::event::Usage;
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+/// Decoded bytes of one answer that are read at most: a bomb costs no more than this.
+const DECODED_LIMIT: u64 = 1 << 30;
+
+/// Terms that an answer reports and that change its price. `None`: not said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The service tier.
+    pub tier: Option<Tier>,
+    /// Processed in the US, at an uplift.
+    pub geo_us: Option<bool>,
+    /// Processed at the dearer speed.
+    pub fast: Option<bool>,
+}
+
+/// What an answer said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// The final usage, if it was seen.
+    pub usage: Option<Usage>,
+    /// The provider refused before doing any work (a 4xx or 5xx without usage): nothing is billed.
+    pub refused: bool,
+    /// The terms reported.
+    pub terms: Terms,
+    /// The model that answered, as reported.
+    pub model: Option<Arc<str>>,
+}
+
+/// Reads an answer as it streams by.
+#[derive(Debug)]
+pub struct UsageReader {
+    tee: Tee,
+    strip: Option<Stripper>,
+    status: StatusCode,
+}
+
+impl UsageReader {
+    pub(crate) fn new(operation: Operation, long_cache: bool, strip: bool, status: StatusCode, headers: &HeaderMap) -> UsageReader {
+        let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok()).unwrap_or("").trim().to_ascii_lowercase();
+        let stream = text(CONTENT_TYPE).starts_with("text/event-stream");
+        let encoding = text(CONTENT_ENCODING);
+        let seen = Seen::new(operation, stream, long_cache);
+        let feed = Feed { lines: stream.then(Lines::default), scanner: Scanner::new(), seen, left: DECODED_LIMIT };
+        let plain = encoding.is_empty() || encoding == "identity";
+        let strip = (strip && stream && plain && status.is_success()).then(Stripper::default);
+        UsageReader { tee: Tee::new(&encoding, feed), strip, status }
+    }
+
+    /// The bytes that `feed` gives may be fewer than it takes: a Content-Length of the answer must not be forwarded.
+    #[must_use]
+    pub fn edits_answer(&self) -> bool {
+        self.strip.is_some()
+    }
+
+    /// Takes the next bytes of the answer and gives those that the agent gets: the same, but for a usage chunk that only we asked for.
+    pub fn feed(&mut self, bytes: Bytes) -> Bytes {
+        self.tee.feed(&bytes);
+        match &mut self.strip {
+            None => bytes,
+            Some(strip) => strip.feed(&bytes),
+        }
+    }
+
+    /// Bytes still held back, for the agent, before the end of the answer.
+    pub fn flush(&mut self) -> Bytes {
+        self.strip.as_mut().map(Stripper::flush).unwrap_or_default()
+    }
+
+    /// The end of the answer, clean or not.
+    #[must_use]
+    pub fn finish(self) -> Reading {
+        let failed = self.status.is_client_error() || self.status.is_server_error();
+        let Some(mut feed) = self.tee.finish() else { return Reading { refused: failed, ..Reading::default() } };
+        feed.end();
+        let usage = feed.seen.usage();
+        Reading { refused: failed && usage.is_none(), usage, terms: feed.seen.terms, model: feed.seen.model }
+    }
+}
+
+/// Decodes a copy of the answer into [`Feed`].
+enum Tee {
+    Plain(Feed),
+    Gzip(Box<flate2::write::MultiGzDecoder<Feed>>),
+    Zlib(Box<flate2::write::ZlibDecoder<Feed>>),
+    Zstd(Box<zstd::stream::write::Decoder<'static, Feed>>),
+    Brotli(Box<brotli::DecompressorWriter<Feed>>),
+    Unread,
+}
+
+impl fmt::Debug for Tee {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Tee::Plain(_) => "Plain",
+            Tee::Gzip(_) => "Gzip",
+            Tee::Zlib(_) => "Zlib",
+            Tee::Zstd(_) => "Zstd",
+            Tee::Brotli(_) => "Brotli",
+            Tee::Unread => "Unread",
+        })
+    }
+}
+
+impl Tee {
+    fn new(encoding: &str, feed: Feed) -> Tee {
+        match encoding {
+            "" | "identity" => Tee::Plain(feed),
+            "gzip" | "x-gzip" => Tee::Gzip(Box::new(flate2::write::MultiGzDecoder::new(feed))),
+            "deflate" => Tee::Zlib(Box::new(flate2::write::ZlibDecoder::new(feed))),
+            "br" => Tee::Brotli(Box::new(brotli::DecompressorWriter::new(feed, 4_096))),
+            "zstd" => zstd::stream::write::Decoder::new(feed)
+                .and_then(|mut decoder| decoder.window_log_max(ZSTD_WINDOW_LOG).map(|()| Tee::Zstd(Box::new(decoder))))
+                .unwrap_or(Tee::Unread),
+            _ => Tee::Unread,
+        }
+    }
+
+    /// A copy that cannot be decoded is not read any further; nothing of that reaches the agent.
+    fn feed(&mut self, bytes: &[u8]) {
+        let done = match self {
+            Tee::Plain(feed) => feed.write_all(bytes),
+            Tee::Gzip(decoder) => decoder.write_all(bytes).and_then(|()| decoder.flush()),
+            Tee::Zlib(decoder) => decoder.write_all(bytes).and_then(|()| decoder.flush()),
+            Tee::Zstd(decoder) => decoder.write_all(bytes).and_then(|()| decoder.flush()),
+            Tee::Brotli(decoder) => decoder.write_all(bytes).and_then(|()| decoder.flush()),
+            Tee::Unread => Ok(()),
+        };
+        if done.is_err() {
+            // What was read so far may be whole: keep it.
+            *self = match std::mem::replace(self, Tee::Unread).finish() {
+                Some(feed) => Tee::Plain(Feed { left: 0, ..feed }),
+                None => Tee::Unread,
+            };
+        }
+    }
+
+    fn finish(self) -> Option<Feed> {
+        match self {
+            Tee::Plain(feed) => Some(feed),
+            Tee::Gzip(mut decoder) => {
+                let _ = decoder.try_finish();
+                Some(decoder.get_mut().take())
+            }
+            Tee::Zlib(mut decoder) => {
+                let _ = decoder.try_finish();
+                Some(decoder.get_mut().take())
+            }
+            Tee::Zstd(mut decoder) => {
+                let _ = decoder.flush();
+                Some(decoder.into_inner())
+            }
+            Tee::Brotli(mut decoder) => {
+                let _ = decoder.close();
+                Some(decoder.get_mut().take())
+            }
+            Tee::Unread => None,
+        }
+    }
+}
+
+/// Decoded bytes on their way to the scanner.
+#[derive(Debug)]
+struct Feed {
+    lines: Option<Lines>,
+    scanner: Scanner,
+    seen: Seen,
+    left: u64,
+}
+
+impl Feed {
+    /// Takes the state out of a decoder that cannot be taken apart.
+    fn take(&mut self) -> Feed {
+        let empty = Feed { lines: None, scanner: Scanner::new(), seen: Seen::new(Operation::Chat, false, false), left: 0 };
+        std::mem::replace(self, empty)
+    }
+
+    fn end(&mut self) {
+        if let Some(lines) = &mut self.lines {
+            // A last event without its blank line.
+            lines.feed(b"\n\n", &mut self.scanner, &mut self.seen);
+        }
+    }
+}
+
+impl Write for Feed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.left = self.left.checked_sub(taken).ok_or_else(|| io::Error::other("more than is read of one answer"))?;
+        match &mut self.lines {
+            Some(lines) => lines.feed(bytes, &mut self.scanner, &mut self.seen),
+            None => self.scanner.feed(bytes, &mut self.seen),
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Server-sent events, as far as needed: the data of each event goes to the scanner without being stored.
+/// Source: <https://html.spec.whatwg.org/multipage/server-sent-events.html>.
+#[derive(Debug, Default)]
+struct Lines {
+    /// The line's field name so far, at most six bytes.
+    name: Vec<u8>,
+    part: Part,
+    /// The last byte was CR: an LF right after it belongs to the same line end.
+    after_cr: bool,
+    /// The data so far, at most seven bytes: enough to know `[DONE]`.
+    head: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Part {
+    #[default]
+    Name,
+    Data,
+    Ignored,
+}
+
+impl Lines {
+    fn feed(&mut self, bytes: &[u8], scanner: &mut Scanner, seen: &mut Seen) {
+        let mut rest = bytes;
+        while let Some((byte, after)) = rest.split_first() {
+            if *byte == b'\n' && std::mem::take(&mut self.after_cr) {
+                rest = after;
+                continue;
+            }
+            self.after_cr = *byte == b'\r';
+            if matches!(byte, b'\n' | b'\r') {
+                self.line_ends(scanner, seen);
+                rest = after;
+            } else if self.part == Part::Name {
+                self.name_byte(*byte);
+                rest = after;
+            } else {
+                let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+                let (run, after) = rest.split_at_checked(end).unwrap_or((rest, &[]));
+                if self.part == Part::Data {
+                    self.head.extend(run.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).take(7usize.saturating_sub(self.head.len())));
+                    scanner.feed(run, seen);
+                }
+                rest = after;
+            }
+        }
+    }
+
+    fn name_byte(&mut self, byte: u8) {
+        if byte == b':' {
+            self.part = if self.name == b"data" { Part::Data } else { Part::Ignored };
+        } else if self.name.len() < 6 {
+            self.name.push(byte);
+        }
+    }
+
+    fn line_ends(&mut self, scanner: &mut Scanner, seen: &mut Seen) {
+        match self.part {
+            // An empty line ends the event.
+            Part::Name if self.name.is_empty() => {
+                if self.head == b"[DONE]" {
+                    seen.stream_done();
+                }
+                scanner.reset();
+                seen.event_ended();
+                self.head.clear();
+            }
+            Part::Data => scanner.feed(b"\n", seen),
+            _ => {}
+        }
+        self.name.clear();
+        self.part = Part::Name;
+    }
+}
