@@ -46,9 +46,9 @@ pub struct DataPathArgs {
     /// The group to become.
     #[arg(long)]
     gid: u32,
-    /// Journal, ledger and detail keys.
+    /// The state directory; below it, `data` is this process's own.
     #[arg(long)]
-    data: PathBuf,
+    state: PathBuf,
 }
 
 /// Everything that serves agents.
@@ -81,7 +81,7 @@ pub fn run(args: &DataPathArgs, config: &Path) -> anyhow::Result<ExitCode> {
 async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -> anyhow::Result<()> {
     let child::Received { signing, orders, sockets, lease, sources, resolving } = received;
     let telemetry = Arc::new(Telemetry::default());
-    let limits = Limits::new(config.limits.connections_total, config.limits.connections_per_agent);
+    let limits = Limits::new(config.limits.connections, config.limits.connections_per_agent);
     let (stack, stages) = build::build(args, config, signing, &telemetry).await?;
     let app = Arc::new(App {
         gate: Gate {

@@ -48,11 +48,11 @@ async fn execute(app: &App, order: Order) -> Answer {
             let data = Data { message: Some(message), ..Data::default() };
             append(app, Kind::Lifecycle, data, Detail::default()).await
         }
-        Order::Reload => app.stages.reload(&app.stack).map(|()| Value::Null),
+        Order::Reload => app.stages.reload(&app.stack).map(|hash| Value::String(hash.to_string())),
         Order::Status => Ok(status(app)),
         Order::Summary(id) => summary(app, id),
         Order::Events(query) => app.stages.events(&query).await,
-        Order::Spend { uid } => app.stages.spend(uid).await,
+        Order::Spend { agents } => app.stages.spend(agents).await,
         Order::Stop => {
             app.stopping.store(true, Ordering::Release);
             app.lease.close();
@@ -97,14 +97,14 @@ fn status(app: &App) -> Value {
     let telemetry = &app.gate.telemetry;
     let ledger = app.stages.ledger.progress();
     let (used, limit) = app.stages.journal.tail().bytes();
-    let untrusting: Vec<String> = app.stack.trust().broken_off().iter().map(ToString::to_string).collect();
+    let untrusting = app.stack.trust().broken_off();
     json!({
         "connections": telemetry.connections.load(Ordering::Relaxed),
         "open": telemetry.open.load(Ordering::Relaxed),
         "requests": telemetry.requests.load(Ordering::Relaxed),
         "refusals": telemetry.refusals.load(Ordering::Relaxed),
         "policy": &*app.stages.policy.current().hash(),
-        "policy_error": app.stages.policy.trouble(),
+        "policy_error": app.stages.trouble(),
         "price_book": &*app.stages.meter.book().id(),
         "journal": { "bytes": used, "limit": limit, "failure": app.stages.journal.tail().failure() },
         "ledger": { "size": ledger.size, "checkpoint": ledger.checkpoint, "trouble": ledger.trouble },

@@ -7,7 +7,6 @@ use std::process::{Child, Command};
 
 use super::KeeperError;
 use super::listeners::Listeners;
-use super::serve::Places;
 use crate::config::Config;
 
 /// The first inherited descriptor.
@@ -75,7 +74,6 @@ pub struct Received {
 /// When it cannot be started.
 pub fn start(
     config: &Config,
-    places: &Places,
     host_id: &str,
     netns: u64,
     user: User,
@@ -108,8 +106,8 @@ pub fn start(
         .args(["--netns", &netns.to_string()])
         .args(["--uid", &user.uid.to_string()])
         .args(["--gid", &user.gid.to_string()])
-        .arg("--data")
-        .arg(&places.data)
+        .arg("--state")
+        .arg(&config.state_dir)
         .env_clear()
         .env("RUST_LOG", std::env::var_os("RUST_LOG").unwrap_or_default())
         .current_dir("/");

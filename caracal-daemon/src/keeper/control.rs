@@ -157,7 +157,7 @@ fn answer(request: Request, caller: Caller, governor: &Governor) -> Response {
         }
         Request::Status => governor.status(own),
         Request::Events(query) => governor.order(&Order::Events(EventsQuery { uid: own, ..query })),
-        Request::Spend => governor.order(&Order::Spend { uid: own }),
+        Request::Spend => governor.order(&Order::Spend { agents: own.map(|uid| governor.agents_of(uid)) }),
         Request::CaCertificate => Ok(serde_json::Value::String(governor.ca_certificate().to_owned())),
         Request::Run { .. } | Request::Ended => Err("out of turn".to_owned()),
     }

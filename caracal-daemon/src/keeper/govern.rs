@@ -269,6 +269,12 @@ impl Governor {
         self.governed().iter().map(|(id, one)| (id.0, one.agent.clone())).collect()
     }
 
+    /// The names of a user's agents.
+    #[must_use]
+    pub fn agents_of(&self, uid: u32) -> Vec<String> {
+        self.governed().values().filter(|one| one.agent.uid == uid).map(|one| one.agent.name.to_string()).collect()
+    }
+
     /// What is governed, and whether the door is open; with `own`, only the agents of that user.
     ///
     /// # Errors

@@ -53,8 +53,8 @@ pub enum Order {
     Events(EventsQuery),
     /// Totals.
     Spend {
-        /// Only agents of this user; `None`: everybody's.
-        uid: Option<u32>,
+        /// Only these agents; `None`: all.
+        agents: Option<Vec<String>>,
     },
     /// Finish and exit.
     Stop,
@@ -67,8 +67,6 @@ pub struct EventsQuery {
     pub uid: Option<u32>,
     /// Only those of this agent.
     pub agent: Option<String>,
-    /// Only those with a higher index in the ledger.
-    pub after: Option<u64>,
     /// At most so many.
     pub limit: u32,
 }

@@ -153,7 +153,7 @@ impl Keeper<'_> {
     }
 
     fn start(&self) -> Result<Child, KeeperError> {
-        let (child, signing_end, orders_end) = child::start(self.config, self.places, self.host_id, self.netns, self.user, self.inherited)?;
+        let (child, signing_end, orders_end) = child::start(self.config, self.host_id, self.netns, self.user, self.inherited)?;
         let keys: Arc<dyn Signer> = Arc::clone(self.keys) as Arc<dyn Signer>;
         thread("signing", move || signing::serve(signing_end, &keys))?;
         let orders = Orders::new(orders_end).map_err(|error| KeeperError::Gone(error.to_string()))?;

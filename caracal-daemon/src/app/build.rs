@@ -1,0 +1,258 @@
+//! Builds every stage in the order of the floor plan. A stage that is broken by its configuration denies; one that
+//! cannot keep records does not start.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+
+use super::DataPathArgs;
+use crate::budget::spec::{BudgetSpec, Kind, Per, Wait, Window};
+use crate::budget::Budgets;
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::dns::resolve::{Resolver, Servers};
+use crate::event::{Data, Detail, Draft};
+use crate::http::pool::Pool;
+use crate::intercept::stack::{Limits, Parts};
+use crate::intercept::Stack;
+use crate::journal::{self, Journal};
+use crate::keeper::order::{Answer, EventsQuery};
+use crate::keeper::signing::RemoteSigner;
+use crate::keeper::Signer;
+use crate::ledger::{self, Ledger, RunOptions, SqliteStore, StateDir};
+use crate::meter::book::PriceBook;
+use crate::meter::Meter;
+use crate::policy::Engine;
+use crate::spend::View;
+use crate::telemetry::Telemetry;
+use crate::tls::accept::Acceptor;
+use crate::tls::dial::{Dialer, Proxy, Settings};
+
+/// The stages that are not reached through a connection.
+#[derive(Debug)]
+pub(super) struct Stages {
+    pub(super) clock: Clock,
+    pub(super) policy: Arc<Engine>,
+    pub(super) meter: Arc<Meter>,
+    pub(super) journal: Journal,
+    pub(super) ledger: ledger::Handle,
+    budgets: Arc<Budgets>,
+    state: StateDir,
+    file: PathBuf,
+    /// What is wrong with the policy, prices or budgets on disk, if something is.
+    trouble: Mutex<Option<String>>,
+}
+
+/// Builds them all.
+pub(super) async fn build(
+    args: &DataPathArgs,
+    config: Config,
+    signing: std::os::unix::net::UnixStream,
+    telemetry: &Arc<Telemetry>,
+) -> anyhow::Result<(Arc<Stack>, Stages)> {
+    let clock = Clock::system();
+    let signer: Arc<dyn Signer> = Arc::new(RemoteSigner::new(signing));
+    let state = StateDir::new(&args.state);
+    let mut ledger = Ledger::open(SqliteStore::open(&state.ledger()).await?, &args.host_id).await?;
+    let options = journal::Options {
+        segment_bytes: config.journal.segment_bytes,
+        max_bytes: config.journal.limit_bytes,
+        start: ledger.cursor(),
+        ..journal::Options::default()
+    };
+    let (journal, _) = Journal::open(&state.journal(), &state.detail_keys(), &args.host_id, options, &clock)?;
+    let mut recovery = ledger.recover(&journal).await?;
+    // A call whose end nobody saw is charged in full: the provider may have done the work.
+    for intent in std::mem::take(&mut recovery.open) {
+        for window in &intent.windows {
+            let total = recovery.totals.entry(window.clone()).or_default();
+            *total = total.saturating_add(intent.hold);
+        }
+        journal.durable(intent.crash_outcome(clock.now())).await?;
+    }
+    let rows = ledger.store().spend().await?;
+    let view = View::new(rows);
+    let ledger = ledger::spawn(ledger, &journal, Arc::clone(&signer), view, RunOptions::default())?;
+
+    let mut trouble = None;
+    let base = config.file.parent().unwrap_or(Path::new("/"));
+    let policy = Engine::load(&config, base).unwrap_or_else(|error| {
+        tracing::error!(%error, "The policy is broken; everything is denied until it is mended and reloaded.");
+        trouble = Some(error.to_string());
+        Engine::deny_all(error)
+    });
+    let policy = Arc::new(policy);
+    let book = price_book(&config).unwrap_or_else(|error| {
+        tracing::error!(%error, "The price book is broken; no paid call is allowed until it is mended and reloaded.");
+        trouble = Some(error.to_string());
+        PriceBook::default()
+    });
+    let meter = Arc::new(Meter::new(book, []).with_body_limit(config.limits.pricing_body_bytes));
+    let budgets = Arc::new(Budgets::new(specs(&config), clock.clone(), recovery.totals)?);
+    let resolver = Arc::new(resolver(&config)?);
+    let dialer = Arc::new(Dialer::new(upstream(&config)?, Arc::clone(&resolver))?);
+    let stack = Stack::new(Parts {
+        clock: clock.clone(),
+        policy: Arc::clone(&policy),
+        meter: Arc::clone(&meter),
+        budgets: Arc::clone(&budgets),
+        journal: journal.clone(),
+        resolver,
+        pool: Pool::new(dialer, clock.clone()),
+        acceptor: Acceptor::new(Arc::clone(&signer), clock.clone())?,
+        telemetry: Arc::clone(telemetry),
+        limits: Limits {
+            priced_body: config.limits.pricing_body_bytes,
+            min_output: if config.clamp.enabled { config.clamp.min_output } else { u64::MAX },
+            ..Limits::default()
+        },
+        netns: args.netns,
+    });
+    let message = Some(format!("data path {} started", env!("CARGO_PKG_VERSION")));
+    let data = Data { message, policy_set: Some(policy.current().hash()), price_book: Some(meter.book().id()), ..Data::default() };
+    journal.append(Draft { kind: crate::event::Kind::Lifecycle, at: clock.now(), data, detail: Detail::default() }).await.ok();
+    let stages = Stages { clock, policy, meter, journal, ledger, budgets, state, file: config.file, trouble: Mutex::new(trouble) };
+    Ok((stack, stages))
+}
+
+impl Stages {
+    /// Reads policy, prices and budgets again. Whatever is broken, all three stay as they are.
+    pub(super) fn reload(&self, stack: &Stack) -> Result<Arc<str>, String> {
+        let result = self.try_reload();
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = result.as_ref().err().cloned();
+        if result.is_ok() {
+            stack.forget_refusals();
+        }
+        result
+    }
+
+    fn try_reload(&self) -> Result<Arc<str>, String> {
+        let config = Config::load(&self.file).map_err(|error| error.to_string())?;
+        let book = price_book(&config).map_err(|error| format!("{error:#}"))?;
+        let base = self.file.parent().unwrap_or(Path::new("/"));
+        // The policy last: it is the only step that can fail after the budgets have changed, so it is tried first.
+        crate::policy::PolicySet::compile(&config, base).map_err(|error| error.to_string())?;
+        self.budgets.reload(specs(&config)).map_err(|error| error.to_string())?;
+        self.meter.replace(book);
+        self.policy.reload(&config, base).map_err(|error| error.to_string())
+    }
+
+    /// What is wrong on disk, if something is; the last good set is in force.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Every budget window: limit, settled, held, left.
+    pub(super) fn budgets(&self) -> Value {
+        let row = |status: crate::budget::Status| {
+            json!({
+                "budget": &*status.key.budget, "scope": &*status.key.scope, "window": &*status.key.window,
+                "limit_nano_usd": status.limit.0, "settled_nano_usd": status.settled.0, "held_nano_usd": status.held.0,
+                "left_nano_usd": status.left.0, "ends_unix_nanos": status.ends,
+            })
+        };
+        self.budgets.snapshot().into_iter().map(row).collect()
+    }
+
+    pub(super) async fn events(&self, query: &EventsQuery) -> Answer {
+        let filter = ledger::query::Filter { agents: query.agent.clone().map(|agent| vec![agent]), uid: query.uid };
+        let limit = query.limit.clamp(1, 1_000) as usize;
+        let (events, next) =
+            ledger::query::events(&self.state, &filter, limit).await.map_err(|error| error.to_string())?;
+        Ok(json!({ "events": events.iter().map(crate::cli::events::to_json).collect::<Vec<_>>(), "next": next }))
+    }
+
+    pub(super) async fn spend(&self, agents: Option<Vec<String>>) -> Answer {
+        let filter = ledger::query::Filter { agents, uid: None };
+        let rows = ledger::query::spend(&self.state, &filter).await.map_err(|error| error.to_string())?;
+        serde_json::to_value(rows).map_err(|error| error.to_string())
+    }
+}
+
+fn price_book(config: &Config) -> anyhow::Result<PriceBook> {
+    match &config.prices.file {
+        None => Ok(PriceBook::built_in()?),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("[prices] file {}", path.display()))?;
+            PriceBook::parse(&text).with_context(|| format!("[prices] file {}", path.display()))
+        }
+    }
+}
+
+fn resolver(config: &Config) -> anyhow::Result<Resolver> {
+    let upstream = &config.upstream;
+    let servers = Servers {
+        nameservers: upstream.nameservers.iter().map(|server| server.0).collect(),
+        domains: upstream
+            .split_dns
+            .iter()
+            .map(|split| (split.domain.clone(), split.servers.iter().map(|server| server.0).collect()))
+            .collect(),
+        fixed: HashMap::new(),
+    };
+    Ok(Resolver::new(servers)?)
+}
+
+fn upstream(config: &Config) -> anyhow::Result<Settings> {
+    let upstream = &config.upstream;
+    let certificates = |path: &Path| -> anyhow::Result<Vec<CertificateDer<'static>>> {
+        CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect)
+            .with_context(|| format!("{} is not readable as PEM certificates", path.display()))
+    };
+    let mut roots = Vec::new();
+    for path in &upstream.roots {
+        roots.extend(certificates(path)?);
+    }
+    let mut client_certificates = HashMap::new();
+    for one in &upstream.client_certificate {
+        let key = PrivateKeyDer::from_pem_file(&one.key)
+            .with_context(|| format!("{} is not readable as a PEM key", one.key.display()))?;
+        client_certificates.insert(one.host.clone(), (certificates(&one.certificate)?, key));
+    }
+    let proxy = match &upstream.proxy {
+        None => None,
+        Some(url) => Some(Proxy::new(url.host(), url.port(), url.userinfo(), &upstream.no_proxy)?),
+    };
+    Ok(Settings { system_roots: true, roots, client_certificates, proxy })
+}
+
+fn specs(config: &Config) -> Vec<BudgetSpec> {
+    config.budget.iter().map(spec).collect()
+}
+
+fn spec(budget: &config::Budget) -> BudgetSpec {
+    BudgetSpec {
+        name: Arc::from(budget.name.as_str()),
+        limit: budget.limit,
+        window: match budget.window {
+            config::Window::Minute => Window::Minute,
+            config::Window::Hour => Window::Hour,
+            config::Window::Day => Window::Day,
+            config::Window::Week => Window::Week,
+            config::Window::Month => Window::Month,
+            config::Window::Total => Window::Total,
+        },
+        kind: match budget.kind {
+            config::WindowKind::Calendar => Kind::Calendar,
+            config::WindowKind::Rolling => Kind::Rolling,
+        },
+        time_zone: budget.time_zone.iana_name().unwrap_or_default().to_owned(),
+        agents: budget.agents.iter().map(ToString::to_string).collect(),
+        models: budget.models.iter().map(ToString::to_string).collect(),
+        providers: budget.providers.iter().map(ToString::to_string).collect(),
+        per: match budget.per {
+            config::Per::All => Per::All,
+            config::Per::Agent => Per::Agent,
+            config::Per::Model => Per::Model,
+        },
+        parent: budget.parent.as_deref().map(Arc::from),
+        wait: Wait { time: Duration::from_millis(budget.wait_ms), ..Wait::default() },
+    }
+}
