@@ -10,6 +10,9 @@ use toml::Spanned;
 /// Hosts whose calls cost money, each with every name below it: their bytes are always read.
 pub const PRICED_HOSTS: [&str; 4] = ["api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com", "chatgpt.com"];
 
+/// Paths of priced hosts that are paid calls: no rule may call them free.
+const PAID_PATHS: [&str; 4] = ["/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/messages"];
+
 /// `[[agent]]`: a cgroup that is governed from the start.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -283,6 +286,11 @@ fn check_allow(rule: &AllowRule) -> Result<(), Found> {
     }
     if rule.free && rule.paths.is_empty() {
         return found("free", "a free rule names its `paths`: without them every path of the host would go unmetered".into());
+    }
+    let priced = rule.hosts.iter().any(|host| may_be_priced(host).is_some());
+    let paid = |glob: &Glob| PAID_PATHS.into_iter().find(|paid| glob.matches(paid) || glob.matches(&format!("{paid}/")));
+    if let Some(paid) = rule.paths.iter().filter(|_| rule.free && priced).find_map(paid) {
+        return found("free", format!("`paths` of a free rule must not reach {paid}, which is a paid call"));
     }
     Ok(())
 }

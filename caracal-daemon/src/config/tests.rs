@@ -94,6 +94,7 @@ fn rules_that_mean_nothing_are_refused() {
         ("[[allow]]\nhosts = [\"a.example\"]\nmethods = [\"get\"]", "capitals"),
         ("[[allow]]\nhosts = [\"a.example\"]\npaths = [\"v1\"]", "begins with /"),
         ("[[allow]]\nhosts = [\"a.example\"]\nfree = true", "names its `paths`"),
+        ("[[allow]]\nhosts = [\"*.openai.com\"]\npaths = [\"/v1/*\"]\nfree = true", "which is a paid call"),
         ("[[allow]]\nhosts = [\"a.example\"]\nmode = \"tcp\"\npaths = [\"/x\"]", "not read"),
         ("[[allow]]\nhosts = [\"a.example\"]\nid = \"learn\"", "kept for generated ids"),
         ("[[allow]]\nid = \"x\"\nhosts = [\"a.example\"]\n[[deny]]\nid = \"x\"\nhosts = [\"b.example\"]", "there twice"),
@@ -142,15 +143,29 @@ fn a_broken_budget_tree_is_refused() {
     }
 }
 
+/// Lines that begin with `#` and no space are examples.
+fn with_examples(text: &str) -> String {
+    let example = |line: &'_ str| line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')).map(ToOwned::to_owned);
+    text.lines().map(|line| example(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
+}
+
 #[test]
 fn the_starter_is_accepted_with_and_without_its_examples() -> Outcome {
     let config = parse(starter())?;
     assert_eq!((config.allow.len(), config.budget.len()), (1, 1));
     assert_eq!(config.budget.first().map(|b| (b.limit, b.window)), Some((NanoUsd(10_000_000_000), Window::Day)));
-    let uncommented: String =
-        starter().lines().map(|line| line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')).unwrap_or(line)).map(|line| format!("{line}\n")).collect();
-    let all = parse(&uncommented)?;
+    let all = parse(&with_examples(starter()))?;
     assert_eq!((all.allow.len(), all.deny.len(), all.budget.len(), all.policy.cedar.len()), (5, 1, 2, 1));
+    Ok(())
+}
+
+#[test]
+fn the_example_file_shows_the_defaults() -> Outcome {
+    let example = include_str!("../../../caracal.example.toml");
+    assert_eq!(parse(example)?, Config::default());
+    let all = parse(&with_examples(example))?;
+    assert_eq!((all.agent.len(), all.allow.len(), all.deny.len(), all.budget.len()), (1, 1, 1, 2));
+    assert_eq!((all.upstream.split_dns.len(), all.upstream.client_certificate.len()), (1, 1));
     Ok(())
 }
 

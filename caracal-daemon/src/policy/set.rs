@@ -225,6 +225,10 @@ impl PolicySet {
             outcome = both(outcome, outcome_for(path));
         }
         let decision = &mut outcome.decision;
+        // What is free is judged by its path; one that can be read otherwise could be a paid call.
+        if let (Verdict::Allow(grant), false) = (&mut decision.verdict, facts.paths.others.is_empty()) {
+            grant.free = false;
+        }
         if decision.verdict == Verdict::Deny(Reason::HostNotAllowed) && self.knows_host(ask, &facts) {
             decision.verdict = Verdict::Deny(Reason::PolicyDenied);
         }
