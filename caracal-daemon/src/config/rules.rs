@@ -21,6 +21,9 @@ pub struct AgentEntry {
     pub name: String,
     /// The cgroup, absolute or relative to the cgroup v2 mount. Without one the name is reserved for `run`.
     pub cgroup: Option<PathBuf>,
+    /// The line that the entry begins at.
+    #[serde(skip)]
+    pub line: usize,
 }
 
 /// A pattern in which `*` stands for any characters, none included, `/` included. Everything else stands for itself.
@@ -200,6 +203,11 @@ fn hosts<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<HostPattern>, D::Erro
     written.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 
+pub(super) fn placed_agents<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<AgentEntry>, D::Error> {
+    let agents = Vec::<Spanned<AgentEntry>>::deserialize(from)?;
+    Ok(agents.into_iter().map(|agent| AgentEntry { line: agent.span().start, ..agent.into_inner() }).collect())
+}
+
 /// Until [`super::Config::parse`] has the text at hand, `line` holds the byte offset.
 pub(super) fn placed_allow<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<AllowRule>, D::Error> {
     let rules = Vec::<Spanned<AllowRule>>::deserialize(from)?;
@@ -231,10 +239,10 @@ pub(super) fn check(agents: &[AgentEntry], allow: &[AllowRule], deny: &[DenyRule
         let starts_well = agent.name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
         if !starts_well || !pattern.is_ok_and(|pattern| pattern.0.is_exact()) {
             let message = format!("agent {:?}: a name is 1 to 64 of a-z, 0-9, . _ - and begins with a letter or digit", agent.name);
-            return Err(Found::new(1, "agent.name", message));
+            return Err(Found::new(agent.line, "name", message));
         }
         if !names.insert(&agent.name) {
-            return Err(Found::new(1, "agent.name", format!("agent {:?} is there twice", agent.name)));
+            return Err(Found::new(agent.line, "name", format!("agent {:?} is there twice", agent.name)));
         }
     }
     let mut ids = HashSet::new();

@@ -52,7 +52,11 @@ fn a_bad_value_is_named_with_its_key() {
         ("[upstream]\nproxy = \"https://p:1\"", "`proxy`: a proxy is spoken to in plain HTTP"),
         ("[upstream]\nnameservers = [\"dns.example\"]", "`nameservers`: \"dns.example\""),
         ("[listen]\ntcp_port = 70000", "`tcp_port`: invalid value"),
-        ("[journal]\nwarn_percent = 100", "`journal.warn_percent`"),
+        ("[clamp]\n[journal]\nwarn_percent = 100", "caracal.toml:3: `journal.warn_percent`"),
+        ("\n[listen]\ntcp_port = 15053", "caracal.toml:2: `listen`"),
+        ("instance = \"x\"\nuser = \"root\"", "caracal.toml:2: `user`: the data path runs as a user of its own"),
+        ("user = \"0\"", "caracal.toml:1: `user`"),
+        ("admin_group = \"\"", "caracal.toml:1: `admin_group`"),
         ("user = 5 5", "caracal.toml:1"),
     ] {
         let message = refused(text);
@@ -99,7 +103,7 @@ fn rules_that_mean_nothing_are_refused() {
         ("[[allow]]\nhosts = [\"a.example\"]\nid = \"learn\"", "kept for generated ids"),
         ("[[allow]]\nid = \"x\"\nhosts = [\"a.example\"]\n[[deny]]\nid = \"x\"\nhosts = [\"b.example\"]", "there twice"),
         ("[[deny]]\nagents = [\"a\"]", "say what is denied"),
-        ("[[agent]]\nname = \"-a\"", "begins with a letter"),
+        ("\n[[agent]]\nname = \"-a\"", "caracal.toml:2: `name`: agent \"-a\""),
         ("[[agent]]\nname = \"a\"\n[[agent]]\nname = \"a\"", "there twice"),
     ] {
         let message = refused(rule);

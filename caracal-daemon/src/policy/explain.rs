@@ -236,7 +236,9 @@ impl fmt::Display for Explanation {
             writeln!(out, "no policy permits it")?;
         }
         for (id, place, text) in &self.policies {
-            writeln!(out, "\ndecided by {id} ({place}):\n{text}")?;
+            let private = self.decision.verdict == Verdict::Deny(Reason::PrivateAddress);
+            let how = if private { "allowed, but for no private address, by" } else { "decided by" };
+            writeln!(out, "\n{how} {id} ({place}):\n{text}")?;
         }
         if let Some(nearest) = &self.nearest {
             writeln!(out, "nearest: {nearest}")?;

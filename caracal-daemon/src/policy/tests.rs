@@ -444,6 +444,9 @@ fn explain_names_the_rule_and_the_lines() -> Outcome {
     let near = set.explain(&ask("exmaple.com", 443)).to_string();
     assert!(near.contains("host_not_allowed") && near.contains("rule allow-1 (caracal.toml:2) is for example.com, which is not exmaple.com"), "{near}");
     let no = set.explain(&ask("bad.test", 443)).to_string();
+    let private = Ask { address: Some("10.0.0.1".parse()?), ..ask("example.com", 443) };
+    let private = set.explain(&private).to_string();
+    assert!(private.contains("but for no private address, by allow-1-example-com") && private.ends_with("private = true\n"), "{private}");
     assert!(no.contains("decided by no (caracal.toml:4)") && !no.contains("to allow it"), "{no}");
     Ok(())
 }
