@@ -64,6 +64,7 @@ pub struct Config {
     /// `[policy]`.
     pub policy: PolicyFiles,
     /// `[[agent]]`.
+    #[serde(deserialize_with = "rules::placed_agents")]
     pub agent: Vec<AgentEntry>,
     /// `[[allow]]`.
     #[serde(deserialize_with = "rules::placed_allow")]
@@ -132,7 +133,7 @@ impl Config {
         let mut config: Config = toml::from_str(text).map_err(|error| Problem::from_toml(path, text, &error))?;
         config.file = path.to_owned();
         config.place(text);
-        config.check().map_err(|found| Problem::at_line(path, found))?;
+        config.check().map_err(|found| Problem::of_check(path, text, found))?;
         Ok(config)
     }
 
@@ -140,6 +141,7 @@ impl Config {
     fn place(&mut self, text: &str) {
         let places = self.allow.iter_mut().map(|rule| &mut rule.line);
         let places = places.chain(self.deny.iter_mut().map(|rule| &mut rule.line));
+        let places = places.chain(self.agent.iter_mut().map(|agent| &mut agent.line));
         for place in places.chain(self.budget.iter_mut().map(|budget| &mut budget.line)) {
             *place = position(text, *place).0;
         }

@@ -83,7 +83,8 @@ pub struct Ask<'a> {
     pub host: &'a str,
     /// The port.
     pub port: u16,
-    /// The address, where it is what the rule is about (no name, or a private address).
+    /// The address, where it is what the rule is about (no name, or a private address). With a name: the address that is
+    /// about to be dialled, so that a deny rule's range and the refusal of private addresses hold; ask again once it is known.
     pub address: Option<IpAddr>,
     /// `GET`, `POST`, ...
     pub method: Option<&'a str>,

@@ -10,6 +10,9 @@ use toml::Spanned;
 /// Hosts whose calls cost money, each with every name below it: their bytes are always read.
 pub const PRICED_HOSTS: [&str; 4] = ["api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com", "chatgpt.com"];
 
+/// Paths of priced hosts that are paid calls: no rule may call them free.
+const PAID_PATHS: [&str; 4] = ["/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/messages"];
+
 /// `[[agent]]`: a cgroup that is governed from the start.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,6 +21,9 @@ pub struct AgentEntry {
     pub name: String,
     /// The cgroup, absolute or relative to the cgroup v2 mount. Without one the name is reserved for `run`.
     pub cgroup: Option<PathBuf>,
+    /// The line that the entry begins at.
+    #[serde(skip)]
+    pub line: usize,
 }
 
 /// A pattern in which `*` stands for any characters, none included, `/` included. Everything else stands for itself.
@@ -197,6 +203,11 @@ fn hosts<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<HostPattern>, D::Erro
     written.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 
+pub(super) fn placed_agents<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<AgentEntry>, D::Error> {
+    let agents = Vec::<Spanned<AgentEntry>>::deserialize(from)?;
+    Ok(agents.into_iter().map(|agent| AgentEntry { line: agent.span().start, ..agent.into_inner() }).collect())
+}
+
 /// Until [`super::Config::parse`] has the text at hand, `line` holds the byte offset.
 pub(super) fn placed_allow<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<AllowRule>, D::Error> {
     let rules = Vec::<Spanned<AllowRule>>::deserialize(from)?;
@@ -228,10 +239,10 @@ pub(super) fn check(agents: &[AgentEntry], allow: &[AllowRule], deny: &[DenyRule
         let starts_well = agent.name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
         if !starts_well || !pattern.is_ok_and(|pattern| pattern.0.is_exact()) {
             let message = format!("agent {:?}: a name is 1 to 64 of a-z, 0-9, . _ - and begins with a letter or digit", agent.name);
-            return Err(Found::new(1, "agent.name", message));
+            return Err(Found::new(agent.line, "name", message));
         }
         if !names.insert(&agent.name) {
-            return Err(Found::new(1, "agent.name", format!("agent {:?} is there twice", agent.name)));
+            return Err(Found::new(agent.line, "name", format!("agent {:?} is there twice", agent.name)));
         }
     }
     let mut ids = HashSet::new();
@@ -283,6 +294,11 @@ fn check_allow(rule: &AllowRule) -> Result<(), Found> {
     }
     if rule.free && rule.paths.is_empty() {
         return found("free", "a free rule names its `paths`: without them every path of the host would go unmetered".into());
+    }
+    let priced = rule.hosts.iter().any(|host| may_be_priced(host).is_some());
+    let paid = |glob: &Glob| PAID_PATHS.into_iter().find(|paid| glob.matches(paid) || glob.matches(&format!("{paid}/")));
+    if let Some(paid) = rule.paths.iter().filter(|_| rule.free && priced).find_map(paid) {
+        return found("free", format!("`paths` of a free rule must not reach {paid}, which is a paid call"));
     }
     Ok(())
 }

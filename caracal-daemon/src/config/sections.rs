@@ -264,9 +264,20 @@ pub struct PolicyFiles {
     pub cedar: Vec<PathBuf>,
 }
 
-/// What a section's values must not say together. The whole file is meant, so the line is its first.
+/// What a section's values must not say together.
 pub(super) fn check(config: &Config) -> Result<(), Found> {
-    let found = |key, message: &str| Err(Found::new(1, key, message));
+    let found = |key, message: &str| Err(Found::new(0, key, message));
+    let account = |name: &str| {
+        (1..=32).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b))
+            && name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+    };
+    if !account(&config.user) || config.user == "root" {
+        return found("user", "the data path runs as a user of its own, by name, never as root");
+    }
+    if config.admin_group.as_deref().is_some_and(|group| !account(group)) {
+        return found("admin_group", "a group's name is 1 to 32 of a-z, 0-9, _ and -");
+    }
     let Journal { segment_bytes, limit_bytes, warn_percent } = config.journal;
     let limits = config.limits;
     let timeouts = &config.upstream;

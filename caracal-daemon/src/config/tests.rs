@@ -52,7 +52,11 @@ fn a_bad_value_is_named_with_its_key() {
         ("[upstream]\nproxy = \"https://p:1\"", "`proxy`: a proxy is spoken to in plain HTTP"),
         ("[upstream]\nnameservers = [\"dns.example\"]", "`nameservers`: \"dns.example\""),
         ("[listen]\ntcp_port = 70000", "`tcp_port`: invalid value"),
-        ("[journal]\nwarn_percent = 100", "`journal.warn_percent`"),
+        ("[clamp]\n[journal]\nwarn_percent = 100", "caracal.toml:3: `journal.warn_percent`"),
+        ("\n[listen]\ntcp_port = 15053", "caracal.toml:2: `listen`"),
+        ("instance = \"x\"\nuser = \"root\"", "caracal.toml:2: `user`: the data path runs as a user of its own"),
+        ("user = \"0\"", "caracal.toml:1: `user`"),
+        ("admin_group = \"\"", "caracal.toml:1: `admin_group`"),
         ("user = 5 5", "caracal.toml:1"),
     ] {
         let message = refused(text);
@@ -94,11 +98,12 @@ fn rules_that_mean_nothing_are_refused() {
         ("[[allow]]\nhosts = [\"a.example\"]\nmethods = [\"get\"]", "capitals"),
         ("[[allow]]\nhosts = [\"a.example\"]\npaths = [\"v1\"]", "begins with /"),
         ("[[allow]]\nhosts = [\"a.example\"]\nfree = true", "names its `paths`"),
+        ("[[allow]]\nhosts = [\"*.openai.com\"]\npaths = [\"/v1/*\"]\nfree = true", "which is a paid call"),
         ("[[allow]]\nhosts = [\"a.example\"]\nmode = \"tcp\"\npaths = [\"/x\"]", "not read"),
         ("[[allow]]\nhosts = [\"a.example\"]\nid = \"learn\"", "kept for generated ids"),
         ("[[allow]]\nid = \"x\"\nhosts = [\"a.example\"]\n[[deny]]\nid = \"x\"\nhosts = [\"b.example\"]", "there twice"),
         ("[[deny]]\nagents = [\"a\"]", "say what is denied"),
-        ("[[agent]]\nname = \"-a\"", "begins with a letter"),
+        ("\n[[agent]]\nname = \"-a\"", "caracal.toml:2: `name`: agent \"-a\""),
         ("[[agent]]\nname = \"a\"\n[[agent]]\nname = \"a\"", "there twice"),
     ] {
         let message = refused(rule);
@@ -142,15 +147,29 @@ fn a_broken_budget_tree_is_refused() {
     }
 }
 
+/// Lines that begin with `#` and no space are examples.
+fn with_examples(text: &str) -> String {
+    let example = |line: &'_ str| line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')).map(ToOwned::to_owned);
+    text.lines().map(|line| example(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
+}
+
 #[test]
 fn the_starter_is_accepted_with_and_without_its_examples() -> Outcome {
     let config = parse(starter())?;
     assert_eq!((config.allow.len(), config.budget.len()), (1, 1));
     assert_eq!(config.budget.first().map(|b| (b.limit, b.window)), Some((NanoUsd(10_000_000_000), Window::Day)));
-    let uncommented: String =
-        starter().lines().map(|line| line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')).unwrap_or(line)).map(|line| format!("{line}\n")).collect();
-    let all = parse(&uncommented)?;
+    let all = parse(&with_examples(starter()))?;
     assert_eq!((all.allow.len(), all.deny.len(), all.budget.len(), all.policy.cedar.len()), (5, 1, 2, 1));
+    Ok(())
+}
+
+#[test]
+fn the_example_file_shows_the_defaults() -> Outcome {
+    let example = include_str!("../../../caracal.example.toml");
+    assert_eq!(parse(example)?, Config::default());
+    let all = parse(&with_examples(example))?;
+    assert_eq!((all.agent.len(), all.allow.len(), all.deny.len(), all.budget.len()), (1, 1, 1, 2));
+    assert_eq!((all.upstream.split_dns.len(), all.upstream.client_certificate.len()), (1, 1));
     Ok(())
 }
 

@@ -60,7 +60,8 @@ impl PolicySet {
         let Outcome { decision, by, .. } = self.outcome(ask);
         let shown = by.iter().filter_map(|at| self.entries.get(*at));
         let policies = shown.map(|entry| (entry.id.to_string(), entry.place(), entry.text.trim().to_owned())).collect();
-        let unpermitted = matches!(decision.verdict, Verdict::Deny(_)) && decision.policies.is_empty() && self.broken().is_none();
+        let unnamed = matches!(decision.verdict, Verdict::Deny(Reason::HostNotAllowed | Reason::PolicyDenied));
+        let unpermitted = unnamed && decision.policies.is_empty() && self.broken().is_none();
         let private = decision.verdict == Verdict::Deny(Reason::PrivateAddress);
         let would_allow = (unpermitted || private).then(|| self.lines_for(ask, private));
         let nearest = if unpermitted { self.nearest(ask) } else { None };
@@ -95,7 +96,7 @@ impl PolicySet {
         if !decision.policies.is_empty() {
             return format!("Caracal refused {what} to agent {agent}: policy {} forbids it.", list(decision));
         }
-        let rule = match self.nearest_rule(ask).filter(|(_, misses)| !misses.contains(&Miss::Host)) {
+        let rule = match self.nearest_rule(ask) {
             Some((rule, misses)) => format!("rule {} allows {host}, but not this {}", self.name_of(rule), words(&misses)),
             None => format!("no rule allows {host} to agent {agent}"),
         };
@@ -118,29 +119,35 @@ impl PolicySet {
 
     /// The nearest rule in words.
     fn nearest(&self, ask: &Ask<'_>) -> Option<String> {
-        let (rule, misses) = self.nearest_rule(ask)?;
-        let place = format!("{} ({}:{})", self.name_of(rule), self.file.display(), rule.line);
-        if misses.contains(&Miss::Host) {
-            let near = rule.hosts.iter().map(|host| (strsim::levenshtein(&host.to_string(), ask.host), host)).min_by_key(|(d, _)| *d)?;
-            return (near.0 <= 3).then(|| format!("rule {place} is for {}, which is not {}", near.1, display(ask.host)));
+        let place = |rule: &AllowRule| format!("{} ({}:{})", self.name_of(rule), self.file.display(), rule.line);
+        if let Some((rule, misses)) = self.nearest_rule(ask) {
+            return Some(format!("rule {} allows this host, but not this {}", place(rule), words(&misses)));
         }
-        Some(format!("rule {place} allows this host, but not this {}", words(&misses)))
+        let hosts = self.allow.iter().flat_map(|rule| rule.hosts.iter().map(move |host| (rule, host.to_string())));
+        let (distance, rule, host) =
+            hosts.map(|(rule, host)| (strsim::levenshtein(&host, ask.host), rule, host)).min_by_key(|(distance, ..)| *distance)?;
+        (distance <= 3).then(|| format!("rule {} is for {host}, which is not {}", place(rule), display(ask.host)))
     }
 
-    /// The allow rule with the fewest things that the ask lacks; the host counts most.
+    /// The allow rule for this host with the fewest things that the ask lacks. Runs on each refusal: no work for other hosts.
     fn nearest_rule(&self, ask: &Ask<'_>) -> Option<(&AllowRule, Vec<Miss>)> {
         let facts = Facts::of(ask).ok()?;
-        let distance = |rule: &AllowRule| {
-            let names = rule.hosts.iter().map(ToString::to_string);
-            names.map(|name| strsim::levenshtein(&name, &facts.host)).min().unwrap_or(usize::MAX)
-        };
-        let rank = |(rule, misses): &(&AllowRule, Vec<Miss>)| (misses.contains(&Miss::Host), misses.len(), distance(rule));
-        self.allow.iter().map(|rule| (rule, misses(rule, &facts))).min_by_key(rank)
+        let for_host = self.allow.iter().filter(|rule| rule.hosts.iter().any(|host| fits(host, &facts)));
+        for_host.map(|rule| (rule, misses(rule, &facts))).min_by_key(|(_, misses)| misses.len())
     }
 
     fn name_of(&self, rule: &AllowRule) -> String {
         let number = self.allow.iter().position(|each| each == rule).map_or(0, |at| at + 1);
         rule.id.clone().unwrap_or_else(|| format!("allow-{number}"))
+    }
+}
+
+/// Whether the host, as an allow rule means it, is the ask's.
+fn fits(host: &HostPattern, facts: &Facts<'_>) -> bool {
+    match (host, facts.address.filter(|_| !facts.named && facts.action != Action::Resolve)) {
+        (HostPattern::Address(own), Some(address)) => *own == address,
+        (HostPattern::Range(range), Some(address)) => range.contains(address),
+        _ => facts.named && host.matches_name(&facts.host),
     }
 }
 
@@ -150,19 +157,15 @@ fn misses(rule: &AllowRule, facts: &Facts<'_>) -> Vec<Miss> {
     let paths = || std::iter::once(facts.paths.written).chain(facts.paths.others.iter().map(String::as_str));
     let resolve = facts.action == Action::Resolve;
     let read = !matches!(facts.action, Action::Resolve | Action::Connect);
-    let host = |host: &HostPattern| match (host, facts.address.filter(|_| !facts.named)) {
-        (HostPattern::Address(own), Some(address)) => *own == address && !resolve,
-        (HostPattern::Range(range), Some(address)) => range.contains(address) && !resolve,
-        _ => facts.named && host.matches_name(&facts.host),
-    };
-    let by_address = !facts.named && rule.hosts.iter().any(host);
+    let by_host = rule.hosts.iter().any(|host| fits(host, facts));
+    let by_address = !facts.named && by_host;
     let mode_fits = match facts.action {
         Action::Resolve => true,
         Action::Connect => rule.mode != RuleMode::Inspect || by_address,
         Action::Request | Action::Llm | Action::Tool => rule.mode == RuleMode::Inspect,
     };
     [
-        (Miss::Host, rule.hosts.iter().any(host)),
+        (Miss::Host, by_host),
         (Miss::Agent, rule.agents.iter().any(|agent| agent.glob().matches(facts.agent))),
         (Miss::Port, resolve || rule.ports.contains(&facts.port)),
         (Miss::Method, !read || rule.methods.is_empty() || rule.methods.iter().any(|method| *method == facts.method)),
@@ -189,7 +192,7 @@ fn words(misses: &[Miss]) -> String {
         Miss::Method => "method",
         Miss::Path => "path",
         Miss::Model => "model",
-        Miss::Mode => "mode (it reads the bytes, or does not)",
+        Miss::Mode => "mode",
     };
     misses.iter().map(word).collect::<Vec<_>>().join(", ")
 }
@@ -233,7 +236,9 @@ impl fmt::Display for Explanation {
             writeln!(out, "no policy permits it")?;
         }
         for (id, place, text) in &self.policies {
-            writeln!(out, "\ndecided by {id} ({place}):\n{text}")?;
+            let private = self.decision.verdict == Verdict::Deny(Reason::PrivateAddress);
+            let how = if private { "allowed, but for no private address, by" } else { "decided by" };
+            writeln!(out, "\n{how} {id} ({place}):\n{text}")?;
         }
         if let Some(nearest) = &self.nearest {
             writeln!(out, "nearest: {nearest}")?;

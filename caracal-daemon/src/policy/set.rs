@@ -158,9 +158,7 @@ impl PolicySet {
     }
 
     pub(super) fn outcome(&self, ask: &Ask<'_>) -> Outcome {
-        self.outcome_by(ask, |facts, request, answer| {
-            self.relevant(facts).for_each(|slice| self.put(request, slice, answer));
-        })
+        self.outcome_by(ask, |facts, path, answer| self.put(facts, path, self.relevant(facts), answer))
     }
 
     /// SHA-256 of the set's source, hex.
@@ -205,18 +203,15 @@ impl PolicySet {
         self.entries.iter().map(|entry| format!("// {}\n{}\n\n", entry.place(), entry.text.trim())).collect()
     }
 
-    /// The outcome, with `evaluate` putting each request to the policies.
-    pub(super) fn outcome_by(&self, ask: &Ask<'_>, evaluate: impl Fn(&Facts<'_>, &Request, &mut Answer)) -> Outcome {
+    /// The outcome, with `evaluate` putting the ask to the policies, once for each reading of its path.
+    pub(super) fn outcome_by(&self, ask: &Ask<'_>, evaluate: impl Fn(&Facts<'_>, &str, &mut Answer)) -> Outcome {
         if self.broken.is_some() {
             return self.deny(Reason::PolicyDenied, Vec::new());
         }
         let Ok(facts) = Facts::of(ask) else { return self.deny(Reason::HostMismatch, Vec::new()) };
         let outcome_for = |path: &str| {
             let mut answer = Answer::default();
-            match self.request(&facts, path) {
-                Some(request) => evaluate(&facts, &request, &mut answer),
-                None => answer.unasked = true,
-            }
+            evaluate(&facts, path, &mut answer);
             self.conclude(&facts, answer)
         };
         let mut outcome = outcome_for(facts.paths.written);
@@ -225,6 +220,10 @@ impl PolicySet {
             outcome = both(outcome, outcome_for(path));
         }
         let decision = &mut outcome.decision;
+        // What is free is judged by its path; one that can be read otherwise could be a paid call.
+        if let (Verdict::Allow(grant), false) = (&mut decision.verdict, facts.paths.others.is_empty()) {
+            grant.free = false;
+        }
         if decision.verdict == Verdict::Deny(Reason::HostNotAllowed) && self.knows_host(ask, &facts) {
             decision.verdict = Verdict::Deny(Reason::PolicyDenied);
         }
@@ -292,10 +291,25 @@ impl PolicySet {
         agents.flat_map(|by_host| keys(&facts.host).filter_map(|key| by_host.get(key))).chain(lifted.then_some(&self.learn))
     }
 
-    /// Puts a request to some policies and adds what they say.
-    pub(super) fn put(&self, request: &Request, policies: &cedar_policy::PolicySet, answer: &mut Answer) {
-        let response = self.authorizer.is_authorized(request, policies, &self.nobody);
-        self.add_to(answer, &response);
+    /// Puts an ask to some policies and adds what they say. Where there are none, nothing is built.
+    pub(super) fn put<'p>(
+        &self,
+        facts: &Facts<'_>,
+        path: &str,
+        policies: impl Iterator<Item = &'p cedar_policy::PolicySet>,
+        answer: &mut Answer,
+    ) {
+        let mut policies = policies.peekable();
+        if policies.peek().is_none() {
+            return;
+        }
+        let Some(request) = self.request(facts, path) else {
+            answer.unasked = true;
+            return;
+        };
+        for some in policies {
+            self.add_to(answer, &self.authorizer.is_authorized(&request, some, &self.nobody));
+        }
     }
 
     fn add_to(&self, answer: &mut Answer, response: &Response) {

@@ -271,13 +271,23 @@ fn validate(entries: &[Entry]) -> Result<Vec<PolicyProblem>, PolicyError> {
         };
         let found = problem(&entry.file, entry.whole.as_deref().unwrap_or_default(), error);
         let line = if entry.whole.is_some() && found.line > 0 { found.line } else { entry.line };
-        PolicyProblem { line, message: format!("policy `{}`: {}", entry.id, strip_id(&found.message, id)), ..found }
+        let help = known_elsewhere(&found.message).or(found.help);
+        PolicyProblem { line, help, message: format!("policy `{}`: {}", entry.id, strip_id(&found.message, id)), ..found }
     };
-    let problems: Vec<PolicyProblem> = result.validation_errors().map(|error| place(error.policy_id(), error)).collect();
+    let mut problems: Vec<PolicyProblem> = result.validation_errors().map(|error| place(error.policy_id(), error)).collect();
+    // One mistake in a policy for several actions is found once for each.
+    problems.dedup_by(|a, b| (&a.file, a.line, &a.help) == (&b.file, b.line, &b.help) && a.help.is_some());
     if !problems.is_empty() {
         return Err(PolicyError { problems });
     }
     Ok(result.validation_warnings().map(|warning| place(warning.policy_id(), warning)).collect())
+}
+
+/// For an attribute that only some actions have, what to do about it.
+fn known_elsewhere(message: &str) -> Option<String> {
+    let name = message.split_once("attribute `")?.1.split('`').next()?;
+    let known = super::set::ATTRIBUTES.contains(&name);
+    known.then(|| format!("not every action has it: name those that do in the policy's scope, or ask `context has {name}` first"))
 }
 
 /// Cedar's sentence without "for policy `...`, ": the id is said already.

@@ -184,6 +184,7 @@ fn modes_and_other_annotations_reach_the_grant() -> Outcome {
     assert_eq!(on(&set, Action::Connect, "pinned.test", 443), mode(Mode::TlsPassthrough), "the mode that reads more");
     assert_eq!(get(&set, "git.test", 22, "/"), denied(Reason::PolicyDenied), "bytes that are not read carry no request");
     assert_eq!(get(&set, "api.openai.com", 443, "/v1/files/x"), Verdict::Allow(Grant { free: true, ..Grant::default() }));
+    assert_eq!(get(&set, "api.openai.com", 443, "/v1/files/../files/x"), allowed(), "a path that can be read otherwise is not free");
     Ok(())
 }
 
@@ -312,20 +313,21 @@ fn a_policy_that_cannot_be_evaluated_denies() -> Outcome {
 #[test]
 fn bad_cedar_is_refused_with_its_line_and_a_hint() -> Outcome {
     for (cedar, line, expected) in [
-        ("permit (principal, action, resource)\nwhen { context.hots == \"x\" };", 2, "hots"),
+        ("permit (principal, action, resource)\nwhen { context.hots == \"x\" };", 2, "did you mean `host`?"),
         ("\n\npermit (principal, action == Action::\"reqest\", resource);", 3, "did you mean"),
         ("permit (principal, action, resource);\npermit (principal, action resource);", 2, "unexpected token"),
         ("permit (principal == User::\"x\", action, resource);", 1, "User"),
         ("@mode(\"raw\")\npermit (principal, action, resource);", 1, "tls-passthrough"),
         ("@free(\"true\")\nforbid (principal, action, resource);", 1, "only a permit"),
         ("@id(\"a\") permit (principal, action, resource);\n@id(\"a\") forbid (principal, action, resource) when { context.user == 1 };", 2, "first in line 1"),
-        ("permit (principal, action == Action::\"resolve\", resource)\nwhen { context.port == 1 };", 2, "port"),
+        ("permit (principal, action == Action::\"resolve\", resource)\nwhen { context.port == 1 };", 2, "ask `context has port` first"),
         ("permit (principal == ?principal, action, resource);", 0, "templates"),
     ] {
         let Err(error) = with_cedar("", cedar)? else { return Err(format!("accepted: {cedar}").into()) };
         let problem = error.problems.first().ok_or("no problem")?;
         assert!(problem.file.ends_with("extra.cedar") && problem.line == line, "{cedar}\n{error}");
         assert!(error.to_string().contains(expected), "{cedar}\n{error}");
+        assert_eq!(error.problems.len(), 1, "said once: {error}");
     }
     let missing = PolicySet::compile(&config("[policy]\ncedar = [\"none.cedar\"]")?, Path::new("/nowhere"));
     assert!(missing.is_err_and(|error| error.to_string().starts_with("/nowhere/none.cedar: No such file")));
@@ -442,6 +444,9 @@ fn explain_names_the_rule_and_the_lines() -> Outcome {
     let near = set.explain(&ask("exmaple.com", 443)).to_string();
     assert!(near.contains("host_not_allowed") && near.contains("rule allow-1 (caracal.toml:2) is for example.com, which is not exmaple.com"), "{near}");
     let no = set.explain(&ask("bad.test", 443)).to_string();
+    let private = Ask { address: Some("10.0.0.1".parse()?), ..ask("example.com", 443) };
+    let private = set.explain(&private).to_string();
+    assert!(private.contains("but for no private address, by allow-1-example-com") && private.ends_with("private = true\n"), "{private}");
     assert!(no.contains("decided by no (caracal.toml:4)") && !no.contains("to allow it"), "{no}");
     Ok(())
 }

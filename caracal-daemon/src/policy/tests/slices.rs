@@ -101,7 +101,7 @@ impl Question {
 
 /// All policies at once and all attributes, as Cedar itself decides.
 fn whole(set: &PolicySet, policies: &cedar_policy::PolicySet, ask: &Ask<'_>) -> Decision {
-    set.outcome_by(ask, |_, request, answer| set.put(request, policies, answer)).decision
+    set.outcome_by(ask, |facts, path, answer| set.put(facts, path, std::iter::once(policies), answer)).decision
 }
 
 proptest! {
