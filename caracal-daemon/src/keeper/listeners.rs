@@ -28,15 +28,22 @@ impl Listeners {
     /// When a port is taken.
     pub fn open(tcp_port: u16, dns_port: u16) -> Result<Listeners, KeeperError> {
         Ok(Listeners {
-            tcp: [tcp(V4, tcp_port)?.into(), tcp(V6, tcp_port)?.into()],
-            dns_udp: [udp(V4, dns_port)?.into(), udp(V6, dns_port)?.into()],
-            dns_tcp: [tcp(V4, dns_port)?.into(), tcp(V6, dns_port)?.into()],
+            tcp: [tcp(V4, tcp_port)?.into(), tcp(v6(), tcp_port)?.into()],
+            dns_udp: [udp(V4, dns_port)?.into(), udp(v6(), dns_port)?.into()],
+            dns_tcp: [tcp(V4, dns_port)?.into(), tcp(v6(), dns_port)?.into()],
         })
     }
 }
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+/// Stands in on a host without IPv6: nothing is redirected there, and a connect over IPv6 fails by itself.
+const UNUSED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 255, 255, 254));
+
+/// The IPv6 loopback, or an address that nothing is redirected to where the host has none.
+fn v6() -> IpAddr {
+    let addr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    if bound(addr, 0, SockType::Datagram).is_ok() { addr } else { UNUSED }
+}
 
 fn tcp(addr: IpAddr, port: u16) -> Result<OwnedFd, KeeperError> {
     let open = || -> nix::Result<OwnedFd> {
