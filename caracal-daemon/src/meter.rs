@@ -62,7 +62,9 @@ impl Provider {
     /// The provider of this name, for configuration.
     #[must_use]
     pub fn named(name: &str) -> Option<Provider> {
-        [Provider::OpenAi, Provider::Anthropic, Provider::Google].into_iter().find(|provider| provider.name() == name)
+        [Provider::OpenAi, Provider::Anthropic, Provider::Google]
+            .into_iter()
+            .find(|provider| provider.name() == name)
     }
 }
 
@@ -274,6 +276,18 @@ pub struct Call {
 }
 
 impl Call {
+    /// The first name of the price book's entry, which all its aliases share: for budgets by model, and for freezing.
+    #[must_use]
+    pub fn priced_as(&self) -> Arc<str> {
+        Arc::clone(&self.price.name)
+    }
+
+    /// The price is a guess on the dear side.
+    #[must_use]
+    pub fn price_assumed(&self) -> bool {
+        self.price.assumed
+    }
+
     /// Reads the usage of the answer to the request that `edit` gave.
     #[must_use]
     pub fn reader(&self, edited: &Edited, status: http::StatusCode, headers: &http::HeaderMap) -> UsageReader {

@@ -108,8 +108,21 @@ fn another_book_prices_from_then_on() -> Outcome {
     );
     meter.replace(book);
     let call = meter.read(Provider::OpenAi, Operation::Chat, &HeaderMap::new(), &body)?;
-    assert!(call.price_book.starts_with("mine@"));
+    assert!(call.price_book.starts_with("mine@") && call.price_assumed());
     // 10 input tokens (the model's most) and 10 output tokens at $1 per million.
     assert_eq!(call.most(), NanoUsd(20_000));
+    Ok(())
+}
+
+#[test]
+fn aliases_share_one_entry() -> Outcome {
+    let alias = read(
+        Operation::Messages,
+        r#"{"model":"claude-haiku-4-5-20251001","max_tokens":9,"messages":[]}"#,
+    )?;
+    assert_eq!(
+        (alias.model.as_ref(), alias.priced_as().as_ref()),
+        ("claude-haiku-4-5-20251001", "claude-haiku-4-5")
+    );
     Ok(())
 }
