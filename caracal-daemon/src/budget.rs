@@ -10,6 +10,7 @@
 
 mod pool;
 mod spec;
+mod wait;
 mod window;
 
 pub use spec::{BudgetSpec, Kind, Per, SpecError, Wait, Window};
@@ -18,9 +19,10 @@ use crate::clock::{Clock, UnixNanos};
 use crate::event::WindowKey;
 use crate::money::NanoUsd;
 use crate::refusal::{Reason, Refusal, Side, Stage};
-use pool::{Asked, End, Pool, Waiting};
+use pool::{Asked, End, Pool};
 use std::collections::HashMap;
 use std::sync::Arc;
+use wait::Waiting;
 
 /// Who makes a call, for the budgets that apply to it.
 #[derive(Clone, Debug)]
@@ -59,7 +61,11 @@ impl Budgets {
     ///
     /// # Errors
     /// When the specs contradict each other.
-    pub fn new(specs: Vec<BudgetSpec>, clock: Clock, totals: HashMap<WindowKey, NanoUsd>) -> Result<Budgets, SpecError> {
+    pub fn new(
+        specs: Vec<BudgetSpec>,
+        clock: Clock,
+        totals: HashMap<WindowKey, NanoUsd>,
+    ) -> Result<Budgets, SpecError> {
         Pool::new(specs, clock, totals).map(|pool| Budgets(Arc::new(pool)))
     }
 
@@ -114,7 +120,12 @@ impl Budgets {
 
 /// A refusal of this stage. The sentence goes on after `Caracal `.
 pub(crate) fn refuse(reason: Reason, sentence: String) -> Refusal {
-    Refusal { stage: Stage::Budget, side: Side::Us, reason, sentence: format!("Caracal {sentence}") }
+    Refusal {
+        stage: Stage::Budget,
+        side: Side::Us,
+        reason,
+        sentence: format!("Caracal {sentence}"),
+    }
 }
 
 /// Money set aside: HELD until [`Hold::sent`], then SENT until one of the three ends.
@@ -135,10 +146,20 @@ pub struct Hold {
 impl Hold {
     /// Gives back all above `amount`. Only while HELD.
     pub fn shrink(&mut self, amount: NanoUsd) {
-        let Some(pool) = self.pool.as_ref().filter(|_| !self.sent) else { return };
+        let Some(pool) = self.pool.as_ref().filter(|_| !self.sent) else {
+            return;
+        };
         let back = self.held.saturating_sub(amount);
         if back > NanoUsd::ZERO {
-            Pool::end(pool, &self.windows, End { held: back, settled: NanoUsd::ZERO }, None);
+            Pool::end(
+                pool,
+                &self.windows,
+                End {
+                    held: back,
+                    settled: NanoUsd::ZERO,
+                },
+                None,
+            );
             self.held = self.held.saturating_sub(back);
         }
         self.amount = self.held;
@@ -178,7 +199,15 @@ impl Hold {
                 "a bill is above its hold: charged truly, the model is refused until its price is put right"
             );
         }
-        Pool::end(&pool, &self.windows, End { held: self.held, settled }, over.then_some(&self.who));
+        Pool::end(
+            &pool,
+            &self.windows,
+            End {
+                held: self.held,
+                settled,
+            },
+            over.then_some(&self.who),
+        );
     }
 }
 

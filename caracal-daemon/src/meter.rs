@@ -8,6 +8,7 @@ mod book;
 mod bound;
 mod denial;
 mod edit;
+mod hosted;
 mod openai;
 mod scan;
 mod seen;
@@ -57,6 +58,14 @@ impl Provider {
             Provider::Google => "google",
         }
     }
+
+    /// The provider of this name, for configuration.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Provider> {
+        [Provider::OpenAi, Provider::Anthropic, Provider::Google]
+            .into_iter()
+            .find(|provider| provider.name() == name)
+    }
 }
 
 /// What a request to a host and path is, before its body is read.
@@ -103,12 +112,20 @@ impl Operation {
 
 /// A refusal of this stage that is our side's doing. The sentence goes on after `Caracal `.
 pub(crate) fn refuse(reason: Reason, sentence: String) -> Refusal {
-    Refusal { stage: Stage::Meter, side: Side::Us, reason, sentence: format!("Caracal {sentence}") }
+    Refusal {
+        stage: Stage::Meter,
+        side: Side::Us,
+        reason,
+        sentence: format!("Caracal {sentence}"),
+    }
 }
 
 /// A refusal of this stage for what the agent sent.
 pub(crate) fn refuse_agent(reason: Reason, sentence: String) -> Refusal {
-    Refusal { side: Side::Agent, ..refuse(reason, sentence) }
+    Refusal {
+        side: Side::Agent,
+        ..refuse(reason, sentence)
+    }
 }
 
 /// Reads calls and usage with the price book in force.
@@ -123,14 +140,24 @@ impl Meter {
     /// A meter for the known providers' hosts and `extra_hosts` that speak their shape (names in lower case).
     #[must_use]
     pub fn new(book: PriceBook, extra_hosts: impl IntoIterator<Item = (String, Provider)>) -> Meter {
-        let extra_hosts = extra_hosts.into_iter().map(|(host, provider)| (host.to_ascii_lowercase(), provider)).collect();
-        Meter { book: ArcSwap::from_pointee(book), extra_hosts, body_limit: BODY_LIMIT }
+        let extra_hosts = extra_hosts
+            .into_iter()
+            .map(|(host, provider)| (host.to_ascii_lowercase(), provider))
+            .collect();
+        Meter {
+            book: ArcSwap::from_pointee(book),
+            extra_hosts,
+            body_limit: BODY_LIMIT,
+        }
     }
 
     /// Reads at most `bytes` of a decoded body.
     #[must_use]
     pub fn with_body_limit(self, bytes: usize) -> Meter {
-        Meter { body_limit: bytes, ..self }
+        Meter {
+            body_limit: bytes,
+            ..self
+        }
     }
 
     /// Puts another price book in force. Calls that were read keep theirs.
@@ -154,7 +181,13 @@ impl Meter {
     ///
     /// # Errors
     /// A model without a price, a body with two readings, an unknown encoding, a bill without a bound.
-    pub fn read(&self, provider: Provider, operation: Operation, headers: &http::HeaderMap, body: &Bytes) -> Result<Call, Refusal> {
+    pub fn read(
+        &self,
+        provider: Provider,
+        operation: Operation,
+        headers: &http::HeaderMap,
+        body: &Bytes,
+    ) -> Result<Call, Refusal> {
         let decoded = body::decode(headers, body, self.body_limit)?;
         let text = text(&decoded.bytes)?;
         let walked = body::walk(text)?;
@@ -185,24 +218,39 @@ impl Meter {
 }
 
 fn text(body: &Bytes) -> Result<&str, Refusal> {
-    std::str::from_utf8(body).map_err(|_| refuse_agent(Reason::AmbiguousRequest, "cannot price a body that is not UTF-8.".to_owned()))
+    std::str::from_utf8(body).map_err(|_| {
+        refuse_agent(
+            Reason::AmbiguousRequest,
+            "cannot price a body that is not UTF-8.".to_owned(),
+        )
+    })
 }
 
 /// The price of the model that is named, if it is sold for this operation.
 fn priced(book: &PriceBook, provider: Provider, operation: Operation, shape: &Shape) -> Result<Arc<Model>, Refusal> {
     let shown: String = shape.model.chars().filter(char::is_ascii_graphic).take(64).collect();
     if shape.model.is_empty() {
-        return Err(refuse_agent(Reason::PriceUnknown, "refused this call because it names no model, so it has no price.".to_owned()));
+        return Err(refuse_agent(
+            Reason::PriceUnknown,
+            "refused this call because it names no model, so it has no price.".to_owned(),
+        ));
     }
     match book.model(provider, &shape.model) {
         Some(model) if model.operations.contains(&operation) => Ok(model),
         Some(_) => Err(refuse(
             Reason::PriceUnknown,
-            format!("knows no price of model {shown:?} for {} calls. Add {:?} to its `operations` in the price book that `[prices] file` names.", operation.name(), operation.name()),
+            format!(
+                "knows no price of model {shown:?} for {} calls. Add {:?} to its `operations` in the price book that `[prices] file` names.",
+                operation.name(),
+                operation.name()
+            ),
         )),
         None => Err(refuse(
             Reason::PriceUnknown,
-            format!("knows no price of model {shown:?}. Add a [[model]] with this name to a copy of the price book ({}), name the copy in `[prices] file`, and reload; or choose a priced model.", book.id()),
+            format!(
+                "knows no price of model {shown:?}. Add a [[model]] with this name to a copy of the price book ({}), name the copy in `[prices] file`, and reload; or choose a priced model.",
+                book.id()
+            ),
         )),
     }
 }
@@ -228,10 +276,28 @@ pub struct Call {
 }
 
 impl Call {
+    /// The first name of the price book's entry, which all its aliases share: for budgets by model, and for freezing.
+    #[must_use]
+    pub fn priced_as(&self) -> Arc<str> {
+        Arc::clone(&self.price.name)
+    }
+
+    /// The price is a guess on the dear side.
+    #[must_use]
+    pub fn price_assumed(&self) -> bool {
+        self.price.assumed
+    }
+
     /// Reads the usage of the answer to the request that `edit` gave.
     #[must_use]
     pub fn reader(&self, edited: &Edited, status: http::StatusCode, headers: &http::HeaderMap) -> UsageReader {
-        UsageReader::new(self.operation, self.shape.caching == shape::Caching::Long, edited.strip_usage, status, headers)
+        UsageReader::new(
+            self.operation,
+            self.shape.caching == shape::Caching::Long,
+            edited.strip_usage,
+            status,
+            headers,
+        )
     }
 
     /// What the provider bills for `usage` on the terms that the request asked for, rounded up once.
@@ -246,7 +312,10 @@ impl Call {
     #[must_use]
     pub fn bill(&self, reading: &Reading) -> Option<NanoUsd> {
         let usage = reading.usage.as_ref()?;
-        let answered = reading.model.as_deref().and_then(|name| self.book.model(self.provider, name));
+        let answered = reading
+            .model
+            .as_deref()
+            .and_then(|name| self.book.model(self.provider, name));
         Some(self.charge_on(usage, &reading.terms, answered.as_ref().unwrap_or(&self.price)))
     }
 }

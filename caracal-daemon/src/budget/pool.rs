@@ -1,6 +1,7 @@
 //! What is settled and held in each window, and who waits. One lock, held for a few map look-ups, never across a wait.
 
 use super::spec::{BudgetSpec, Per, SpecError, check, glob};
+use super::wait::Waiting;
 use super::window::{Windows, shown};
 use super::{Hold, Scope, Status, refuse};
 use crate::clock::{Clock, UnixNanos};
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-type Answer = Result<Hold, Refusal>;
+pub(crate) type Answer = Result<Hold, Refusal>;
 
 /// The shared state and the clock.
 pub(crate) struct Pool {
@@ -88,15 +89,38 @@ pub(crate) enum Asked {
 }
 
 enum Taken {
-    Granted { amount: NanoUsd, windows: Vec<WindowKey> },
+    Granted {
+        amount: NanoUsd,
+        windows: Vec<WindowKey>,
+    },
     Denied(Refusal),
     /// Fits once open holds are settled.
-    Later { windows: Vec<WindowKey>, calls: usize, time: Duration, refusal: Refusal },
+    Later {
+        windows: Vec<WindowKey>,
+        calls: usize,
+        time: Duration,
+        refusal: Refusal,
+    },
 }
 
 impl Pool {
-    pub(crate) fn new(specs: Vec<BudgetSpec>, clock: Clock, totals: HashMap<WindowKey, NanoUsd>) -> Result<Pool, SpecError> {
-        let cells = totals.into_iter().map(|(key, settled)| (key, Cell { settled, ..Cell::default() })).collect();
+    pub(crate) fn new(
+        specs: Vec<BudgetSpec>,
+        clock: Clock,
+        totals: HashMap<WindowKey, NanoUsd>,
+    ) -> Result<Pool, SpecError> {
+        let cells = totals
+            .into_iter()
+            .map(|(key, settled)| {
+                (
+                    key,
+                    Cell {
+                        settled,
+                        ..Cell::default()
+                    },
+                )
+            })
+            .collect();
         let state = State {
             budgets: budgets(specs)?,
             cells,
@@ -106,7 +130,10 @@ impl Pool {
             frozen: HashSet::new(),
             allow_uncovered: false,
         };
-        Ok(Pool { clock, state: Mutex::new(state) })
+        Ok(Pool {
+            clock,
+            state: Mutex::new(state),
+        })
     }
 
     /// Runs `work` under the lock, with the time brought up to date.
@@ -131,15 +158,31 @@ impl Pool {
                 Taken::Granted { amount, windows } => Asked::Now(Ok(Pool::hold(pool, scope, amount, windows))),
                 Taken::Denied(refusal) => Asked::Now(Err(refusal)),
                 Taken::Later { calls, refusal, .. } if state.queue.len() >= calls => {
-                    let sentence = format!("has {} calls waiting for budget already, the most allowed. {}", state.queue.len(), refusal.sentence);
+                    let sentence = format!(
+                        "has {} calls waiting for budget already, the most allowed. {}",
+                        state.queue.len(),
+                        refusal.sentence
+                    );
                     Asked::Now(Err(refuse(Reason::BudgetWaitTimeout, sentence)))
                 }
                 Taken::Later { time, refusal, .. } => {
                     let (answer, wait) = oneshot::channel();
                     let id = state.next_id;
                     state.next_id += 1;
-                    state.queue.push_back(Waiter { id, scope: scope.clone(), least, most, answer });
-                    Asked::Queued(Waiting { pool: Arc::clone(pool), id, wait, time, refusal })
+                    state.queue.push_back(Waiter {
+                        id,
+                        scope: scope.clone(),
+                        least,
+                        most,
+                        answer,
+                    });
+                    Asked::Queued(Waiting {
+                        pool: Arc::clone(pool),
+                        id,
+                        wait,
+                        time,
+                        refusal,
+                    })
                 }
             }
         })
@@ -147,7 +190,14 @@ impl Pool {
 
     fn hold(pool: &Arc<Pool>, scope: &Scope, amount: NanoUsd, windows: Vec<WindowKey>) -> Hold {
         let who = (scope.provider, Arc::clone(&scope.model));
-        Hold { amount, windows, held: amount, who, sent: false, pool: Some(Arc::clone(pool)) }
+        Hold {
+            amount,
+            windows,
+            held: amount,
+            who,
+            sent: false,
+            pool: Some(Arc::clone(pool)),
+        }
     }
 
     /// Ends a hold, or a part of it, in the windows that it was taken from; then serves who waits.
@@ -172,7 +222,7 @@ impl Pool {
         }
     }
 
-    fn leave(pool: &Arc<Pool>, id: u64) {
+    pub(crate) fn leave(pool: &Arc<Pool>, id: u64) {
         let left = pool.with(|state| {
             let before = state.queue.len();
             state.queue.retain(|waiter| waiter.id != id);
@@ -186,49 +236,15 @@ impl Pool {
 
 fn budgets(specs: Vec<BudgetSpec>) -> Result<Vec<Budget>, SpecError> {
     check(&specs)?;
-    specs.into_iter().map(|spec| Ok(Budget { windows: Windows::new(&spec)?, spec })).collect()
-}
-
-/// A call in the queue. Dropped, it leaves the queue.
-pub(crate) struct Waiting {
-    pool: Arc<Pool>,
-    id: u64,
-    wait: oneshot::Receiver<Answer>,
-    time: Duration,
-    refusal: Refusal,
-}
-
-impl Waiting {
-    /// The answer, at the latest when the time is over.
-    pub(crate) async fn answer(mut self) -> Answer {
-        let waited = tokio::time::timeout(self.time, Waiting::served(&self.pool, self.id, &mut self.wait)).await;
-        if let Ok(answer) = waited {
-            return answer;
-        }
-        Pool::leave(&self.pool, self.id);
-        // Granted at the last moment.
-        self.wait.try_recv().unwrap_or_else(|_| {
-            let sentence = format!("waited {} s for open calls to give money back, in vain. {}", self.time.as_secs(), self.refusal.sentence);
-            Err(refuse(Reason::BudgetWaitTimeout, sentence))
+    specs
+        .into_iter()
+        .map(|spec| {
+            Ok(Budget {
+                windows: Windows::new(&spec)?,
+                spec,
+            })
         })
-    }
-
-    /// The answer; looks again when a window turns.
-    async fn served(pool: &Arc<Pool>, id: u64, wait: &mut oneshot::Receiver<Answer>) -> Answer {
-        loop {
-            let turns = pool.with(|state| state.turns(id)).max(Duration::from_millis(10));
-            tokio::select! {
-                answer = &mut *wait => return answer.unwrap_or_else(|_| Err(refuse(Reason::ShuttingDown, "is shutting down.".to_owned()))),
-                () = tokio::time::sleep(turns) => Pool::serve(pool),
-            }
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        Pool::leave(&self.pool, self.id);
-    }
+        .collect()
 }
 
 impl State {
@@ -243,12 +259,20 @@ impl State {
                 next = parent.and_then(|name| self.budgets.iter().position(|other| other.spec.name == *name));
             }
         }
-        above.into_iter().filter_map(|index| self.budgets.get(index)).map(|budget| self.level(budget, part(&budget.spec, scope))).collect()
+        above
+            .into_iter()
+            .filter_map(|index| self.budgets.get(index))
+            .map(|budget| self.level(budget, part(&budget.spec, scope)))
+            .collect()
     }
 
     fn level<'s>(&self, budget: &'s Budget, part: Arc<str>) -> Level<'s> {
         let place = budget.windows.at(self.latest);
-        let key = |window| WindowKey { budget: Arc::clone(&budget.spec.name), scope: Arc::clone(&part), window };
+        let key = |window| WindowKey {
+            budget: Arc::clone(&budget.spec.name),
+            scope: Arc::clone(&part),
+            window,
+        };
         let newest = key(place.key);
         let (mut settled, mut held) = (NanoUsd::ZERO, NanoUsd::ZERO);
         for key in std::iter::once(newest.clone()).chain(place.counted.into_iter().map(key)) {
@@ -256,45 +280,76 @@ impl State {
             settled = settled.saturating_add(cell.settled);
             held = held.saturating_add(cell.held);
         }
-        Level { spec: &budget.spec, key: newest, ends: place.ends, forget: place.forget, settled, held }
+        Level {
+            spec: &budget.spec,
+            key: newest,
+            ends: place.ends,
+            forget: place.forget,
+            settled,
+            held,
+        }
     }
 
     /// Takes money from every level or from none. A level in `behind` has somebody waiting for it already.
     fn take(&mut self, scope: &Scope, least: NanoUsd, most: NanoUsd, behind: &HashSet<WindowKey>) -> Taken {
         if self.frozen.contains(&(scope.provider, Arc::clone(&scope.model))) {
-            let sentence = format!("refuses model {:?}: a bill was above what its price allows, so the price is wrong. Correct it in the price book, then unfreeze the model.", scope.model);
+            let sentence = format!(
+                "refuses model {:?}: a bill was above what its price allows, so the price is wrong. Correct it in the price book, then unfreeze the model.",
+                scope.model
+            );
             return Taken::Denied(refuse(Reason::PriceUnknown, sentence));
         }
         let levels = self.levels(scope);
         if levels.is_empty() && !self.allow_uncovered {
-            let sentence = format!("refused this call: no budget covers agent {:?} and model {:?}. Add a [[budget]] that does.", scope.agent, scope.model);
+            let sentence = format!(
+                "refused this call: no budget covers agent {:?} and model {:?}. Add a [[budget]] that does.",
+                scope.agent, scope.model
+            );
             return Taken::Denied(refuse(Reason::PolicyDenied, sentence));
         }
-        if let Some(level) = levels.iter().find(|level| level.settled.saturating_add(least) > level.spec.limit) {
+        if let Some(level) = levels
+            .iter()
+            .find(|level| level.settled.saturating_add(least) > level.spec.limit)
+        {
             return Taken::Denied(exceeded(level, least));
         }
         let left = levels.iter().map(Level::left).min().unwrap_or(NanoUsd::MAX);
-        let tight = levels.iter().find(|level| level.left() < least || behind.contains(&level.key));
+        let tight = levels
+            .iter()
+            .find(|level| level.left() < least || behind.contains(&level.key));
         if let Some(level) = tight {
             return Taken::Later {
                 calls: levels.iter().map(|level| level.spec.wait.calls).min().unwrap_or(0),
-                time: levels.iter().map(|level| level.spec.wait.time).min().unwrap_or_default(),
+                time: levels
+                    .iter()
+                    .map(|level| level.spec.wait.time)
+                    .min()
+                    .unwrap_or_default(),
                 refusal: exceeded(level, least),
                 windows: levels.into_iter().map(|level| level.key).collect(),
             };
         }
-        let amount = if levels.is_empty() { most } else { most.min(least.max(NanoUsd(left.0 / 2))) };
-        let taken: Vec<(WindowKey, Option<UnixNanos>)> = levels.into_iter().map(|level| (level.key, level.forget)).collect();
+        let amount = if levels.is_empty() {
+            most
+        } else {
+            most.min(least.max(NanoUsd(left.0 / 2)))
+        };
+        let taken: Vec<(WindowKey, Option<UnixNanos>)> =
+            levels.into_iter().map(|level| (level.key, level.forget)).collect();
         for (key, forget) in &taken {
             self.add(key, *forget, amount);
         }
-        Taken::Granted { amount, windows: taken.into_iter().map(|(key, _)| key).collect() }
+        Taken::Granted {
+            amount,
+            windows: taken.into_iter().map(|(key, _)| key).collect(),
+        }
     }
 
     fn add(&mut self, key: &WindowKey, forget: Option<UnixNanos>, amount: NanoUsd) {
         if !self.cells.contains_key(key) {
             let now = self.latest;
-            self.cells.retain(|_, cell| cell.held > NanoUsd::ZERO || cell.forget.is_none_or(|at| now < at));
+            self.cells
+                .retain(|_, cell| cell.held > NanoUsd::ZERO || cell.forget.is_none_or(|at| now < at));
         }
         let cell = self.cells.entry(key.clone()).or_default();
         cell.forget = forget;
@@ -302,7 +357,11 @@ impl State {
     }
 
     fn waited_for(&self) -> HashSet<WindowKey> {
-        self.queue.iter().flat_map(|waiter| self.levels(&waiter.scope)).map(|level| level.key).collect()
+        self.queue
+            .iter()
+            .flat_map(|waiter| self.levels(&waiter.scope))
+            .map(|level| level.key)
+            .collect()
     }
 
     fn serve(&mut self, pool: &Arc<Pool>) -> Vec<(Answer, oneshot::Sender<Answer>)> {
@@ -310,7 +369,9 @@ impl State {
         let mut behind = HashSet::new();
         for waiter in std::mem::take(&mut self.queue) {
             match self.take(&waiter.scope, waiter.least, waiter.most, &behind) {
-                Taken::Granted { amount, windows } => answers.push((Ok(Pool::hold(pool, &waiter.scope, amount, windows)), waiter.answer)),
+                Taken::Granted { amount, windows } => {
+                    answers.push((Ok(Pool::hold(pool, &waiter.scope, amount, windows)), waiter.answer))
+                }
                 Taken::Denied(refusal) => answers.push((Err(refusal), waiter.answer)),
                 Taken::Later { windows, .. } => {
                     behind.extend(windows);
@@ -322,10 +383,12 @@ impl State {
     }
 
     /// How long until a window of this waiter turns.
-    fn turns(&self, id: u64) -> Duration {
+    pub(crate) fn turns(&self, id: u64) -> Duration {
         let waiter = self.queue.iter().find(|waiter| waiter.id == id);
         let ends = waiter.and_then(|waiter| self.levels(&waiter.scope).iter().filter_map(|level| level.ends).min());
-        ends.map_or(Duration::from_secs(3_600), |ends| Duration::from_nanos(ends.0.saturating_sub(self.latest.0)))
+        ends.map_or(Duration::from_secs(3_600), |ends| {
+            Duration::from_nanos(ends.0.saturating_sub(self.latest.0))
+        })
     }
 
     /// Calls in the queue.
@@ -338,8 +401,15 @@ impl State {
         let mut all = Vec::new();
         for budget in &self.budgets {
             let now = budget.windows.at(self.latest);
-            let counts = |key: &WindowKey| key.budget == budget.spec.name && (key.window == now.key || now.counted.contains(&key.window));
-            let mut parts: Vec<Arc<str>> = self.cells.keys().filter(|key| counts(key)).map(|key| Arc::clone(&key.scope)).collect();
+            let counts = |key: &WindowKey| {
+                key.budget == budget.spec.name && (key.window == now.key || now.counted.contains(&key.window))
+            };
+            let mut parts: Vec<Arc<str>> = self
+                .cells
+                .keys()
+                .filter(|key| counts(key))
+                .map(|key| Arc::clone(&key.scope))
+                .collect();
             parts.sort();
             parts.dedup();
             if parts.is_empty() {
@@ -347,7 +417,14 @@ impl State {
             }
             all.extend(parts.into_iter().map(|part| {
                 let level = self.level(budget, part);
-                Status { limit: level.spec.limit, settled: level.settled, held: level.held, left: level.left(), ends: level.ends, key: level.key }
+                Status {
+                    limit: level.spec.limit,
+                    settled: level.settled,
+                    held: level.held,
+                    left: level.left(),
+                    ends: level.ends,
+                    key: level.key,
+                }
             }));
         }
         all
@@ -355,7 +432,8 @@ impl State {
 }
 
 fn covers(spec: &BudgetSpec, scope: &Scope) -> bool {
-    let any = |patterns: &[String], name: &str| patterns.is_empty() || patterns.iter().any(|pattern| glob(pattern, name));
+    let any =
+        |patterns: &[String], name: &str| patterns.is_empty() || patterns.iter().any(|pattern| glob(pattern, name));
     any(&spec.agents, &scope.agent) && any(&spec.models, &scope.model) && any(&spec.providers, scope.provider)
 }
 
@@ -369,8 +447,15 @@ fn part(spec: &BudgetSpec, scope: &Scope) -> Arc<str> {
 
 fn exceeded(level: &Level<'_>, least: NanoUsd) -> Refusal {
     let spec = level.spec;
-    let part = if level.key.scope.is_empty() { String::new() } else { format!(" for {}", level.key.scope) };
-    let turns = level.ends.map_or_else(|| "It has no window, so raise its limit to go on".to_owned(), |ends| format!("Its {} turns at {}", spec.window.name(), shown(ends)));
+    let part = if level.key.scope.is_empty() {
+        String::new()
+    } else {
+        format!(" for {}", level.key.scope)
+    };
+    let turns = level.ends.map_or_else(
+        || "It has no window, so raise its limit to go on".to_owned(),
+        |ends| format!("Its {} turns at {}", spec.window.name(), shown(ends)),
+    );
     let sentence = format!(
         "refused this call: budget {:?}{part} of {} has {} left ({} spent, {} held by open calls), and this call can cost {} even with a short answer. {turns}.",
         spec.name,

@@ -1,8 +1,8 @@
 //! Reads Anthropic messages.
 //! Source: <https://platform.claude.com/docs/en/api/messages>.
 
-use super::book::Tier;
 use super::body::Walked;
+use super::book::Tier;
 use super::refuse;
 use super::shape::{Caching, Raw, Searches, Shape, parse, unbounded};
 use crate::refusal::{Reason, Refusal};
@@ -92,7 +92,10 @@ fn forbidden(body: &Body<'_>) -> Result<(), Refusal> {
     }
     match body.service_tier.get::<String>("service_tier")?.as_deref() {
         None | Some("auto" | "standard_only" | "standard") => Ok(()),
-        Some(_) => Err(refuse(Reason::PriceUnknown, "knows no price for this `service_tier`. Use auto or standard_only.".to_owned())),
+        Some(_) => Err(refuse(
+            Reason::PriceUnknown,
+            "knows no price for this `service_tier`. Use auto or standard_only.".to_owned(),
+        )),
     }
 }
 
@@ -100,7 +103,10 @@ fn fast(speed: Raw<'_>) -> Result<bool, Refusal> {
     match speed.get::<String>("speed")?.as_deref() {
         None | Some("standard") => Ok(false),
         Some("fast") => Ok(true),
-        Some(_) => Err(refuse(Reason::PriceUnknown, "knows no price for this `speed`. Use standard or fast.".to_owned())),
+        Some(_) => Err(refuse(
+            Reason::PriceUnknown,
+            "knows no price for this `speed`. Use standard or fast.".to_owned(),
+        )),
     }
 }
 
@@ -111,7 +117,9 @@ struct Thinking<'a> {
 }
 
 fn thinking(raw: Raw<'_>, text: &str) -> Result<Option<(u64, std::ops::Range<usize>)>, Refusal> {
-    let Some(thinking) = raw.get::<Thinking<'_>>("thinking")? else { return Ok(None) };
+    let Some(thinking) = raw.get::<Thinking<'_>>("thinking")? else {
+        return Ok(None);
+    };
     let budget = thinking.budget_tokens.get::<u64>("thinking.budget_tokens")?;
     Ok(budget.zip(thinking.budget_tokens.span(text)))
 }
@@ -130,11 +138,17 @@ struct Edit {
 
 /// Clearing makes the input smaller; a compaction is one more pass over it.
 fn compactions(raw: Raw<'_>) -> Result<u64, Refusal> {
-    let edits = raw.get::<Management>("context_management")?.map(|management| management.edits).unwrap_or_default();
+    let edits = raw
+        .get::<Management>("context_management")?
+        .map(|management| management.edits)
+        .unwrap_or_default();
     let passes = edits.iter().filter(|edit| !edit.kind.starts_with("clear_")).count();
     match u64::try_from(passes) {
         Ok(passes) if passes <= 4 => Ok(passes),
-        _ => Err(unbounded("`context_management` has too many edits", "Leave it out of the request.")),
+        _ => Err(unbounded(
+            "`context_management` has too many edits",
+            "Leave it out of the request.",
+        )),
     }
 }
 
@@ -183,13 +197,20 @@ fn blocks(raw: Raw<'_>, shape: &mut Shape, depth: u8) -> Result<(), Refusal> {
 }
 
 fn source(block: &Block<'_>, shape: &mut Shape, depth: u8) -> Result<(), Refusal> {
-    let Some(source) = block.source.get::<Source<'_>>("source")? else { return Ok(()) };
+    let Some(source) = block.source.get::<Source<'_>>("source")? else {
+        return Ok(());
+    };
     match (source.kind.as_deref(), block.kind.as_deref()) {
         (Some("base64"), Some("image")) => shape.note_image(source.data.text().map_or(0, str::len)),
         (Some("base64"), _) => shape.whole_context = true,
         (Some("text"), _) => {}
         (Some("content"), _) => blocks(source.content, shape, depth + 1)?,
-        _ => return Err(unbounded("it has an image or document by URL or file id, whose size is not known", INLINE)),
+        _ => {
+            return Err(unbounded(
+                "it has an image or document by URL or file id, whose size is not known",
+                INLINE,
+            ));
+        }
     }
     Ok(())
 }
@@ -213,15 +234,25 @@ fn tools(raw: Raw<'_>, shape: &mut Shape) -> Result<(), Refusal> {
             // Later versions filter results with code of their own, in passes that nothing counts.
             Some("web_search_20250305") => {
                 let Some(uses) = tool.max_uses.get::<u64>("max_uses")? else {
-                    return Err(unbounded("the web search tool has no `max_uses`", "Give the tool a `max_uses`."));
+                    return Err(unbounded(
+                        "the web search tool has no `max_uses`",
+                        "Give the tool a `max_uses`.",
+                    ));
                 };
                 shape.typed_tools += 1;
-                let before = if let Searches::Fixed(before) = shape.searches { before } else { 0 };
+                let before = if let Searches::Fixed(before) = shape.searches {
+                    before
+                } else {
+                    0
+                };
                 shape.searches = Searches::Fixed(before.saturating_add(uses));
             }
             Some(kind) => {
                 let kind: String = kind.chars().filter(char::is_ascii_graphic).take(48).collect();
-                return Err(unbounded(&format!("the hosted tool {kind} has no price here"), "Leave the tool out of the request, or turn it off in the agent."));
+                return Err(unbounded(
+                    &format!("the hosted tool {kind} has no price here"),
+                    "Leave the tool out of the request, or turn it off in the agent.",
+                ));
             }
         }
     }

@@ -28,13 +28,20 @@ pub(crate) struct Decoded {
 /// Decodes gzip and zstd, at most `limit` bytes.
 pub(crate) fn decode(headers: &HeaderMap, body: &Bytes, limit: usize) -> Result<Decoded, Refusal> {
     let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
-    let encoding = encodings.next().map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
+    let encoding = encodings
+        .next()
+        .map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
     if encodings.next().is_some() {
         return Err(unknown_encoding("more than one"));
     }
     let bytes = match encoding.as_deref() {
         None | Some("identity" | "") if body.len() > limit => return Err(too_large(limit)),
-        None | Some("identity" | "") => return Ok(Decoded { bytes: body.clone(), encoded: false }),
+        None | Some("identity" | "") => {
+            return Ok(Decoded {
+                bytes: body.clone(),
+                encoded: false,
+            });
+        }
         Some("gzip" | "x-gzip") => bounded(flate2::read::MultiGzDecoder::new(body.as_ref()), limit)?,
         Some("zstd") => {
             let mut reader = zstd::stream::read::Decoder::with_buffer(body.as_ref()).map_err(|_| broken("zstd"))?;
@@ -49,21 +56,40 @@ pub(crate) fn decode(headers: &HeaderMap, body: &Bytes, limit: usize) -> Result<
 fn bounded(reader: impl Read, limit: usize) -> Result<Bytes, Refusal> {
     let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     let mut out = Vec::new();
-    reader.take(most).read_to_end(&mut out).map_err(|_| broken("compressed"))?;
-    if out.len() > limit { Err(too_large(limit)) } else { Ok(out.into()) }
+    reader
+        .take(most)
+        .read_to_end(&mut out)
+        .map_err(|_| broken("compressed"))?;
+    if out.len() > limit {
+        Err(too_large(limit))
+    } else {
+        Ok(out.into())
+    }
 }
 
 fn unknown_encoding(name: &str) -> Refusal {
     let shown: String = name.chars().filter(char::is_ascii_graphic).take(32).collect();
-    refuse_agent(Reason::EncodingUnknown, format!("cannot read a request body with content-encoding {shown:?}. Send it plain, gzip or zstd."))
+    refuse_agent(
+        Reason::EncodingUnknown,
+        format!("cannot read a request body with content-encoding {shown:?}. Send it plain, gzip or zstd."),
+    )
 }
 
 fn broken(what: &str) -> Refusal {
-    refuse_agent(Reason::AmbiguousRequest, format!("cannot decode the {what} request body. Send it whole, or plain."))
+    refuse_agent(
+        Reason::AmbiguousRequest,
+        format!("cannot decode the {what} request body. Send it whole, or plain."),
+    )
 }
 
 fn too_large(limit: usize) -> Refusal {
-    refuse_agent(Reason::BodyTooLarge, format!("reads at most {} MiB of a paid call to price it, and this body is larger.", limit >> 20))
+    refuse_agent(
+        Reason::BodyTooLarge,
+        format!(
+            "reads at most {} MiB of a paid call to price it, and this body is larger.",
+            limit >> 20
+        ),
+    )
 }
 
 /// What the walk over the whole document saw.
@@ -80,15 +106,26 @@ pub(crate) struct Walked {
 pub(crate) fn walk(text: &str) -> Result<Walked, Refusal> {
     let mut walked = Walked::default();
     let mut json = serde_json::Deserializer::from_str(text);
-    let done = Value { walked: &mut walked, key: "" }.deserialize(&mut json).and_then(|()| json.end());
+    let done = Value {
+        walked: &mut walked,
+        key: "",
+    }
+    .deserialize(&mut json)
+    .and_then(|()| json.end());
     match done {
         Ok(()) => Ok(walked),
-        Err(_) if walked.values > MAX_VALUES => {
-            Err(refuse(Reason::BodyTooLarge, format!("reads at most {MAX_VALUES} JSON values of a paid call to price it, and this body has more.")))
-        }
+        Err(_) if walked.values > MAX_VALUES => Err(refuse(
+            Reason::BodyTooLarge,
+            format!("reads at most {MAX_VALUES} JSON values of a paid call to price it, and this body has more."),
+        )),
         Err(error) => Err(refuse_agent(
             Reason::AmbiguousRequest,
-            format!("cannot price a body that is not JSON with one reading ({}, line {}, column {}).", cause(&error), error.line(), error.column()),
+            format!(
+                "cannot price a body that is not JSON with one reading ({}, line {}, column {}).",
+                cause(&error),
+                error.line(),
+                error.column()
+            ),
         )),
     }
 }
@@ -157,7 +194,13 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while items.next_element_seed(Value { walked: &mut *self.walked, key: "" })?.is_some() {}
+        while items
+            .next_element_seed(Value {
+                walked: &mut *self.walked,
+                key: "",
+            })?
+            .is_some()
+        {}
         Ok(())
     }
 
@@ -165,7 +208,10 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         let mut keys = Keys::default();
         while let Some(key) = members.next_key_seed(Key)? {
             self.walked.cache_control |= key == "cache_control";
-            members.next_value_seed(Value { walked: &mut *self.walked, key: &key })?;
+            members.next_value_seed(Value {
+                walked: &mut *self.walked,
+                key: &key,
+            })?;
             if !keys.insert(key) {
                 return Err(A::Error::custom("duplicate key"));
             }
@@ -238,29 +284,46 @@ mod tests {
     #[test]
     fn reads_gzip_and_zstd_and_nothing_else() -> std::io::Result<()> {
         let plain = Bytes::from_static(b"{\"a\":1}");
-        for (encoding, body) in [("gzip", gzip(&plain)?), ("zstd", zstd::encode_all(plain.as_ref(), 3)?.into()), ("identity", plain.clone())] {
+        for (encoding, body) in [
+            ("gzip", gzip(&plain)?),
+            ("zstd", zstd::encode_all(plain.as_ref(), 3)?.into()),
+            ("identity", plain.clone()),
+        ] {
             let decoded = decode(&headers(encoding), &body, 100).map(|decoded| decoded.bytes);
             assert_eq!(decoded, Ok(plain.clone()), "{encoding}");
         }
         for encoding in ["br", "deflate", "gzip, gzip", "x"] {
-            let reason = decode(&headers(encoding), &plain, 100).map(|_| ()).map_err(|refusal| refusal.reason);
+            let reason = decode(&headers(encoding), &plain, 100)
+                .map(|_| ())
+                .map_err(|refusal| refusal.reason);
             assert_eq!(reason, Err(Reason::EncodingUnknown), "{encoding}");
         }
         let mut two = headers("gzip");
         two.append(CONTENT_ENCODING, http::HeaderValue::from_static("gzip"));
-        assert_eq!(decode(&two, &plain, 100).map(|_| ()).map_err(|refusal| refusal.reason), Err(Reason::EncodingUnknown));
+        assert_eq!(
+            decode(&two, &plain, 100).map(|_| ()).map_err(|refusal| refusal.reason),
+            Err(Reason::EncodingUnknown)
+        );
         Ok(())
     }
 
     #[test]
     fn a_bomb_is_refused_at_the_limit() -> std::io::Result<()> {
         let zeros = vec![b' '; 8 << 20];
-        for (encoding, body) in [("gzip", gzip(&zeros)?), ("zstd", zstd::encode_all(zeros.as_slice(), 3)?.into()), ("identity", zeros.clone().into())] {
-            let reason = decode(&headers(encoding), &body, 1 << 20).map(|_| ()).map_err(|refusal| refusal.reason);
+        for (encoding, body) in [
+            ("gzip", gzip(&zeros)?),
+            ("zstd", zstd::encode_all(zeros.as_slice(), 3)?.into()),
+            ("identity", zeros.clone().into()),
+        ] {
+            let reason = decode(&headers(encoding), &body, 1 << 20)
+                .map(|_| ())
+                .map_err(|refusal| refusal.reason);
             assert_eq!(reason, Err(Reason::BodyTooLarge), "{encoding}");
         }
         let cut = gzip(&zeros)?;
-        let reason = decode(&headers("gzip"), &cut.slice(..cut.len() / 2), 16 << 20).map(|_| ()).map_err(|refusal| refusal.reason);
+        let reason = decode(&headers("gzip"), &cut.slice(..cut.len() / 2), 16 << 20)
+            .map(|_| ())
+            .map_err(|refusal| refusal.reason);
         assert_eq!(reason, Err(Reason::AmbiguousRequest));
         Ok(())
     }
@@ -275,7 +338,11 @@ mod tests {
             format!("{{{many}\"k3\":1}}"),
             format!("{{{many}\"k39\":1}}"),
         ] {
-            assert_eq!(walk(&text).map_err(|refusal| refusal.reason), Err(Reason::AmbiguousRequest), "{text}");
+            assert_eq!(
+                walk(&text).map_err(|refusal| refusal.reason),
+                Err(Reason::AmbiguousRequest),
+                "{text}"
+            );
         }
         assert!(walk(&format!("{{{many}\"k\":1}}")).is_ok());
         assert!(walk(r#"{"a":{"x":1},"b":{"x":1}}"#).is_ok());
@@ -284,7 +351,20 @@ mod tests {
     #[test]
     fn what_is_not_json_is_refused() {
         let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
-        for text in ["", "{", "{}{}", "{\"a\":01}", "{'a':1}", "\u{feff}{}", "{\"a\":NaN}", "{\"a\":1,}", "{} x", "/**/{}", "{\"a\":\"\\ud800\"}", &deep] {
+        for text in [
+            "",
+            "{",
+            "{}{}",
+            "{\"a\":01}",
+            "{'a':1}",
+            "\u{feff}{}",
+            "{\"a\":NaN}",
+            "{\"a\":1,}",
+            "{} x",
+            "/**/{}",
+            "{\"a\":\"\\ud800\"}",
+            &deep,
+        ] {
             assert!(walk(text).is_err(), "{text}");
         }
     }
@@ -298,8 +378,14 @@ mod tests {
     #[test]
     fn sees_caching() {
         let seen = |text: &str| walk(text).map(|walked| (walked.cache_control, walked.long_cache));
-        assert_eq!(seen(r#"{"a":[{"cache_control":{"type":"ephemeral"}}]}"#), Ok((true, false)));
-        assert_eq!(seen(r#"{"cache_control":{"type":"ephemeral","ttl":"1h"}}"#), Ok((true, true)));
+        assert_eq!(
+            seen(r#"{"a":[{"cache_control":{"type":"ephemeral"}}]}"#),
+            Ok((true, false))
+        );
+        assert_eq!(
+            seen(r#"{"cache_control":{"type":"ephemeral","ttl":"1h"}}"#),
+            Ok((true, true))
+        );
         assert_eq!(seen(r#"{"prompt_cache_options":{"ttl":"12h"}}"#), Ok((false, true)));
         assert_eq!(seen(r#"{"prompt_cache_retention":"24h"}"#), Ok((false, true)));
         assert_eq!(seen(r#"{"prompt_cache_options":{"ttl":"30m"}}"#), Ok((false, false)));

@@ -14,7 +14,11 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Without a provider it is a 403 with a plain JSON body.
 #[must_use]
 pub fn denial(provider: Option<Provider>, refusal: &Refusal, id: &str) -> Response<Bytes> {
-    let status = if provider.is_some() { StatusCode::BAD_REQUEST } else { StatusCode::FORBIDDEN };
+    let status = if provider.is_some() {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::FORBIDDEN
+    };
     let body = body(provider, refusal, id);
     let mut response = Response::new(Bytes::from(body.to_string()));
     *response.status_mut() = status;
@@ -38,7 +42,9 @@ fn body(provider: Option<Provider>, refusal: &Refusal, id: &str) -> Value {
     match provider {
         Some(Provider::OpenAi) => json!({ "error": openai(sentence) }),
         Some(Provider::Anthropic) => json!({ "type": "error", "error": anthropic(sentence), "request_id": id }),
-        Some(Provider::Google) => json!({ "error": { "code": 400, "message": sentence, "status": "FAILED_PRECONDITION" } }),
+        Some(Provider::Google) => {
+            json!({ "error": { "code": 400, "message": sentence, "status": "FAILED_PRECONDITION" } })
+        }
         None => json!({ "error": { "message": sentence, "code": refusal.reason.code(), "request_id": id } }),
     }
 }
@@ -81,7 +87,12 @@ mod tests {
     use crate::refusal::{Reason, Side, Stage};
 
     fn refusal() -> Refusal {
-        Refusal { stage: Stage::Budget, side: Side::Us, reason: Reason::BudgetExceeded, sentence: "Caracal: \"it\" is\nspent.".to_owned() }
+        Refusal {
+            stage: Stage::Budget,
+            side: Side::Us,
+            reason: Reason::BudgetExceeded,
+            sentence: "Caracal: \"it\" is\nspent.".to_owned(),
+        }
     }
 
     fn parsed(provider: Option<Provider>) -> Result<(Response<Bytes>, Value), serde_json::Error> {
@@ -108,13 +119,22 @@ mod tests {
             assert_eq!(header(at), Some("req_1"));
             let (kind, code) = (body.pointer(kind), body.pointer(code));
             match provider {
-                Provider::OpenAi => assert_eq!((kind, code), (Some(&json!("invalid_request_error")), Some(&json!("invalid_prompt")))),
-                Provider::Anthropic => assert_eq!((kind, code), (Some(&json!("invalid_request_error")), Some(&json!("error")))),
+                Provider::OpenAi => assert_eq!(
+                    (kind, code),
+                    (Some(&json!("invalid_request_error")), Some(&json!("invalid_prompt")))
+                ),
+                Provider::Anthropic => assert_eq!(
+                    (kind, code),
+                    (Some(&json!("invalid_request_error")), Some(&json!("error")))
+                ),
                 Provider::Google => assert_eq!((kind, code), (Some(&json!("FAILED_PRECONDITION")), Some(&json!(400)))),
             }
         }
         let (response, body) = parsed(None)?;
-        assert_eq!((response.status().as_u16(), body.pointer("/error/code")), (403, Some(&json!("budget_exceeded"))));
+        assert_eq!(
+            (response.status().as_u16(), body.pointer("/error/code")),
+            (403, Some(&json!("budget_exceeded")))
+        );
         Ok(())
     }
 

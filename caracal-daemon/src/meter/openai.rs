@@ -1,8 +1,9 @@
 //! Reads OpenAI chat completions, responses and embeddings.
 //! Source: <https://platform.openai.com/docs/api-reference>.
 
-use super::book::Tier;
 use super::body::Walked;
+use super::book::Tier;
+use super::hosted::{Tool, hosted, tools};
 use super::shape::{AskUsage, Caching, Raw, Searches, Shape, parse, unbounded};
 use super::{refuse, refuse_agent};
 use crate::refusal::{Reason, Refusal};
@@ -65,20 +66,47 @@ struct Body<'a> {
 /// Members that a call must not have, why, and what to do.
 fn forbidden(body: &Body<'_>) -> Result<(), Refusal> {
     for (member, why, instead) in [
-        (body.previous_response_id, "`previous_response_id` adds input that is not in the request", HISTORY),
-        (body.conversation, "`conversation` adds input that is not in the request", HISTORY),
-        (body.prompt, "`prompt` adds a stored template that is not in the request", INLINE),
-        (body.background, "`background` answers after the connection has ended", "Leave `background` out."),
+        (
+            body.previous_response_id,
+            "`previous_response_id` adds input that is not in the request",
+            HISTORY,
+        ),
+        (
+            body.conversation,
+            "`conversation` adds input that is not in the request",
+            HISTORY,
+        ),
+        (
+            body.prompt,
+            "`prompt` adds a stored template that is not in the request",
+            INLINE,
+        ),
+        (
+            body.background,
+            "`background` answers after the connection has ended",
+            "Leave `background` out.",
+        ),
         (body.audio, "audio is not priced", "Ask for text."),
-        (body.prediction, "rejected tokens of a `prediction` are billed beyond the output cap", "Leave `prediction` out."),
-        (body.web_search_options, "`web_search_options` searches without a limit", "Use the responses API with a web_search tool."),
+        (
+            body.prediction,
+            "rejected tokens of a `prediction` are billed beyond the output cap",
+            "Leave `prediction` out.",
+        ),
+        (
+            body.web_search_options,
+            "`web_search_options` searches without a limit",
+            "Use the responses API with a web_search tool.",
+        ),
     ] {
         if !member.is_nothing() {
             return Err(unbounded(why, instead));
         }
     }
     if body.web_search_options.text().is_some() {
-        return Err(unbounded("`web_search_options` searches without a limit", "Use the responses API with a web_search tool."));
+        return Err(unbounded(
+            "`web_search_options` searches without a limit",
+            "Use the responses API with a web_search tool.",
+        ));
     }
     let modalities: Vec<String> = body.modalities.get("modalities")?.unwrap_or_default();
     if modalities.iter().any(|modality| modality != "text") {
@@ -86,7 +114,10 @@ fn forbidden(body: &Body<'_>) -> Result<(), Refusal> {
     }
     match body.best_of.get::<u64>("best_of")? {
         None | Some(1) => Ok(()),
-        Some(_) => Err(unbounded("`best_of` bills answers that are thrown away", "Leave `best_of` out.")),
+        Some(_) => Err(unbounded(
+            "`best_of` bills answers that are thrown away",
+            "Leave `best_of` out.",
+        )),
     }
 }
 
@@ -99,7 +130,12 @@ fn tiers(service_tier: Raw<'_>) -> Result<Vec<Tier>, Refusal> {
         Some("flex") => vec![Tier::Flex],
         Some("priority" | "fast") => vec![Tier::Priority],
         Some("ultrafast") => vec![Tier::Ultrafast],
-        Some(_) => return Err(refuse(Reason::PriceUnknown, "knows no price for this `service_tier`. Use auto, default, flex or priority.".to_owned())),
+        Some(_) => {
+            return Err(refuse(
+                Reason::PriceUnknown,
+                "knows no price for this `service_tier`. Use auto, default, flex or priority.".to_owned(),
+            ));
+        }
     })
 }
 
@@ -111,7 +147,11 @@ fn common(body: &Body<'_>, walked: Walked) -> Result<Shape, Refusal> {
         choices: 1,
         tiers: tiers(body.service_tier)?,
         // Caching is implicit: any input may be written.
-        caching: if walked.long_cache { Caching::Long } else { Caching::Short },
+        caching: if walked.long_cache {
+            Caching::Long
+        } else {
+            Caching::Short
+        },
         ..Shape::default()
     })
 }
@@ -125,7 +165,10 @@ pub(crate) fn chat(text: &str, walked: Walked) -> Result<Shape, Refusal> {
     shape.note_cap(body.max_completion_tokens, text, "max_completion_tokens")?;
     shape.choices = body.n.get("n")?.unwrap_or(1).max(1);
     if shape.choices > 128 {
-        return Err(refuse_agent(Reason::AmbiguousRequest, "cannot price a call with `n` above 128.".to_owned()));
+        return Err(refuse_agent(
+            Reason::AmbiguousRequest,
+            "cannot price a call with `n` above 128.".to_owned(),
+        ));
     }
     if shape.stream {
         shape.ask_usage = ask_usage(body.stream_options, text)?;
@@ -153,8 +196,12 @@ struct StreamOptions<'a> {
 
 fn ask_usage(options: Raw<'_>, text: &str) -> Result<AskUsage, Refusal> {
     const WHOLE: &str = "{\"include_usage\":true}";
-    let Some(outer) = options.span(text) else { return Ok(AskUsage::Insert) };
-    let Some(inner) = options.get::<StreamOptions<'_>>("stream_options")? else { return Ok(AskUsage::Replace(outer, WHOLE)) };
+    let Some(outer) = options.span(text) else {
+        return Ok(AskUsage::Insert);
+    };
+    let Some(inner) = options.get::<StreamOptions<'_>>("stream_options")? else {
+        return Ok(AskUsage::Replace(outer, WHOLE));
+    };
     if options.is_nothing() {
         return Ok(AskUsage::Replace(outer, WHOLE));
     }
@@ -183,14 +230,23 @@ pub(crate) fn responses(text: &str, walked: Walked) -> Result<Shape, Refusal> {
         }
     }
     searching |= tools(body.tools, &mut shape, 0)?;
-    if let Some(mode) = body.reasoning.get::<Reasoning<'_>>("reasoning")?.and_then(|reasoning| reasoning.mode.text())
+    if let Some(mode) = body
+        .reasoning
+        .get::<Reasoning<'_>>("reasoning")?
+        .and_then(|reasoning| reasoning.mode.text())
         && mode != "\"standard\""
     {
-        return Err(unbounded("this `reasoning.mode` works beyond the output cap", "Leave `reasoning.mode` out."));
+        return Err(unbounded(
+            "this `reasoning.mode` works beyond the output cap",
+            "Leave `reasoning.mode` out.",
+        ));
     }
     if searching {
         let declared = body.max_tool_calls.get("max_tool_calls")?;
-        shape.searches = Searches::Clamped { declared, span: body.max_tool_calls.span(text) };
+        shape.searches = Searches::Clamped {
+            declared,
+            span: body.max_tool_calls.span(text),
+        };
     }
     Ok(shape)
 }
@@ -243,9 +299,16 @@ struct Item<'a> {
 /// Gives whether it brings a web search tool.
 fn input_item(item: &Item<'_>, shape: &mut Shape) -> Result<bool, Refusal> {
     match item.kind.as_deref() {
-        Some("item_reference") => return Err(unbounded("an `item_reference` adds input that is not in the request", HISTORY)),
+        Some("item_reference") => {
+            return Err(unbounded(
+                "an `item_reference` adds input that is not in the request",
+                HISTORY,
+            ));
+        }
         Some("computer_call_output") => return Err(hosted(Some("computer_use"))),
-        Some("image_generation_call") if item.result.is_string() => shape.note_image(item.result.text().map_or(0, str::len)),
+        Some("image_generation_call") if item.result.is_string() => {
+            shape.note_image(item.result.text().map_or(0, str::len))
+        }
         _ => {}
     }
     part(item, shape)?;
@@ -284,67 +347,27 @@ fn part(item: &Item<'_>, shape: &mut Shape) -> Result<(), Refusal> {
         return Err(unbounded("audio is not priced", "Send text."));
     }
     let file = item.file.get::<File<'_>>("file")?;
-    let by_id = !item.file_id.is_nothing() || !item.file_url.is_nothing() || file.as_ref().is_some_and(|file| !file.file_id.is_nothing());
+    let by_id = !item.file_id.is_nothing()
+        || !item.file_url.is_nothing()
+        || file.as_ref().is_some_and(|file| !file.file_id.is_nothing());
     if by_id {
         return Err(unbounded("it has a file by id or URL, whose size is not known", INLINE));
     }
     if !item.file_data.is_nothing() || file.is_some_and(|file| !file.file_data.is_nothing()) {
         shape.whole_context = true;
     }
-    let url = if item.image_url.is_string() { item.image_url } else { item.image_url.get::<ImageUrl<'_>>("image_url")?.map_or(Raw::default(), |image| image.url) };
+    let url = if item.image_url.is_string() {
+        item.image_url
+    } else {
+        item.image_url
+            .get::<ImageUrl<'_>>("image_url")?
+            .map_or(Raw::default(), |image| image.url)
+    };
     match url.text() {
         Some(text) => shape.note_image_url(text.trim_matches('"')),
-        None if matches!(item.kind.as_deref(), Some("image_url" | "input_image")) => Err(unbounded("it has an image without its data", INLINE)),
+        None if matches!(item.kind.as_deref(), Some("image_url" | "input_image")) => {
+            Err(unbounded("it has an image without its data", INLINE))
+        }
         None => Ok(()),
     }
-}
-
-#[derive(Deserialize)]
-struct Tool<'a> {
-    #[serde(default, rename = "type")]
-    kind: Option<String>,
-    #[serde(default, borrow)]
-    tools: Raw<'a>,
-    #[serde(default, borrow)]
-    environment: Raw<'a>,
-    #[serde(default, borrow)]
-    execution: Raw<'a>,
-}
-
-#[derive(Deserialize)]
-struct Environment {
-    #[serde(default, rename = "type")]
-    kind: Option<String>,
-}
-
-/// Gives whether a web search tool is among them.
-fn tools(raw: Raw<'_>, shape: &mut Shape, depth: u8) -> Result<bool, Refusal> {
-    let mut searching = false;
-    for tool in raw.get::<Vec<Tool<'_>>>("tools")?.unwrap_or_default() {
-        match tool.kind.as_deref() {
-            Some("function" | "custom") => {}
-            Some("local_shell" | "apply_patch") => shape.typed_tools += 1,
-            Some("shell") => {
-                let environment = tool.environment.get::<Environment>("environment")?.and_then(|environment| environment.kind);
-                if environment.as_deref() != Some("local") {
-                    return Err(hosted(Some("shell in a hosted container")));
-                }
-                shape.typed_tools += 1;
-            }
-            // It looks among tools that stand in the request; where the client looks, the provider does nothing.
-            Some("tool_search") if tool.execution.text() == Some("\"client\"") => shape.typed_tools += 1,
-            Some("namespace") if depth < 4 => searching |= tools(tool.tools, shape, depth + 1)?,
-            Some(kind) if kind == "web_search" || kind.starts_with("web_search_2") || kind.starts_with("web_search_preview") => {
-                shape.typed_tools += 1;
-                searching = true;
-            }
-            other => return Err(hosted(other)),
-        }
-    }
-    Ok(searching)
-}
-
-fn hosted(kind: Option<&str>) -> Refusal {
-    let kind: String = kind.unwrap_or("without a type").chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(48).collect();
-    unbounded(&format!("the hosted tool {kind} has no price here"), "Leave the tool out of the request, or turn it off in the agent.")
 }

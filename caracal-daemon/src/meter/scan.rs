@@ -57,7 +57,12 @@ pub(crate) struct Scanner {
 
 impl Scanner {
     pub(crate) fn new() -> Scanner {
-        Scanner { state: State::Value, levels: Vec::new(), text: Vec::new(), too_long: false }
+        Scanner {
+            state: State::Value,
+            levels: Vec::new(),
+            text: Vec::new(),
+            too_long: false,
+        }
     }
 
     /// Ready for the next document.
@@ -72,7 +77,10 @@ impl Scanner {
         let mut rest = bytes;
         while let Some((byte, after)) = rest.split_first() {
             if let State::Text { key, escaped: false } = self.state {
-                let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(rest.len());
+                let plain = rest
+                    .iter()
+                    .position(|byte| matches!(byte, b'"' | b'\\'))
+                    .unwrap_or(rest.len());
                 let (text, after) = rest.split_at_checked(plain).unwrap_or((rest, &[]));
                 self.keep(text);
                 rest = after;
@@ -124,10 +132,16 @@ impl Scanner {
         match byte {
             b'{' | b'[' if self.levels.len() >= MAX_DEPTH => self.state = State::Dead,
             b'{' => {
-                self.levels.push(Level { array: false, key: String::new() });
+                self.levels.push(Level {
+                    array: false,
+                    key: String::new(),
+                });
                 self.state = State::KeyOrEnd;
             }
-            b'[' => self.levels.push(Level { array: true, key: "*".to_owned() }),
+            b'[' => self.levels.push(Level {
+                array: true,
+                key: "*".to_owned(),
+            }),
             b']' => self.close(true, sink),
             b'"' => self.begin_text(false),
             b'-' | b'0'..=b'9' | b'a'..=b'z' => {
@@ -144,7 +158,10 @@ impl Scanner {
             self.keep(&[byte]);
             return true;
         }
-        let number = std::str::from_utf8(&self.text).ok().and_then(|text| text.parse().ok()).filter(|_| !self.too_long);
+        let number = std::str::from_utf8(&self.text)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .filter(|_| !self.too_long);
         self.tell(number.map_or(Scalar::Other, Scalar::Number), sink);
         self.ended();
         false
@@ -163,7 +180,11 @@ impl Scanner {
             return;
         }
         let text = std::mem::take(&mut self.text);
-        let read = if self.too_long { "" } else { std::str::from_utf8(&text).unwrap_or("") };
+        let read = if self.too_long {
+            ""
+        } else {
+            std::str::from_utf8(&text).unwrap_or("")
+        };
         if key {
             if let Some(level) = self.levels.last_mut() {
                 level.key.clear();
@@ -188,7 +209,11 @@ impl Scanner {
     }
 
     fn ended(&mut self) {
-        self.state = if self.levels.is_empty() { State::Done } else { State::After };
+        self.state = if self.levels.is_empty() {
+            State::Done
+        } else {
+            State::After
+        };
     }
 
     fn tell(&self, value: Scalar<'_>, sink: &mut impl Sink) {
@@ -253,7 +278,18 @@ mod tests {
     #[test]
     fn tells_scalars_with_their_paths() {
         let text = br#" {"a":{"b":[1,"x\"y",{"c":null}]},"d":-2,"e":[],"f":{} } "#;
-        let want = ["a.b.*=Number(1)", r#"a.b.*=Text("x\\\"y")"#, "a.b.*.c=Other", "a.b.*.", "a.b.", "a.", "d=Other", "e.", "f.", "."];
+        let want = [
+            "a.b.*=Number(1)",
+            r#"a.b.*=Text("x\\\"y")"#,
+            "a.b.*.c=Other",
+            "a.b.*.",
+            "a.b.",
+            "a.",
+            "d=Other",
+            "e.",
+            "f.",
+            ".",
+        ];
         assert_eq!(told(&[text]).0, want);
         for at in 0..text.len() {
             let (one, two) = text.split_at(at);

@@ -3,10 +3,10 @@
 //! OpenAI's input tokens include those read from and written to the cache; Anthropic's do not. Anthropic's stream counts
 //! are cumulative: the last one holds.
 
+use super::Operation;
 use super::book::Tier;
 use super::scan::{Scalar, Sink};
 use super::usage::Terms;
-use super::Operation;
 use crate::event::Usage;
 use std::sync::Arc;
 
@@ -87,8 +87,14 @@ impl Seen {
         if !self.closed || !self.ended {
             return None;
         }
-        let output = if self.operation == Operation::Embeddings { 0 } else { self.output? };
-        let long = self.cache_write_long.unwrap_or(if self.long_cache { self.cache_write } else { 0 });
+        let output = if self.operation == Operation::Embeddings {
+            0
+        } else {
+            self.output?
+        };
+        let long = self
+            .cache_write_long
+            .unwrap_or(if self.long_cache { self.cache_write } else { 0 });
         let written = self.cache_write.max(long);
         let input = match self.operation {
             Operation::Messages => self.input?,
@@ -109,11 +115,21 @@ impl Seen {
         match path {
             ["prompt_tokens" | "input_tokens"] => self.input = Some(value),
             ["completion_tokens" | "output_tokens"] => self.output = Some(value),
-            ["cache_read_input_tokens"] | ["prompt_tokens_details" | "input_tokens_details", "cached_tokens"] => self.cache_read = value,
-            ["cache_creation_input_tokens"] | ["prompt_tokens_details" | "input_tokens_details", "cache_write_tokens"] => self.cache_write = value,
+            ["cache_read_input_tokens"] | ["prompt_tokens_details" | "input_tokens_details", "cached_tokens"] => {
+                self.cache_read = value
+            }
+            ["cache_creation_input_tokens"]
+            | ["prompt_tokens_details" | "input_tokens_details", "cache_write_tokens"] => self.cache_write = value,
             ["cache_creation", "ephemeral_1h_input_tokens"] => self.cache_write_long = Some(value),
-            ["prompt_tokens_details" | "input_tokens_details", "cache_write_tokens_details", "ttl_12h_tokens"] => self.cache_write_long = Some(value),
-            ["completion_tokens_details" | "output_tokens_details", "reasoning_tokens" | "thinking_tokens"] => self.reasoning = value,
+            [
+                "prompt_tokens_details" | "input_tokens_details",
+                "cache_write_tokens_details",
+                "ttl_12h_tokens",
+            ] => self.cache_write_long = Some(value),
+            [
+                "completion_tokens_details" | "output_tokens_details",
+                "reasoning_tokens" | "thinking_tokens",
+            ] => self.reasoning = value,
             ["server_tool_use", "web_search_requests"] => self.searches = value,
             _ => {}
         }
@@ -129,7 +145,9 @@ impl Seen {
             ["delta", "stop_reason"] => self.stops = true,
             ["output", "*", "type"] => self.item_searches = value == "web_search_call",
             // Opening a page and looking in it are not billed as searches.
-            ["output", "*", "action", "type"] => self.item_navigates = matches!(value, "open_page" | "find" | "find_in_page"),
+            ["output", "*", "action", "type"] => {
+                self.item_navigates = matches!(value, "open_page" | "find" | "find_in_page")
+            }
             _ => {}
         }
     }

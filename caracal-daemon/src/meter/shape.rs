@@ -1,8 +1,8 @@
 //! The parts of a paid call that its bill depends on, read from a body that is known to have one reading.
 //! Each dialect (`openai`, `anthropic`) fills a [`Shape`]; places in the text are kept so that edits change nothing else.
 
-use super::{refuse, refuse_agent};
 use super::book::Tier;
+use super::{refuse, refuse_agent};
 use crate::refusal::{Reason, Refusal};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -26,7 +26,8 @@ impl<'a> Raw<'a> {
 
     /// Absent, `null`, `false`, or empty.
     pub(crate) fn is_nothing(self) -> bool {
-        self.text().is_none_or(|text| matches!(text, "false" | "\"\"") || compact(text, "[]") || compact(text, "{}"))
+        self.text()
+            .is_none_or(|text| matches!(text, "false" | "\"\"") || compact(text, "[]") || compact(text, "{}"))
     }
 
     /// The value as `T`.
@@ -54,18 +55,29 @@ impl<'a> Raw<'a> {
 }
 
 fn compact(text: &str, brackets: &str) -> bool {
-    text.len() < 16 && text.bytes().filter(|byte| !byte.is_ascii_whitespace()).eq(brackets.bytes())
+    text.len() < 16
+        && text
+            .bytes()
+            .filter(|byte| !byte.is_ascii_whitespace())
+            .eq(brackets.bytes())
 }
 
 /// Reads `text` as `T`.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(text: &'a str, what: &str) -> Result<T, Refusal> {
-    serde_json::from_str(text)
-        .map_err(|_| refuse_agent(Reason::AmbiguousRequest, format!("cannot price this call: `{what}` is not of the kind that the provider documents.")))
+    serde_json::from_str(text).map_err(|_| {
+        refuse_agent(
+            Reason::AmbiguousRequest,
+            format!("cannot price this call: `{what}` is not of the kind that the provider documents."),
+        )
+    })
 }
 
 /// A refusal of a shape whose bill has no upper bound.
 pub(crate) fn unbounded(what: &str, instead: &str) -> Refusal {
-    refuse(Reason::Unbounded, format!("refused this call because its cost has no upper bound: {what}. {instead}"))
+    refuse(
+        Reason::Unbounded,
+        format!("refused this call because its cost has no upper bound: {what}. {instead}"),
+    )
 }
 
 /// One output cap as it stands in the request.
@@ -85,7 +97,10 @@ pub(crate) enum Searches {
     /// At most this many; the request says so and it is not edited.
     Fixed(u64),
     /// As many as `max_tool_calls` says, which is edited to fit; where it stands, if it does.
-    Clamped { declared: Option<u64>, span: Option<Range<usize>> },
+    Clamped {
+        declared: Option<u64>,
+        span: Option<Range<usize>>,
+    },
 }
 
 /// What is done so that a stream reports its usage.
@@ -151,7 +166,10 @@ impl Shape {
     /// Notes an output cap.
     pub(crate) fn note_cap(&mut self, raw: Raw<'_>, base: &str, what: &str) -> Result<(), Refusal> {
         if let Some(span) = raw.span(base) {
-            self.caps.push(Cap { span, tokens: raw.get(what)? });
+            self.caps.push(Cap {
+                span,
+                tokens: raw.get(what)?,
+            });
         }
         Ok(())
     }
@@ -159,7 +177,10 @@ impl Shape {
     /// Notes an inline image given as a `data:` URL; a remote one has no bound.
     pub(crate) fn note_image_url(&mut self, url: &str) -> Result<(), Refusal> {
         if !url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:")) {
-            return Err(unbounded("it has an image by URL, whose size is not known", "Send the image inline as a data: URL."));
+            return Err(unbounded(
+                "it has an image by URL, whose size is not known",
+                "Send the image inline as a data: URL.",
+            ));
         }
         self.note_image(url.len());
         Ok(())

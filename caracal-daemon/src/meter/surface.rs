@@ -7,7 +7,13 @@ use http::{HeaderMap, Method};
 use std::collections::HashMap;
 
 /// What this request is. `host` is in lower case, without port and trailing dot.
-pub(crate) fn surface(extra: &HashMap<String, Provider>, host: &str, method: &Method, path: &str, headers: &HeaderMap) -> Surface {
+pub(crate) fn surface(
+    extra: &HashMap<String, Provider>,
+    host: &str,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+) -> Surface {
     let path = path.split(['?', '#']).next().unwrap_or(path);
     let known = match host {
         "api.openai.com" => Some(Provider::OpenAi),
@@ -32,7 +38,11 @@ fn unlisted(host: &str, path: &str, headers: &HeaderMap) -> Surface {
     }
     // A subscription's model calls; the rest of that host costs nothing.
     if host == "chatgpt.com" && path.starts_with("/backend-api/codex/") && path.contains("responses") {
-        return if headers.contains_key(UPGRADE) { Surface::Websocket(Provider::OpenAi) } else { Surface::Unknown(Provider::OpenAi) };
+        return if headers.contains_key(UPGRADE) {
+            Surface::Websocket(Provider::OpenAi)
+        } else {
+            Surface::Unknown(Provider::OpenAi)
+        };
     }
     Surface::Unpriced
 }
@@ -44,7 +54,13 @@ fn reads(method: &Method) -> bool {
 /// A path below `prefix` with one further plain segment.
 fn below(path: &str, prefix: &str) -> bool {
     let segment = path.strip_prefix(prefix);
-    segment.is_some_and(|name| !name.is_empty() && !name.starts_with('.') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte)))
+    segment.is_some_and(|name| {
+        !name.is_empty()
+            && !name.starts_with('.')
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+    })
 }
 
 fn openai(method: &Method, path: &str) -> Surface {
@@ -66,11 +82,20 @@ fn openai(method: &Method, path: &str) -> Surface {
 fn anthropic(method: &Method, path: &str) -> Surface {
     let free = match path {
         "/" | "/api/hello" | "/v1/models" | "/mcp-registry/v0/servers" => reads(method),
-        "/api/claude_code/policy_limits" | "/api/claude_code/settings" | "/api/claude_cli/bootstrap" | "/api/claude_code_penguin_mode" => reads(method),
-        "/api/claude_code/organizations/metrics_enabled" | "/api/oauth/profile" | "/api/oauth/account/settings" => reads(method),
+        "/api/claude_code/policy_limits"
+        | "/api/claude_code/settings"
+        | "/api/claude_cli/bootstrap"
+        | "/api/claude_code_penguin_mode" => reads(method),
+        "/api/claude_code/organizations/metrics_enabled" | "/api/oauth/profile" | "/api/oauth/account/settings" => {
+            reads(method)
+        }
         "/v1/messages/count_tokens" => *method == Method::POST,
-        "/api/event_logging/batch" | "/api/event_logging/v2/batch" | "/api/claude_code/metrics" => *method == Method::POST,
-        _ => (reads(method) && below(path, "/v1/models/")) || (*method == Method::POST && below(path, "/api/eval/sdk-")),
+        "/api/event_logging/batch" | "/api/event_logging/v2/batch" | "/api/claude_code/metrics" => {
+            *method == Method::POST
+        }
+        _ => {
+            (reads(method) && below(path, "/v1/models/")) || (*method == Method::POST && below(path, "/api/eval/sdk-"))
+        }
     };
     let paid = (path == "/v1/messages").then_some(Operation::Messages);
     decide(Provider::Anthropic, method, free, paid)
@@ -107,8 +132,16 @@ mod tests {
             ("api.openai.com", "/v1/responses", Surface::Paid(OpenAi, Responses)),
             ("api.openai.com", "/v1/embeddings", Surface::Paid(OpenAi, Embeddings)),
             ("llm.example.com", "/v1/chat/completions", Surface::Paid(OpenAi, Chat)),
-            ("api.anthropic.com", "/v1/messages?beta=true", Surface::Paid(Anthropic, Messages)),
-            ("api.anthropic.com", "/v1/messages/count_tokens?beta=true", Surface::Free(Anthropic)),
+            (
+                "api.anthropic.com",
+                "/v1/messages?beta=true",
+                Surface::Paid(Anthropic, Messages),
+            ),
+            (
+                "api.anthropic.com",
+                "/v1/messages/count_tokens?beta=true",
+                Surface::Free(Anthropic),
+            ),
             ("api.anthropic.com", "/v1/messages/batches", Surface::Unknown(Anthropic)),
             ("api.openai.com", "/v1/responses/compact", Surface::Unknown(OpenAi)),
             ("api.openai.com", "/v1/batches", Surface::Unknown(OpenAi)),
@@ -117,14 +150,21 @@ mod tests {
             ("api.openai.com", "/v1/models/../responses", Surface::Unknown(OpenAi)),
             ("api.openai.com", "/V1/responses", Surface::Unknown(OpenAi)),
             ("eu.api.openai.com", "/v1/responses", Surface::Unknown(OpenAi)),
-            ("generativelanguage.googleapis.com", "/v1beta/models/x:generateContent", Surface::Unknown(Google)),
+            (
+                "generativelanguage.googleapis.com",
+                "/v1beta/models/x:generateContent",
+                Surface::Unknown(Google),
+            ),
             ("chatgpt.com", "/backend-api/codex/responses", Surface::Unknown(OpenAi)),
             ("chatgpt.com", "/backend-api/plugins", Surface::Unpriced),
             ("example.com", "/v1/responses", Surface::Unpriced),
         ] {
             assert_eq!(of(host, &Method::POST, path), want, "{host}{path}");
         }
-        assert_eq!(of("api.openai.com", &Method::GET, "/v1/responses"), Surface::Unknown(OpenAi));
+        assert_eq!(
+            of("api.openai.com", &Method::GET, "/v1/responses"),
+            Surface::Unknown(OpenAi)
+        );
     }
 
     #[test]
@@ -140,11 +180,24 @@ mod tests {
             (Method::POST, "/api/eval/sdk-zAZezfDKGoZuXXKe"),
             (Method::POST, "/api/event_logging/v2/batch"),
         ] {
-            assert_eq!(of("api.anthropic.com", &method, path), Surface::Free(Provider::Anthropic), "{path}");
+            assert_eq!(
+                of("api.anthropic.com", &method, path),
+                Surface::Free(Provider::Anthropic),
+                "{path}"
+            );
         }
-        assert_eq!(of("api.openai.com", &Method::GET, "/v1/models?client_version=1"), Surface::Free(Provider::OpenAi));
-        assert_eq!(of("api.openai.com", &Method::GET, "/v1/models/gpt-5"), Surface::Free(Provider::OpenAi));
-        assert_eq!(of("api.openai.com", &Method::POST, "/v1/traces/ingest"), Surface::Free(Provider::OpenAi));
+        assert_eq!(
+            of("api.openai.com", &Method::GET, "/v1/models?client_version=1"),
+            Surface::Free(Provider::OpenAi)
+        );
+        assert_eq!(
+            of("api.openai.com", &Method::GET, "/v1/models/gpt-5"),
+            Surface::Free(Provider::OpenAi)
+        );
+        assert_eq!(
+            of("api.openai.com", &Method::POST, "/v1/traces/ingest"),
+            Surface::Free(Provider::OpenAi)
+        );
     }
 
     #[test]
@@ -154,7 +207,13 @@ mod tests {
             let is = surface(&HashMap::new(), "api.openai.com", &Method::GET, path, &headers);
             assert_eq!(is, Surface::Websocket(Provider::OpenAi), "{path}");
         }
-        let is = surface(&HashMap::new(), "chatgpt.com", &Method::GET, "/backend-api/codex/responses", &headers);
+        let is = surface(
+            &HashMap::new(),
+            "chatgpt.com",
+            &Method::GET,
+            "/backend-api/codex/responses",
+            &headers,
+        );
         assert_eq!(is, Surface::Websocket(Provider::OpenAi));
     }
 }

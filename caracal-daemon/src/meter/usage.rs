@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 /// Decoded bytes of one answer that are read at most: a bomb costs no more than this.
-const DECODED_LIMIT: u64 = 1 << 30;
+const DECODED_LIMIT: u64 = 256 << 20;
 
 /// Terms that an answer reports and that change its price. `None`: not said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,15 +51,37 @@ pub struct UsageReader {
 }
 
 impl UsageReader {
-    pub(crate) fn new(operation: Operation, long_cache: bool, strip: bool, status: StatusCode, headers: &HeaderMap) -> UsageReader {
-        let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok()).unwrap_or("").trim().to_ascii_lowercase();
+    pub(crate) fn new(
+        operation: Operation,
+        long_cache: bool,
+        strip: bool,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> UsageReader {
+        let text = |name| {
+            headers
+                .get(name)
+                .and_then(|value: &http::HeaderValue| value.to_str().ok())
+                .unwrap_or("")
+                .trim()
+                .to_ascii_lowercase()
+        };
         let stream = text(CONTENT_TYPE).starts_with("text/event-stream");
         let encoding = text(CONTENT_ENCODING);
         let seen = Seen::new(operation, stream, long_cache);
-        let feed = Feed { lines: stream.then(Lines::default), scanner: Scanner::new(), seen, left: DECODED_LIMIT };
+        let feed = Feed {
+            lines: stream.then(Lines::default),
+            scanner: Scanner::new(),
+            seen,
+            left: DECODED_LIMIT,
+        };
         let plain = encoding.is_empty() || encoding == "identity";
         let strip = (strip && stream && plain && status.is_success()).then(Stripper::default);
-        UsageReader { tee: Tee::new(&encoding, feed), strip, status }
+        UsageReader {
+            tee: Tee::new(&encoding, feed),
+            strip,
+            status,
+        }
     }
 
     /// The bytes that `feed` gives may be fewer than it takes: a Content-Length of the answer must not be forwarded.
@@ -86,16 +108,26 @@ impl UsageReader {
     #[must_use]
     pub fn finish(self) -> Reading {
         let failed = self.status.is_client_error() || self.status.is_server_error();
-        let Some(mut feed) = self.tee.finish() else { return Reading { refused: failed, ..Reading::default() } };
+        let Some(mut feed) = self.tee.finish() else {
+            return Reading {
+                refused: failed,
+                ..Reading::default()
+            };
+        };
         feed.end();
         let usage = feed.seen.usage();
-        Reading { refused: failed && usage.is_none(), usage, terms: feed.seen.terms, model: feed.seen.model }
+        Reading {
+            refused: failed && usage.is_none(),
+            usage,
+            terms: feed.seen.terms,
+            model: feed.seen.model,
+        }
     }
 }
 
 /// Decodes a copy of the answer into [`Feed`].
 enum Tee {
-    Plain(Feed),
+    Plain(Box<Feed>),
     Gzip(Box<flate2::write::MultiGzDecoder<Feed>>),
     Zlib(Box<flate2::write::ZlibDecoder<Feed>>),
     Zstd(Box<zstd::stream::write::Decoder<'static, Feed>>),
@@ -119,12 +151,16 @@ impl fmt::Debug for Tee {
 impl Tee {
     fn new(encoding: &str, feed: Feed) -> Tee {
         match encoding {
-            "" | "identity" => Tee::Plain(feed),
+            "" | "identity" => Tee::Plain(Box::new(feed)),
             "gzip" | "x-gzip" => Tee::Gzip(Box::new(flate2::write::MultiGzDecoder::new(feed))),
             "deflate" => Tee::Zlib(Box::new(flate2::write::ZlibDecoder::new(feed))),
             "br" => Tee::Brotli(Box::new(brotli::DecompressorWriter::new(feed, 4_096))),
             "zstd" => zstd::stream::write::Decoder::new(feed)
-                .and_then(|mut decoder| decoder.window_log_max(ZSTD_WINDOW_LOG).map(|()| Tee::Zstd(Box::new(decoder))))
+                .and_then(|mut decoder| {
+                    decoder
+                        .window_log_max(ZSTD_WINDOW_LOG)
+                        .map(|()| Tee::Zstd(Box::new(decoder)))
+                })
                 .unwrap_or(Tee::Unread),
             _ => Tee::Unread,
         }
@@ -143,7 +179,7 @@ impl Tee {
         if done.is_err() {
             // What was read so far may be whole: keep it.
             *self = match std::mem::replace(self, Tee::Unread).finish() {
-                Some(feed) => Tee::Plain(Feed { left: 0, ..feed }),
+                Some(feed) => Tee::Plain(Box::new(Feed { left: 0, ..feed })),
                 None => Tee::Unread,
             };
         }
@@ -151,7 +187,7 @@ impl Tee {
 
     fn finish(self) -> Option<Feed> {
         match self {
-            Tee::Plain(feed) => Some(feed),
+            Tee::Plain(feed) => Some(*feed),
             Tee::Gzip(mut decoder) => {
                 let _ = decoder.try_finish();
                 Some(decoder.get_mut().take())
@@ -185,7 +221,12 @@ struct Feed {
 impl Feed {
     /// Takes the state out of a decoder that cannot be taken apart.
     fn take(&mut self) -> Feed {
-        let empty = Feed { lines: None, scanner: Scanner::new(), seen: Seen::new(Operation::Chat, false, false), left: 0 };
+        let empty = Feed {
+            lines: None,
+            scanner: Scanner::new(),
+            seen: Seen::new(Operation::Chat, false, false),
+            left: 0,
+        };
         std::mem::replace(self, empty)
     }
 
@@ -200,7 +241,10 @@ impl Feed {
 impl Write for Feed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.left = self.left.checked_sub(taken).ok_or_else(|| io::Error::other("more than is read of one answer"))?;
+        self.left = self
+            .left
+            .checked_sub(taken)
+            .ok_or_else(|| io::Error::other("more than is read of one answer"))?;
         match &mut self.lines {
             Some(lines) => lines.feed(bytes, &mut self.scanner, &mut self.seen),
             None => self.scanner.feed(bytes, &mut self.seen),
@@ -250,10 +294,18 @@ impl Lines {
                 self.name_byte(*byte);
                 rest = after;
             } else {
-                let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+                let end = rest
+                    .iter()
+                    .position(|byte| matches!(byte, b'\n' | b'\r'))
+                    .unwrap_or(rest.len());
                 let (run, after) = rest.split_at_checked(end).unwrap_or((rest, &[]));
                 if self.part == Part::Data {
-                    self.head.extend(run.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).take(7usize.saturating_sub(self.head.len())));
+                    self.head.extend(
+                        run.iter()
+                            .copied()
+                            .filter(|byte| !byte.is_ascii_whitespace())
+                            .take(7usize.saturating_sub(self.head.len())),
+                    );
                     scanner.feed(run, seen);
                 }
                 rest = after;
@@ -263,7 +315,11 @@ impl Lines {
 
     fn name_byte(&mut self, byte: u8) {
         if byte == b':' {
-            self.part = if self.name == b"data" { Part::Data } else { Part::Ignored };
+            self.part = if self.name == b"data" {
+                Part::Data
+            } else {
+                Part::Ignored
+            };
         } else if self.name.len() < 6 {
             self.name.push(byte);
         }
