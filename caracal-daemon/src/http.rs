@@ -1,1 +1,8 @@
-//! (stage http)
+//! Takes a plain stream; gives requests with one reading each, and carries answers back as they come.
+//! Refuses ambiguous or oversized heads, and hosts that differ from the TLS server name.
+//! Never buffers a body that streams, and adds nothing to a request. Next: `policy`.
+
+pub mod framing;
+
+#[cfg(test)]
+mod tests;
