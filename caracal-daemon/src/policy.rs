@@ -96,13 +96,20 @@ pub struct Grant {
 
 /// A compiled policy set.
 #[derive(Debug)]
-pub struct PolicySet {}
+pub struct PolicySet {
+    #[cfg(test)]
+    pub(crate) judge: fn(&Ask<'_>) -> Decision,
+}
 
 impl PolicySet {
     /// Decides. Pure; total: an evaluation error is a denial.
     #[must_use]
     pub fn decide(&self, ask: &Ask<'_>) -> Decision {
+        #[cfg(test)]
+        return (self.judge)(ask);
+        #[cfg(not(test))]
         let _ = ask;
+        #[cfg(not(test))]
         Decision { verdict: Verdict::Deny(crate::refusal::Reason::PolicyDenied), policies: Vec::new() }
     }
 
@@ -115,12 +122,18 @@ impl PolicySet {
 
 /// The set in force; swapped whole on reload.
 #[derive(Debug)]
-pub struct Engine {}
+pub struct Engine {
+    #[cfg(test)]
+    pub(crate) judge: fn(&Ask<'_>) -> Decision,
+}
 
 impl Engine {
     /// The set in force now.
     #[must_use]
     pub fn current(&self) -> Arc<PolicySet> {
-        Arc::new(PolicySet {})
+        Arc::new(PolicySet {
+            #[cfg(test)]
+            judge: self.judge,
+        })
     }
 }

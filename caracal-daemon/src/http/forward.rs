@@ -8,8 +8,11 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Uri, Version};
 
 /// Headers about one connection, besides those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 5] = [
+const HOP_BY_HOP: [HeaderName; 8] = [
     CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    TE,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("proxy-authorization"),
@@ -92,29 +95,36 @@ fn strip(headers: &mut HeaderMap) {
     let wants_trailers = headers.get_all(TE).iter().any(|value| {
         value.to_str().is_ok_and(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers")))
     });
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            // What frames the message, names its host or proves who asks cannot be declared away.
-            .filter(|name: &HeaderName| !matches!(name.as_str(), "content-length" | "host" | "authorization" | "cookie" | "te"))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-    }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
-    headers.remove(TRANSFER_ENCODING);
-    headers.remove(UPGRADE);
-    headers.remove(TE);
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        // What frames the message, names its host or proves who asks cannot be declared away.
+        .filter(|name: &HeaderName| !matches!(name.as_str(), "content-length" | "host" | "authorization" | "cookie" | "te"))
+        .collect();
+    remove_in_order(headers, |name| HOP_BY_HOP.contains(name) || named.contains(name));
     if wants_trailers {
         // gRPC servers insist on it, and it says something of the agent, not of the connection.
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Removes headers and keeps the order of the rest, which `HeaderMap::remove` does not.
+pub(crate) fn remove_in_order(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
+    if !headers.keys().any(&goes) {
+        return;
+    }
+    let old = std::mem::take(headers);
+    headers.reserve(old.len());
+    let mut current = None;
+    for (name, value) in old {
+        // A name stands only with the first of its values.
+        current = name.or(current);
+        if let Some(name) = current.as_ref().filter(|name| !goes(name)) {
+            headers.append(name.clone(), value);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::meter::{Call, Edited, Operation, Provider};
 use crate::policy::{Action, Ask};
 use crate::refusal::{Reason, Refusal, Side, Stage};
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -152,7 +152,7 @@ fn send(
                 ticket.answered(parts.status);
                 let reader = call.reader(&edited, parts.status, &parts.headers);
                 forward::strip_answer(&mut parts.headers, false);
-                if edited.edits.contains(&"include_usage") {
+                if reader.edits_answer() {
                     // The chunk that only we asked for is taken out again, so the length that was said is not what goes on.
                     parts.headers.remove(CONTENT_LENGTH);
                 }
@@ -189,14 +189,12 @@ fn rebuild(parts: Parts, body: Bytes, edited: &Edited, tls: bool) -> Option<(Req
     let mut request = Request::from_parts(parts, Upload::Whole(Some(body)));
     let shape = forward::shape(&mut request, tls, false)?;
     let headers = request.headers_mut();
-    if edited.body.is_some() {
-        headers.remove(CONTENT_ENCODING);
-    }
+    // The body is here already: nobody needs to be asked whether it may come.
+    let decoded = edited.body.is_some();
+    forward::remove_in_order(headers, |name| name == EXPECT || (decoded && name == CONTENT_ENCODING));
     if edited.body.is_some() || was_chunked {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    // The body is here already: nobody needs to be asked whether it may come.
-    headers.remove(http::header::EXPECT);
     Some((request, shape))
 }
 

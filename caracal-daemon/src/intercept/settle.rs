@@ -83,11 +83,10 @@ impl Ticket {
     /// Ends by what the answer said; `broken` is why there was no more of it.
     fn read(&mut self, reading: Reading, broken: Option<Unknown>) -> Option<Draft> {
         let hold = self.hold.take()?;
-        match (reading.usage, reading.refused && broken.is_none()) {
-            (Some(usage), _) => {
-                let charge = self.call.charge(&usage);
+        match (self.call.bill(&reading), reading.refused && broken.is_none()) {
+            (Some(charge), _) => {
                 hold.settle(charge);
-                self.outcome.data.usage = Some(usage);
+                self.outcome.data.usage = reading.usage;
                 Some(self.close("settled", broken.map(Unknown::code), charge))
             }
             (None, true) => {
@@ -103,7 +102,7 @@ impl Ticket {
 
     /// Ends with the whole hold charged.
     pub(crate) async fn charge_max(mut self, why: Unknown) {
-        if let Some(draft) = self.read(Reading { usage: None, refused: false }, Some(why)) {
+        if let Some(draft) = self.read(Reading::default(), Some(why)) {
             self.append(draft).await;
         }
     }
@@ -192,6 +191,18 @@ impl Open {
         }
     }
 
+    /// `data` and what the reader still held back, as the last frame.
+    fn flush(&mut self, data: Bytes) -> Option<Result<Frame<Bytes>, BodyError>> {
+        let held = self.reader.as_mut().map_or_else(Bytes::new, UsageReader::flush);
+        let whole = match (data.is_empty(), held.is_empty()) {
+            (true, true) => return None,
+            (false, true) => data,
+            (true, false) => held,
+            (false, false) => [data, held].concat().into(),
+        };
+        Some(Ok(Frame::data(whole)))
+    }
+
     fn is_open(&self) -> bool {
         self.ticket.is_some()
     }
@@ -215,18 +226,29 @@ impl Body for Metered {
                 return Poll::Ready(last);
             }
             match ready!(Pin::new(&mut open.body).poll_frame(context)) {
-                None => open.close(None, None),
+                None => {
+                    let rest = open.flush(Bytes::new());
+                    open.close(rest, None);
+                }
                 Some(Err(error)) => open.close(Some(Err(error)), Some(Unknown::Upstream)),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         let data = open.reader.as_mut().map_or_else(Bytes::new, |reader| reader.feed(data));
                         if open.body.is_end_stream() {
-                            open.close((!data.is_empty()).then(|| Ok(Frame::data(data))), None);
+                            let rest = open.flush(data);
+                            open.close(rest, None);
                         } else if !data.is_empty() {
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
                     }
-                    Err(trailers) => open.close(Some(Ok(trailers)), None),
+                    Err(trailers) => {
+                        let rest = open.flush(Bytes::new());
+                        open.close(Some(Ok(trailers)), None);
+                        // What was held back goes before the trailers.
+                        if let Some(rest) = rest {
+                            return Poll::Ready(Some(rest));
+                        }
+                    }
                 },
             }
         }
