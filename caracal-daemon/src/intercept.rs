@@ -1,1 +1,395 @@
-//! (stage intercept)
+//! The story of one connection, from the captured socket to the settled charge. Each step is one call.
+//!
+//! Takes [`Captured`]; gives nothing back: what happened is in the journal.
+//! Refuses whatever a stage refuses, inside HTTP wherever HTTP is spoken. Never forwards a byte that no rule accounts for.
+
+mod paid;
+mod passage;
+mod record;
+mod remember;
+mod session;
+mod settle;
+mod stack;
+
+#[cfg(test)]
+mod tests;
+
+pub use stack::{Limits, Parts, Stack};
+
+use crate::capture::Captured;
+use crate::event::Kind;
+use crate::http::body::{Download, Streamed, Upload};
+use crate::http::framing::Wire;
+use crate::http::head::{self, Expected};
+use crate::http::pool::{Key, SendError};
+use crate::http::{connect, forward, serve, upgrade};
+use crate::meter::{Provider, Surface};
+use crate::policy::{Action, Ask, Mode, Verdict};
+use crate::refusal::{Reason, Refusal, Side, Stage};
+use crate::telemetry::Telemetry;
+use crate::tls::accept::Offer;
+use crate::tls::dial::{Alpn, Wanted};
+use crate::tls::hello::{self, Hello, Offered};
+use crate::tls::rewind::Rewind;
+use crate::tls::sniff::{self, Protocol};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
+use record::About;
+use session::{Answer, Asked, Decided, Origin, Session, granted, no_journal};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+
+/// The longest refused body that is still read, so that the answer is not overtaken by a reset, bytes.
+const MOST_UNWANTED: usize = 1_024 * 1_024;
+/// How long it is read.
+const UNWANTED_TIME: Duration = Duration::from_secs(5);
+
+/// Serves one captured connection to its end.
+pub async fn intercept(stack: Arc<Stack>, captured: Captured) {
+    let Captured { stream, original, agent, process } = captured;
+    let _open = OpenConnection::new(stack.telemetry.clone());
+    // Small writes are whole messages here: waiting to fill a segment only delays them.
+    stream.set_nodelay(true).ok();
+    let address = original.ip().to_canonical();
+    let origin = Origin {
+        stack,
+        agent,
+        process: Arc::new(process),
+        host: Arc::from(address.to_string()),
+        address: Some(address),
+        port: original.port(),
+        tunnelled: false,
+    };
+    connection(origin, Rewind::new(stream)).await;
+}
+
+/// A connection to a known place, of unknown protocol.
+async fn connection<S>(origin: Origin, mut stream: Rewind<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // A tcp rule first: in its protocol the server may speak first, and there would be nothing to sniff.
+    if let Some((decision, grant)) = passage::allowed(&origin, &origin.host, origin.address, Mode::Tcp) {
+        return passage::pass(&origin, stream, &origin.host, &decision, &grant).await;
+    }
+    // What does it speak? Read without taking: TLS that passes through must reach the upstream whole.
+    match first_words(&origin, &mut stream).await {
+        Some(Protocol::Tls) => encrypted(origin, stream).await,
+        Some(Protocol::Http1) => requests(origin, None, stream, Alpn::Http1).await,
+        Some(Protocol::H2c) => requests(origin, None, stream, Alpn::H2).await,
+        Some(Protocol::Other) => refuse_connection(&origin, &origin.host, &unknown_protocol(&origin)),
+        None => {}
+    }
+}
+
+/// TLS: passed through by rule, or ended here.
+async fn encrypted<S>(origin: Origin, stream: Rewind<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limit = origin.stack.limits.handshake;
+    let hello = match timeout(limit, hello::read(stream)).await {
+        Ok(Ok(hello)) => hello,
+        Ok(Err(error)) => return refuse_connection(&origin, &origin.host, &agent_tls(&origin.host, &error.to_string())),
+        Err(_) => return refuse_connection(&origin, &origin.host, &agent_tls(&origin.host, "its first message did not end in time")),
+    };
+    // Whom does it want to speak to? Without a name, a rule must name the address.
+    let name: Arc<str> = hello.name.as_deref().map_or_else(|| origin.host.clone(), Arc::from);
+    let address = if hello.name.is_some() { None } else { origin.address };
+    // A passthrough rule next: after this point the bytes are ours.
+    if let Some((decision, grant)) = passage::allowed(&origin, &name, address, Mode::TlsPassthrough) {
+        return passage::pass(&origin, hello.into_stream(), &name, &decision, &grant).await;
+    }
+    // Only what the upstream speaks, so that both sides speak the same.
+    let offer = offer(&origin, &name, address.is_none(), hello.alpn).await;
+    let accepted = timeout(limit, accept(&origin, hello, &name, offer)).await;
+    let Ok(Some((stream, alpn))) = accepted else { return };
+    requests(origin, Some(name), stream, alpn).await;
+}
+
+/// The handshake, and the first byte after it: an agent that distrusts us breaks off at either.
+async fn accept<S>(
+    origin: &Origin,
+    hello: Hello<S>,
+    name: &str,
+    offer: Offer,
+) -> Option<(Rewind<tokio_rustls::server::TlsStream<Rewind<S>>>, Alpn)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match origin.stack.acceptor.accept(hello, name, offer).await {
+        Ok((stream, alpn)) => Some((Rewind::new(stream), alpn)),
+        Err(error) => {
+            if matches!(error, crate::tls::accept::AcceptError::Agent(_)) {
+                distrusted(origin, name);
+            }
+            refuse_connection(origin, name, &agent_tls(name, &error.to_string()));
+            None
+        }
+    }
+}
+
+/// HTTP to the end of the connection.
+async fn requests<S>(origin: Origin, name: Option<Arc<str>>, mut stream: Rewind<S>, alpn: Alpn)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let tls = name.is_some();
+    if let Some(name) = &name {
+        match timeout(origin.stack.limits.first_byte, stream.peek(1)).await {
+            Ok(Ok(first)) if !first.is_empty() => origin.stack.trust.trusted(&origin.agent.name, &origin.process),
+            // Silence is not distrust: some clients connect ahead of need. Closing without one byte is.
+            Err(_) => return,
+            Ok(_) => {
+                distrusted(&origin, name);
+                return refuse_connection(&origin, name, &agent_tls(name, "it closed the connection without one byte"));
+            }
+        }
+    }
+    let wire = Arc::new(Wire::default());
+    let tunnel = origin.tunnelled.then(|| origin.host.clone());
+    let expected = Expected { name, tunnel, port: origin.port, tls };
+    let session = Arc::new(Session { origin, expected, alpn, wire: wire.clone() });
+    let service = {
+        let session = session.clone();
+        move |request| answer(session.clone(), request)
+    };
+    if let Err(error) = serve::serve(stream, alpn, wire, service).await {
+        tracing::debug!(%error, agent = %session.origin.agent.name, "a connection broke off");
+    }
+    if let Some(refusal) = session.wire.take_refusal() {
+        refuse_connection(&session.origin, &session.origin.host, &refusal);
+    }
+}
+
+/// One request: decided, and answered by the upstream or by us.
+async fn answer(session: Arc<Session>, mut request: Request<Incoming>) -> Answer {
+    Telemetry::count(&session.origin.stack.telemetry.requests);
+    // A head with two readings never got here: this one stands in its place.
+    if let Some(refusal) = session.wire.refusal(request.headers()) {
+        return session.refuse_head(&refusal);
+    }
+    if request.method() == Method::CONNECT {
+        return tunnel(&session, request);
+    }
+    // One host, the same for TLS, the head and us.
+    let asked = match asked(&session, request) {
+        Ok((asked, back)) => {
+            request = back;
+            asked
+        }
+        Err(refusal) => return session.refuse_head(&refusal),
+    };
+    // May this agent send this request there?
+    let decided = match decide(&session, &asked) {
+        Ok(decided) => decided,
+        Err((refusal, policies)) => {
+            discard(request).await;
+            return session.refuse(&asked, &refusal, &policies);
+        }
+    };
+    // What does it cost? Nothing is forwarded to a priced host without an answer.
+    match asked.surface {
+        Surface::Paid(provider, operation) => paid::call(&session, &asked, provider, operation, request, &decided).await,
+        Surface::Websocket(_) => session.refuse(&asked, &unmetered(&asked), &decided.policies),
+        Surface::Unknown(provider) if !decided.grant.free => {
+            discard(request).await;
+            session.refuse(&asked, &unknown_path(&asked, provider), &decided.policies)
+        }
+        Surface::Unpriced | Surface::Free(_) | Surface::Unknown(_) => forward(&session, &asked, request, &decided).await,
+    }
+}
+
+/// What a request asks for, and the request back.
+fn asked(session: &Session, request: Request<Incoming>) -> Result<(Asked, Request<Incoming>), Refusal> {
+    let (parts, body) = request.into_parts();
+    let target = head::target(&parts, &session.expected)?;
+    let surface = session.origin.stack.meter.surface(&target.host, &parts.method, parts.uri.path(), &parts.headers);
+    let asked = Asked { target, method: parts.method.clone(), path: parts.uri.path().to_owned(), surface };
+    Ok((asked, Request::from_parts(parts, body)))
+}
+
+fn decide(session: &Session, asked: &Asked) -> Result<Decided, (Refusal, Vec<Arc<str>>)> {
+    let set = session.origin.stack.policy.current();
+    let decision = set.decide(&Ask {
+        method: Some(asked.method.as_str()),
+        path: Some(&asked.path),
+        ..session.origin.ask(Action::Request, &asked.target.host, asked.target.port, asked.target.address)
+    });
+    granted(decision, &set, &format!("{} {}", asked.method, asked.target.host))
+}
+
+/// A request that costs nothing: recorded, then streamed both ways.
+async fn forward(session: &Arc<Session>, asked: &Asked, mut request: Request<Incoming>, decided: &Decided) -> Answer {
+    // No record, no forward.
+    let draft = session.draft(Kind::Decision, Action::Request, asked, decided);
+    if let Err(error) = session.origin.stack.recorder.allowed(draft).await {
+        return session.refuse(asked, &no_journal(&error), &decided.policies);
+    }
+    // An upgrade leaves HTTP, and with it what could be metered: only hosts without a price.
+    let upgrades = asked.surface == Surface::Unpriced && upgrade::is_asked(&request);
+    let agent_side = upgrades.then(|| hyper::upgrade::on(&mut request));
+    let mut request = request.map(Upload::Stream);
+    let Some(shape) = forward::shape(&mut request, session.expected.tls, upgrades) else {
+        return session.refuse(asked, &no_host(), &decided.policies);
+    };
+    let key = session.key(&asked.target, &decided.grant, upgrades.then_some(Wanted::Http1));
+    let sent = session.origin.stack.pool.send(&key, request, |request, alpn| shape.fit(request, alpn), || {}).await;
+    match sent {
+        Ok((mut response, lease)) => {
+            let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            forward::strip_answer(response.headers_mut(), switched);
+            if let (true, Some(agent_side)) = (switched, agent_side) {
+                session.wire.upgrade();
+                upgrade::splice(agent_side, hyper::upgrade::on(&mut response));
+                return response.map(|_| Download::empty());
+            }
+            response.map(|body| Download::Stream(Streamed::new(body, lease)))
+        }
+        Err(SendError::NotSent(refusal) | SendError::Failed(refusal)) => session.refuse(asked, &refusal, &decided.policies),
+    }
+}
+
+/// A CONNECT, of an agent that was told to use a proxy: answered here, and what comes out of it told as a story of its own.
+fn tunnel(session: &Arc<Session>, mut request: Request<Incoming>) -> Answer {
+    let upgrade = hyper::upgrade::on(&mut request);
+    let (parts, _) = request.into_parts();
+    let target = match head::connect_target(&parts) {
+        Ok(target) if session.expected.tls || session.origin.tunnelled || session.alpn == Alpn::H2 => {
+            return session.refuse_head(&nested(&target.host));
+        }
+        Ok(target) => target,
+        Err(refusal) => return session.refuse_head(&refusal),
+    };
+    let origin = Origin { host: target.host, address: target.address, port: target.port, tunnelled: true, ..session.origin.clone() };
+    session.wire.upgrade();
+    // Boxed, because the story contains itself.
+    let story: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+        if let Some(stream) = connect::tunnel(upgrade).await {
+            connection(origin, Rewind::new(stream)).await;
+        }
+    });
+    tokio::spawn(story);
+    Response::new(Download::empty())
+}
+
+/// What to offer an agent: what the upstream speaks. A host that is refused anyway is not dialled to find out.
+async fn offer(origin: &Origin, name: &Arc<str>, is_name: bool, offered: Option<Offered>) -> Offer {
+    let offered = offered.unwrap_or_default();
+    if !offered.h2 || !is_name {
+        return Offer::Http1;
+    }
+    let decision = origin.stack.policy.current().decide(&origin.ask(Action::Resolve, name, origin.port, None));
+    let Verdict::Allow(grant) = decision.verdict else { return Offer::Both };
+    let spoken = match origin.stack.pool.spoken(name, origin.port) {
+        Some(alpn) => Ok(alpn),
+        None => {
+            let key = Key {
+                host: name.clone(),
+                port: origin.port,
+                tls: true,
+                wanted: Wanted::Either,
+                private: grant.private,
+                same_netns: origin.same_netns(),
+            };
+            origin.stack.pool.learn(&key).await
+        }
+    };
+    // An upstream that cannot be reached is told of inside HTTP, whichever the agent prefers.
+    if matches!(spoken, Ok(Alpn::Http1)) { Offer::Http1 } else { Offer::Both }
+}
+
+async fn first_words<S: AsyncRead + Unpin>(origin: &Origin, stream: &mut Rewind<S>) -> Option<Protocol> {
+    let first = timeout(origin.stack.limits.first_byte, stream.peek(1)).await;
+    if first.ok()?.ok()?.is_empty() {
+        return None;
+    }
+    let rest = async {
+        let mut seen = 1;
+        loop {
+            let bytes = stream.peek(seen).await.ok()?;
+            match sniff::sniff(bytes) {
+                Some(protocol) => return Some(protocol),
+                // Ended in the middle of what could have become anything.
+                None if bytes.len() < seen => return (!bytes.is_empty()).then_some(Protocol::Other),
+                None => seen = bytes.len() + 1,
+            }
+        }
+    };
+    timeout(origin.stack.limits.handshake, rest).await.unwrap_or(Some(Protocol::Other))
+}
+
+/// Reads a refused body that is already on its way. Not one that still asks whether it may come.
+async fn discard(request: Request<Incoming>) {
+    if request.headers().contains_key(http::header::EXPECT) || request.body().is_end_stream() {
+        return;
+    }
+    let reading = crate::http::body::discard(request.into_body(), MOST_UNWANTED);
+    timeout(UNWANTED_TIME, reading).await.ok();
+}
+
+fn distrusted(origin: &Origin, name: &str) {
+    Telemetry::count(&origin.stack.telemetry.untrusted);
+    origin.stack.trust.untrusted(&origin.agent.name, &origin.process, Some(name));
+}
+
+fn refuse_connection(origin: &Origin, host: &str, refusal: &Refusal) {
+    let about = About { action: Some(Action::Connect), host, port: origin.port, ..About::default() };
+    origin.refused(refusal, about, &[]);
+}
+
+fn refusal(stage: Stage, side: Side, reason: Reason, sentence: String) -> Refusal {
+    Refusal { stage, side, reason, sentence }
+}
+
+fn unknown_protocol(origin: &Origin) -> Refusal {
+    let sentence = format!("Caracal does not know the protocol spoken to {}:{}; a tcp rule would let it pass.", origin.host, origin.port);
+    refusal(Stage::Tls, Side::Agent, Reason::ProtocolUnknown, sentence)
+}
+
+fn agent_tls(name: &str, why: &str) -> Refusal {
+    let sentence = format!("Caracal could not end TLS for {name}: {why}. The process may not trust the local CA; see `caracald status`.");
+    refusal(Stage::Tls, Side::Agent, Reason::TlsAgent, sentence)
+}
+
+fn unmetered(asked: &Asked) -> Refusal {
+    let sentence = format!("Caracal does not meter WebSockets to {}; use HTTP.", asked.target.host);
+    refusal(Stage::Meter, Side::Agent, Reason::WebsocketUnmetered, sentence)
+}
+
+fn unknown_path(asked: &Asked, provider: Provider) -> Refusal {
+    let (host, path, provider) = (&asked.target.host, &asked.path, paid::provider_code(provider));
+    let sentence = format!("Caracal cannot price {path} on {host} ({provider}), so it may cost anything; a rule can mark the path free.");
+    refusal(Stage::Meter, Side::Agent, Reason::PathUnknown, sentence)
+}
+
+fn no_host() -> Refusal {
+    refusal(Stage::Http, Side::Agent, Reason::HeadInvalid, "Caracal does not forward this request: it names no host.".to_owned())
+}
+
+fn nested(host: &str) -> Refusal {
+    let sentence = format!("Caracal opens a tunnel to {host} only over plain HTTP/1.1, and not inside another one.");
+    refusal(Stage::Http, Side::Agent, Reason::ProtocolUnknown, sentence)
+}
+
+/// Counts a connection while it is open.
+struct OpenConnection(Arc<Telemetry>);
+
+impl OpenConnection {
+    fn new(telemetry: Arc<Telemetry>) -> OpenConnection {
+        Telemetry::count(&telemetry.connections);
+        Telemetry::count(&telemetry.open);
+        OpenConnection(telemetry)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}

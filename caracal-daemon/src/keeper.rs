@@ -1,6 +1,7 @@
 //! The privileged process: loads BPF, opens listeners, keeps the CA and ledger keys, serves the control socket.
 //! It signs; it never parses a byte of an agent's or an upstream's.
 
+pub mod authority;
 pub mod bpf_link;
 pub mod cgroup;
 pub mod child;

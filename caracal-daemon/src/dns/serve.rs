@@ -1,0 +1,127 @@
+//! Takes bound sockets; answers queries on them, a bounded number at a time.
+//! Refuses an asker that no agent accounts for, and more queries than there are permits.
+
+use crate::agent::Agent;
+use crate::dns::answer::{self, Transport};
+use crate::dns::resolve::Resolver;
+use crate::policy::{Decision, Engine};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Queries in work at once, over UDP.
+const MOST_QUERIES: usize = 1_024;
+/// Connections open at once, over TCP.
+const MOST_CONNECTIONS: usize = 128;
+/// Queries on one connection.
+const MOST_ON_ONE: usize = 256;
+/// How long a connection may be idle, and a query or an answer may take to pass.
+const IDLE: Duration = Duration::from_secs(10);
+/// A UDP query longer than this is not read whole and so is malformed.
+const MOST_DATAGRAM: usize = 4_097;
+
+/// What the loops need to answer.
+pub struct Desk {
+    /// The policy in force.
+    pub policy: Arc<Engine>,
+    /// Who knows the addresses.
+    pub resolver: Arc<Resolver>,
+    /// Whose socket an address is.
+    pub who: Box<dyn Fn(SocketAddr) -> Option<Arc<Agent>> + Send + Sync>,
+    /// Told of each decision: agent, name, decision.
+    pub decided: Box<dyn Fn(&Arc<Agent>, &str, &Decision) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Desk").finish_non_exhaustive()
+    }
+}
+
+impl Desk {
+    async fn answer(&self, query: &[u8], from: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
+        let Some(agent) = (self.who)(from) else {
+            return answer::refused(query);
+        };
+        let policy = self.policy.current();
+        let answer = answer::answer(query, transport, &agent, &policy, &self.resolver).await?;
+        if let Some((host, decision)) = &answer.decided {
+            (self.decided)(&agent, host, decision);
+        }
+        Some(answer.bytes)
+    }
+}
+
+/// Answers datagrams until the socket fails.
+///
+/// # Errors
+/// The socket's error.
+pub async fn udp(socket: UdpSocket, desk: Arc<Desk>) -> std::io::Result<()> {
+    let socket = Arc::new(socket);
+    let permits = Arc::new(Semaphore::new(MOST_QUERIES));
+    let mut buffer = vec![0_u8; MOST_DATAGRAM];
+    loop {
+        let (length, from) = match socket.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            // An asker that left before its last answer came: the error is about that one, not about the socket.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => continue,
+            Err(error) => return Err(error),
+        };
+        let query = buffer.get(..length).unwrap_or_default().to_vec();
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            if let Some(bytes) = answer::refused(&query) {
+                socket.try_send_to(&bytes, from).ok();
+            }
+            continue;
+        };
+        tokio::spawn(one_datagram(socket.clone(), desk.clone(), query, from, permit));
+    }
+}
+
+async fn one_datagram(socket: Arc<UdpSocket>, desk: Arc<Desk>, query: Vec<u8>, from: SocketAddr, permit: OwnedSemaphorePermit) {
+    if let Some(bytes) = desk.answer(&query, from, Transport::Udp).await {
+        socket.send_to(&bytes, from).await.ok();
+    }
+    drop(permit);
+}
+
+/// Answers connections until the listener fails.
+///
+/// # Errors
+/// The listener's error.
+pub async fn tcp(listener: TcpListener, desk: Arc<Desk>) -> std::io::Result<()> {
+    let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let (stream, from) = listener.accept().await?;
+        // Without a permit the connection is closed at once: the asker tries again or goes without.
+        let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
+        let desk = desk.clone();
+        tokio::spawn(async move {
+            one_connection(stream, from, &desk).await;
+            drop(permit);
+        });
+    }
+}
+
+/// Messages with a length of two bytes before each (RFC 1035 4.2.2).
+async fn one_connection(mut stream: TcpStream, from: SocketAddr, desk: &Desk) {
+    for _ in 0..MOST_ON_ONE {
+        let Ok(Ok(query)) = tokio::time::timeout(IDLE, read_message(&mut stream)).await else { return };
+        let Some(bytes) = desk.answer(&query, from, Transport::Tcp).await else { return };
+        let Ok(length) = u16::try_from(bytes.len()) else { return };
+        let mut framed = Vec::with_capacity(bytes.len() + 2);
+        framed.extend_from_slice(&length.to_be_bytes());
+        framed.extend_from_slice(&bytes);
+        let Ok(Ok(())) = tokio::time::timeout(IDLE, stream.write_all(&framed)).await else { return };
+    }
+}
+
+async fn read_message(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let length = stream.read_u16().await?;
+    let mut message = vec![0_u8; usize::from(length)];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}

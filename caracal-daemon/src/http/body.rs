@@ -1,0 +1,203 @@
+//! The bodies that pass through: one kind on its way up, one on its way down. Neither holds more than a frame.
+
+use crate::http::pool::Lease;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+/// What can go wrong while a body passes.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request's body on its way to the upstream.
+#[derive(Debug)]
+pub enum Upload {
+    /// As the agent sends it.
+    Stream(Incoming),
+    /// Read whole before.
+    Whole(Option<Bytes>),
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Upload::Stream(body) => Pin::new(body).poll_frame(context).map_err(BodyError::from),
+            Upload::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Upload::Stream(body) => body.is_end_stream(),
+            Upload::Whole(bytes) => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Upload::Stream(body) => body.size_hint(),
+            Upload::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+        }
+    }
+}
+
+/// A body that comes from the upstream, with the connection it comes on.
+#[derive(Debug)]
+pub struct Streamed {
+    body: Incoming,
+    lease: Option<Lease>,
+}
+
+impl Streamed {
+    /// A body; at its end the connection goes back to the pool.
+    #[must_use]
+    pub fn new(body: Incoming, lease: Option<Lease>) -> Streamed {
+        let mut streamed = Streamed { body, lease };
+        if streamed.body.is_end_stream() {
+            streamed.give_back();
+        }
+        streamed
+    }
+
+    fn give_back(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+}
+
+impl Body for Streamed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        match &frame {
+            None => this.give_back(),
+            Some(Ok(_)) if this.body.is_end_stream() => this.give_back(),
+            // A connection that failed is not used again.
+            Some(Err(_)) => this.lease = None,
+            Some(Ok(_)) => {}
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer's body on its way to the agent.
+#[derive(Debug)]
+pub enum Download<M> {
+    /// Of our own making.
+    Whole(Option<Bytes>),
+    /// As the upstream sends it.
+    Stream(Streamed),
+    /// Read as it passes.
+    Metered(M),
+}
+
+impl<M> Download<M> {
+    /// No bytes.
+    #[must_use]
+    pub fn empty() -> Download<M> {
+        Download::Whole(None)
+    }
+}
+
+impl<M> Body for Download<M>
+where
+    M: Body<Data = Bytes, Error = BodyError> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Download::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Download::Stream(body) => Pin::new(body).poll_frame(context),
+            Download::Metered(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Download::Whole(bytes) => bytes.is_none(),
+            Download::Stream(body) => body.is_end_stream(),
+            Download::Metered(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Download::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Download::Stream(body) => body.size_hint(),
+            Download::Metered(body) => body.size_hint(),
+        }
+    }
+}
+
+/// Why a body was not read whole.
+#[derive(Debug)]
+pub enum CollectError {
+    /// It is longer than the limit.
+    TooLong,
+    /// The agent broke off.
+    Broken(BodyError),
+}
+
+/// Reads a request's body whole, at most `most` bytes. Trailers are dropped: a body that is priced has none that matter.
+///
+/// # Errors
+/// See [`CollectError`].
+pub async fn collect(mut body: Incoming, most: usize) -> Result<Bytes, CollectError> {
+    use http_body_util::BodyExt;
+    let hint = body.size_hint();
+    if hint.lower() > most as u64 {
+        return Err(CollectError::TooLong);
+    }
+    let mut first = Bytes::new();
+    let mut rest = bytes::BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| CollectError::Broken(error.into()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > most {
+            return Err(CollectError::TooLong);
+        }
+        // Most calls come in one piece, which is then not copied.
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                let expected = usize::try_from(hint.upper().unwrap_or(0)).unwrap_or(most).min(most);
+                rest.reserve(expected.max(first.len() + data.len()));
+                rest.extend_from_slice(&first);
+                first.clear();
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+/// Reads a request's body for nobody, at most `most` bytes.
+pub async fn discard(mut body: Incoming, most: usize) {
+    use http_body_util::BodyExt;
+    let mut read = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        read += frame.data_ref().map_or(0, Bytes::len);
+        if read > most {
+            return;
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Takes a refusal; gives the answer that the agent sees. Our sentence stands first, the code in `x-caracal-reason`.
+
+use crate::meter::{self, Provider, Surface};
+use crate::refusal::{Reason, Refusal};
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+
+/// Carries the reason's code.
+pub const REASON: HeaderName = HeaderName::from_static("x-caracal-reason");
+/// Tells the SDKs that asking again changes nothing.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// Seconds after which a journal or a restart is likely to be back.
+const BACK_SOON: HeaderValue = HeaderValue::from_static("5");
+
+/// The answer for `refusal` of a request that is `surface`.
+#[must_use]
+pub fn answer(refusal: &Refusal, surface: Surface) -> Response<Bytes> {
+    match surface {
+        Surface::Paid(provider, _) => native(refusal, provider),
+        // The provider's own shape, so that the client prints the sentence; 403, on which agents go on without the optional.
+        Surface::Free(provider) | Surface::Unknown(provider) if is_decision(refusal.reason) => {
+            let mut answer = native(refusal, provider);
+            *answer.status_mut() = StatusCode::FORBIDDEN;
+            answer
+        }
+        Surface::Websocket(_) => {
+            let mut answer = plain(refusal, StatusCode::UPGRADE_REQUIRED);
+            // RFC 9110 15.5.22: a 426 says what to go on with.
+            answer.headers_mut().insert(http::header::UPGRADE, HeaderValue::from_static("HTTP/1.1"));
+            answer.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            answer
+        }
+        Surface::Unpriced | Surface::Free(_) | Surface::Unknown(_) => plain(refusal, status(refusal.reason)),
+    }
+}
+
+fn native(refusal: &Refusal, provider: Provider) -> Response<Bytes> {
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    let mut answer = meter::denial(Some(provider), refusal, &id);
+    answer.headers_mut().insert(REASON, HeaderValue::from_static(refusal.reason.code()));
+    answer
+}
+
+fn plain(refusal: &Refusal, status: StatusCode) -> Response<Bytes> {
+    let error = serde_json::json!({ "message": refusal.sentence, "type": "caracal_refusal", "code": refusal.reason.code() });
+    let mut text = serde_json::json!({ "error": error }).to_string();
+    text.push('\n');
+    let mut answer = Response::new(Bytes::from(text));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(REASON, HeaderValue::from_static(refusal.reason.code()));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, BACK_SOON);
+    } else {
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
+    answer
+}
+
+/// The status of a refusal on a host without a price.
+fn status(reason: Reason) -> StatusCode {
+    match reason {
+        Reason::AmbiguousRequest | Reason::HeadInvalid | Reason::EncodingUnknown => StatusCode::BAD_REQUEST,
+        Reason::HostMismatch => StatusCode::MISDIRECTED_REQUEST,
+        Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Reason::JournalUnavailable | Reason::ShuttingDown | Reason::TooManyConnections => StatusCode::SERVICE_UNAVAILABLE,
+        Reason::UpstreamConnect => StatusCode::GATEWAY_TIMEOUT,
+        Reason::UpstreamResolve | Reason::UpstreamTls | Reason::UpstreamFailed => StatusCode::BAD_GATEWAY,
+        Reason::WebsocketUnmetered => StatusCode::UPGRADE_REQUIRED,
+        Reason::BudgetExceeded
+        | Reason::BudgetWaitTimeout
+        | Reason::HostNotAllowed
+        | Reason::PolicyDenied
+        | Reason::PriceUnknown
+        | Reason::PrivateAddress
+        | Reason::ProtocolUnknown
+        | Reason::PathUnknown
+        | Reason::Unbounded
+        | Reason::TlsAgent
+        | Reason::UnknownFlow => StatusCode::FORBIDDEN,
+    }
+}
+
+/// The reason is a decision about the request, not a failure on its way.
+fn is_decision(reason: Reason) -> bool {
+    status(reason) == StatusCode::FORBIDDEN
+}

@@ -1,0 +1,75 @@
+//! Takes a stream and the protocol agreed on; runs HTTP on it and asks a service for each answer.
+
+use crate::http::body::BodyError;
+use crate::http::framing::{self, Framed, Wire};
+use crate::tls::dial::Alpn;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// How long an HTTP/1 connection may wait for the next whole head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
+/// Requests at once on one HTTP/2 connection.
+const MOST_STREAMS: u32 = 128;
+/// Receive window of one HTTP/2 stream, bytes.
+const STREAM_WINDOW: u32 = 256 * 1_024;
+/// Receive window of one HTTP/2 connection, bytes.
+const CONNECTION_WINDOW: u32 = 1_024 * 1_024;
+/// Bytes of an answer that are held for one slow HTTP/2 stream.
+const SEND_BUFFER: usize = 256 * 1_024;
+/// Headers of one request.
+const MOST_HEADERS: usize = 256;
+
+/// Serves one connection to its end.
+///
+/// # Errors
+/// The connection's.
+pub async fn serve<S, F, Fut, B>(stream: S, alpn: Alpn, wire: Arc<Wire>, service: F) -> Result<(), hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Request<Incoming>) -> Fut + Send + Sync + Clone + 'static,
+    Fut: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error = BodyError> + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let answer = service(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    match alpn {
+        Alpn::Http1 => {
+            hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .preserve_header_case(true)
+                .auto_date_header(false)
+                .max_headers(MOST_HEADERS)
+                .max_header_size(framing::MOST_HEAD + 1)
+                .half_close(false)
+                .serve_connection(TokioIo::new(Framed::new(stream, wire)), service)
+                .with_upgrades()
+                .await
+        }
+        Alpn::H2 => {
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(MOST_STREAMS)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_header_list_size(u32::try_from(framing::MOST_HEAD).unwrap_or(u32::MAX))
+                .max_send_buf_size(SEND_BUFFER)
+                .auto_date_header(false)
+                .keep_alive_interval(Duration::from_secs(60))
+                .keep_alive_timeout(Duration::from_secs(30))
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! A call that costs money: read, priced, decided, held, recorded, sent, settled. In this order and no other.
+
+use crate::budget::Scope;
+use crate::event::{Draft, Kind};
+use crate::http::body::{self, CollectError, Download, Streamed, Upload};
+use crate::http::forward::{self, Shape};
+use crate::http::pool::{Key, SendError};
+use crate::intercept::record::action_code;
+use crate::intercept::session::{Answer, Asked, Decided, Session, granted, no_journal};
+use crate::intercept::settle::{Metered, Ticket, Unknown};
+use crate::meter::{Call, Edited, Operation, Provider};
+use crate::policy::{Action, Ask};
+use crate::refusal::{Reason, Refusal, Side, Stage};
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use std::sync::Arc;
+
+/// A refusal and the policies that it names.
+type Refused = (Refusal, Vec<Arc<str>>);
+
+/// Answers a paid call.
+pub(crate) async fn call(
+    session: &Arc<Session>,
+    asked: &Asked,
+    provider: Provider,
+    operation: Operation,
+    request: Request<Incoming>,
+    decided: &Decided,
+) -> Answer {
+    let (parts, incoming) = request.into_parts();
+    // The whole body, because nothing about its price is known before its last byte.
+    let body = match body::collect(incoming, session.origin.stack.limits.priced_body).await {
+        Ok(body) => body,
+        Err(CollectError::TooLong) => return session.refuse(asked, &too_large(session), &[]),
+        Err(CollectError::Broken(error)) => return session.refuse(asked, &broken_off(&error.to_string()), &[]),
+    };
+    // The refusal that the same call was given a moment ago, because clients ask many times.
+    let stack = &session.origin.stack;
+    let equal = (&session.origin.agent.name, &asked.target, &asked.path, &body);
+    if let Some(refusal) = stack.remembered.get(&equal_key(&equal), stack.clock.now()) {
+        return session.refuse(asked, &refusal, &[]);
+    }
+    match prepare(session, asked, provider, operation, &parts.headers, &body, decided).await {
+        Ok((ticket, call, edited)) => {
+            let sent = send(session, asked, parts, body.clone(), call, edited, ticket, decided);
+            // A task of its own: an agent that hangs up must not cancel what the provider bills for.
+            match tokio::spawn(sent).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(refusal)) => session.refuse(asked, &refusal, &[]),
+                Err(_) => session.refuse(asked, &failed(), &[]),
+            }
+        }
+        Err((refusal, policies)) => {
+            if refusal.reason != Reason::JournalUnavailable {
+                stack.remembered.put(&equal_key(&equal), &refusal, stack.clock.now());
+            }
+            session.refuse(asked, &refusal, &policies)
+        }
+    }
+}
+
+/// Everything before the first byte goes upstream. What it gives is held and durable.
+async fn prepare(
+    session: &Arc<Session>,
+    asked: &Asked,
+    provider: Provider,
+    operation: Operation,
+    headers: &HeaderMap,
+    body: &Bytes,
+    decided: &Decided,
+) -> Result<(Ticket, Call, Edited), Refused> {
+    let origin = &session.origin;
+    let stack = &origin.stack;
+    let plain = |refusal: Refusal| (refusal, Vec::new());
+    // What is asked for and the longest bill of it.
+    let call = stack.meter.read(provider, operation, headers, body).map_err(plain)?;
+    // May this agent call this model at all?
+    let set = stack.policy.current();
+    let decision = set.decide(&Ask {
+        method: Some(asked.method.as_str()),
+        path: Some(&asked.path),
+        model: Some(&call.model),
+        provider: Some(provider_code(provider)),
+        estimate: Some(call.most()),
+        ..origin.ask(Action::Llm, &asked.target.host, asked.target.port, asked.target.address)
+    });
+    let llm = granted(decision, &set, &format!("the model {} for {}", call.model, origin.agent.name))?;
+    // Money before bytes: taken from every budget, or from none.
+    let scope = Scope { agent: origin.agent.name.clone(), provider: provider_code(provider), model: call.model.clone() };
+    let least = call.least(stack.limits.min_output);
+    let mut hold = stack.budgets.hold(&scope, least, call.most()).await.map_err(plain)?;
+    // The request that costs at most what was held, and what is left goes back.
+    let edited = call.edit(hold.amount).map_err(plain)?;
+    hold.shrink(edited.hold);
+    let intent = intent(session, asked, &call, &edited, &hold, decided, &llm);
+    let mut ticket = Ticket::new(stack.clone(), hold, call.clone(), &intent);
+    // Durable before the first byte: after a crash the hold is charged.
+    ticket.intended();
+    stack.journal.durable(intent).await.map_err(|error| plain(no_journal(&error)))?;
+    Ok((ticket, call, edited))
+}
+
+fn intent(
+    session: &Session,
+    asked: &Asked,
+    call: &Call,
+    edited: &Edited,
+    hold: &crate::budget::Hold,
+    decided: &Decided,
+    llm: &Decided,
+) -> Draft {
+    let mut draft = session.draft(Kind::Intent, Action::Llm, asked, llm);
+    draft.data.reason = (decided.grant.learned || llm.grant.learned).then_some("learned");
+    draft.data.call = Some(uuid::Uuid::now_v7());
+    draft.data.provider = Some(provider_code(call.provider));
+    draft.data.operation = Some(operation_code(call.operation));
+    draft.data.model = Some(call.model.clone());
+    draft.data.max_tokens = edited.max_tokens;
+    draft.data.edits = edited.edits.clone();
+    draft.data.hold = Some(hold.amount);
+    draft.data.windows = hold.windows.clone();
+    draft.data.price_book = Some(call.price_book.clone());
+    debug_assert_eq!(draft.data.action, Some(action_code(Action::Llm)));
+    draft
+}
+
+/// Sends the call and starts to read its answer.
+fn send(
+    session: &Arc<Session>,
+    asked: &Asked,
+    parts: Parts,
+    body: Bytes,
+    call: Call,
+    edited: Edited,
+    mut ticket: Ticket,
+    decided: &Decided,
+) -> impl Future<Output = Result<Answer, Refusal>> + Send + 'static {
+    let stack = session.origin.stack.clone();
+    let key = session.key(&asked.target, &decided.grant, None);
+    let written = rebuild(parts, body, &edited, session.expected.tls);
+    async move {
+        let Some((request, shape)) = written else {
+            ticket.not_sent().await;
+            return Err(failed());
+        };
+        match exchange(&stack.pool, &key, request, &shape, &mut ticket).await {
+            Ok((response, lease)) => {
+                let (mut parts, incoming) = response.into_parts();
+                ticket.answered(parts.status);
+                let reader = call.reader(&edited, parts.status, &parts.headers);
+                forward::strip_answer(&mut parts.headers, false);
+                if reader.edits_answer() {
+                    // The chunk that only we asked for is taken out again, so the length that was said is not what goes on.
+                    parts.headers.remove(CONTENT_LENGTH);
+                }
+                let body = Metered::new(stack, Streamed::new(incoming, lease), reader, ticket);
+                Ok(Response::from_parts(parts, Download::Metered(body)))
+            }
+            Err(SendError::NotSent(refusal)) => {
+                ticket.not_sent().await;
+                Err(refusal)
+            }
+            Err(SendError::Failed(refusal)) => {
+                ticket.charge_max(Unknown::Upstream).await;
+                Err(refusal)
+            }
+        }
+    }
+}
+
+async fn exchange(
+    pool: &crate::http::pool::Pool,
+    key: &Key,
+    request: Request<Upload>,
+    shape: &Shape,
+    ticket: &mut Ticket,
+) -> Result<(Response<Incoming>, Option<crate::http::pool::Lease>), SendError> {
+    pool.send(key, request, |request, alpn| shape.fit(request, alpn), || ticket.sent()).await
+}
+
+/// The request as it goes upstream: the agent's own bytes, or the edited body with the headers that belong to it.
+fn rebuild(parts: Parts, body: Bytes, edited: &Edited, tls: bool) -> Option<(Request<Upload>, Shape)> {
+    let was_chunked = !parts.headers.contains_key(CONTENT_LENGTH);
+    let body = edited.body.clone().unwrap_or(body);
+    let length = body.len();
+    let mut request = Request::from_parts(parts, Upload::Whole(Some(body)));
+    let shape = forward::shape(&mut request, tls, false)?;
+    let headers = request.headers_mut();
+    // The body is here already: nobody needs to be asked whether it may come.
+    let decoded = edited.body.is_some();
+    forward::remove_in_order(headers, |name| name == EXPECT || (decoded && name == CONTENT_ENCODING));
+    if edited.body.is_some() || was_chunked {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Some((request, shape))
+}
+
+/// What makes two calls equal, hashed whole.
+fn equal_key<'a>(equal: &(&'a Arc<str>, &'a crate::http::head::Target, &'a String, &'a Bytes)) -> (&'a str, &'a str, u16, &'a str, &'a [u8]) {
+    (equal.0, &equal.1.host, equal.1.port, equal.2, equal.3)
+}
+
+pub(crate) fn provider_code(provider: Provider) -> &'static str {
+    match provider {
+        Provider::OpenAi => "openai",
+        Provider::Anthropic => "anthropic",
+        Provider::Google => "google",
+    }
+}
+
+fn operation_code(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Chat => "chat",
+        Operation::Responses => "responses",
+        Operation::Embeddings => "embeddings",
+        Operation::Messages => "messages",
+    }
+}
+
+fn too_large(session: &Session) -> Refusal {
+    let most = session.origin.stack.limits.priced_body / (1_024 * 1_024);
+    Refusal {
+        stage: Stage::Http,
+        side: Side::Agent,
+        reason: Reason::BodyTooLarge,
+        sentence: format!("Caracal prices a call by its whole body, and this one is longer than {most} MiB."),
+    }
+}
+
+fn broken_off(why: &str) -> Refusal {
+    Refusal {
+        stage: Stage::Http,
+        side: Side::Agent,
+        reason: Reason::HeadInvalid,
+        sentence: format!("Caracal did not get the whole body of this call: {why}."),
+    }
+}
+
+fn failed() -> Refusal {
+    Refusal {
+        stage: Stage::Http,
+        side: Side::Us,
+        reason: Reason::UpstreamFailed,
+        sentence: format!("Caracal could not forward this call ({}); its hold stands as charged if it was sent.", StatusCode::BAD_GATEWAY),
+    }
+}

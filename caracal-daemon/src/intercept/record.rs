@@ -1,0 +1,227 @@
+//! The one place where decisions and refusals of names, connections and requests become records. Equal ones within a
+//! second become one record with an exact count; when there are too many kinds of them, their destination is dropped and
+//! never their count.
+
+use crate::agent::{Agent, Process};
+use crate::clock::Clock;
+use crate::event::{Data, Detail, Draft, Kind};
+use crate::journal::{Journal, JournalError};
+use crate::policy::{Action, Decision, Verdict};
+use crate::refusal::{Refusal, Stage};
+use crate::telemetry::Telemetry;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long equal events are counted together.
+const WINDOW: Duration = Duration::from_secs(1);
+/// Kinds of events counted at once.
+const MOST_OPEN: usize = 4_096;
+
+/// What makes two events equal: agent, rule, destination.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Equal {
+    agent: Option<Arc<str>>,
+    reason: Option<&'static str>,
+    action: Option<&'static str>,
+    policies: Vec<Arc<str>>,
+    host: Option<String>,
+    port: Option<u16>,
+}
+
+#[derive(Debug)]
+struct Open {
+    draft: Draft,
+    count: u64,
+}
+
+/// What a refusal is about.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct About<'a> {
+    pub(crate) action: Option<Action>,
+    pub(crate) host: &'a str,
+    pub(crate) port: u16,
+    pub(crate) method: Option<&'a str>,
+    pub(crate) path: Option<&'a str>,
+}
+
+/// Writes decisions.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    journal: Journal,
+    clock: Clock,
+    telemetry: Arc<Telemetry>,
+    open: Mutex<HashMap<Equal, Open>>,
+}
+
+impl Recorder {
+    pub(crate) fn new(journal: Journal, clock: Clock, telemetry: Arc<Telemetry>) -> Arc<Recorder> {
+        Arc::new(Recorder { journal, clock, telemetry, open: Mutex::default() })
+    }
+
+    /// A draft with what is known of every event.
+    pub(crate) fn draft(&self, kind: Kind, agent: &Agent, process: Option<&Process>) -> Draft {
+        let data = Data {
+            agent: Some(agent.name.clone()),
+            cgroup: Some(process.map_or(agent.cgroup.0, |process| process.cgroup.0)),
+            pid: process.map(|process| process.tgid),
+            comm: process.map(|process| process.comm.clone()),
+            ..Data::default()
+        };
+        let detail = Detail { uid: Some(process.map_or(agent.uid, |process| process.uid)), ..Detail::default() };
+        Draft { kind, at: self.clock.now(), data, detail }
+    }
+
+    /// Hands an allowed request to the journal before it is forwarded.
+    pub(crate) async fn allowed(&self, draft: Draft) -> Result<(), JournalError> {
+        self.journal.append(draft).await
+    }
+
+    /// Counts a refusal.
+    pub(crate) fn refused(
+        self: &Arc<Self>,
+        agent: &Agent,
+        process: Option<&Process>,
+        refusal: &Refusal,
+        about: About<'_>,
+        policies: &[Arc<str>],
+        policy_set: Option<Arc<str>>,
+    ) {
+        Telemetry::count(&self.telemetry.refusals);
+        let mut draft = self.draft(Kind::Decision, agent, process);
+        draft.data.decision = Some("deny");
+        draft.data.reason = Some(refusal.reason.code());
+        draft.data.stage = Some(stage_code(refusal.stage));
+        draft.data.action = about.action.map(action_code);
+        draft.data.policies = policies.to_vec();
+        draft.data.policy_set = policy_set;
+        draft.detail.host = Some(about.host.to_owned()).filter(|host| !host.is_empty());
+        draft.detail.port = Some(about.port).filter(|port| *port != 0);
+        draft.detail.method = about.method.map(str::to_owned);
+        draft.detail.path = about.path.map(str::to_owned);
+        draft.detail.sentence = Some(refusal.sentence.clone());
+        self.count(draft);
+    }
+
+    /// Counts a decision about a name or a connection.
+    pub(crate) fn decision(
+        self: &Arc<Self>,
+        agent: &Agent,
+        process: Option<&Process>,
+        action: Action,
+        host: &str,
+        port: u16,
+        decision: &Decision,
+        policy_set: Arc<str>,
+    ) {
+        let mut draft = self.draft(Kind::Decision, agent, process);
+        match &decision.verdict {
+            Verdict::Allow(grant) => {
+                draft.data.decision = Some("allow");
+                draft.data.reason = grant.learned.then_some("learned");
+            }
+            Verdict::Deny(reason) => {
+                Telemetry::count(&self.telemetry.refusals);
+                draft.data.decision = Some("deny");
+                draft.data.reason = Some(reason.code());
+                draft.data.stage = Some(stage_code(Stage::Policy));
+            }
+        }
+        draft.data.action = Some(action_code(action));
+        draft.data.policies = decision.policies.clone();
+        draft.data.policy_set = Some(policy_set);
+        draft.detail.host = Some(host.to_owned());
+        draft.detail.port = Some(port).filter(|port| *port != 0);
+        self.count(draft);
+    }
+
+    fn count(self: &Arc<Self>, draft: Draft) {
+        let mut equal = Equal {
+            agent: draft.data.agent.clone(),
+            reason: draft.data.reason,
+            action: draft.data.action,
+            policies: draft.data.policies.clone(),
+            host: draft.detail.host.clone(),
+            port: draft.detail.port,
+        };
+        let mut draft = draft;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= MOST_OPEN && !open.contains_key(&equal) {
+            (equal.host, equal.port) = (None, None);
+            equal.policies = Vec::new();
+            draft.detail = Detail::default();
+        }
+        match open.entry(equal) {
+            Entry::Occupied(mut entry) => entry.get_mut().count += 1,
+            Entry::Vacant(entry) => {
+                let equal = entry.key().clone();
+                entry.insert(Open { draft, count: 1 });
+                drop(open);
+                let recorder = self.clone();
+                tokio::spawn(async move {
+                    loop {
+                        tokio::time::sleep(WINDOW).await;
+                        if recorder.write(&equal).await {
+                            return;
+                        }
+                    }
+                });
+            }
+        }
+    }
+
+    /// Writes what was counted of one kind; `false` when the journal would not take it and the count goes on.
+    async fn write(&self, equal: &Equal) -> bool {
+        let taken = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(equal);
+        let Some(taken) = taken else { return true };
+        let mut draft = taken.draft.clone();
+        draft.data.count = (taken.count > 1).then_some(taken.count);
+        let Err(error) = self.journal.append(draft).await else { return true };
+        tracing::error!(%error, count = taken.count, "a refusal waits for the journal");
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        match open.entry(equal.clone()) {
+            // Another task counts on by now: it takes these too.
+            Entry::Occupied(mut entry) => {
+                entry.get_mut().count += taken.count;
+                true
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(taken);
+                false
+            }
+        }
+    }
+
+    /// Writes every count at once.
+    pub(crate) async fn flush(&self) {
+        let all: Vec<Equal> = self.open.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        for equal in all {
+            self.write(&equal).await;
+        }
+    }
+}
+
+/// The code of an action, as records carry it.
+pub(crate) fn action_code(action: Action) -> &'static str {
+    match action {
+        Action::Connect => "connect",
+        Action::Resolve => "resolve",
+        Action::Request => "request",
+        Action::Llm => "llm",
+        Action::Tool => "tool",
+    }
+}
+
+fn stage_code(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Capture => "capture",
+        Stage::Dns => "dns",
+        Stage::Tls => "tls",
+        Stage::Http => "http",
+        Stage::Policy => "policy",
+        Stage::Meter => "meter",
+        Stage::Budget => "budget",
+        Stage::Journal => "journal",
+    }
+}

@@ -1,0 +1,52 @@
+//! Refusals of paid calls just given. The same call again gets the same answer, without a hold or a wait: a retry storm is cheap.
+
+use crate::clock::UnixNanos;
+use crate::refusal::Refusal;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, PoisonError};
+
+/// Refusals remembered.
+const MOST: usize = 1_024;
+/// For how long.
+const KEPT_NS: u64 = 60 * 1_000_000_000;
+
+/// Refusals by what was refused.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered {
+    hasher: RandomState,
+    kept: Mutex<HashMap<u64, (Refusal, UnixNanos)>>,
+}
+
+impl Remembered {
+    /// The refusal that an equal call was given, if it was lately. `call` is everything that makes two calls equal.
+    pub(crate) fn get<K: std::hash::Hash>(&self, call: &K, now: UnixNanos) -> Option<Refusal> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.is_empty() {
+            // Hashing a body costs more than all else here: only while there is something to find.
+            return None;
+        }
+        drop(kept);
+        let key = self.hasher.hash_one(call);
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(&key).filter(|(_, since)| now.0.saturating_sub(since.0) <= KEPT_NS).map(|(refusal, _)| refusal.clone())
+    }
+
+    /// Remembers a refusal.
+    pub(crate) fn put<K: std::hash::Hash>(&self, call: &K, refusal: &Refusal, now: UnixNanos) {
+        let key = self.hasher.hash_one(call);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|_, (_, since)| now.0.saturating_sub(since.0) <= KEPT_NS);
+        if kept.len() >= MOST
+            && let Some(oldest) = kept.iter().min_by_key(|(_, (_, since))| *since).map(|(key, _)| *key)
+        {
+            kept.remove(&oldest);
+        }
+        kept.insert(key, (refusal.clone(), now));
+    }
+
+    /// Forgets all.
+    pub(crate) fn clear(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}

@@ -1,0 +1,305 @@
+//! How a paid call ends. Whatever happens - a clean end, a cut on either side, a cancelled task, a panic - its hold ends in one
+//! of three ways and the outcome is recorded.
+
+use crate::budget::Hold;
+use crate::event::{Data, Draft, Kind};
+use crate::http::body::{BodyError, Streamed};
+use crate::intercept::stack::Stack;
+use crate::meter::{Call, Reading, UsageReader};
+use crate::money::NanoUsd;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+/// A paid call from its hold to its end.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    stack: Arc<Stack>,
+    hold: Option<Hold>,
+    call: Call,
+    /// The outcome's record, as far as it is known.
+    outcome: Draft,
+    sent: bool,
+    /// The intent may be in the journal, so the outcome must follow.
+    intended: bool,
+}
+
+/// Why the charge of a call is the whole hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unknown {
+    /// The answer ended without usage.
+    NoUsage,
+    /// The upstream broke off, or never answered.
+    Upstream,
+    /// The agent was gone and the answer longer than what is read on.
+    Agent,
+    /// The task was cancelled or panicked.
+    Aborted,
+}
+
+impl Unknown {
+    fn code(self) -> &'static str {
+        match self {
+            Unknown::NoUsage => "usage_missing",
+            Unknown::Upstream => "upstream_failed",
+            Unknown::Agent => "agent_gone",
+            Unknown::Aborted => "aborted",
+        }
+    }
+}
+
+impl Ticket {
+    /// A ticket for `call`, which holds `hold`. `intent` is its record.
+    pub(crate) fn new(stack: Arc<Stack>, hold: Hold, call: Call, intent: &Draft) -> Ticket {
+        let mut outcome = intent.clone();
+        outcome.kind = Kind::Outcome;
+        outcome.data = Data { windows: hold.windows.clone(), ..outcome.data };
+        Ticket { stack, hold: Some(hold), call, outcome, sent: false, intended: false }
+    }
+
+    /// The intent is on its way to the journal.
+    pub(crate) fn intended(&mut self) {
+        self.intended = true;
+    }
+
+    /// The request's first byte can go out from now on.
+    pub(crate) fn sent(&mut self) {
+        if !self.sent {
+            self.sent = true;
+            if let Some(hold) = &mut self.hold {
+                hold.sent();
+            }
+        }
+    }
+
+    /// The answer's status.
+    pub(crate) fn answered(&mut self, status: http::StatusCode) {
+        self.outcome.data.status = Some(status.as_u16());
+    }
+
+    /// Ends by what the answer said; `broken` is why there was no more of it.
+    fn read(&mut self, reading: Reading, broken: Option<Unknown>) -> Option<Draft> {
+        let hold = self.hold.take()?;
+        match (self.call.bill(&reading), reading.refused && broken.is_none()) {
+            (Some(charge), _) => {
+                hold.settle(charge);
+                self.outcome.data.usage = reading.usage;
+                Some(self.close("settled", broken.map(Unknown::code), charge))
+            }
+            (None, true) => {
+                hold.release();
+                Some(self.close("released", Some("provider_refused"), NanoUsd(0)))
+            }
+            (None, false) => {
+                let charge = hold.charge_max();
+                Some(self.close("charged_max", Some(broken.unwrap_or(Unknown::NoUsage).code()), charge))
+            }
+        }
+    }
+
+    /// Ends with the whole hold charged.
+    pub(crate) async fn charge_max(mut self, why: Unknown) {
+        if let Some(draft) = self.read(Reading::default(), Some(why)) {
+            self.append(draft).await;
+        }
+    }
+
+    /// Ends with nothing charged: provably not one byte went out.
+    pub(crate) async fn not_sent(mut self) {
+        if let Some(hold) = self.hold.take() {
+            hold.release();
+            let draft = self.close("released", Some("not_sent"), NanoUsd(0));
+            self.append(draft).await;
+        }
+    }
+
+    fn close(&self, settle: &'static str, reason: Option<&'static str>, cost: NanoUsd) -> Draft {
+        let mut draft = self.outcome.clone();
+        draft.at = self.stack.clock.now();
+        draft.data.settle = Some(settle);
+        draft.data.reason = reason;
+        draft.data.cost = Some(cost);
+        draft
+    }
+
+    async fn append(&self, draft: Draft) {
+        if let Err(error) = self.stack.journal.append(draft).await {
+            // The intent is durable: without an outcome the ledger charges the hold, which is never less than the bill.
+            tracing::error!(%error, "an outcome could not be recorded; its hold stands as charged");
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let Some(hold) = self.hold.take() else { return };
+        let draft = if self.sent {
+            let charge = hold.charge_max();
+            self.close("charged_max", Some(Unknown::Aborted.code()), charge)
+        } else {
+            hold.release();
+            self.close("released", Some("not_sent"), NanoUsd(0))
+        };
+        if !self.intended {
+            return;
+        }
+        let journal = self.stack.journal.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = journal.append(draft).await {
+                    tracing::error!(%error, "an outcome could not be recorded; its hold stands as charged");
+                }
+            });
+        }
+    }
+}
+
+/// An answer of a paid call on its way to the agent: read as it passes, settled before its last byte.
+pub(crate) struct Metered(Option<Box<Open>>);
+
+struct Open {
+    body: Streamed,
+    reader: Option<UsageReader>,
+    ticket: Option<Ticket>,
+    closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    last: Option<Result<Frame<Bytes>, BodyError>>,
+    stack: Arc<Stack>,
+}
+
+impl std::fmt::Debug for Metered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metered").finish_non_exhaustive()
+    }
+}
+
+impl Metered {
+    pub(crate) fn new(stack: Arc<Stack>, body: Streamed, reader: UsageReader, ticket: Ticket) -> Metered {
+        Metered(Some(Box::new(Open { body, reader: Some(reader), ticket: Some(ticket), closing: None, last: None, stack })))
+    }
+}
+
+impl Open {
+    /// Settles; the record's way to the journal is waited for before `last` goes out.
+    fn close(&mut self, last: Option<Result<Frame<Bytes>, BodyError>>, broken: Option<Unknown>) {
+        self.last = last;
+        let (Some(reader), Some(mut ticket)) = (self.reader.take(), self.ticket.take()) else { return };
+        if let Some(draft) = ticket.read(reader.finish(), broken) {
+            self.closing = Some(Box::pin(async move { ticket.append(draft).await }));
+        }
+    }
+
+    /// `data` and what the reader still held back, as the last frame.
+    fn flush(&mut self, data: Bytes) -> Option<Result<Frame<Bytes>, BodyError>> {
+        let held = self.reader.as_mut().map_or_else(Bytes::new, UsageReader::flush);
+        let whole = match (data.is_empty(), held.is_empty()) {
+            (true, true) => return None,
+            (false, true) => data,
+            (true, false) => held,
+            (false, false) => [data, held].concat().into(),
+        };
+        Some(Ok(Frame::data(whole)))
+    }
+
+    fn is_open(&self) -> bool {
+        self.ticket.is_some()
+    }
+}
+
+impl Body for Metered {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        loop {
+            let Some(open) = this.0.as_mut() else { return Poll::Ready(None) };
+            if let Some(closing) = &mut open.closing {
+                ready!(closing.as_mut().poll(context));
+                open.closing = None;
+            }
+            if !open.is_open() {
+                let last = open.last.take();
+                this.0 = None;
+                return Poll::Ready(last);
+            }
+            match ready!(Pin::new(&mut open.body).poll_frame(context)) {
+                None => {
+                    let rest = open.flush(Bytes::new());
+                    open.close(rest, None);
+                }
+                Some(Err(error)) => open.close(Some(Err(error)), Some(Unknown::Upstream)),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        let data = open.reader.as_mut().map_or_else(Bytes::new, |reader| reader.feed(data));
+                        if open.body.is_end_stream() {
+                            let rest = open.flush(data);
+                            open.close(rest, None);
+                        } else if !data.is_empty() {
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        }
+                    }
+                    Err(trailers) => {
+                        let rest = open.flush(Bytes::new());
+                        open.close(Some(Ok(trailers)), None);
+                        // What was held back goes before the trailers.
+                        if let Some(rest) = rest {
+                            return Poll::Ready(Some(rest));
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // The reader may leave a chunk out that only we asked for.
+        SizeHint::default()
+    }
+}
+
+impl Drop for Metered {
+    /// The agent is gone. The provider bills on, so the answer is read on to its usage.
+    fn drop(&mut self) {
+        let Some(mut open) = self.0.take() else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if let Some(closing) = open.closing.take() {
+            runtime.spawn(closing);
+        } else if open.is_open() {
+            runtime.spawn(read_on(*open));
+        }
+    }
+}
+
+/// Reads an answer to its end for nobody, within bounds, and settles.
+async fn read_on(open: Open) {
+    let Open { mut body, reader, ticket, stack, .. } = open;
+    let (Some(mut reader), Some(mut ticket)) = (reader, ticket) else { return };
+    let Ok(_permit) = stack.drains.clone().try_acquire_owned() else {
+        return ticket.charge_max(Unknown::Agent).await;
+    };
+    let mut left = stack.limits.drain_bytes;
+    let reading = async {
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return Some(Unknown::Upstream) };
+            let Ok(data) = frame.into_data() else { continue };
+            let length = data.len() as u64;
+            reader.feed(data);
+            if length > left {
+                return Some(Unknown::Agent);
+            }
+            left -= length;
+        }
+        None
+    };
+    let broken = tokio::time::timeout(stack.limits.drain_time, reading).await.unwrap_or(Some(Unknown::Agent));
+    if let Some(draft) = ticket.read(reader.finish(), broken) {
+        ticket.append(draft).await;
+    }
+}

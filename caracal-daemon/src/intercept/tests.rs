@@ -1,0 +1,5 @@
+mod fixture;
+mod money;
+mod refusals;
+mod traffic;
+mod world;

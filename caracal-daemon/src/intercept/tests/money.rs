@@ -1,0 +1,179 @@
+//! What a paid call costs is held, sent, settled and recorded, however it ends.
+
+use super::fixture::Seen;
+use super::world::{Body, Speaks, World, full, http1_over};
+use crate::intercept::Limits;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use std::sync::atomic::Ordering;
+
+const CALL: &str = r#"{"model":"gpt-4o-mini","max_tokens":5000,"messages":[{"role":"user","content":"hi"}]}"#;
+const STREAMED: &str = r#"{"model":"gpt-4o-mini","max_tokens":5000,"stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"hi"}]}"#;
+
+fn call(body: &'static str, header: &str) -> Request<Body> {
+    let request = Request::builder().method("POST").uri("/v1/chat/completions").header("Host", "api.openai.com");
+    let request = request.header("content-type", "application/json");
+    let request = if header.is_empty() { request } else { request.header(header, "1") };
+    request.body(full(body)).expect("request")
+}
+
+fn outcome(records: &[Seen]) -> Option<&Seen> {
+    records.iter().find(|record| record.kind == "caracal.outcome.v1")
+}
+
+async fn outcome_of(world: &World) -> Seen {
+    let records = world.records(|records| outcome(records).is_some()).await;
+    let intent = records.iter().find(|record| record.kind == "caracal.intent.v1").expect("an intent before the outcome");
+    let outcome = outcome(&records).expect("an outcome");
+    assert_eq!(intent.call, outcome.call);
+    assert!(intent.call.is_some());
+    assert_eq!(records.iter().filter(|record| record.kind == "caracal.outcome.v1").count(), 1);
+    outcome.clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_is_settled_before_its_answer_ends() {
+    let world = World::new(Speaks::Both).await;
+    let mut client = world.http1("api.openai.com").await;
+    let answer = client.send_request(call(CALL, "")).await.expect("answer");
+    assert_eq!(answer.status(), StatusCode::OK);
+    let body = answer.into_body().collect().await.expect("body").to_bytes();
+    assert!(body.ends_with(b"}}"));
+    // Not waited for: the last byte is here, so the outcome is in the journal's hands.
+    let records = world.stages.records();
+    let outcome = outcome(&records).expect("the outcome came before the last byte");
+    assert_eq!(outcome.settle.as_deref(), Some("settled"));
+    assert!(outcome.cost.is_some_and(|cost| cost > 0) && outcome.cost <= outcome.hold, "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_call_costs_nothing() {
+    let world = World::new(Speaks::Both).await;
+    let mut client = world.http1("api.openai.com").await;
+    let answer = client.send_request(call(CALL, "x-fail")).await.expect("answer");
+    assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+    answer.into_body().collect().await.expect("body");
+    let outcome = outcome_of(&world).await;
+    assert_eq!((outcome.settle.as_deref(), outcome.cost), (Some("released"), Some(0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_hangs_up_pays_what_the_provider_bills() {
+    let world = World::new(Speaks::Both).await;
+    let mut client = world.http1("api.openai.com").await;
+    let mut answer = client.send_request(call(STREAMED, "x-paced")).await.expect("answer");
+    answer.body_mut().frame().await.expect("frame").expect("data");
+    drop(answer);
+    drop(client);
+    // The upstream is read on to its end: the second piece is taken, and the usage in it counts.
+    world.log.go_on.notify_one();
+    tokio::task::yield_now().await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    world.log.go_on.notify_one();
+    world.log.ended.notified().await;
+    let outcome = outcome_of(&world).await;
+    assert_eq!(outcome.settle.as_deref(), Some("settled"));
+    assert!(outcome.cost < outcome.hold, "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_outlives_its_bounds_is_charged_in_full() {
+    let limits = Limits { drain_time: std::time::Duration::from_millis(50), ..Limits::default() };
+    let world = World::with(Speaks::Both, limits).await;
+    let mut client = world.http1("api.openai.com").await;
+    let mut answer = client.send_request(call(STREAMED, "x-paced")).await.expect("answer");
+    answer.body_mut().frame().await.expect("frame").expect("data");
+    drop(answer);
+    drop(client);
+    let outcome = outcome_of(&world).await;
+    assert_eq!((outcome.settle.as_deref(), outcome.reason.as_deref()), (Some("charged_max"), Some("agent_gone")));
+    assert_eq!(outcome.cost, outcome.hold);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_breaks_off_is_charged_in_full() {
+    let world = World::new(Speaks::Clear).await;
+    let raw = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listener");
+    let original = std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), raw.local_addr().expect("address").port());
+    let mut client = http1_over(world.connect_as("rich", original).await).await;
+    let upstream = tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut stream, _) = raw.accept().await.expect("accepted");
+        let mut buffer = [0; 4_096];
+        assert!(stream.read(&mut buffer).await.expect("request") > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await.expect("half an answer");
+    });
+    let answer = client.send_request(call(CALL, "")).await.expect("answer");
+    assert!(answer.into_body().collect().await.is_err(), "the same failure, streamed");
+    upstream.await.expect("upstream");
+    let outcome = outcome_of(&world).await;
+    assert_eq!((outcome.settle.as_deref(), outcome.reason.as_deref()), (Some("charged_max"), Some("upstream_failed")));
+    assert_eq!(outcome.cost, outcome.hold);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_was_not_sent_is_released() {
+    let world = World::new(Speaks::Clear).await;
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listener").local_addr().expect("address").port();
+    let original = std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), free);
+    let mut client = http1_over(world.connect_as("rich", original).await).await;
+    let answer = client.send_request(call(CALL, "")).await.expect("answer");
+    assert_eq!(answer.headers().get("x-caracal-reason").expect("reason"), "upstream_connect");
+    let outcome = outcome_of(&world).await;
+    assert_eq!((outcome.settle.as_deref(), outcome.reason.as_deref(), outcome.cost), (Some("released"), Some("not_sent"), Some(0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_denied_call_is_one_native_400_and_its_repeats_are_remembered() {
+    let world = World::new(Speaks::Clear).await;
+    let original = std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), world.upstream.port());
+    let mut client = http1_over(world.connect_as("poor", original).await).await;
+    for _ in 0..10 {
+        let answer = client.send_request(call(CALL, "")).await.expect("answer");
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(answer.headers().get("x-caracal-reason").expect("reason"), "budget_exceeded");
+        let body = answer.into_body().collect().await.expect("body").to_bytes();
+        assert!(String::from_utf8_lossy(&body).contains("Caracal"));
+    }
+    assert_eq!(world.log.connections.load(Ordering::Relaxed), 0);
+    let records = world.records(|records| records.iter().map(|record| record.count).sum::<u64>() >= 10).await;
+    assert_eq!(records.iter().map(|record| record.count).sum::<u64>(), 10);
+    assert!(records.iter().all(|record| record.decision.as_deref() == Some("deny") && record.kind == "caracal.decision.v1"), "{records:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_durable_intent_no_call_is_sent() {
+    let world = World::new(Speaks::Both).await;
+    let mut client = world.http1("api.openai.com").await;
+    world.stages.break_journal();
+    let answer = client.send_request(call(CALL, "")).await.expect("answer");
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(answer.headers().get("x-caracal-reason").expect("reason"), "journal_unavailable");
+    assert_eq!(world.log.requests.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_other_paths_of_a_priced_host() {
+    let world = World::new(Speaks::Both).await;
+    let mut client = world.http1("api.openai.com").await;
+    let request = |path: &str| Request::builder().uri(path.to_owned()).header("Host", "api.openai.com");
+    let free = client.send_request(request("/v1/models").body(full("")).expect("request")).await.expect("answer");
+    assert_eq!(free.status(), StatusCode::OK);
+    free.into_body().collect().await.expect("body");
+    let unknown = client.send_request(request("/v1/fancy").body(full("")).expect("request")).await.expect("answer");
+    assert_eq!(unknown.headers().get("x-caracal-reason").expect("reason"), "path_unknown");
+    assert_eq!(unknown.status(), StatusCode::FORBIDDEN);
+    unknown.into_body().collect().await.expect("body");
+    let upgrade = request("/v1/responses")
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket")
+        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("Sec-WebSocket-Version", "13");
+    let answer = client.send_request(upgrade.body(full("")).expect("request")).await.expect("answer");
+    assert_eq!(answer.status(), StatusCode::UPGRADE_REQUIRED);
+    answer.into_body().collect().await.expect("body");
+    // The connection goes on.
+    let again = client.send_request(request("/v1/models").body(full("")).expect("request")).await.expect("answer");
+    assert_eq!(again.status(), StatusCode::OK);
+    assert_eq!(world.log.requests.load(Ordering::Relaxed), 2);
+}

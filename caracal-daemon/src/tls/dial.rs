@@ -1,0 +1,283 @@
+//! Takes a host and a port; gives a connection to it, with TLS verified where it is asked for. The only place that dials.
+//! Refuses addresses that no rule names, and certificates that do not verify. Never takes an address from an agent's
+//! look-up: `dns::resolve` gives them.
+
+pub mod proxy;
+
+use crate::dns::resolve::Resolver;
+use crate::refusal::{Reason, Refusal, Side, Stage};
+use crate::tls::reach;
+use proxy::Proxy;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// How long all tries to connect may take together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The head start of each address over the next (RFC 8305 5).
+const STAGGER: Duration = Duration::from_millis(250);
+/// Addresses of one name that are tried.
+const MOST_ADDRESSES: usize = 8;
+
+/// The protocol that two sides agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Alpn {
+    /// HTTP/2.
+    H2,
+    /// HTTP/1.1, agreed on or by default.
+    Http1,
+}
+
+/// The protocols to offer the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wanted {
+    /// `h2`, then `http/1.1`.
+    Either,
+    /// `http/1.1`.
+    Http1,
+}
+
+/// Where to.
+#[derive(Clone, Copy, Debug)]
+pub struct Route<'a> {
+    /// A DNS name in lower case without a trailing dot, or an address as text.
+    pub host: &'a str,
+    /// The port.
+    pub port: u16,
+    /// The rule names a private, loopback or metadata address on purpose.
+    pub private: bool,
+    /// The agent shares this process's network namespace, so that loopback means the same for both.
+    pub same_netns: bool,
+}
+
+/// `[upstream]`, read.
+#[derive(Debug, Default)]
+pub struct Settings {
+    /// Trust the system's roots.
+    pub system_roots: bool,
+    /// Further roots.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// A client certificate (chain and key) by host.
+    pub client_certificates: HashMap<String, (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    /// An HTTP proxy to go through.
+    pub proxy: Option<Proxy>,
+}
+
+/// Why a dialer could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum DialerError {
+    /// A root cannot be used.
+    #[error("`[upstream] roots`: {0}")]
+    Root(rustls::Error),
+    /// A client certificate cannot be used.
+    #[error("`[upstream]` client certificate of {host}: {why}")]
+    ClientCertificate {
+        /// Whose.
+        host: String,
+        /// Why.
+        why: rustls::Error,
+    },
+    /// No root at all.
+    #[error("no root certificate is trusted: install ca-certificates or set `[upstream] roots`")]
+    NoRoots,
+    /// The TLS library refused our settings.
+    #[error("TLS settings: {0}")]
+    Settings(rustls::Error),
+}
+
+/// Dials.
+pub struct Dialer {
+    resolver: Arc<Resolver>,
+    config: Arc<ClientConfig>,
+    by_host: HashMap<String, Arc<ClientConfig>>,
+    proxy: Option<Proxy>,
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialer").field("proxy", &self.proxy).finish_non_exhaustive()
+    }
+}
+
+impl Dialer {
+    /// A dialer for `settings`.
+    ///
+    /// # Errors
+    /// When there is no usable root, or a certificate cannot be used.
+    pub fn new(settings: Settings, resolver: Arc<Resolver>) -> Result<Dialer, DialerError> {
+        let roots = Arc::new(roots_of(&settings)?);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = || {
+            ClientConfig::builder_with_provider(provider.clone())
+                .with_safe_default_protocol_versions()
+                .map(|builder| builder.with_root_certificates(roots.clone()))
+                .map_err(DialerError::Settings)
+        };
+        let config = Arc::new(builder()?.with_no_client_auth());
+        let mut by_host = HashMap::new();
+        for (host, (chain, key)) in settings.client_certificates {
+            let config = builder()?
+                .with_client_auth_cert(chain, key)
+                .map_err(|why| DialerError::ClientCertificate { host: host.clone(), why })?;
+            by_host.insert(host.to_ascii_lowercase(), Arc::new(config));
+        }
+        Ok(Dialer { resolver, config, by_host, proxy: settings.proxy })
+    }
+
+    /// Connects without TLS.
+    ///
+    /// # Errors
+    /// `upstream_resolve`, `private_address`, `upstream_connect`.
+    pub async fn tcp(&self, route: Route<'_>) -> Result<TcpStream, Refusal> {
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let stream = match &self.proxy {
+            Some(proxy) if !proxy.is_excepted(route.host, route.port) => self.through(proxy, route, deadline).await?,
+            _ => {
+                let addresses = self.resolver.addresses(route.host).await?;
+                connect(route.host, &allowed(route, &addresses)?, route.port, deadline).await?
+            }
+        };
+        // Small writes are whole messages here: waiting to fill a segment only delays them.
+        stream.set_nodelay(true).ok();
+        Ok(stream)
+    }
+
+    /// Connects with TLS, verified for `route.host`.
+    ///
+    /// # Errors
+    /// Those of [`Dialer::tcp`], and `upstream_tls`.
+    pub async fn tls(&self, route: Route<'_>, wanted: Wanted) -> Result<(TlsStream<TcpStream>, Alpn), Refusal> {
+        let name = ServerName::try_from(route.host.to_owned())
+            .map_err(|_| tls_refusal(route.host, "its name cannot be verified: it is neither a DNS name nor an address"))?;
+        let stream = self.tcp(route).await?;
+        let protocols = match wanted {
+            Wanted::Either => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            Wanted::Http1 => vec![b"http/1.1".to_vec()],
+        };
+        let config = self.by_host.get(route.host).unwrap_or(&self.config).clone();
+        let connector = TlsConnector::from(config);
+        let handshake = connector.with_alpn(protocols).connect(name, stream);
+        let stream = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(tls_refusal(route.host, &tls_error(&error))),
+            Err(_) => return Err(tls_refusal(route.host, "the handshake took longer than 10 s")),
+        };
+        let alpn = match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Alpn::H2,
+            _ => Alpn::Http1,
+        };
+        Ok((stream, alpn))
+    }
+
+    /// Through the configured proxy, which does the look-up: a company's resolver often knows no public names.
+    async fn through(&self, proxy: &Proxy, route: Route<'_>, deadline: Instant) -> Result<TcpStream, Refusal> {
+        if let Ok(address) = route.host.parse::<IpAddr>() {
+            allowed(route, &[address])?;
+        }
+        let addresses = self.resolver.addresses(&proxy.host).await?;
+        let mut stream = connect(&proxy.host, &addresses, proxy.port, deadline).await?;
+        match timeout_at(deadline, proxy.tunnel(&mut stream, route.host, route.port)).await {
+            Ok(Ok(())) => Ok(stream),
+            Ok(Err(why)) => Err(connect_refusal(route.host, &format!("the proxy {} answered: {why}", proxy.host))),
+            Err(_) => Err(connect_refusal(route.host, &format!("the proxy {} did not answer within 10 s", proxy.host))),
+        }
+    }
+}
+
+/// The addresses that may be dialled on this route.
+fn allowed(route: Route<'_>, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Refusal> {
+    let may = |address: &&IpAddr| {
+        reach::is_public(**address) || (route.private && (route.same_netns || !reach::is_loopback(**address)))
+    };
+    let kept: Vec<IpAddr> = addresses.iter().filter(may).take(MOST_ADDRESSES).map(IpAddr::to_canonical).collect();
+    if !kept.is_empty() {
+        return Ok(kept);
+    }
+    let address = addresses.first().map_or_else(String::new, IpAddr::to_string);
+    let what_to_do = if route.private {
+        "It is loopback in another network namespace, which cannot be reached from here."
+    } else {
+        "Write `private = true` into the rule if that is meant."
+    };
+    Err(Refusal {
+        stage: Stage::Tls,
+        side: Side::Agent,
+        reason: Reason::PrivateAddress,
+        sentence: format!("Caracal does not connect to {}: {address} is not an address of the public internet. {what_to_do}", route.host),
+    })
+}
+
+/// The first of `addresses` that answers; each gets a head start over the next.
+async fn connect(host: &str, addresses: &[IpAddr], port: u16, deadline: Instant) -> Result<TcpStream, Refusal> {
+    let mut tries = JoinSet::new();
+    let mut waiting = addresses.iter();
+    let mut last = String::from("no address is left to try");
+    loop {
+        let next = waiting.next();
+        if let Some(address) = next {
+            let address = SocketAddr::new(*address, port);
+            tries.spawn(async move { (address, TcpStream::connect(address).await) });
+        }
+        let until = if waiting.len() > 0 { deadline.min(Instant::now() + STAGGER) } else { deadline };
+        match timeout_at(until, tries.join_next()).await {
+            Ok(Some(Ok((_, Ok(stream))))) => return Ok(stream),
+            Ok(Some(Ok((address, Err(error))))) => last = format!("{address}: {error}"),
+            Ok(Some(Err(error))) => last = error.to_string(),
+            Ok(None) if next.is_none() => return Err(connect_refusal(host, &last)),
+            Ok(None) => {}
+            Err(_) if until == deadline => return Err(connect_refusal(host, "no address answered within 10 s")),
+            Err(_) => {}
+        }
+    }
+}
+
+fn roots_of(settings: &Settings) -> Result<RootCertStore, DialerError> {
+    let mut roots = RootCertStore::empty();
+    if settings.system_roots {
+        // A store has odd certificates in it everywhere; those that do not parse are left out, as every client does.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    for root in &settings.roots {
+        roots.add(root.clone()).map_err(DialerError::Root)?;
+    }
+    if roots.is_empty() { Err(DialerError::NoRoots) } else { Ok(roots) }
+}
+
+fn tls_error(error: &std::io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(why)) => {
+            format!("its certificate was not accepted ({why}). Add its root to `[upstream] roots` if it is your own")
+        }
+        Some(other) => other.to_string(),
+        None => error.to_string(),
+    }
+}
+
+fn tls_refusal(host: &str, why: &str) -> Refusal {
+    Refusal {
+        stage: Stage::Tls,
+        side: Side::Upstream,
+        reason: Reason::UpstreamTls,
+        sentence: format!("Caracal could not set up TLS with {host}: {why}."),
+    }
+}
+
+fn connect_refusal(host: &str, why: &str) -> Refusal {
+    Refusal {
+        stage: Stage::Tls,
+        side: Side::Upstream,
+        reason: Reason::UpstreamConnect,
+        sentence: format!("Caracal could not reach {host}: {why}."),
+    }
+}
