@@ -1,6 +1,8 @@
 //! The privileged process: loads BPF, opens listeners, keeps the CA and ledger keys, serves the control socket.
 //! It signs; it never parses a byte of an agent's or an upstream's.
 
+pub mod ledger_key;
+
 /// What the data path asks of the keys that the keeper holds. Calls block.
 pub trait Signer: Send + Sync + std::fmt::Debug + 'static {
     /// A leaf certificate (DER) for `name`, a DNS name or an IP address, and the P-256 public key `spki` (DER).
