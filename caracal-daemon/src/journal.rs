@@ -255,6 +255,15 @@ impl Journal {
     }
 }
 
+/// Reads the journal in `dir` from end to end and changes nothing. `ledger` is where the ledger goes on.
+///
+/// # Errors
+/// As [`Journal::open`].
+pub fn check(dir: &Path, ledger: Start) -> Result<Recovered, JournalError> {
+    let scan = recover::scan(dir, ledger)?;
+    Ok(Recovered { next_sequence: scan.next.sequence, torn_bytes: scan.torn_end.saturating_sub(scan.position) })
+}
+
 fn stopped() -> JournalError {
     JournalError::Unavailable("its writer has stopped; restart caracald".into())
 }

@@ -45,20 +45,20 @@ impl Sealed {
 
     /// Appends the record's bytes to `out`.
     pub fn place(&self, sequence: u64, prev: &Hash, out: &mut Vec<u8>) {
-        out.extend_from_slice(BEFORE_SEQUENCE);
-        let _ = write!(out, "{sequence:020}");
-        out.extend_from_slice(BEFORE_PREV);
-        let mut digits = [0u8; PREV_DIGITS];
-        let _ = hex::encode_to_slice(prev, &mut digits);
-        out.extend_from_slice(&digits);
-        out.extend_from_slice(AFTER_PREV);
+        place(sequence, prev, out);
         out.extend_from_slice(&self.0);
     }
+}
 
-    /// The bytes behind the place, as [`read_place`] splits them off. For records that another writer placed.
-    pub(crate) fn from_bytes(bytes: Vec<u8>) -> Sealed {
-        Sealed(bytes)
-    }
+/// Writes the beginning of a record: its place.
+pub(crate) fn place(sequence: u64, prev: &Hash, out: &mut Vec<u8>) {
+    out.extend_from_slice(BEFORE_SEQUENCE);
+    let _ = write!(out, "{sequence:020}");
+    out.extend_from_slice(BEFORE_PREV);
+    let mut digits = [0u8; PREV_DIGITS];
+    let _ = hex::encode_to_slice(prev, &mut digits);
+    out.extend_from_slice(&digits);
+    out.extend_from_slice(AFTER_PREV);
 }
 
 /// The sequence number and the previous leaf hash of a record, if it begins as every record does.

@@ -32,9 +32,7 @@ impl Frame<'_> {
 pub(crate) enum Parsed<'a> {
     /// A good frame.
     Frame(Frame<'a>),
-    /// The frame's head is good so far; this many bytes are needed in all.
-    Short(usize),
-    /// No frame.
+    /// No frame, or not all of one.
     Bad,
 }
 
@@ -62,17 +60,14 @@ pub(crate) fn finish(out: &mut [u8], start: usize, synced: u64) -> Hash {
 
 /// Reads the frame at the start of `bytes`.
 pub(crate) fn parse(bytes: &[u8]) -> Parsed<'_> {
-    let Some((head, rest)) = bytes.split_first_chunk::<FRAME_BYTES>() else {
-        let is_prefix = bytes.iter().zip(MAGIC).all(|(have, want)| *have == want);
-        return if is_prefix { Parsed::Short(FRAME_BYTES) } else { Parsed::Bad };
-    };
+    let Some((head, rest)) = bytes.split_first_chunk::<FRAME_BYTES>() else { return Parsed::Bad };
     let (magic, length, synced, checked) = split(head);
     let size = usize::try_from(length).unwrap_or(usize::MAX);
     if magic != MAGIC || size > MAX_RECORD_BYTES {
         return Parsed::Bad;
     }
     let Some(record) = rest.get(..size) else {
-        return Parsed::Short(FRAME_BYTES + size);
+        return Parsed::Bad;
     };
     let leaf = leaf_hash(record);
     if checked != check(length, synced, &leaf) {

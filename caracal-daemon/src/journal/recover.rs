@@ -101,6 +101,12 @@ fn check_end(dir: &Path, scan: &Scan, ledger: Start) -> Result<(), JournalError>
     if ledger.sequence > scan.next.sequence {
         return Err(missing("the ledger holds", ledger.sequence - 1));
     }
+    if ledger.sequence == scan.next.sequence && ledger.prev != scan.next.prev {
+        return Err(JournalError::Corrupt(format!(
+            "the last record in {} is not the one that the ledger holds; run `caracald ledger verify`",
+            dir.display()
+        )));
+    }
     match head::load(dir)? {
         Some(head) if head.sequence >= scan.next.sequence => Err(missing("its signed head names", head.sequence)),
         Some(head) if head.sequence + 1 == scan.next.sequence && head.leaf != scan.next.prev => {

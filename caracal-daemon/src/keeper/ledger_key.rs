@@ -6,7 +6,6 @@ use crate::event::Hash;
 use crate::journal::head;
 use crate::ledger::note::{self, Verifier};
 use ed25519_dalek::Signer as _;
-use p256::ecdsa::signature::Signer as _;
 use p256::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, EncodePublicKey as _, LineEnding};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -19,6 +18,8 @@ const ECDSA: &str = "ledger-p256.pem";
 const ED25519: &str = "ledger-ed25519.pem";
 const HOST: &str = "host-p256.pem";
 const SIGNED: &str = "ledger-signed";
+/// The file with the public keys, beside the private ones.
+pub const PUBLIC: &str = "ledger.pub";
 
 /// The largest tree that was signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +67,7 @@ impl LedgerKey {
             [p256_verifier(dir, &origin, &ecdsa)?, Verifier::ed25519(&origin, ed25519.verifying_key().to_bytes())];
         let host_verifier = p256_verifier(dir, &note::host_key_name(host_id), &host)?;
         let signed = read_signed(dir)?;
-        Ok(LedgerKey {
+        let key = LedgerKey {
             dir: dir.to_owned(),
             host_id: host_id.to_owned(),
             origin,
@@ -76,7 +77,15 @@ impl LedgerKey {
             verifiers,
             host_verifier,
             signed: Mutex::new(signed),
-        })
+        };
+        key.write_public().map_err(|error| key_error(&dir.join(PUBLIC), error.to_string()))?;
+        Ok(key)
+    }
+
+    fn write_public(&self) -> std::io::Result<()> {
+        let (path, draft) = (self.dir.join(PUBLIC), self.dir.join(format!("{PUBLIC}.new")));
+        std::fs::write(&draft, self.public_keys())?;
+        std::fs::rename(draft, path)
     }
 
     /// Signs a checkpoint: the note with its ECDSA P-256 and its Ed25519 line. What was signed is on disk before
