@@ -39,7 +39,7 @@ pub struct EventsArgs {
 pub fn run(args: &EventsArgs, state: &Path) -> anyhow::Result<ExitCode> {
     let state = StateDir::new(state);
     let filter = Filter { agents: (!args.agent.is_empty()).then(|| args.agent.clone()), uid: None };
-    let (events, next) = super::block_on(async { anyhow::Ok(query::events(&state, &filter, args.limit).await?) })?;
+    let (events, next) = super::ledger::block_on(async { anyhow::Ok(query::events(&state, &filter, args.limit).await?) })?;
     let mut out = std::io::stdout().lock();
     if args.json {
         events.iter().try_for_each(|event| write_json(&mut out, event))?;

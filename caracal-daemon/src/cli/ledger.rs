@@ -95,7 +95,7 @@ fn audit(args: &VerifyArgs, state: &StateDir, host_id: &str) -> anyhow::Result<E
         signed: ledger_key::read_signed(&state.ledger_keys())?,
     };
     let bar = bar("checking");
-    let report = super::block_on(async {
+    let report = block_on(async {
         let mut store = SqliteStore::read(&state.ledger()).await?;
         anyhow::Ok(verify(&mut store, &against, &mut |done, all| advance(&bar, done, all)).await?)
     })?;
@@ -181,7 +181,7 @@ struct ReceiptJson<'a> {
 }
 
 fn prove(args: &ProveArgs, state: &StateDir) -> anyhow::Result<ExitCode> {
-    let text = super::block_on(async {
+    let text = block_on(async {
         let mut store = SqliteStore::read(&state.ledger()).await?;
         anyhow::Ok(receipt::prove(&mut store, &args.record).await?)
     })?;
@@ -197,7 +197,7 @@ fn prove(args: &ProveArgs, state: &StateDir) -> anyhow::Result<ExitCode> {
 
 fn write_export(args: &ExportArgs, state: &StateDir) -> anyhow::Result<ExitCode> {
     let bar = bar("exporting");
-    let size = super::block_on(async {
+    let size = block_on(async {
         let mut store = SqliteStore::read(&state.ledger()).await?;
         anyhow::Ok(export::export(&mut store, &args.dir, &mut |done, all| advance(&bar, done, all)).await?)
     })?;
@@ -218,6 +218,11 @@ fn keys(given: Option<&str>, state: &StateDir) -> anyhow::Result<Vec<Verifier>> 
 
 fn read_text(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| path.display().to_string())
+}
+
+/// Runs `work` to its end on this thread.
+pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
 /// A progress bar on a terminal; nothing elsewhere.

@@ -28,7 +28,7 @@ pub struct SpendArgs {
 /// When the ledger cannot be read.
 pub fn run(args: &SpendArgs, state: &Path) -> anyhow::Result<ExitCode> {
     let filter = Filter { agents: (!args.agent.is_empty()).then(|| args.agent.clone()), uid: None };
-    let rows = super::block_on(async { anyhow::Ok(query::spend(&StateDir::new(state), &filter).await?) })?;
+    let rows = super::ledger::block_on(async { anyhow::Ok(query::spend(&StateDir::new(state), &filter).await?) })?;
     let rows = sum(&rows, &args.by);
     if args.json {
         println!("{}", json(&rows)?);

@@ -96,6 +96,22 @@ pub(crate) fn start(
     room: Arc<Semaphore>,
     queue: Receiver<Message>,
 ) -> Result<(Handle, Recovered), JournalError> {
+    let (mut writer, recovered) = open(dir, options, tail, room)?;
+    let run = move || {
+        raise_priority();
+        writer.run(&queue);
+    };
+    let thread = std::thread::Builder::new().name("journal".into()).spawn(run);
+    let thread = thread.map_err(|error| JournalError::Unavailable(error.to_string()))?;
+    Ok((Handle { thread: Some(thread) }, recovered))
+}
+
+fn open(
+    dir: &Path,
+    options: Options,
+    tail: Arc<Tail>,
+    room: Arc<Semaphore>,
+) -> Result<(Writer, Recovered), JournalError> {
     let unavailable = |error: std::io::Error| JournalError::Unavailable(format!("{}: {error}", dir.display()));
     if options.segment_bytes < HEADER_BYTES + MAX_FRAME_BYTES as u64 || options.max_bytes < options.segment_bytes * 2 {
         return Err(JournalError::Unavailable("a segment must hold the longest record, and the journal two segments".into()));
@@ -103,17 +119,20 @@ pub(crate) fn start(
     std::fs::DirBuilder::new().mode(0o700).recursive(true).create(dir).map_err(unavailable)?;
     let lock = lock(dir)?;
     let scan = recover::scan(dir, options.start)?;
-    let recovered = Recovered { next_sequence: scan.next.sequence, torn_bytes: scan.torn_end - scan.position };
     let mut segments: VecDeque<Segment> = scan.segments.into();
-    let (file, position) = match segments.back() {
-        Some(last) => (OpenOptions::new().read(true).write(true).open(&last.path).map_err(unavailable)?, scan.position),
+    let (file, position, torn_end) = match segments.back() {
+        Some(last) => {
+            let file = OpenOptions::new().read(true).write(true).open(&last.path).map_err(unavailable)?;
+            (file, scan.position, scan.torn_end)
+        }
         None => {
             let (made, file) = segment::create(dir, scan.next, options.segment_bytes).map_err(unavailable)?;
             segments.push_back(made);
-            (file, HEADER_BYTES)
+            (file, HEADER_BYTES, HEADER_BYTES)
         }
     };
-    cut(&file, position, scan.torn_end).map_err(unavailable)?;
+    cut(&file, position, torn_end).map_err(unavailable)?;
+    let recovered = Recovered { next_sequence: scan.next.sequence, torn_bytes: torn_end - position };
     let mut writer = Writer {
         dir: dir.to_owned(),
         _lock: lock,
@@ -138,14 +157,7 @@ pub(crate) fn start(
     };
     writer.tail.advance(writer.durable);
     writer.count_bytes();
-    let thread = std::thread::Builder::new()
-        .name("journal".into())
-        .spawn(move || {
-            raise_priority();
-            writer.run(&queue);
-        })
-        .map_err(unavailable)?;
-    Ok((Handle { thread: Some(thread) }, recovered))
+    Ok((writer, recovered))
 }
 
 /// Two writers would fork the chain.
@@ -217,8 +229,7 @@ impl Writer {
             }
             message = if bytes < MAX_GROUP_BYTES { queue.try_recv().ok() } else { None };
         }
-        let wrote = self.advance().and_then(|()| if flushes.is_empty() { self.sync_if_due() } else { self.sync() });
-        let result = match wrote {
+        let result = match self.attempt(!flushes.is_empty()) {
             Ok(()) => self.recovered(),
             Err(error) => self.failed(&error),
         };
@@ -229,12 +240,20 @@ impl Writer {
 
     /// Nothing came: sync what is due, or try a failing disk again.
     fn tick(&mut self) {
-        let room = self.options.segment_bytes.saturating_sub(self.position) < MAX_FRAME_BYTES as u64;
-        let tried = if self.failing && room && self.unsynced.is_empty() { self.roll() } else { Ok(()) };
-        match tried.and_then(|()| self.advance()).and_then(|()| self.sync()) {
+        match self.attempt(true) {
             Ok(()) => drop(self.recovered()),
             Err(error) => drop(self.failed(&error)),
         }
+    }
+
+    /// Writes what waits and syncs what is due. After a failure it must also show that there is room for a record.
+    fn attempt(&mut self, sync: bool) -> std::io::Result<()> {
+        let short = self.options.segment_bytes.saturating_sub(self.position) < MAX_FRAME_BYTES as u64;
+        if self.failing && short && self.unsynced.is_empty() {
+            self.roll()?;
+        }
+        self.advance()?;
+        if sync || self.failing { self.sync() } else { self.sync_if_due() }
     }
 
     /// Writes all that waits.
@@ -393,5 +412,100 @@ impl Writer {
             tracing::warn!(bytes, limit = self.options.max_bytes, "the journal is over 80 % full; is the ledger behind?");
         }
         self.warned = high;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::write::tests::{paid, scribe};
+    use crate::event::{Kind, Record};
+    use crate::journal::Reader;
+
+    struct Bench {
+        dir: tempfile::TempDir,
+        writer: Writer,
+        send: std::sync::mpsc::Sender<Message>,
+        queue: Receiver<Message>,
+        scribe: (tempfile::TempDir, crate::event::Scribe),
+    }
+
+    fn bench() -> Bench {
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = Options { segment_bytes: 80 << 10, max_bytes: 1 << 20, ..Options::default() };
+        let (tail, room) = (Arc::new(Tail::new(1 << 20)), Arc::new(Semaphore::new(64)));
+        let (writer, _) = open(dir.path(), options, tail, room).expect("a writer");
+        let (send, queue) = std::sync::mpsc::channel();
+        Bench { dir, writer, send, queue, scribe: scribe() }
+    }
+
+    impl Bench {
+        /// Appends a call's record; gives the answer if one was waited for.
+        fn append(&mut self, call: u128, wait: bool) -> Option<Result<Receipt, JournalError>> {
+            let sealed = self.scribe.1.seal(&paid(Kind::Outcome, uuid::Uuid::from_u128(call))).expect("sealed");
+            let (done, mut answer) = oneshot::channel();
+            self.writer.group(Message::Append { sealed, done: wait.then_some(done) }, &self.queue);
+            wait.then(|| answer.try_recv().expect("an answer at once"))
+        }
+
+        fn calls(&self) -> Vec<(u64, u128)> {
+            let entries = Reader::of_files(self.dir.path(), 0).batch(1_000, 1 << 30).expect("readable");
+            let call = |entry: &crate::journal::Entry| {
+                let call = Record::parse(&entry.bytes).expect("a record").data.call.expect("a call");
+                call.parse::<uuid::Uuid>().expect("an id").as_u128()
+            };
+            entries.iter().map(|entry| (entry.sequence, call(entry))).collect()
+        }
+    }
+
+    #[test]
+    fn a_failing_disk_leaves_neither_gap_nor_duplicate() {
+        let mut bench = bench();
+        assert_eq!(bench.append(1, true).expect("an answer").expect("durable").sequence, 0);
+        assert!(bench.append(2, false).is_none());
+        // A descriptor that cannot be written to stands for the disk that fails.
+        let path = bench.writer.segments.back().expect("a segment").path.clone();
+        let good = std::mem::replace(&mut bench.writer.file, File::open(&path).expect("opened to read"));
+        assert!(matches!(bench.append(3, true), Some(Err(JournalError::Unavailable(_)))));
+        assert!(bench.append(4, false).is_none());
+        assert!(bench.writer.tail.failure().is_some());
+        bench.writer.file = good;
+        bench.writer.tick();
+        assert_eq!(bench.writer.tail.failure(), None);
+        assert_eq!(bench.append(5, true).expect("an answer").expect("durable").sequence, 3);
+        assert_eq!(bench.calls(), [(0, 1), (1, 2), (2, 4), (3, 5)]);
+        assert_eq!(bench.writer.room.available_permits(), 64 + 5, "each record gave its room back once");
+        drop(bench.send);
+        let scan = recover::scan(bench.dir.path(), Start::default()).expect("sound");
+        assert_eq!((scan.next.sequence, scan.torn_end), (4, scan.position));
+    }
+
+    #[test]
+    fn a_shorter_rewrite_leaves_nothing_stale() {
+        let mut bench = bench();
+        bench.append(1, true);
+        // Written but not synced, and then told as failed.
+        for call in 10..20 {
+            let sealed = bench.scribe.1.seal(&paid(Kind::Intent, uuid::Uuid::from_u128(call))).expect("sealed");
+            let (done, _) = oneshot::channel();
+            bench.writer.waiting.push_back(Pending { sealed, sequence: 0, done: Some(done) });
+        }
+        bench.writer.advance().expect("written");
+        let _ = bench.writer.failed(&std::io::Error::other("no sync"));
+        bench.append(2, true);
+        assert_eq!(bench.calls(), [(0, 1), (1, 2)]);
+        let scan = recover::scan(bench.dir.path(), Start::default()).expect("sound");
+        assert_eq!((scan.next.sequence, scan.torn_end), (2, scan.position));
+    }
+
+    #[test]
+    fn a_record_that_nobody_waits_for_is_written_at_once_and_synced_later() {
+        let mut bench = bench();
+        bench.append(1, false);
+        assert_eq!(bench.calls(), [(0, 1)]);
+        assert_eq!(bench.writer.tail.next().sequence, 0);
+        assert!(matches!(bench.writer.receive(&bench.queue), Err(RecvTimeoutError::Timeout)));
+        bench.writer.tick();
+        assert_eq!(bench.writer.tail.next().sequence, 1);
     }
 }

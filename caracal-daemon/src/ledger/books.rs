@@ -176,7 +176,7 @@ impl Changes {
             calls: u64::from(!released),
             cost: NanoUsd(cost),
             charged_max: u64::from(paid.data.settle == "charged_max"),
-            usage: paid.data.usage(),
+            usage: if released { Usage::default() } else { paid.data.usage() },
         });
     }
 }
