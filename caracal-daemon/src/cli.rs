@@ -4,10 +4,13 @@ pub mod attach;
 pub mod ca;
 pub mod control;
 pub mod doctor;
+pub mod events;
+pub mod ledger;
 pub mod manual;
 pub mod policy;
 pub mod run;
 pub mod spawn;
+pub mod spend;
 pub mod status;
 pub mod trust;
 
@@ -17,6 +20,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, DEFAULT_PATH};
+use crate::keeper::control::Request;
+use crate::keeper::order::EventsQuery;
 
 /// Exit codes beyond 0 and 1, after `sysexits.h`.
 pub mod exit {
@@ -61,6 +66,12 @@ pub enum Verb {
     Status(status::StatusArgs),
     /// Say what this kernel and this set-up can enforce, from live probes.
     Doctor(doctor::DoctorArgs),
+    /// Show what was decided and charged.
+    Events(events::EventsArgs),
+    /// Show what was spent.
+    Spend(spend::SpendArgs),
+    /// Verify, prove and export the ledger.
+    Ledger(ledger::LedgerArgs),
     /// Check, test and explain the policy, or put it into force.
     Policy(policy::PolicyArgs),
     /// Show or export the local CA's certificate.
@@ -105,6 +116,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }
         Verb::Policy(args) => policy(args, config),
+        Verb::Events(args) => events(&args, &settings(config)?),
+        Verb::Spend(args) => spend(&args, &settings(config)?),
+        Verb::Ledger(args) => ledger(args, &settings(config)?),
         Verb::Ca(args) => ca::run(&args, &settings(config)?),
         Verb::Completions(args) => manual::completions(&args),
         Verb::Man(args) => manual::man(&args),
@@ -112,10 +126,46 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Root reads the state directory, also while no daemon runs; others ask the daemon for what is theirs.
+fn events(args: &events::EventsArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    if nix::unistd::geteuid().is_root() {
+        return events::run(args, &config.state_dir);
+    }
+    anyhow::ensure!(!args.follow && args.agent.len() < 2, "without root: at most one --agent, and no --follow");
+    let query = EventsQuery {
+        uid: None,
+        agent: args.agent.first().cloned(),
+        limit: u32::try_from(args.limit).unwrap_or(u32::MAX),
+    };
+    let answer = control::Control::connect(config)?.ask(&Request::Events(query))?;
+    let lines = answer["lines"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if args.json {
+        lines.iter().filter_map(|line| line.as_str()).for_each(|line| println!("{line}"));
+    } else {
+        println!("{}", answer["table"].as_str().unwrap_or_default());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn spend(args: &spend::SpendArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    if nix::unistd::geteuid().is_root() {
+        return spend::run(args, &config.state_dir);
+    }
+    let answer = control::Control::connect(config)?.ask(&Request::Spend)?;
+    let form = if args.json { "json" } else { "table" };
+    println!("{}", answer[form].as_str().unwrap_or_default());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ledger(args: ledger::LedgerArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    let host_id = std::fs::read_to_string(config.state_dir.join("host-id")).unwrap_or_default();
+    ledger::run(args, &config.state_dir, host_id.trim())
+}
+
 fn policy(mut args: policy::PolicyArgs, path: &Path) -> anyhow::Result<ExitCode> {
     path.clone_into(&mut args.config);
     policy::run(&args, &|| {
-        let answer = control::Control::connect(&settings(path)?)?.ask(&crate::keeper::control::Request::Reload)?;
+        let answer = control::Control::connect(&settings(path)?)?.ask(&Request::Reload)?;
         Ok(answer.as_str().unwrap_or_default().to_owned())
     })
 }

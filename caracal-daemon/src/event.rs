@@ -4,9 +4,30 @@
 //! Names of places and people (host, path, user, refused names) are in the sealed detail only.
 //! Never holds prompt text, header values, userinfo or query values.
 
+pub mod record;
+pub mod seal;
+pub mod write;
+
+pub use record::{Record, RecordError};
+pub use seal::{DetailKeys, SealError};
+pub use write::{MAX_RECORD_BYTES, SCHEMA, Scribe, Sealed};
+
 use crate::clock::UnixNanos;
 use crate::money::NanoUsd;
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
+
+/// A SHA-256 value.
+pub type Hash = [u8; 32];
+
+/// The RFC 6962 leaf hash of a record: SHA-256 over a zero byte and the record's exact bytes.
+#[must_use]
+pub fn leaf_hash(record: &[u8]) -> Hash {
+    let mut hasher = Sha256::new();
+    hasher.update([0u8]);
+    hasher.update(record);
+    hasher.finalize().into()
+}
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,7 +1,33 @@
 //! Takes a [`Draft`]; gives a [`Receipt`] once it is durable. Append-only segments with a sequence and a hash chain.
 //! Refuses when it cannot write. Never drops or reorders a record it accepted. Next: `bus`.
+//!
+//! One thread writes. It takes all that is queued, writes it at once, and syncs at once if somebody waits for
+//! durability; records that nobody waits for are synced with the next group or [`Options::sync_within`] later. A
+//! write or sync that fails is told to everybody who waited; the place is then written again, so that the disk's
+//! return leaves neither a gap nor a duplicate.
 
-use crate::event::Draft;
+mod frame;
+pub mod head;
+pub mod read;
+mod recover;
+mod segment;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use head::SignedHead;
+pub use read::{Entry, ReadError, Reader};
+pub use recover::Recovered;
+pub use tail::Tail;
+
+use crate::clock::Clock;
+use crate::event::{Data, Detail, Draft, Hash, Kind, Scribe};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, oneshot};
+use writer::Message;
 
 /// A record's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,58 +42,228 @@ pub enum JournalError {
     /// The disk is full or failing; says which file and what to do.
     #[error("the journal cannot be written: {0}")]
     Unavailable(String),
+    /// What is on disk contradicts itself or what was signed; says where and what to do.
+    #[error("the journal is damaged: {0}")]
+    Corrupt(String),
+}
+
+/// Sizes and delays of a journal.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of one segment, bytes.
+    pub segment_bytes: u64,
+    /// Size of all segments, bytes: above it nothing is accepted until the ledger has caught up. Warned of at 80 %.
+    pub max_bytes: u64,
+    /// Records that may be queued or unsynced at once.
+    pub queue: usize,
+    /// Longest time until a record that nobody waits for is synced.
+    pub sync_within: Duration,
+    /// Longest time that [`Journal::append`] and [`Journal::durable`] wait for room in the queue.
+    pub room_within: Duration,
+    /// Where an empty journal goes on: what the ledger has, if it has something.
+    pub start: Start,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            segment_bytes: 16 << 20,
+            max_bytes: 4 << 30,
+            queue: 8_192,
+            sync_within: Duration::from_millis(50),
+            room_within: Duration::from_secs(2),
+            start: Start::default(),
+        }
+    }
+}
+
+/// The place of the next record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// Its sequence number.
+    pub sequence: u64,
+    /// The leaf hash of the record before it; zeros for the first.
+    pub prev: Hash,
 }
 
 /// A handle to the journal's writer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Journal {
-    #[cfg(test)]
-    pub(crate) kept: std::sync::Arc<std::sync::Mutex<Vec<Draft>>>,
-    #[cfg(test)]
-    pub(crate) failing: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    scribe: Scribe,
+    queue: std::sync::mpsc::Sender<Message>,
+    room: Arc<Semaphore>,
+    tail: Arc<Tail>,
+    dir: Arc<PathBuf>,
+    room_within: Duration,
+    // Joins the writer when the last handle goes.
+    _writer: Arc<writer::Handle>,
 }
 
-#[cfg(test)]
 impl Journal {
-    fn keep(&self, draft: Draft) -> Result<(), JournalError> {
-        if self.failing.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(JournalError::Unavailable("no space left".to_owned()));
+    /// Opens the journal in `dir`, which is made if need be, cuts a torn tail, and starts the writer. Detail keys
+    /// stand in `keys`. A cut is reported as the first record.
+    ///
+    /// # Errors
+    /// `Unavailable` when files cannot be made, read or locked; `Corrupt` when records that were durable are
+    /// missing or changed.
+    pub fn open(
+        dir: &Path,
+        keys: &Path,
+        host_id: &str,
+        options: Options,
+        clock: &Clock,
+    ) -> Result<(Journal, Recovered), JournalError> {
+        let scribe = Scribe::open(host_id, keys).map_err(|error| JournalError::Unavailable(error.to_string()))?;
+        let tail = Arc::new(Tail::new(options.max_bytes));
+        let room = Arc::new(Semaphore::new(options.queue));
+        let (queue, taken) = std::sync::mpsc::channel();
+        let room_within = options.room_within;
+        let (handle, recovered) = writer::start(dir, options, Arc::clone(&tail), Arc::clone(&room), taken)?;
+        let journal = Journal {
+            scribe,
+            queue,
+            room,
+            tail,
+            dir: Arc::new(dir.to_owned()),
+            room_within,
+            _writer: Arc::new(handle),
+        };
+        if recovered.torn_bytes > 0 {
+            journal.report_cut(recovered.torn_bytes, clock)?;
         }
-        self.kept.lock().expect("lock").push(draft);
-        Ok(())
+        Ok((journal, recovered))
+    }
+
+    /// Appends and waits until the record is durable. The caller must see it through: a call that is given up
+    /// half-way may still have written its record.
+    ///
+    /// # Errors
+    /// When it is not durable. It may then still come back after a crash, so nothing may have been sent on its
+    /// strength, and nothing is lost if it does.
+    pub async fn durable(&self, draft: Draft) -> Result<Receipt, JournalError> {
+        let sealed = self.seal(&draft)?;
+        let (done, waiting) = oneshot::channel();
+        self.take_room().await?;
+        self.send(Message::Append { sealed, done: Some(done) })?;
+        waiting.await.map_err(|_| stopped())?
+    }
+
+    /// Appends without waiting: written with the next group. For outcomes and decisions. While the disk fails,
+    /// outcomes are still taken, up to the queue's size, and written when it is back; all else is refused.
+    ///
+    /// # Errors
+    /// When the disk fails, the writer has stopped, or its bounded queue stays full.
+    pub async fn append(&self, draft: Draft) -> Result<(), JournalError> {
+        if draft.kind != Kind::Outcome
+            && let Some(why) = self.tail.failure()
+        {
+            return Err(JournalError::Unavailable(why));
+        }
+        let sealed = self.seal(&draft)?;
+        self.take_room().await?;
+        self.send(Message::Append { sealed, done: None })
+    }
+
+    /// Goes through the writer's queue and back, writing nothing: proof that it is alive. A writer whose disk
+    /// fails is alive and says so.
+    ///
+    /// # Errors
+    /// When it is not, or its disk fails.
+    pub async fn probe(&self) -> Result<(), JournalError> {
+        let (done, waiting) = oneshot::channel();
+        self.send(Message::Probe(done))?;
+        waiting.await.map_err(|_| stopped())?
+    }
+
+    /// Makes all that was appended durable.
+    ///
+    /// # Errors
+    /// When the disk fails or the writer has stopped.
+    pub async fn flush(&self) -> Result<(), JournalError> {
+        let (done, waiting) = oneshot::channel();
+        self.send(Message::Flush(done))?;
+        waiting.await.map_err(|_| stopped())?
+    }
+
+    /// Deletes whole segments whose records are all below `sequence`. For the ledger, after its commit.
+    pub fn release(&self, sequence: u64) {
+        let _ = self.queue.send(Message::Release(sequence));
+    }
+
+    /// A reader of what is durable, from `sequence` on.
+    #[must_use]
+    pub fn reader(&self, sequence: u64) -> Reader {
+        Reader::of_tail(&self.dir, sequence, Arc::clone(&self.tail))
+    }
+
+    /// What is durable, how full the journal is, and whether its disk fails.
+    #[must_use]
+    pub fn tail(&self) -> &Arc<Tail> {
+        &self.tail
+    }
+
+    /// The directory of the segments.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What makes this host's records.
+    #[must_use]
+    pub fn scribe(&self) -> &Scribe {
+        &self.scribe
+    }
+
+    fn seal(&self, draft: &Draft) -> Result<crate::event::Sealed, JournalError> {
+        self.scribe.seal(draft).map_err(|error| JournalError::Unavailable(error.to_string()))
+    }
+
+    /// Takes a place in the queue; the writer gives it back once the record is durable or refused.
+    async fn take_room(&self) -> Result<(), JournalError> {
+        match tokio::time::timeout(self.room_within, self.room.acquire()).await {
+            Ok(Ok(permit)) => {
+                permit.forget();
+                Ok(())
+            }
+            Ok(Err(_)) => Err(stopped()),
+            Err(_) => Err(JournalError::Unavailable(
+                self.tail.failure().unwrap_or_else(|| "its queue is full; the disk is too slow".into()),
+            )),
+        }
+    }
+
+    fn send(&self, message: Message) -> Result<(), JournalError> {
+        self.queue.send(message).map_err(|_| stopped())
+    }
+
+    fn report_cut(&self, torn: u64, clock: &Clock) -> Result<(), JournalError> {
+        let draft = Draft {
+            kind: Kind::Lifecycle,
+            at: clock.now(),
+            data: Data {
+                reason: Some("journal_tail_cut"),
+                message: Some(format!("{torn} bytes of a torn tail were cut from the journal")),
+                ..Data::default()
+            },
+            detail: Detail::default(),
+        };
+        let sealed = self.seal(&draft)?;
+        if let Ok(permit) = self.room.try_acquire() {
+            permit.forget();
+        }
+        self.send(Message::Append { sealed, done: None })
     }
 }
 
-impl Journal {
-    /// Appends and waits until the record is durable.
-    ///
-    /// # Errors
-    /// When it is not.
-    pub async fn durable(&self, draft: Draft) -> Result<Receipt, JournalError> {
-        #[cfg(test)]
-        self.keep(draft)?;
-        #[cfg(not(test))]
-        let _ = draft;
-        Ok(Receipt { sequence: 0 })
-    }
+/// Reads the journal in `dir` from end to end and changes nothing. `ledger` is where the ledger goes on.
+///
+/// # Errors
+/// As [`Journal::open`].
+pub fn check(dir: &Path, ledger: Start) -> Result<Recovered, JournalError> {
+    let scan = recover::scan(dir, ledger)?;
+    Ok(Recovered { next_sequence: scan.next.sequence, torn_bytes: scan.torn_end.saturating_sub(scan.position) })
+}
 
-    /// Appends without waiting: written with the next group. For outcomes and decisions.
-    ///
-    /// # Errors
-    /// When the writer has stopped or its bounded queue stays full.
-    pub async fn append(&self, draft: Draft) -> Result<(), JournalError> {
-        #[cfg(test)]
-        self.keep(draft)?;
-        #[cfg(not(test))]
-        let _ = draft;
-        Ok(())
-    }
-
-    /// Goes through the writer's queue and back, writing nothing: proof that it is alive.
-    ///
-    /// # Errors
-    /// When it is not.
-    pub async fn probe(&self) -> Result<(), JournalError> {
-        Ok(())
-    }
+fn stopped() -> JournalError {
+    JournalError::Unavailable("its writer has stopped; restart caracald".into())
 }

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod govern;
 pub mod kernel;
 pub mod keys;
+pub mod ledger_key;
 pub mod listeners;
 pub mod order;
 pub mod refusals;

@@ -1,1 +1,286 @@
-//! (stage ledger)
+//! Takes the bus's records in order; gives a Merkle tree over their exact bytes, signed, in one store.
+//! Refuses nothing: a gap or a fork of a chain becomes a leaf. Never changes a leaf, and never lets a signed
+//! checkpoint out before its commit. Reads only the bus and the journal's words.
+
+pub mod books;
+pub mod export;
+pub mod note;
+pub mod proof;
+pub mod query;
+pub mod receipt;
+pub mod run;
+pub mod sequence;
+pub mod sqlite;
+pub mod state;
+pub mod store;
+pub mod tree;
+pub mod verify;
+#[cfg(test)]
+pub(crate) mod memory;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use books::{OpenIntent, Spend, SpendKey};
+pub use run::{Handle, RunOptions, spawn};
+pub use sqlite::SqliteStore;
+pub use state::StateDir;
+pub use store::{Store, StoreError};
+
+use crate::event::{WindowKey, write};
+use crate::journal::{Entry, Journal, JournalError, ReadError, SignedHead, Start};
+use crate::keeper::{KeeperError, Signer};
+use crate::money::NanoUsd;
+use books::Changes;
+use sequence::{Place, Sequencer};
+use std::collections::HashMap;
+use store::{Batch, State};
+use tree::Tree;
+
+/// Records taken at once.
+const BATCH_RECORDS: usize = 4_096;
+/// Bytes taken at once, about.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// Why the ledger did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The journal.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The journal's writer.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The signer says that another tree of this size was signed before.
+    #[error("this ledger contradicts a checkpoint that was signed before ({0}); it was changed or restored wrongly: run `caracald ledger verify`")]
+    Fork(KeeperError),
+}
+
+/// What a start needs to know of the past.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// What was charged to each budget window.
+    pub totals: HashMap<WindowKey, NanoUsd>,
+    /// Paid calls whose outcome is not recorded.
+    pub open: Vec<OpenIntent>,
+}
+
+/// What one call of [`Ledger::ingest`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ingested {
+    /// Records that were there already.
+    pub duplicates: u64,
+    /// What the records said of money.
+    pub changes: Changes,
+}
+
+/// A ledger and its writer's state.
+#[derive(Debug)]
+pub struct Ledger<S> {
+    store: S,
+    origin: String,
+    source: String,
+    tree: Tree,
+    cursor: Start,
+    open: HashMap<String, OpenIntent>,
+    checkpoint: Option<(u64, String)>,
+    head: Option<u64>,
+}
+
+impl<S: Store> Ledger<S> {
+    /// Opens the ledger of the host `host_id` in `store`.
+    ///
+    /// # Errors
+    /// When it cannot be read, is damaged, or is another host's.
+    pub async fn open(mut store: S, host_id: &str) -> Result<Ledger<S>, LedgerError> {
+        let state = store.load().await?;
+        let mut ledger = Ledger {
+            store,
+            origin: note::origin(host_id),
+            source: write::source(host_id),
+            tree: Tree::default(),
+            cursor: Start::default(),
+            open: HashMap::new(),
+            checkpoint: None,
+            head: None,
+        };
+        ledger.set_state(state)?;
+        Ok(ledger)
+    }
+
+    /// The place in the journal of the record to come.
+    #[must_use]
+    pub fn cursor(&self) -> Start {
+        self.cursor
+    }
+
+    /// Number of leaves.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.tree.size()
+    }
+
+    /// The last committed checkpoint: its size and its note.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<&(u64, String)> {
+        self.checkpoint.as_ref()
+    }
+
+    /// The store.
+    pub fn store(&mut self) -> &mut S {
+        &mut self.store
+    }
+
+    /// Puts `entries` into the ledger, and with a `signer` a checkpoint over all of it, in one commit.
+    ///
+    /// # Errors
+    /// The store's, after which the ledger stands where the store does; or `Fork`.
+    pub async fn ingest(
+        &mut self,
+        entries: &[Entry],
+        head: Option<SignedHead>,
+        signer: Option<&dyn Signer>,
+    ) -> Result<Ingested, LedgerError> {
+        let (tree, mut batch, duplicates) = self.sequence(entries).await?;
+        batch.head = head.filter(|head| self.head.is_none_or(|last| head.sequence > last));
+        batch.head.take_if(|head| head.sequence >= batch.position.cursor.sequence);
+        if let Some(signer) = signer
+            && self.checkpoint.as_ref().is_none_or(|(size, _)| *size < batch.position.size)
+            && batch.position.size > 0
+        {
+            batch.checkpoint = sign(signer, &batch)?;
+        }
+        if batch.chunks.is_empty() && batch.checkpoint.is_none() && batch.head.is_none() {
+            return Ok(Ingested { duplicates, changes: Changes::default() });
+        }
+        if let Err(error) = self.store.commit(&batch).await {
+            // Whether it was committed, only the store knows; nothing that was signed is let out of memory.
+            let state = self.store.load().await?;
+            self.set_state(state)?;
+            return Err(error.into());
+        }
+        Ok(self.committed(tree, batch, duplicates))
+    }
+
+    /// Reads everything durable in the journal into the ledger, and gives what a start needs to know.
+    ///
+    /// # Errors
+    /// The store's or the journal's.
+    pub async fn recover(&mut self, journal: &Journal) -> Result<Recovery, LedgerError> {
+        journal.flush().await?;
+        let mut feed = crate::bus::Feed::new(journal, self.cursor.sequence);
+        loop {
+            let entries = feed.batch(BATCH_RECORDS, BATCH_BYTES)?;
+            if entries.is_empty() {
+                break;
+            }
+            self.ingest(&entries, None, None).await?;
+        }
+        let mut open: Vec<OpenIntent> = self.open.values().cloned().collect();
+        open.sort_by(|one, other| (one.at, &one.call).cmp(&(other.at, &other.call)));
+        Ok(Recovery { totals: self.store.totals().await?, open })
+    }
+
+    async fn sequence(&mut self, entries: &[Entry]) -> Result<(Tree, Batch, u64), LedgerError> {
+        let mut duplicates = 0;
+        let mut forks = Vec::new();
+        // Records that the ledger has passed come only from a replay: ask the store before the batch is built.
+        let cursor = self.cursor.sequence;
+        for entry in entries.iter().filter(|entry| entry.sequence < cursor) {
+            match self.passed(entry).await? {
+                true => duplicates += 1,
+                false => forks.push(entry),
+            }
+        }
+        let mut sequencer = Sequencer::new(&self.source, self.tree.clone(), self.cursor, &self.open);
+        forks.into_iter().for_each(|entry| sequencer.fork(entry));
+        for entry in entries {
+            if sequencer.place(entry) != Place::Passed {
+                sequencer.accept(entry);
+            }
+        }
+        let (tree, batch) = sequencer.finish(&self.origin);
+        Ok((tree, batch, duplicates))
+    }
+
+    /// Whether the ledger has exactly this record in its place. The sequence numbers of leaves never fall, so a
+    /// binary search finds it.
+    async fn passed(&mut self, entry: &Entry) -> Result<bool, LedgerError> {
+        let (mut low, mut high) = (0, self.tree.size());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let chunk = self.store.chunk(middle).await?;
+            let chunk = chunk.ok_or_else(|| StoreError::Damaged(format!("leaf {middle} is missing")))?;
+            let mut places = chunk.records().map(|record| write::read_place(record).map_or(0, |place| place.0));
+            let first = places.next().unwrap_or(0);
+            let last = places.last().unwrap_or(first);
+            if entry.sequence < first {
+                high = chunk.first;
+            } else if entry.sequence > last {
+                low = chunk.first + chunk.count;
+            } else {
+                return Ok(chunk.records().any(|record| record == entry.bytes.as_slice()));
+            }
+        }
+        Ok(false)
+    }
+
+    fn committed(&mut self, tree: Tree, batch: Batch, duplicates: u64) -> Ingested {
+        self.tree = tree;
+        self.cursor = batch.position.cursor;
+        for call in &batch.changes.closed {
+            self.open.remove(call);
+        }
+        for (call, (_, intent)) in &batch.changes.opened {
+            self.open.insert(call.clone(), intent.clone());
+        }
+        self.checkpoint = batch.checkpoint.or(self.checkpoint.take());
+        self.head = batch.head.map(|head| head.sequence).or(self.head);
+        if batch.changes.strays > 0 {
+            tracing::warn!(strays = batch.changes.strays, "outcomes of calls that were not open were not counted");
+        }
+        Ingested { duplicates, changes: batch.changes }
+    }
+
+    fn set_state(&mut self, state: State) -> Result<(), LedgerError> {
+        self.checkpoint = state.checkpoint;
+        self.head = state.head;
+        self.open = state.open.into_iter().map(|intent| (intent.call.clone(), intent)).collect();
+        let Some(position) = state.position else {
+            self.tree = Tree::default();
+            self.cursor = Start::default();
+            return Ok(());
+        };
+        if position.origin != self.origin {
+            return Err(StoreError::Damaged(format!("it is {:?}, not {:?}", position.origin, self.origin)).into());
+        }
+        let tree = Tree::restore(position.size, state.edges).filter(|tree| tree.root() == position.root);
+        self.tree = tree.ok_or_else(|| StoreError::Damaged("its open tiles do not give its root".into()))?;
+        self.cursor = position.cursor;
+        Ok(())
+    }
+}
+
+/// A checkpoint over the batch. `None` when there is to be none now: the keeper does not answer, or it has signed a
+/// larger tree and the ledger must catch up first, as after a restore.
+fn sign(signer: &dyn Signer, batch: &Batch) -> Result<Option<(u64, String)>, LedgerError> {
+    match signer.sign_checkpoint(batch.position.size, batch.position.root) {
+        Ok(note) => Ok(Some((batch.position.size, note))),
+        Err(KeeperError::Fork { asked, signed }) if asked < signed => Ok(None),
+        Err(error @ KeeperError::Fork { .. }) => Err(LedgerError::Fork(error)),
+        Err(error) => {
+            tracing::warn!(%error, "no checkpoint could be signed; records are kept and the next one will cover them");
+            Ok(None)
+        }
+    }
+}
+
+/// Ledger work takes the cores that requests want: it comes last.
+pub(crate) fn lower_priority() {
+    // SAFETY: setpriority takes plain numbers; 0 names the calling thread.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 5);
+    }
+}

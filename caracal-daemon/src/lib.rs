@@ -28,4 +28,6 @@ pub mod intercept;
 
 pub mod keeper;
 
+pub mod app;
+
 pub mod cli;

@@ -163,15 +163,22 @@ impl Stages {
     pub(super) async fn events(&self, query: &EventsQuery) -> Answer {
         let filter = ledger::query::Filter { agents: query.agent.clone().map(|agent| vec![agent]), uid: query.uid };
         let limit = query.limit.clamp(1, 1_000) as usize;
-        let (events, next) =
-            ledger::query::events(&self.state, &filter, limit).await.map_err(|error| error.to_string())?;
-        Ok(json!({ "events": events.iter().map(crate::cli::events::to_json).collect::<Vec<_>>(), "next": next }))
+        let (events, _) = ledger::query::events(&self.state, &filter, limit).await.map_err(|error| error.to_string())?;
+        let mut lines = Vec::with_capacity(events.len());
+        for event in &events {
+            lines.push(crate::cli::events::line(event).map_err(|error| error.to_string())?);
+        }
+        Ok(json!({ "lines": lines, "table": crate::cli::events::table(&events) }))
     }
 
     pub(super) async fn spend(&self, agents: Option<Vec<String>>) -> Answer {
+        use crate::spend::{By, sum};
         let filter = ledger::query::Filter { agents, uid: None };
         let rows = ledger::query::spend(&self.state, &filter).await.map_err(|error| error.to_string())?;
-        serde_json::to_value(rows).map_err(|error| error.to_string())
+        let by = [By::Agent, By::Model, By::Day];
+        let rows = sum(&rows, &by);
+        let json = crate::cli::spend::json(&rows).map_err(|error| error.to_string())?;
+        Ok(json!({ "json": json, "table": crate::cli::spend::table(&rows, &by) }))
     }
 }
 

@@ -1,0 +1,240 @@
+//! `caracald ledger verify|prove|export`: what an auditor types.
+
+use crate::keeper::ledger_key;
+use crate::ledger::note::Verifier;
+use crate::ledger::verify::{Against, Report, verify};
+use crate::ledger::{SqliteStore, StateDir, export, receipt};
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The audit found something, or a receipt does not hold.
+pub const EXIT_UNSOUND: u8 = 3;
+
+/// Check the ledger, prove a record, or export it for other tools.
+#[derive(Args, Debug)]
+pub struct LedgerArgs {
+    #[command(subcommand)]
+    command: LedgerCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum LedgerCommand {
+    /// Check every record, tile, checkpoint and sum, or one receipt with a public key alone.
+    ///
+    /// Ends with 0 when everything holds and with 3 when something does not.
+    Verify(VerifyArgs),
+    /// Write a receipt that shows, to anybody with the public key, that a record is in the ledger.
+    Prove(ProveArgs),
+    /// Write the ledger as static files (c2sp.org/tlog-tiles).
+    Export(ExportArgs),
+    /// Print the public keys of the ledger. Give them to an auditor before they are needed.
+    Keys,
+}
+
+#[derive(Args, Debug)]
+struct VerifyArgs {
+    /// Check this receipt instead of the ledger; nothing else is read.
+    #[arg(long, value_name = "FILE", requires = "public_key")]
+    receipt: Option<PathBuf>,
+    /// The public keys: a file, or one key as text. By default those beside the ledger's own keys.
+    #[arg(long, value_name = "FILE|KEY")]
+    public_key: Option<String>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct ProveArgs {
+    /// The record's id, or its index in the ledger.
+    #[arg(value_name = "ID|INDEX")]
+    record: String,
+    /// Where to write the receipt; by default to standard output.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct ExportArgs {
+    /// The directory; files that are there already and full are kept.
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+/// Runs `caracald ledger` on the state directory `state` of the host `host_id`.
+///
+/// # Errors
+/// When files cannot be read or written; the message says which and what to do.
+pub fn run(args: LedgerArgs, state: &Path, host_id: &str) -> anyhow::Result<ExitCode> {
+    let state = StateDir::new(state);
+    match args.command {
+        LedgerCommand::Verify(VerifyArgs { receipt: Some(receipt), public_key, json }) => {
+            check_receipt(&receipt, &keys(public_key.as_deref(), &state)?, json)
+        }
+        LedgerCommand::Verify(args) => audit(&args, &state, host_id),
+        LedgerCommand::Prove(args) => prove(&args, &state),
+        LedgerCommand::Export(args) => write_export(&args, &state),
+        LedgerCommand::Keys => {
+            print!("{}", read_text(&state.public_keys())?);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn audit(args: &VerifyArgs, state: &StateDir, host_id: &str) -> anyhow::Result<ExitCode> {
+    let keys = keys(args.public_key.as_deref(), state)?;
+    let journal = state.journal();
+    let against = Against {
+        host_id,
+        keys: &keys,
+        journal: journal.is_dir().then_some(&*journal),
+        signed: ledger_key::read_signed(&state.ledger_keys())?,
+    };
+    let bar = bar("checking");
+    let report = block_on(async {
+        let mut store = SqliteStore::read(&state.ledger()).await?;
+        anyhow::Ok(verify(&mut store, &against, &mut |done, all| advance(&bar, done, all)).await?)
+    })?;
+    bar.finish_and_clear();
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print_report(&report);
+    }
+    Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNSOUND) })
+}
+
+fn print_report(report: &Report) {
+    println!("records      {} in the ledger, {} more in the journal", report.leaves, report.journal_records);
+    println!("checkpoints  {} signed and consistent with the records", report.checkpoints);
+    println!("chain heads  {} signed by the host", report.heads);
+    println!("root         {}", report.root);
+    if report.torn_bytes > 0 {
+        println!("note         {} bytes of the journal's tail are torn; the next start cuts them", report.torn_bytes);
+    }
+    if report.anomalies > 0 {
+        println!("note         {} gaps or forks of the host's chain are recorded in the ledger", report.anomalies);
+    }
+    for finding in &report.findings {
+        println!("WRONG        {}: {}", finding.code, finding.what);
+    }
+    match report.findings.len() {
+        0 => println!("The ledger is sound."),
+        count => println!("The ledger is NOT sound: {count} findings. Keep a copy of it, and compare with exports and receipts."),
+    }
+}
+
+fn check_receipt(path: &Path, keys: &[Verifier], json: bool) -> anyhow::Result<ExitCode> {
+    match receipt::check(&read_text(path)?, keys) {
+        Ok(proven) => {
+            let record = String::from_utf8_lossy(&proven.record);
+            if json {
+                let raw: Box<serde_json::value::RawValue> = serde_json::from_str(&record)?;
+                let origin = &proven.checkpoint.origin;
+                println!(
+                    "{}",
+                    serde_json::to_string(&ReceiptJson {
+                        sound: true,
+                        index: Some(proven.index),
+                        origin: Some(origin),
+                        size: Some(proven.checkpoint.size),
+                        record: Some(raw),
+                        why: None,
+                    })?
+                );
+            } else {
+                println!("{record}");
+                println!("is record {} of the {} in {}.", proven.index, proven.checkpoint.size, proven.checkpoint.origin);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            let why = error.to_string();
+            if json {
+                let failed = ReceiptJson { sound: false, why: Some(&why), ..ReceiptJson::default() };
+                println!("{}", serde_json::to_string(&failed)?);
+            } else {
+                println!("{}: {why}", path.display());
+            }
+            Ok(ExitCode::from(EXIT_UNSOUND))
+        }
+    }
+}
+
+#[derive(Default, serde::Serialize)]
+struct ReceiptJson<'a> {
+    sound: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record: Option<Box<serde_json::value::RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'a str>,
+}
+
+fn prove(args: &ProveArgs, state: &StateDir) -> anyhow::Result<ExitCode> {
+    let text = block_on(async {
+        let mut store = SqliteStore::read(&state.ledger()).await?;
+        anyhow::Ok(receipt::prove(&mut store, &args.record).await?)
+    })?;
+    match &args.out {
+        Some(path) => {
+            std::fs::write(path, text).with_context(|| path.display().to_string())?;
+            eprintln!("wrote {}; `caracald ledger verify --receipt {0} --public-key FILE` checks it anywhere", path.display());
+        }
+        None => std::io::stdout().write_all(text.as_bytes())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_export(args: &ExportArgs, state: &StateDir) -> anyhow::Result<ExitCode> {
+    let bar = bar("exporting");
+    let size = block_on(async {
+        let mut store = SqliteStore::read(&state.ledger()).await?;
+        anyhow::Ok(export::export(&mut store, &args.dir, &mut |done, all| advance(&bar, done, all)).await?)
+    })?;
+    bar.finish_and_clear();
+    println!("exported {size} records to {}", args.dir.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The keys that were given as a file or as text, or those of this host.
+fn keys(given: Option<&str>, state: &StateDir) -> anyhow::Result<Vec<Verifier>> {
+    let text = match given {
+        Some(text) if text.contains('+') && !Path::new(text).exists() => text.to_owned(),
+        Some(path) => read_text(Path::new(path))?,
+        None => read_text(&state.public_keys())?,
+    };
+    Ok(Verifier::parse_all(&text)?)
+}
+
+fn read_text(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| path.display().to_string())
+}
+
+/// Runs `work` to its end on this thread.
+pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+/// A progress bar on a terminal; nothing elsewhere.
+fn bar(what: &'static str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} records, {eta} left");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
+}
+
+fn advance(bar: &ProgressBar, done: u64, all: u64) {
+    bar.set_length(all);
+    bar.set_position(done);
+}

@@ -1,0 +1,103 @@
+//! `caracald spend`: what was charged, by agent, model or day.
+
+use crate::ledger::query::{self, Filter};
+use crate::ledger::{Spend, SpendKey, StateDir};
+use crate::spend::{By, sum, usd};
+use clap::Args;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Show what was charged.
+#[derive(Args, Debug)]
+pub struct SpendArgs {
+    /// What to sum by; may be given more than once.
+    #[arg(long, value_enum, value_name = "KEY", default_values_t = [By::Agent, By::Model, By::Day])]
+    pub by: Vec<By>,
+    /// Only this agent; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    pub agent: Vec<String>,
+    /// Print JSON: amounts in nano-USD.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs `caracald spend` on the state directory `state`.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub fn run(args: &SpendArgs, state: &Path) -> anyhow::Result<ExitCode> {
+    let filter = Filter { agents: (!args.agent.is_empty()).then(|| args.agent.clone()), uid: None };
+    let rows = super::ledger::block_on(async { anyhow::Ok(query::spend(&StateDir::new(state), &filter).await?) })?;
+    let rows = sum(&rows, &args.by);
+    if args.json {
+        println!("{}", json(&rows)?);
+    } else {
+        println!("{}", table(&rows, &args.by));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(serde::Serialize)]
+struct Row<'a> {
+    #[serde(flatten)]
+    key: &'a SpendKey,
+    #[serde(flatten)]
+    spend: &'a Spend,
+}
+
+/// The rows as a JSON array; amounts in nano-USD.
+///
+/// # Errors
+/// Never in practice.
+pub fn json(rows: &[(SpendKey, Spend)]) -> serde_json::Result<String> {
+    serde_json::to_string(&rows.iter().map(|(key, spend)| Row { key, spend }).collect::<Vec<_>>())
+}
+
+/// The rows as a table that fits the terminal, with a sum at the end.
+#[must_use]
+pub fn table(rows: &[(SpendKey, Spend)], by: &[By]) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    let keys = by.iter().map(|by| match by {
+        By::Agent => "agent",
+        By::Provider => "provider",
+        By::Model => "model",
+        By::Day => "day",
+    });
+    let columns = ["calls", "input", "cached", "output", "cost", "of which estimated"];
+    table.set_header(keys.chain(columns));
+    let mut all = Spend::default();
+    for (key, spend) in rows {
+        all.add(spend);
+        let keys = by.iter().map(|by| match by {
+            By::Agent => key.agent.clone(),
+            By::Provider => key.provider.clone(),
+            By::Model => key.model.clone(),
+            By::Day => key.day.clone(),
+        });
+        table.add_row(keys.chain(numbers(spend)));
+    }
+    let mut label = vec![String::new(); by.len()];
+    if let Some(first) = label.first_mut() {
+        "total".clone_into(first);
+    }
+    table.add_row(label.into_iter().chain(numbers(&all)));
+    for column in table.column_iter_mut().skip(by.len()) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}
+
+fn numbers(spend: &Spend) -> [String; 6] {
+    let used = &spend.usage;
+    let written = used.cache_write_5m.saturating_add(used.cache_write_1h);
+    [
+        spend.calls.to_string(),
+        used.input.saturating_add(written).to_string(),
+        used.cache_read.to_string(),
+        used.output.to_string(),
+        usd(spend.cost),
+        format!("{} calls", spend.charged_max),
+    ]
+}

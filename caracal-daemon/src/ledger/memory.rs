@@ -1,0 +1,80 @@
+//! A store in memory: the model that the real ones are compared with. Its commits can be made to fail.
+
+use super::books::OpenIntent;
+use super::store::{Batch, Chunk, State, Store, StoreError};
+use crate::event::{Hash, WindowKey};
+use crate::money::NanoUsd;
+use std::collections::{BTreeMap, HashMap};
+
+/// How a commit goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing is committed.
+    Before,
+    /// It is committed, but the answer is lost.
+    After,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct MemoryStore {
+    pub(crate) state: State,
+    pub(crate) chunks: Vec<Chunk>,
+    pub(crate) tiles: BTreeMap<(u32, u64), Vec<Hash>>,
+    pub(crate) checkpoints: Vec<(u64, String)>,
+    pub(crate) totals: HashMap<WindowKey, NanoUsd>,
+    open: BTreeMap<String, (u64, OpenIntent)>,
+    pub(crate) fault: Option<Fault>,
+}
+
+fn lost() -> StoreError {
+    StoreError::Database { path: "memory".into(), why: "as the test asked".into() }
+}
+
+impl Store for MemoryStore {
+    async fn load(&mut self) -> Result<State, StoreError> {
+        Ok(self.state.clone())
+    }
+
+    async fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let fault = self.fault.take();
+        if fault == Some(Fault::Before) {
+            return Err(lost());
+        }
+        assert_eq!(batch.before, self.state.position.as_ref().map_or(0, |position| position.size));
+        self.chunks.extend(batch.chunks.iter().cloned());
+        for tile in &batch.tiles {
+            let before = self.tiles.insert((tile.level, tile.n), tile.hashes.clone());
+            assert!(before.is_none(), "a full tile is written once");
+        }
+        for (key, nano) in &batch.changes.totals {
+            self.totals.entry(key.clone()).or_default().0 += nano;
+        }
+        for call in &batch.changes.closed {
+            self.open.remove(call);
+        }
+        self.open.extend(batch.changes.opened.clone());
+        self.checkpoints.extend(batch.checkpoint.clone());
+        let mut open: Vec<_> = self.open.values().cloned().collect();
+        open.sort_by_key(|(leaf, _)| *leaf);
+        self.state = State {
+            position: Some(batch.position.clone()),
+            edges: batch.edges.clone(),
+            open: open.into_iter().map(|(_, intent)| intent).collect(),
+            checkpoint: self.checkpoints.last().cloned(),
+            head: batch.head.as_ref().map(|head| head.sequence).or(self.state.head),
+        };
+        if fault == Some(Fault::After) { Err(lost()) } else { Ok(()) }
+    }
+
+    async fn chunk(&mut self, index: u64) -> Result<Option<Chunk>, StoreError> {
+        Ok(self.chunks.iter().find(|chunk| (chunk.first..chunk.first + chunk.count).contains(&index)).cloned())
+    }
+
+    async fn tile(&mut self, level: u32, n: u64) -> Result<Vec<Hash>, StoreError> {
+        Ok(self.tiles.get(&(level, n)).cloned().unwrap_or_default())
+    }
+
+    async fn totals(&mut self) -> Result<HashMap<WindowKey, NanoUsd>, StoreError> {
+        Ok(self.totals.clone())
+    }
+}

@@ -1,0 +1,179 @@
+//! Takes entries of a host's journal; gives the batch that puts them into the ledger. Pure.
+//!
+//! Duplicates are dropped, since the chain says that they are; a gap, a fork or a broken chain becomes a leaf of its
+//! own, made from nothing but what was seen, so that a rebuild gives the same root.
+
+use super::books::{Changes, OpenIntent};
+use super::store::{Batch, Chunk, Position};
+use super::tree::{TILE_WIDTH, Tile, Tree};
+use crate::event::write::PLACE_BYTES;
+use crate::event::{Hash, leaf_hash, write};
+use crate::journal::{Entry, Start};
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::io::Write as _;
+
+/// The `type` of a leaf that says that records are missing.
+pub const GAP: &str = "caracal.gap.v1";
+/// The `type` of a leaf that says that a host told two histories.
+pub const FORK: &str = "caracal.fork.v1";
+
+/// Builds a batch.
+#[derive(Debug)]
+pub struct Sequencer<'a> {
+    source: &'a str,
+    before: u64,
+    tree: Tree,
+    cursor: Start,
+    open: &'a HashMap<String, OpenIntent>,
+    chunks: Vec<Chunk>,
+    tiles: Vec<Tile>,
+    changes: Changes,
+}
+
+/// What an entry is, next to what the ledger has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The next one.
+    Next,
+    /// Its sequence number is one that the ledger has passed.
+    Passed,
+    /// Some are missing before it.
+    Gap,
+    /// The next one by number, but it follows another record.
+    Broken,
+}
+
+impl<'a> Sequencer<'a> {
+    /// Goes on from `tree` and `cursor`. `source` is the host's CloudEvents source.
+    #[must_use]
+    pub fn new(source: &'a str, tree: Tree, cursor: Start, open: &'a HashMap<String, OpenIntent>) -> Sequencer<'a> {
+        let before = tree.size();
+        Sequencer { source, before, tree, cursor, open, chunks: Vec::new(), tiles: Vec::new(), changes: Changes::default() }
+    }
+
+    /// What `entry` is.
+    #[must_use]
+    pub fn place(&self, entry: &Entry) -> Place {
+        match entry.sequence.cmp(&self.cursor.sequence) {
+            std::cmp::Ordering::Less => Place::Passed,
+            std::cmp::Ordering::Greater => Place::Gap,
+            std::cmp::Ordering::Equal if entry.prev == self.cursor.prev => Place::Next,
+            std::cmp::Ordering::Equal => Place::Broken,
+        }
+    }
+
+    /// Appends `entry`, and before it what is wrong with its place, if something is.
+    pub fn accept(&mut self, entry: &Entry) {
+        match self.place(entry) {
+            Place::Next | Place::Passed => {}
+            Place::Gap => self.anomaly(GAP, entry),
+            Place::Broken => self.anomaly(FORK, entry),
+        }
+        let leaf = self.tree.size();
+        self.changes.post(leaf, &entry.bytes, self.open);
+        self.append(&entry.bytes, entry.leaf);
+        self.cursor = Start { sequence: entry.sequence + 1, prev: entry.leaf };
+    }
+
+    /// Appends a leaf that says that `entry` is another record than the one that the ledger has in its place.
+    pub fn fork(&mut self, entry: &Entry) {
+        self.anomaly(FORK, entry);
+    }
+
+    /// Ends the batch.
+    #[must_use]
+    pub fn finish(self, origin: &str) -> (Tree, Batch) {
+        let position =
+            Position { origin: origin.to_owned(), size: self.tree.size(), root: self.tree.root(), cursor: self.cursor };
+        let batch = Batch {
+            before: self.before,
+            position,
+            chunks: self.chunks,
+            tiles: self.tiles,
+            edges: self.tree.edges().to_vec(),
+            checkpoint: None,
+            head: None,
+            changes: self.changes,
+        };
+        (self.tree, batch)
+    }
+
+    fn append(&mut self, record: &[u8], leaf: Hash) {
+        let index = self.tree.size();
+        let ms = event_ms(record);
+        let new = index.is_multiple_of(TILE_WIDTH as u64) || self.chunks.is_empty();
+        if new {
+            self.chunks.push(Chunk { first: index, count: 0, min_ms: ms, max_ms: ms, data: Vec::new() });
+        }
+        if let Some(chunk) = self.chunks.last_mut() {
+            chunk.count += 1;
+            chunk.min_ms = chunk.min_ms.min(ms);
+            chunk.max_ms = chunk.max_ms.max(ms);
+            // The journal takes no record that is longer.
+            chunk.data.extend_from_slice(&u16::try_from(record.len()).unwrap_or(u16::MAX).to_be_bytes());
+            chunk.data.extend_from_slice(record);
+        }
+        self.tree.append(leaf, &mut self.tiles);
+    }
+
+    fn anomaly(&mut self, kind: &str, entry: &Entry) {
+        tracing::error!(kind, expected = self.cursor.sequence, seen = entry.sequence, "the host's chain does not hold");
+        let record = anomaly_record(self.source, kind, self.cursor, entry);
+        let leaf = leaf_hash(&record);
+        self.append(&record, leaf);
+    }
+}
+
+/// The record of what is wrong with `entry`. Its place is that of the record that was expected.
+fn anomaly_record(source: &str, kind: &str, expected: Start, entry: &Entry) -> Vec<u8> {
+    let mut out = Vec::with_capacity(640);
+    write::place(expected.sequence, &expected.prev, &mut out);
+    let ms = event_ms(&entry.bytes);
+    let mut seed = Sha256::new();
+    seed.update(kind);
+    seed.update(expected.sequence.to_le_bytes());
+    seed.update(expected.prev);
+    seed.update(entry.leaf);
+    let digest: Hash = seed.finalize().into();
+    let mut random = [0u8; 10];
+    random.copy_from_slice(&digest[..10]);
+    let id = uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid();
+    let _ = write!(out, r#""type":"{kind}","id":"{id}","source":"#);
+    write::string(&mut out, &format!("{source}/ledger"), 512);
+    out.extend_from_slice(br#","time":""#);
+    write::time(&mut out, ms.saturating_mul(1_000_000));
+    let _ = write!(
+        out,
+        r#"","datacontenttype":"application/json","data":{{"caracal.expected.sequence":{},"caracal.expected.prev":"{}","caracal.seen.sequence":{},"caracal.seen.prev":"{}","caracal.seen.leaf":"{}"}}}}"#,
+        expected.sequence,
+        hex::encode(expected.prev),
+        entry.sequence,
+        hex::encode(entry.prev),
+        hex::encode(entry.leaf),
+    );
+    out
+}
+
+/// The time in a record's id, Unix milliseconds; 0 if there is none.
+#[must_use]
+pub fn event_ms(record: &[u8]) -> u64 {
+    event_id(record).and_then(ms_of_id).unwrap_or(0)
+}
+
+/// A record's id, read without reading the record.
+#[must_use]
+pub fn event_id(record: &[u8]) -> Option<&str> {
+    const BEFORE: &[u8] = br#","id":""#;
+    let rest = record.get(PLACE_BYTES..)?;
+    let near = rest.get(..rest.len().min(160))?;
+    let at = near.windows(BEFORE.len()).position(|window| window == BEFORE)? + BEFORE.len();
+    std::str::from_utf8(rest.get(at..at + uuid::fmt::Hyphenated::LENGTH)?).ok()
+}
+
+/// The time in a UUIDv7, Unix milliseconds.
+#[must_use]
+pub fn ms_of_id(id: &str) -> Option<u64> {
+    let (high, low) = (id.get(..8)?, id.get(9..13)?);
+    Some((u64::from_str_radix(high, 16).ok()? << 16) | u64::from_str_radix(low, 16).ok()?)
+}

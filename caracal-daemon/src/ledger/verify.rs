@@ -1,0 +1,431 @@
+//! Audits a ledger: every leaf, tile, checkpoint, chain link, signed head and sum, and the journal behind it.
+//! Takes public keys and reads; gives findings. Trusts nothing that is stored: all of it is made again from the
+//! records' bytes and compared.
+
+use super::books::{Changes, OpenIntent, Spend, SpendKey};
+use super::note::{Checkpoint, Verifier, origin};
+use super::sequence::{FORK, GAP, event_ms};
+use super::sqlite::SqliteStore;
+use super::store::{Chunk, State, Store as _, StoreError};
+use super::tree::{TILE_WIDTH, Tile, Tree};
+use crate::event::write::{PLACE_BYTES, read_place};
+use crate::event::{Hash, WindowKey, leaf_hash};
+use crate::journal::{self, Entry, ReadError, Reader, SignedHead, Start, head};
+use crate::keeper::ledger_key::Signed;
+use crate::money::NanoUsd;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
+
+const CHUNKS_AT_ONCE: u32 = 64;
+/// Findings that are kept: one broken byte near the start can break everything behind it.
+const MAX_FINDINGS: usize = 200;
+const TRIGGERS: [&str; 8] = [
+    "checkpoints_keep_delete", "checkpoints_keep_update", "events_keep_delete", "events_keep_update",
+    "host_heads_keep_delete", "host_heads_keep_update", "tiles_keep_delete", "tiles_keep_update",
+];
+
+/// What to check against.
+#[derive(Clone, Debug)]
+pub struct Against<'a> {
+    /// The host's id.
+    pub host_id: &'a str,
+    /// The public keys of the ledger and of the host.
+    pub keys: &'a [Verifier],
+    /// The journal's directory, to check what the ledger does not have yet.
+    pub journal: Option<&'a Path>,
+    /// The largest tree that the keeper says it signed.
+    pub signed: Option<Signed>,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// A stable code.
+    pub code: &'static str,
+    /// What and where.
+    pub what: String,
+}
+
+/// What an audit found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// Leaves read.
+    pub leaves: u64,
+    /// The root over them, hex.
+    pub root: String,
+    /// Checkpoints checked.
+    pub checkpoints: u64,
+    /// Signed heads of the host's chain checked.
+    pub heads: u64,
+    /// Full tiles checked.
+    pub tiles: u64,
+    /// Records of the journal that the ledger does not have yet.
+    pub journal_records: u64,
+    /// Bytes of a torn tail in the journal: the next start cuts them, and they were never acknowledged.
+    pub torn_bytes: u64,
+    /// Leaves that say that the host's chain had a gap or a fork.
+    pub anomalies: u64,
+    /// Everything that is wrong; empty for a sound ledger.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    fn find(&mut self, code: &'static str, what: String) {
+        if self.findings.len() < MAX_FINDINGS {
+            self.findings.push(Finding { code, what });
+        }
+    }
+}
+
+/// Audits the ledger in `store`. `progress` is told how many of how many leaves are read.
+///
+/// # Errors
+/// When the database cannot be read at all; everything else is a finding.
+pub async fn verify(
+    store: &mut SqliteStore,
+    against: &Against<'_>,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Report, StoreError> {
+    store.freeze().await?;
+    let mut report = Report::default();
+    let state = match store.load().await {
+        Ok(state) => state,
+        Err(error) => {
+            report.find("state", error.to_string());
+            return Ok(report);
+        }
+    };
+    let mut audit = Audit::new(against, report, store.checkpoints().await?, store.heads().await?);
+    audit.counts(store.counts().await?);
+    let size = state.position.as_ref().map_or(0, |position| position.size);
+    let mut next = 0;
+    loop {
+        let chunks = store.chunks_from(next, CHUNKS_AT_ONCE).await?;
+        let Some(last) = chunks.last() else { break };
+        next = last.first.saturating_add(1);
+        for chunk in &chunks {
+            audit.chunk(chunk);
+        }
+        for tile in std::mem::take(&mut audit.full) {
+            audit.tile(&tile, &store.tile(tile.level, tile.n).await?);
+        }
+        progress(audit.tree.size().min(size), size);
+    }
+    let tiles = store.tile_count().await?;
+    if tiles != audit.report.tiles {
+        audit.report.find("tile", format!("{tiles} full tiles are there, but the records make {}", audit.report.tiles));
+    }
+    audit.state(&state);
+    audit.money(&state, store.totals().await?, store.spend().await?);
+    let triggers = store.triggers().await?;
+    if triggers != TRIGGERS {
+        audit.report.find("schema", format!("the triggers that keep evidence are {triggers:?}"));
+    }
+    audit.tail();
+    audit.ends();
+    Ok(audit.report)
+}
+
+struct Audit<'a> {
+    against: &'a Against<'a>,
+    report: Report,
+    tree: Tree,
+    full: Vec<Tile>,
+    cursor: Start,
+    // A gap leaf stands before the record that it explains.
+    explained: bool,
+    checkpoints: VecDeque<(u64, String)>,
+    heads: VecDeque<SignedHead>,
+    journal: Option<Tailer>,
+    open: HashMap<String, OpenIntent>,
+    opened: BTreeMap<String, (u64, OpenIntent)>,
+    totals: HashMap<WindowKey, u64>,
+    spend: BTreeMap<SpendKey, Spend>,
+}
+
+impl<'a> Audit<'a> {
+    fn new(
+        against: &'a Against<'a>,
+        mut report: Report,
+        checkpoints: Vec<(u64, String)>,
+        mut heads: Vec<SignedHead>,
+    ) -> Audit<'a> {
+        report.checkpoints = checkpoints.len() as u64;
+        report.heads = heads.len() as u64;
+        let mut journal = None;
+        if let Some(dir) = against.journal {
+            match head::load(dir) {
+                Ok(Some(head)) if heads.iter().all(|stored| *stored != head) => heads.push(head),
+                Ok(_) => {}
+                Err(error) => report.find("journal_head", error.to_string()),
+            }
+            journal = Tailer::open(dir);
+        }
+        heads.sort_by_key(|head| head.sequence);
+        let mut audit = Audit {
+            against,
+            report,
+            tree: Tree::default(),
+            full: Vec::new(),
+            cursor: Start::default(),
+            explained: false,
+            checkpoints: checkpoints.into(),
+            heads: VecDeque::new(),
+            journal,
+            open: HashMap::new(),
+            opened: BTreeMap::new(),
+            totals: HashMap::new(),
+            spend: BTreeMap::new(),
+        };
+        for head in heads {
+            audit.head_signature(&head);
+            audit.heads.push_back(head);
+        }
+        audit.due_checkpoints();
+        audit
+    }
+
+    fn counts(&mut self, (checkpoints, heads): (u64, u64)) {
+        let stored = (self.report.checkpoints, self.report.heads);
+        if stored != (checkpoints, heads) {
+            self.report.find(
+                "count",
+                format!("{checkpoints} checkpoints and {heads} heads were committed; {} and {} are there", stored.0, stored.1),
+            );
+        }
+    }
+
+    fn head_signature(&mut self, head: &SignedHead) {
+        let name = super::note::host_key_name(self.against.host_id);
+        let Some(key) = self.against.keys.iter().find(|key| key.name() == name) else {
+            self.report.find("head_key", format!("no public key {name} was given, so no chain head can be checked"));
+            return;
+        };
+        if !key.verify(&head::signed_bytes(self.against.host_id, head.sequence, &head.leaf), &head.signature) {
+            self.report.find("head_signature", format!("the signature of the chain's head {} is wrong", head.sequence));
+        }
+    }
+
+    fn chunk(&mut self, chunk: &Chunk) {
+        let at = self.tree.size();
+        let last = chunk.first.saturating_add(chunk.count.saturating_sub(1));
+        if chunk.first != at || chunk.first / TILE_WIDTH as u64 != last / TILE_WIDTH as u64 {
+            self.report.find("leaf_missing", format!("leaf {at} is not where it belongs; a row begins at {}", chunk.first));
+        }
+        let (mut count, mut bytes) = (0, 0);
+        let (mut min, mut max) = (u64::MAX, 0);
+        for record in chunk.records() {
+            count += 1;
+            bytes += 2 + record.len();
+            min = min.min(event_ms(record));
+            max = max.max(event_ms(record));
+            self.leaf(record);
+        }
+        if (count, bytes) != (chunk.count, chunk.data.len()) || (min, max) != (chunk.min_ms, chunk.max_ms) {
+            self.report.find("leaf_row", format!("the row of leaf {} does not describe its records", chunk.first));
+        }
+    }
+
+    fn leaf(&mut self, record: &[u8]) {
+        let (index, leaf) = (self.tree.size(), leaf_hash(record));
+        self.chain(index, record, leaf);
+        let mut changes = Changes::default();
+        changes.post(index, record, &self.open);
+        self.book(changes);
+        self.tree.append(leaf, &mut self.full);
+        self.report.leaves = self.tree.size();
+        self.due_checkpoints();
+    }
+
+    fn chain(&mut self, index: u64, record: &[u8], leaf: Hash) {
+        let Some((sequence, prev)) = read_place(record) else {
+            self.report.find("record", format!("leaf {index} is no record"));
+            return;
+        };
+        let kind = record.get(PLACE_BYTES..).unwrap_or_default();
+        if [GAP, FORK].iter().any(|anomaly| kind.starts_with(format!(r#""type":"{anomaly}""#).as_bytes())) {
+            self.report.anomalies += 1;
+            self.explained = true;
+            return;
+        }
+        let here = Start { sequence, prev };
+        let explained = std::mem::take(&mut self.explained);
+        if here != self.cursor && !(explained && sequence >= self.cursor.sequence) {
+            self.report.find(
+                "chain",
+                format!("leaf {index} is record {sequence} of the host, but record {} should follow", self.cursor.sequence),
+            );
+        }
+        self.link(sequence, leaf);
+        let in_journal = self.journal.as_mut().and_then(|journal| journal.at(sequence));
+        if in_journal.is_some_and(|entry| entry.bytes != record) {
+            self.report.find("journal", format!("record {sequence} is another one in the journal than in the ledger"));
+        }
+    }
+
+    /// Moves the chain past a record and checks the signed heads that name it.
+    fn link(&mut self, sequence: u64, leaf: Hash) {
+        self.cursor = Start { sequence: sequence.saturating_add(1), prev: leaf };
+        while let Some(head) = self.heads.pop_front_if(|head| head.sequence <= sequence) {
+            if (head.sequence, head.leaf) != (sequence, leaf) {
+                self.report.find("head", format!("the chain's signed head {} is not the record that is there", head.sequence));
+            }
+        }
+    }
+
+    fn due_checkpoints(&mut self) {
+        if let Some(signed) = self.against.signed
+            && signed.size == self.tree.size()
+            && signed.root != self.tree.root()
+        {
+            self.report.find("signed", format!("the keeper signed another root at size {}", signed.size));
+        }
+        while let Some((size, note)) = self.checkpoints.pop_front_if(|(size, _)| *size <= self.tree.size()) {
+            match Checkpoint::open(&note, self.against.keys) {
+                Ok(opened) if (opened.size, opened.root) != (size, self.tree.root()) || size != self.tree.size() => {
+                    self.report.find("checkpoint", format!("checkpoint {size} is not of these records"));
+                }
+                Ok(opened) if opened.origin != origin(self.against.host_id) || opened.signed_by.len() != 2 => {
+                    self.report.find("checkpoint", format!("checkpoint {size} is not signed by both keys of this ledger"));
+                }
+                Ok(_) => {}
+                Err(error) => self.report.find("checkpoint", format!("checkpoint {size}: {error}")),
+            }
+        }
+    }
+
+    fn tile(&mut self, made: &Tile, stored: &[Hash]) {
+        self.report.tiles += 1;
+        if stored != made.hashes {
+            self.report.find("tile", format!("tile {}/{} is missing or not of these records", made.level, made.n));
+        }
+    }
+
+    fn state(&mut self, state: &State) {
+        self.report.root = hex::encode(self.tree.root());
+        let made = Some((origin(self.against.host_id), self.tree.size(), self.tree.root(), self.cursor));
+        let stored = state.position.as_ref().map(|at| (at.origin.clone(), at.size, at.root, at.cursor));
+        if stored != made && !(stored.is_none() && self.tree.size() == 0) {
+            self.report.find("position", "the stored size, root, origin or cursor is not that of the records".into());
+        }
+        let edges = state.edges.iter().filter(|edge| !edge.is_empty());
+        if !edges.eq(self.tree.edges().iter().filter(|edge| !edge.is_empty())) {
+            self.report.find("edge", "the stored open tiles are not those of the records".into());
+        }
+    }
+
+    fn book(&mut self, changes: Changes) {
+        for call in changes.closed {
+            self.open.remove(&call);
+            self.opened.remove(&call);
+        }
+        for (call, (leaf, intent)) in changes.opened {
+            self.open.insert(call.clone(), intent.clone());
+            self.opened.insert(call, (leaf, intent));
+        }
+        for (key, nano) in changes.totals {
+            let total = self.totals.entry(key).or_default();
+            *total = total.saturating_add(nano);
+        }
+        for (key, spend) in changes.spend {
+            self.spend.entry(key).or_default().add(&spend);
+        }
+    }
+
+    fn money(&mut self, state: &State, totals: HashMap<WindowKey, NanoUsd>, spend: Vec<(SpendKey, Spend)>) {
+        let made: HashMap<WindowKey, NanoUsd> = self.totals.drain().map(|(key, nano)| (key, NanoUsd(nano))).collect();
+        if made != totals {
+            self.report.find("totals", "the stored totals of budget windows are not those of the records".into());
+        }
+        if self.spend != spend.into_iter().collect() {
+            self.report.find("spend", "the stored spend is not that of the records".into());
+        }
+        let mut open: Vec<(u64, OpenIntent)> = std::mem::take(&mut self.opened).into_values().collect();
+        open.sort_by_key(|(leaf, _)| *leaf);
+        if !open.iter().map(|(_, intent)| intent).eq(&state.open) {
+            self.report.find("open_intents", "the stored open calls are not those of the records".into());
+        }
+    }
+
+    /// Goes on into what only the journal has.
+    fn tail(&mut self) {
+        let Some(dir) = self.against.journal else { return };
+        match journal::check(dir, self.cursor) {
+            Ok(found) => self.report.torn_bytes = found.torn_bytes,
+            Err(error) => self.report.find("journal", error.to_string()),
+        }
+        while let Some(entry) = self.journal.as_mut().and_then(|journal| journal.from(self.cursor.sequence)) {
+            if entry.prev != self.cursor.prev || entry.sequence != self.cursor.sequence {
+                self.report.find("chain", format!("record {} of the journal does not follow the ledger's last", entry.sequence));
+                break;
+            }
+            self.report.journal_records += 1;
+            self.link(entry.sequence, entry.leaf);
+            self.tree.append(entry.leaf, &mut self.full);
+            self.due_checkpoints();
+        }
+    }
+
+    /// What was signed must have been reached.
+    fn ends(&mut self) {
+        for (size, _) in std::mem::take(&mut self.checkpoints) {
+            self.report.find("truncated", format!("checkpoint {size} covers more than the {} leaves there are", self.tree.size()));
+        }
+        for head in std::mem::take(&mut self.heads) {
+            self.report.find("truncated", format!("the chain's head {} was signed, but that record is not there", head.sequence));
+        }
+        if let Some(signed) = self.against.signed.filter(|signed| signed.size > self.tree.size()) {
+            self.report.find("truncated", format!("{} leaves were signed, but {} are there", signed.size, self.tree.size()));
+        }
+    }
+}
+
+/// Reads the journal beside the ledger.
+struct Tailer {
+    reader: Reader,
+    waiting: VecDeque<Entry>,
+}
+
+impl Tailer {
+    fn open(dir: &Path) -> Option<Tailer> {
+        let mut reader = Reader::of_files(dir, 0);
+        let oldest = reader.oldest().ok().flatten()?;
+        reader.seek(oldest);
+        Some(Tailer { reader, waiting: VecDeque::new() })
+    }
+
+    /// The record with this sequence number, if the journal still has it.
+    fn at(&mut self, sequence: u64) -> Option<Entry> {
+        self.from(sequence).filter(|entry| entry.sequence == sequence)
+    }
+
+    /// The first record at or above this sequence number. Records below it are passed over for good; one above it
+    /// that was only looked at is kept.
+    fn from(&mut self, sequence: u64) -> Option<Entry> {
+        loop {
+            if self.waiting.is_empty() {
+                self.fill()?;
+            }
+            while self.waiting.pop_front_if(|entry| entry.sequence < sequence).is_some() {}
+            match self.waiting.front() {
+                Some(entry) if entry.sequence == sequence => return self.waiting.pop_front(),
+                Some(entry) => return Some(entry.clone()),
+                None => {}
+            }
+        }
+    }
+
+    fn fill(&mut self) -> Option<()> {
+        let batch = match self.reader.batch(1_024, 1 << 20) {
+            // Deleted meanwhile, since the ledger has it.
+            Err(ReadError::Gone(_)) => {
+                let oldest = self.reader.oldest().ok().flatten()?;
+                self.reader.seek(oldest);
+                self.reader.batch(1_024, 1 << 20).ok()?
+            }
+            other => other.ok()?,
+        };
+        self.waiting.extend(batch);
+        (!self.waiting.is_empty()).then_some(())
+    }
+}
