@@ -129,11 +129,10 @@ async fn accept(app: Arc<App>, listener: TcpListener) {
     loop {
         match app.gate.accept(&listener).await {
             Ok(Accepted::Agent(captured, permit)) => {
-                let (stack, telemetry) = (Arc::clone(&app.stack), Arc::clone(&app.gate.telemetry));
+                let stack = Arc::clone(&app.stack);
                 tokio::spawn(async move {
                     let _permit = permit;
                     intercept::intercept(stack, captured).await;
-                    telemetry.open.fetch_sub(1, Ordering::Relaxed);
                 });
             }
             Ok(Accepted::Probe(stream)) => {

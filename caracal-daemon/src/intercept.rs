@@ -10,11 +10,13 @@ mod remember;
 mod session;
 mod settle;
 mod stack;
+mod tally;
 
 #[cfg(test)]
 mod tests;
 
 pub use stack::{Limits, Parts, Stack};
+pub use tally::Tally;
 
 use crate::capture::Captured;
 use crate::event::Kind;
@@ -228,7 +230,7 @@ fn decide(session: &Session, asked: &Asked) -> Result<Decided, (Refusal, Vec<Arc
 async fn forward(session: &Arc<Session>, asked: &Asked, mut request: Request<Incoming>, decided: &Decided) -> Answer {
     // No record, no forward.
     let draft = session.draft(Kind::Decision, Action::Request, asked, decided);
-    if let Err(error) = session.origin.stack.recorder.allowed(draft).await {
+    if let Err(error) = session.origin.stack.recorder.allowed(&session.origin.agent, draft).await {
         return session.refuse(asked, &no_journal(&error), &decided.policies);
     }
     // An upgrade leaves HTTP, and with it what could be metered: only hosts without a price.

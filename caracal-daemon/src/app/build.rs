@@ -12,27 +12,25 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
 use super::DataPathArgs;
-use crate::budget::spec::{BudgetSpec, Kind, Per, Wait, Window};
-use crate::budget::Budgets;
+use crate::budget::{BudgetSpec, Budgets, Kind, Per, Wait, Window};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::dns::resolve::{Resolver, Servers};
 use crate::event::{Data, Detail, Draft};
 use crate::http::pool::Pool;
-use crate::intercept::stack::{Limits, Parts};
-use crate::intercept::Stack;
+use crate::intercept::{Limits, Parts, Stack};
 use crate::journal::{self, Journal};
 use crate::keeper::order::{Answer, EventsQuery};
 use crate::keeper::signing::RemoteSigner;
 use crate::keeper::Signer;
 use crate::ledger::{self, Ledger, RunOptions, SqliteStore, StateDir};
-use crate::meter::book::PriceBook;
-use crate::meter::Meter;
+use crate::meter::{Meter, PriceBook};
 use crate::policy::Engine;
 use crate::spend::View;
 use crate::telemetry::Telemetry;
 use crate::tls::accept::Acceptor;
-use crate::tls::dial::{Dialer, Proxy, Settings};
+use crate::tls::dial::proxy::Proxy;
+use crate::tls::dial::{Dialer, Settings};
 
 /// The stages that are not reached through a connection.
 #[derive(Debug)]
@@ -91,7 +89,7 @@ pub(super) async fn build(
     let book = price_book(&config).unwrap_or_else(|error| {
         tracing::error!(%error, "The price book is broken; no paid call is allowed until it is mended and reloaded.");
         trouble = Some(error.to_string());
-        PriceBook::default()
+        PriceBook::empty()
     });
     let meter = Arc::new(Meter::new(book, []).with_body_limit(config.limits.pricing_body_bytes));
     let budgets = Arc::new(Budgets::new(specs(&config), clock.clone(), recovery.totals)?);
@@ -225,7 +223,7 @@ fn upstream(config: &Config) -> anyhow::Result<Settings> {
     }
     let proxy = match &upstream.proxy {
         None => None,
-        Some(url) => Some(Proxy::new(url.host(), url.port(), url.userinfo(), &upstream.no_proxy)?),
+        Some(url) => Some(Proxy::new(&url.url(), &upstream.no_proxy)?),
     };
     Ok(Settings { system_roots: true, roots, client_certificates, proxy })
 }
@@ -251,9 +249,9 @@ fn spec(budget: &config::Budget) -> BudgetSpec {
             config::WindowKind::Rolling => Kind::Rolling,
         },
         time_zone: budget.time_zone.iana_name().unwrap_or_default().to_owned(),
-        agents: budget.agents.iter().map(ToString::to_string).collect(),
-        models: budget.models.iter().map(ToString::to_string).collect(),
-        providers: budget.providers.iter().map(ToString::to_string).collect(),
+        agents: budget.agents.iter().map(|pattern| pattern.glob().as_str().to_owned()).collect(),
+        models: budget.models.iter().map(|glob| glob.as_str().to_owned()).collect(),
+        providers: budget.providers.iter().map(|glob| glob.as_str().to_owned()).collect(),
         per: match budget.per {
             config::Per::All => Per::All,
             config::Per::Agent => Per::Agent,

@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::{TcpListener, TcpStream};
@@ -130,7 +129,6 @@ impl Gate {
             return Ok(Accepted::Refused);
         };
         stream.set_nodelay(true)?;
-        self.telemetry.open.fetch_add(1, Ordering::Relaxed);
         Ok(Accepted::Agent(Captured { stream, original: original(&flow), agent, process: process(&flow) }, permit))
     }
 }

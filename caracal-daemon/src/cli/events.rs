@@ -139,8 +139,15 @@ struct EventJson<'a> {
 }
 
 fn write_json(out: &mut impl std::io::Write, event: &Event) -> anyhow::Result<()> {
-    let record: &serde_json::value::RawValue = serde_json::from_slice(&event.bytes)?;
-    let line = serde_json::to_string(&EventJson { index: event.index, record, detail: event.detail.as_ref() })?;
-    writeln!(out, "{line}")?;
+    writeln!(out, "{}", line(event)?)?;
     Ok(())
+}
+
+/// One event as a line of JSON.
+///
+/// # Errors
+/// When its record is not JSON.
+pub fn line(event: &Event) -> serde_json::Result<String> {
+    let record: &serde_json::value::RawValue = serde_json::from_slice(&event.bytes)?;
+    serde_json::to_string(&EventJson { index: event.index, record, detail: event.detail.as_ref() })
 }

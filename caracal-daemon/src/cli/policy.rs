@@ -1,6 +1,6 @@
 //! `caracald policy check|test|explain|reload`: tells why, before it bites.
 
-use crate::config::{Config, DEFAULT_PATH};
+use crate::config::Config;
 use crate::policy::explain::Explanation;
 use crate::policy::table::{self, Case, Expect, Row};
 use crate::policy::{Decision, Mode, PolicySet, Verdict};

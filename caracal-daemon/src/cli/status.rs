@@ -68,6 +68,11 @@ fn print(status: &Value) {
         println!("{table}");
     }
     for process in path["untrusting"].as_array().map(Vec::as_slice).unwrap_or_default() {
-        println!("does not trust the local CA: {}", text(process));
+        println!(
+            "does not trust the local CA: {} (process {}, agent {}): start it with `caracald run`, or restart it with the CA's variables",
+            text(&process["comm"]),
+            text(&process["tgid"]),
+            text(&process["agent"]),
+        );
     }
 }

@@ -128,6 +128,12 @@ impl ProxyUrl {
         self.0.port_u16().unwrap_or(3128)
     }
 
+    /// The whole URL, password and all. A secret: never log it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.0.to_string()
+    }
+
     /// `user:password`, as written. A secret: never log it.
     #[must_use]
     pub fn userinfo(&self) -> Option<&str> {

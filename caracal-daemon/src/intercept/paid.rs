@@ -12,7 +12,7 @@ use crate::meter::{Call, Edited, Operation, Provider};
 use crate::policy::{Action, Ask};
 use crate::refusal::{Reason, Refusal, Side, Stage};
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -89,14 +89,14 @@ async fn prepare(
     });
     let llm = granted(decision, &set, &format!("the model {} for {}", call.model, origin.agent.name))?;
     // Money before bytes: taken from every budget, or from none.
-    let scope = Scope { agent: origin.agent.name.clone(), provider: provider_code(provider), model: call.model.clone() };
+    let scope = Scope { agent: origin.agent.name.clone(), provider: provider_code(provider), model: call.priced_as() };
     let least = call.least(stack.limits.min_output);
     let mut hold = stack.budgets.hold(&scope, least, call.most()).await.map_err(plain)?;
     // The request that costs at most what was held, and what is left goes back.
     let edited = call.edit(hold.amount).map_err(plain)?;
     hold.shrink(edited.hold);
     let intent = intent(session, asked, &call, &edited, &hold, decided, &llm);
-    let mut ticket = Ticket::new(stack.clone(), hold, call.clone(), &intent);
+    let mut ticket = Ticket::new(stack.clone(), origin.agent.cgroup, hold, call.clone(), &intent);
     // Durable before the first byte: after a crash the hold is charged.
     ticket.intended();
     stack.journal.durable(intent).await.map_err(|error| plain(no_journal(&error)))?;
@@ -192,6 +192,10 @@ fn rebuild(parts: Parts, body: Bytes, edited: &Edited, tls: bool) -> Option<(Req
     // The body is here already: nobody needs to be asked whether it may come.
     let decoded = edited.body.is_some();
     forward::remove_in_order(headers, |name| name == EXPECT || (decoded && name == CONTENT_ENCODING));
+    if edited.identity_answer {
+        // The answer is edited as it passes, which a compressed one cannot be.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
     if edited.body.is_some() || was_chunked {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }

@@ -46,7 +46,7 @@ where
     draft.data.policy_set = Some(origin.stack.policy.current().hash());
     draft.detail.host = Some(host.to_owned());
     draft.detail.port = Some(origin.port);
-    if let Err(error) = origin.stack.recorder.allowed(draft).await {
+    if let Err(error) = origin.stack.recorder.allowed(&origin.agent, draft).await {
         return origin.refused(&crate::intercept::session::no_journal(&error), about, &decision.policies);
     }
     let route = Route { host, port: origin.port, private: grant.private, same_netns: origin.same_netns() };

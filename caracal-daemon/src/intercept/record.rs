@@ -2,6 +2,7 @@
 //! second become one record with an exact count; when there are too many kinds of them, their destination is dropped and
 //! never their count.
 
+use super::tally::Tally;
 use crate::agent::{Agent, Process};
 use crate::clock::Clock;
 use crate::event::{Data, Detail, Draft, Kind};
@@ -53,11 +54,17 @@ pub(crate) struct Recorder {
     clock: Clock,
     telemetry: Arc<Telemetry>,
     open: Mutex<HashMap<Equal, Open>>,
+    tally: Tally,
 }
 
 impl Recorder {
     pub(crate) fn new(journal: Journal, clock: Clock, telemetry: Arc<Telemetry>) -> Arc<Recorder> {
-        Arc::new(Recorder { journal, clock, telemetry, open: Mutex::default() })
+        Arc::new(Recorder { journal, clock, telemetry, open: Mutex::default(), tally: Tally::default() })
+    }
+
+    /// What each agent did so far.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// A draft with what is known of every event.
@@ -74,7 +81,8 @@ impl Recorder {
     }
 
     /// Hands an allowed request to the journal before it is forwarded.
-    pub(crate) async fn allowed(&self, draft: Draft) -> Result<(), JournalError> {
+    pub(crate) async fn allowed(&self, agent: &Agent, draft: Draft) -> Result<(), JournalError> {
+        self.tally.note(agent.cgroup, &draft);
         self.journal.append(draft).await
     }
 
@@ -101,6 +109,7 @@ impl Recorder {
         draft.detail.method = about.method.map(str::to_owned);
         draft.detail.path = about.path.map(str::to_owned);
         draft.detail.sentence = Some(refusal.sentence.clone());
+        self.tally.note(agent.cgroup, &draft);
         self.count(draft);
     }
 
@@ -133,6 +142,7 @@ impl Recorder {
         draft.data.policy_set = Some(policy_set);
         draft.detail.host = Some(host.to_owned());
         draft.detail.port = Some(port).filter(|port| *port != 0);
+        self.tally.note(agent.cgroup, &draft);
         self.count(draft);
     }
 

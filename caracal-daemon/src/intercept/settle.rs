@@ -1,6 +1,7 @@
 //! How a paid call ends. Whatever happens - a clean end, a cut on either side, a cancelled task, a panic - its hold ends in one
 //! of three ways and the outcome is recorded.
 
+use crate::agent::CgroupId;
 use crate::budget::Hold;
 use crate::event::{Data, Draft, Kind};
 use crate::http::body::{BodyError, Streamed};
@@ -18,6 +19,7 @@ use std::task::{Context, Poll, ready};
 #[derive(Debug)]
 pub(crate) struct Ticket {
     stack: Arc<Stack>,
+    agent: CgroupId,
     hold: Option<Hold>,
     call: Call,
     /// The outcome's record, as far as it is known.
@@ -53,11 +55,11 @@ impl Unknown {
 
 impl Ticket {
     /// A ticket for `call`, which holds `hold`. `intent` is its record.
-    pub(crate) fn new(stack: Arc<Stack>, hold: Hold, call: Call, intent: &Draft) -> Ticket {
+    pub(crate) fn new(stack: Arc<Stack>, agent: CgroupId, hold: Hold, call: Call, intent: &Draft) -> Ticket {
         let mut outcome = intent.clone();
         outcome.kind = Kind::Outcome;
         outcome.data = Data { windows: hold.windows.clone(), ..outcome.data };
-        Ticket { stack, hold: Some(hold), call, outcome, sent: false, intended: false }
+        Ticket { stack, agent, hold: Some(hold), call, outcome, sent: false, intended: false }
     }
 
     /// The intent is on its way to the journal.
@@ -122,6 +124,7 @@ impl Ticket {
         draft.data.settle = Some(settle);
         draft.data.reason = reason;
         draft.data.cost = Some(cost);
+        self.stack.recorder.tally().note(self.agent, &draft);
         draft
     }
 

@@ -7,6 +7,7 @@ use crate::dns::resolve::Resolver;
 use crate::http::pool::Pool;
 use crate::intercept::record::Recorder;
 use crate::intercept::remember::Remembered;
+use crate::intercept::tally::Tally;
 use crate::journal::Journal;
 use crate::meter::Meter;
 use crate::policy::{Action, Decision, Engine};
@@ -124,6 +125,12 @@ impl Stack {
     #[must_use]
     pub fn trust(&self) -> &TrustTable {
         &self.trust
+    }
+
+    /// What each agent did so far, for the last words of `run`.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        self.recorder.tally()
     }
 
     /// The resolver, for the agent-facing loops.

@@ -146,6 +146,12 @@ impl PriceBook {
         PriceBook::parse(BUILT_IN)
     }
 
+    /// A book without a price: every paid call is refused.
+    #[must_use]
+    pub fn empty() -> PriceBook {
+        PriceBook { id: "none".into(), models: HashMap::new() }
+    }
+
     /// Reads a book.
     ///
     /// # Errors
