@@ -164,6 +164,8 @@ impl<S: Store> Worker<S> {
             }
             let behind = self.ledger.checkpoint().is_none_or(|(size, _)| *size < self.ledger.size());
             if behind && self.ledger.size() > 0 {
+                // The keeper did not sign: ask again, but not all the time.
+                std::thread::park_timeout(self.options.retry);
                 break;
             }
         }
@@ -214,6 +216,7 @@ impl Heads {
                 tracing::warn!(error, "the head of the chain could not be signed");
             }
         }
+        let _ = self.sign();
     }
 
     fn sign(&mut self) -> Result<(), String> {

@@ -191,7 +191,7 @@ async fn gaps_and_forks_become_leaves() {
 
 /// A state directory with a journal and a ledger of 300 calls, with several checkpoints and heads, and more in the
 /// journal than in the ledger.
-async fn sample(dir: &Path) -> (StateDir, Vec<Verifier>) {
+pub(crate) async fn sample(dir: &Path) -> (StateDir, Vec<Verifier>) {
     let state = StateDir::new(dir);
     let signer = signer(dir);
     let (journal, _) =
@@ -303,6 +303,22 @@ fn put_back(state: &StateDir, bytes: &[u8]) {
         let _ = std::fs::remove_file(format!("{}{end}", state.ledger().display()));
     }
     std::fs::write(state.ledger(), bytes).expect("put back");
+}
+
+#[tokio::test]
+async fn an_audit_accepts_a_gap_that_the_ledger_recorded_and_no_other() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (state, signer) = (StateDir::new(dir.path()), signer(dir.path()));
+    let all = entries(&drafts(20));
+    let mut ledger = Ledger::open(SqliteStore::open(&state.ledger()).await.expect("a store"), "h").await.expect("a ledger");
+    ledger.ingest(&all[..10], None, Some(&*signer)).await.expect("ingested");
+    ledger.ingest(&all[12..], None, Some(&*signer)).await.expect("ingested");
+    drop(ledger);
+    let keys = Verifier::parse_all(&signer.0.public_keys()).expect("public keys");
+    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None };
+    let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
+    let report = verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit");
+    assert_eq!((report.findings, report.anomalies), (Vec::new(), 1));
 }
 
 #[tokio::test]
