@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(shown[1..4], ["coder", "bill", "settled"]);
         assert_eq!(shown[5], "api.openai.com:443");
         assert_eq!(shown[7], "$0.000001234");
-        assert!(!table(&[event.clone()]).contains('\u{1b}'));
+        assert!(!table(std::slice::from_ref(&event)).contains('\u{1b}'));
         let mut line = Vec::new();
         write_json(&mut line, &event).expect("written");
         let value: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
