@@ -162,6 +162,31 @@ async fn after_a_restore_nothing_is_signed_until_the_log_has_caught_up() {
     let fork = other.ingest(&altered, None, Some(&*signer)).await;
     assert!(matches!(fork, Err(LedgerError::Fork(_))), "{fork:?}");
     assert_eq!(other.checkpoint(), None);
+    // So is one that is larger by now, whether it was so from the start or grew past that size.
+    for (before, after) in [(entries.len(), entries.len()), (5, 20), (5, entries.len())] {
+        let mut other = memory().await;
+        let longer = self::entries(&drafts(60));
+        other.ingest(&longer[..before], None, None).await.expect("ingested");
+        let agreed = other.agree(&*signer).await;
+        if before == entries.len() {
+            assert!(matches!(agreed, Err(LedgerError::Fork(_))), "{agreed:?}");
+            continue;
+        }
+        agreed.expect("nothing to say yet");
+        other.ingest(&longer[before..after], None, Some(&*signer)).await.map(drop).or_else(is_fork).expect("a fork or no signature");
+        let grown = other.ingest(&longer[other.cursor().sequence as usize..], None, Some(&*signer)).await;
+        assert!(matches!(grown, Err(LedgerError::Fork(_))), "{grown:?}");
+        assert_eq!(other.checkpoint(), None);
+    }
+    let mut same = memory().await;
+    same.agree(&*signer).await.expect("nothing to say yet");
+    same.ingest(&entries, None, Some(&*signer)).await.expect("the same history");
+    assert!(same.checkpoint().is_some());
+    same.agree(&*signer).await.expect("the same history");
+}
+
+fn is_fork(error: LedgerError) -> Result<(), LedgerError> {
+    if matches!(error, LedgerError::Fork(_)) { Ok(()) } else { Err(error) }
 }
 
 #[tokio::test]
