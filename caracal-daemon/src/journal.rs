@@ -134,8 +134,8 @@ impl Journal {
         Ok((journal, recovered))
     }
 
-    /// Appends and waits until the record is durable. The caller must see it through: a call that is given up
-    /// half-way may still have written its record.
+    /// Appends and waits until the record is durable. An intent whose wait is given up half-way (the future is
+    /// dropped) is followed by an outcome that releases it: its record may be there, and its request was not sent.
     ///
     /// # Errors
     /// When it is not durable. It may then still come back after a crash, so nothing may have been sent on its
@@ -145,7 +145,10 @@ impl Journal {
         let (done, waiting) = oneshot::channel();
         self.take_room().await?;
         self.send(Message::Append { sealed, done: Some(done) })?;
-        waiting.await.map_err(|_| stopped())?
+        let mut waited = Waited { journal: self, draft: Some(draft) };
+        let answer = waiting.await;
+        waited.draft = None;
+        answer.map_err(|_| stopped())?
     }
 
     /// Appends without waiting: written with the next group. For outcomes and decisions. While the disk fails,
@@ -247,11 +250,32 @@ impl Journal {
             },
             detail: Detail::default(),
         };
-        let sealed = self.seal(&draft)?;
+        self.append_now(&draft)
+    }
+
+    /// Appends from where nobody can wait for room.
+    fn append_now(&self, draft: &Draft) -> Result<(), JournalError> {
+        let sealed = self.seal(draft)?;
         if let Ok(permit) = self.room.try_acquire() {
             permit.forget();
         }
         self.send(Message::Append { sealed, done: None })
+    }
+}
+
+/// A durable append that is waited for.
+struct Waited<'a> {
+    journal: &'a Journal,
+    draft: Option<Draft>,
+}
+
+impl Drop for Waited<'_> {
+    fn drop(&mut self) {
+        let Some(intent) = self.draft.take().filter(|draft| draft.kind == Kind::Intent) else { return };
+        let data = Data { reason: Some("abandoned"), settle: Some("released"), max_tokens: None, edits: Vec::new(), ..intent.data };
+        let outcome = Draft { kind: Kind::Outcome, at: intent.at, data, detail: Detail::default() };
+        // It fails only when the writer has stopped; the next start then charges the open intent.
+        let _ = self.journal.append_now(&outcome);
     }
 }
 

@@ -26,7 +26,7 @@ pub use sqlite::SqliteStore;
 pub use state::StateDir;
 pub use store::{Store, StoreError};
 
-use crate::event::{WindowKey, write};
+use crate::event::{Hash, WindowKey, write};
 use crate::journal::{Entry, Journal, JournalError, ReadError, SignedHead, Start};
 use crate::keeper::{KeeperError, Signer};
 use crate::money::NanoUsd;
@@ -56,6 +56,9 @@ pub enum LedgerError {
     /// The signer says that another tree of this size was signed before.
     #[error("this ledger contradicts a checkpoint that was signed before ({0}); it was changed or restored wrongly: run `caracald ledger verify`")]
     Fork(KeeperError),
+    /// The signer does not answer.
+    #[error(transparent)]
+    Signer(KeeperError),
 }
 
 /// What a start needs to know of the past.
@@ -87,6 +90,9 @@ pub struct Ledger<S> {
     open: HashMap<String, OpenIntent>,
     checkpoint: Option<(u64, String)>,
     head: Option<u64>,
+    // A size above ours that was signed before: at that size our root must be the one that was signed.
+    owed: Option<u64>,
+    owed_root: Option<Hash>,
 }
 
 impl<S: Store> Ledger<S> {
@@ -105,6 +111,8 @@ impl<S: Store> Ledger<S> {
             open: HashMap::new(),
             checkpoint: None,
             head: None,
+            owed: None,
+            owed_root: None,
         };
         ledger.set_state(state)?;
         Ok(ledger)
@@ -143,14 +151,21 @@ impl<S: Store> Ledger<S> {
         head: Option<SignedHead>,
         signer: Option<&dyn Signer>,
     ) -> Result<Ingested, LedgerError> {
-        let (tree, mut batch, duplicates) = self.sequence(entries).await?;
+        let (tree, mut batch, duplicates, owed_root) = self.sequence(entries).await?;
+        let owed_root = owed_root.or(self.owed_root);
         batch.head = head.filter(|head| self.head.is_none_or(|last| head.sequence > last));
         batch.head.take_if(|head| head.sequence >= batch.position.cursor.sequence);
         if let Some(signer) = signer
             && self.checkpoint.as_ref().is_none_or(|(size, _)| *size < batch.position.size)
             && batch.position.size > 0
         {
-            batch.checkpoint = sign(signer, &batch)?;
+            if let (Some(size), Some(root)) = (self.owed, owed_root) {
+                must_agree(signer, size, root)?;
+                self.owed = None;
+            }
+            if self.owed.is_none() {
+                batch.checkpoint = sign(signer, &batch)?;
+            }
         }
         if batch.chunks.is_empty() && batch.checkpoint.is_none() && batch.head.is_none() {
             return Ok(Ingested { duplicates, changes: Changes::default() });
@@ -161,7 +176,32 @@ impl<S: Store> Ledger<S> {
             self.set_state(state)?;
             return Err(error.into());
         }
+        self.owed_root = owed_root;
         Ok(self.committed(tree, batch, duplicates))
+    }
+
+    /// Makes sure that this ledger is the one that the signer signed before: at the size signed it has the same root,
+    /// now, or when it gets there; nothing is signed until then. Call it before the first [`Ledger::ingest`] with a
+    /// signer.
+    ///
+    /// # Errors
+    /// `Fork` when it is another one; `Signer` when the signer does not answer.
+    pub async fn agree(&mut self, signer: &dyn Signer) -> Result<(), LedgerError> {
+        let signed = match signer.sign_checkpoint(0, tree::empty_root()) {
+            Ok(_) => return Ok(()),
+            Err(KeeperError::Fork { signed, .. }) => signed,
+            Err(error) => return Err(LedgerError::Signer(error)),
+        };
+        if signed > self.tree.size() {
+            self.owed = Some(signed);
+            return Ok(());
+        }
+        let mut tiles = proof::Tiles::new();
+        for (level, n) in proof::root_tiles(signed) {
+            tiles.insert((level, n), self.store.tile(level, n).await?);
+        }
+        let root = proof::root(signed, &tiles).ok_or_else(|| StoreError::Damaged("a tile is missing".into()))?;
+        must_agree(signer, signed, root)
     }
 
     /// Reads everything durable in the journal into the ledger, and gives what a start needs to know.
@@ -183,7 +223,7 @@ impl<S: Store> Ledger<S> {
         Ok(Recovery { totals: self.store.totals().await?, open })
     }
 
-    async fn sequence(&mut self, entries: &[Entry]) -> Result<(Tree, Batch, u64), LedgerError> {
+    async fn sequence(&mut self, entries: &[Entry]) -> Result<(Tree, Batch, u64, Option<Hash>), LedgerError> {
         let mut duplicates = 0;
         let mut forks = Vec::new();
         // Records that the ledger has passed come only from a replay: ask the store before the batch is built.
@@ -194,15 +234,15 @@ impl<S: Store> Ledger<S> {
                 false => forks.push(entry),
             }
         }
-        let mut sequencer = Sequencer::new(&self.source, self.tree.clone(), self.cursor, &self.open);
+        let mut sequencer = Sequencer::new(&self.source, self.tree.clone(), self.cursor, &self.open).watch(self.owed);
         forks.into_iter().for_each(|entry| sequencer.fork(entry));
         for entry in entries {
             if sequencer.place(entry) != Place::Passed {
                 sequencer.accept(entry);
             }
         }
-        let (tree, batch) = sequencer.finish(&self.origin);
-        Ok((tree, batch, duplicates))
+        let (tree, batch, owed_root) = sequencer.finish(&self.origin);
+        Ok((tree, batch, duplicates, owed_root))
     }
 
     /// Whether the ledger has exactly this record in its place. The sequence numbers of leaves never fall, so a
@@ -260,6 +300,15 @@ impl<S: Store> Ledger<S> {
         self.tree = tree.ok_or_else(|| StoreError::Damaged("its open tiles do not give its root".into()))?;
         self.cursor = position.cursor;
         Ok(())
+    }
+}
+
+/// The signer signed a tree of this size before: it must have been this one.
+fn must_agree(signer: &dyn Signer, size: u64, root: Hash) -> Result<(), LedgerError> {
+    match signer.sign_checkpoint(size, root) {
+        Ok(_) => Ok(()),
+        Err(error @ KeeperError::Fork { .. }) => Err(LedgerError::Fork(error)),
+        Err(error) => Err(LedgerError::Signer(error)),
     }
 }
 

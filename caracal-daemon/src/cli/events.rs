@@ -151,3 +151,33 @@ pub fn line(event: &Event) -> serde_json::Result<String> {
     let record: &serde_json::value::RawValue = serde_json::from_slice(&event.bytes)?;
     serde_json::to_string(&EventJson { index: event.index, record, detail: event.detail.as_ref() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::write::tests::{paid, scribe};
+
+    #[test]
+    fn a_row_says_who_where_and_how_much_and_cannot_drive_a_terminal() {
+        let (dir, scribe) = scribe();
+        let mut draft = paid(Kind::Outcome, uuid::Uuid::nil());
+        draft.data.model = Some("gpt\u{1b}[2J".into());
+        let mut bytes = Vec::new();
+        scribe.seal(&draft).expect("sealed").place(0, &[0; 32], &mut bytes);
+        let event = Filter::default().read(Some(4), &bytes, scribe.keys()).expect("an event");
+        let shown = cells(&event);
+        assert_eq!(shown[1..4], ["coder", "bill", "settled"]);
+        assert_eq!(shown[5], "api.openai.com:443");
+        assert_eq!(shown[7], "$0.000001234");
+        assert!(!table(std::slice::from_ref(&event)).contains('\u{1b}'));
+        let mut line = Vec::new();
+        write_json(&mut line, &event).expect("written");
+        let value: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
+        assert_eq!((&value["index"], &value["detail"]["port"]), (&4.into(), &443.into()));
+        assert_eq!(value["record"]["type"], "caracal.outcome.v1");
+        std::fs::remove_file(dir.path().join("keys/coder.key")).expect("erased");
+        let keys = DetailKeys::read_only(&dir.path().join("keys"));
+        let erased = Filter::default().read(None, &bytes, &keys).expect("an event");
+        assert_eq!(cells(&erased)[5], "(sealed)");
+    }
+}

@@ -238,3 +238,49 @@ fn advance(bar: &ProgressBar, done: u64, all: u64) {
     bar.set_length(all);
     bar.set_position(done);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        ledger: LedgerArgs,
+    }
+
+    fn run_line(state: &Path, words: &[&str]) -> anyhow::Result<ExitCode> {
+        let line = Line::try_parse_from(std::iter::once(&"ledger").chain(words)).expect("a command line");
+        run(line.ledger, state, "h")
+    }
+
+    fn code(result: anyhow::Result<ExitCode>) -> String {
+        format!("{:?}", result.expect("it ran"))
+    }
+
+    #[test]
+    fn the_commands_prove_verify_and_export() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (_, keys) = block_on(async { Ok(crate::ledger::tests::sample(dir.path()).await) }).expect("a ledger");
+        let sound = format!("{:?}", ExitCode::SUCCESS);
+        let unsound = format!("{:?}", ExitCode::from(EXIT_UNSOUND));
+        for words in [&["verify"][..], &["verify", "--json"], &["keys"]] {
+            assert_eq!(code(run_line(dir.path(), words)), sound, "{words:?}");
+        }
+        let receipt = dir.path().join("a.tlog-proof");
+        let file = receipt.to_str().expect("a path");
+        assert_eq!(code(run_line(dir.path(), &["prove", "7", "--out", file])), sound);
+        let nowhere = tempfile::tempdir().expect("a directory");
+        let key = keys[0].to_string();
+        let check = ["verify", "--receipt", file, "--public-key", &key];
+        assert_eq!(code(run_line(nowhere.path(), &check)), sound, "nothing but the key and the receipt is read");
+        let text = std::fs::read_to_string(&receipt).expect("the receipt");
+        std::fs::write(&receipt, text.replace("index 7", "index 8")).expect("changed");
+        assert_eq!(code(run_line(nowhere.path(), &check)), unsound);
+        let out = dir.path().join("export");
+        assert_eq!(code(run_line(dir.path(), &["export", out.to_str().expect("a path")])), sound);
+        let missing = run_line(nowhere.path(), &["verify", "--public-key", &key]).expect_err("no ledger");
+        assert!(missing.to_string().contains("there is no ledger here"), "{missing}");
+    }
+}

@@ -101,3 +101,21 @@ fn numbers(spend: &Spend) -> [String; 6] {
         format!("{} calls", spend.charged_max),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::money::NanoUsd;
+
+    #[test]
+    fn the_table_ends_with_the_sum() {
+        let key = |agent: &str| SpendKey { agent: agent.into(), ..SpendKey::default() };
+        let spend = |cost| Spend { calls: 1, cost: NanoUsd(cost), ..Spend::default() };
+        let rows = [(key("a"), spend(1_500_000_000)), (key("b"), spend(20_000_000))];
+        let text = table(&rows, &[By::Agent]);
+        let last = text.lines().last().expect("a line");
+        assert!(last.contains("total") && last.contains("$1.52"), "{text}");
+        let value: serde_json::Value = serde_json::from_str(&json(&rows).expect("written")).expect("JSON");
+        assert_eq!((&value[0]["agent"], &value[0]["cost"]), (&"a".into(), &1_500_000_000u64.into()));
+    }
+}

@@ -149,7 +149,7 @@ impl DetailKeys {
     fn make_key(&self, path: &Path) -> std::io::Result<[u8; 32]> {
         let mut bytes = [0u8; 32];
         rand::rng().fill_bytes(&mut bytes);
-        let draft = path.with_extension(format!("new-{}", hex::encode(&rand::random::<[u8; 8]>())));
+        let draft = path.with_extension(format!("new-{}", hex::encode(rand::random::<[u8; 8]>())));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
         let linked = file.write_all(&bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::hard_link(&draft, path));
         std::fs::remove_file(&draft)?;

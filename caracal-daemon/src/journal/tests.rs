@@ -164,6 +164,23 @@ async fn an_empty_journal_goes_on_where_the_ledger_is() {
 }
 
 #[tokio::test]
+async fn an_intent_that_is_given_up_is_released() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (journal, _) = open(dir.path());
+    let mut number = 0;
+    // The writer may be quick: try until a wait is cut short.
+    while tokio::time::timeout(Duration::ZERO, journal.durable(intent(number))).await.is_ok() {
+        number += 1;
+    }
+    journal.flush().await.expect("flushed");
+    let records: Vec<Record> = read(dir.path()).iter().map(|entry| Record::parse(&entry.bytes).expect("a record")).collect();
+    let [.., sent, end] = &records[..] else { panic!("an intent and its end") };
+    assert_eq!((sent.kind.as_str(), end.kind.as_str()), (Kind::Intent.code(), Kind::Outcome.code()));
+    assert_eq!((&sent.data.call, end.data.settle.as_deref()), (&end.data.call, Some("released")));
+    assert_eq!(records.len() as u128, number + 2);
+}
+
+#[tokio::test]
 async fn the_limit_closes_and_the_ledgers_commit_opens() {
     let dir = tempfile::tempdir().expect("a directory");
     let (journal, _) = open_with(dir.path(), Options { max_bytes: 2 * SEGMENT, ..options() }).expect("a journal");

@@ -71,7 +71,9 @@ impl Store for MemoryStore {
     }
 
     async fn tile(&mut self, level: u32, n: u64) -> Result<Vec<Hash>, StoreError> {
-        Ok(self.tiles.get(&(level, n)).cloned().unwrap_or_default())
+        let size = self.state.position.as_ref().map_or(0, |position| position.size);
+        let edge = self.state.edges.get(level as usize).filter(|_| size >> (8 * (level + 1)) == n);
+        Ok(self.tiles.get(&(level, n)).or(edge).cloned().unwrap_or_default())
     }
 
     async fn totals(&mut self) -> Result<HashMap<WindowKey, NanoUsd>, StoreError> {

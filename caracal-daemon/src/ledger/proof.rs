@@ -1,6 +1,6 @@
 //! Inclusion and consistency proofs of RFC 6962, made from tiles and checked without them.
 
-use super::tree::{TILE_HEIGHT, TILE_WIDTH, node, subtree};
+use super::tree::{TILE_HEIGHT, TILE_WIDTH, empty_root, node, subtree};
 use crate::event::Hash;
 use std::collections::{BTreeSet, HashMap};
 
@@ -26,6 +26,23 @@ pub fn inclusion_tiles(index: u64, size: u64) -> BTreeSet<TileId> {
 #[must_use]
 pub fn inclusion(index: u64, size: u64, tiles: &Tiles) -> Option<Vec<Hash>> {
     inclusion_with(index, size, &mut |level, n| lookup(tiles, level, n))
+}
+
+/// The tiles that the root of the first `size` leaves needs.
+#[must_use]
+pub fn root_tiles(size: u64) -> BTreeSet<TileId> {
+    let mut wanted = BTreeSet::new();
+    let _ = root_with(size, &mut |level, n| {
+        wanted.insert(tile_of(level, n).0);
+        Some([0; 32])
+    });
+    wanted
+}
+
+/// The root of the first `size` leaves. `None` when a tile is missing or too short.
+#[must_use]
+pub fn root(size: u64, tiles: &Tiles) -> Option<Hash> {
+    root_with(size, &mut |level, n| lookup(tiles, level, n))
 }
 
 /// The tiles that the consistency proof from `old` to `new` leaves needs.
@@ -115,6 +132,10 @@ pub fn check_consistency(old: u64, new: u64, old_root: &Hash, new_root: &Hash, p
 
 /// Gives the hash of the complete subtree of `2^level` leaves with number `n`.
 type Nodes<'a> = dyn FnMut(u32, u64) -> Option<Hash> + 'a;
+
+fn root_with(size: u64, nodes: &mut Nodes<'_>) -> Option<Hash> {
+    if size == 0 { Some(empty_root()) } else { range(0, size, nodes) }
+}
 
 fn inclusion_with(index: u64, size: u64, nodes: &mut Nodes<'_>) -> Option<Vec<Hash>> {
     if index >= size {
@@ -241,6 +262,7 @@ mod tests {
             let (old, new) = (old as u64, new as u64);
             let tiles = tiles(&leaves);
             prop_assert!(consistency_tiles(old, new).iter().all(|tile| tiles.contains_key(tile)));
+            prop_assert_eq!(root(old, &tiles), Some(old_root));
             let proof = consistency(old, new, &tiles).expect("a proof");
             prop_assert!(check_consistency(old, new, &old_root, &new_root, &proof));
             prop_assert!(!check_consistency(old, new, &[0; 32], &new_root, &proof));

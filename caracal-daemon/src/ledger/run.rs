@@ -74,7 +74,7 @@ pub fn spawn<S: Store + 'static>(
     let stop = Arc::new(Stop::default());
     let (report, progress) = watch::channel(progress(&ledger, None));
     let feed = Feed::new(journal, ledger.cursor().sequence);
-    let mut worker = Worker { ledger, feed, signer: Arc::clone(&signer), view, options, report, stop: Arc::clone(&stop) };
+    let mut worker = Worker { ledger, feed, signer: Arc::clone(&signer), view, options, report, stop: Arc::clone(&stop), agreed: false };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ledger_thread = std::thread::Builder::new().name("ledger".into()).spawn(move || {
         lower_priority();
@@ -129,6 +129,7 @@ struct Worker<S> {
     options: RunOptions,
     report: watch::Sender<Progress>,
     stop: Arc<Stop>,
+    agreed: bool,
 }
 
 impl<S: Store> Worker<S> {
@@ -164,6 +165,8 @@ impl<S: Store> Worker<S> {
             }
             let behind = self.ledger.checkpoint().is_none_or(|(size, _)| *size < self.ledger.size());
             if behind && self.ledger.size() > 0 {
+                // The keeper did not sign: ask again, but not all the time.
+                std::thread::park_timeout(self.options.retry);
                 break;
             }
         }
@@ -172,6 +175,10 @@ impl<S: Store> Worker<S> {
 
     /// Brings in all that is durable; the last commit carries a checkpoint.
     async fn pass(&mut self) -> Result<(), LedgerError> {
+        if !self.agreed {
+            self.ledger.agree(&*self.signer).await?;
+            self.agreed = true;
+        }
         self.feed.seek_if_moved(self.ledger.cursor().sequence);
         let head = head::load(self.feed.journal().dir())?;
         loop {
@@ -214,6 +221,7 @@ impl Heads {
                 tracing::warn!(error, "the head of the chain could not be signed");
             }
         }
+        let _ = self.sign();
     }
 
     fn sign(&mut self) -> Result<(), String> {

@@ -29,6 +29,7 @@ pub struct Sequencer<'a> {
     chunks: Vec<Chunk>,
     tiles: Vec<Tile>,
     changes: Changes,
+    watched: Option<(u64, Option<Hash>)>,
 }
 
 /// What an entry is, next to what the ledger has.
@@ -49,7 +50,24 @@ impl<'a> Sequencer<'a> {
     #[must_use]
     pub fn new(source: &'a str, tree: Tree, cursor: Start, open: &'a HashMap<String, OpenIntent>) -> Sequencer<'a> {
         let before = tree.size();
-        Sequencer { source, before, tree, cursor, open, chunks: Vec::new(), tiles: Vec::new(), changes: Changes::default() }
+        Sequencer {
+            source,
+            before,
+            tree,
+            cursor,
+            open,
+            chunks: Vec::new(),
+            tiles: Vec::new(),
+            changes: Changes::default(),
+            watched: None,
+        }
+    }
+
+    /// Remembers the root that the tree has at `size`, if it passes it.
+    #[must_use]
+    pub fn watch(mut self, size: Option<u64>) -> Sequencer<'a> {
+        self.watched = size.map(|size| (size, None));
+        self
     }
 
     /// What `entry` is.
@@ -81,9 +99,9 @@ impl<'a> Sequencer<'a> {
         self.anomaly(FORK, entry);
     }
 
-    /// Ends the batch.
+    /// Ends the batch; the last value is the root at the watched size.
     #[must_use]
-    pub fn finish(self, origin: &str) -> (Tree, Batch) {
+    pub fn finish(self, origin: &str) -> (Tree, Batch, Option<Hash>) {
         let position =
             Position { origin: origin.to_owned(), size: self.tree.size(), root: self.tree.root(), cursor: self.cursor };
         let batch = Batch {
@@ -96,7 +114,7 @@ impl<'a> Sequencer<'a> {
             head: None,
             changes: self.changes,
         };
-        (self.tree, batch)
+        (self.tree, batch, self.watched.and_then(|(_, root)| root))
     }
 
     fn append(&mut self, record: &[u8], leaf: Hash) {
@@ -115,6 +133,11 @@ impl<'a> Sequencer<'a> {
             chunk.data.extend_from_slice(record);
         }
         self.tree.append(leaf, &mut self.tiles);
+        if let Some((size, root)) = &mut self.watched
+            && *size == self.tree.size()
+        {
+            *root = Some(self.tree.root());
+        }
     }
 
     fn anomaly(&mut self, kind: &str, entry: &Entry) {

@@ -162,6 +162,31 @@ async fn after_a_restore_nothing_is_signed_until_the_log_has_caught_up() {
     let fork = other.ingest(&altered, None, Some(&*signer)).await;
     assert!(matches!(fork, Err(LedgerError::Fork(_))), "{fork:?}");
     assert_eq!(other.checkpoint(), None);
+    // So is one that is larger by now, whether it was so from the start or grew past that size.
+    for (before, after) in [(entries.len(), entries.len()), (5, 20), (5, entries.len())] {
+        let mut other = memory().await;
+        let longer = self::entries(&drafts(60));
+        other.ingest(&longer[..before], None, None).await.expect("ingested");
+        let agreed = other.agree(&*signer).await;
+        if before == entries.len() {
+            assert!(matches!(agreed, Err(LedgerError::Fork(_))), "{agreed:?}");
+            continue;
+        }
+        agreed.expect("nothing to say yet");
+        other.ingest(&longer[before..after], None, Some(&*signer)).await.map(drop).or_else(is_fork).expect("a fork or no signature");
+        let grown = other.ingest(&longer[other.cursor().sequence as usize..], None, Some(&*signer)).await;
+        assert!(matches!(grown, Err(LedgerError::Fork(_))), "{grown:?}");
+        assert_eq!(other.checkpoint(), None);
+    }
+    let mut same = memory().await;
+    same.agree(&*signer).await.expect("nothing to say yet");
+    same.ingest(&entries, None, Some(&*signer)).await.expect("the same history");
+    assert!(same.checkpoint().is_some());
+    same.agree(&*signer).await.expect("the same history");
+}
+
+fn is_fork(error: LedgerError) -> Result<(), LedgerError> {
+    if matches!(error, LedgerError::Fork(_)) { Ok(()) } else { Err(error) }
 }
 
 #[tokio::test]
@@ -191,7 +216,7 @@ async fn gaps_and_forks_become_leaves() {
 
 /// A state directory with a journal and a ledger of 300 calls, with several checkpoints and heads, and more in the
 /// journal than in the ledger.
-async fn sample(dir: &Path) -> (StateDir, Vec<Verifier>) {
+pub(crate) async fn sample(dir: &Path) -> (StateDir, Vec<Verifier>) {
     let state = StateDir::new(dir);
     let signer = signer(dir);
     let (journal, _) =
@@ -303,6 +328,22 @@ fn put_back(state: &StateDir, bytes: &[u8]) {
         let _ = std::fs::remove_file(format!("{}{end}", state.ledger().display()));
     }
     std::fs::write(state.ledger(), bytes).expect("put back");
+}
+
+#[tokio::test]
+async fn an_audit_accepts_a_gap_that_the_ledger_recorded_and_no_other() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (state, signer) = (StateDir::new(dir.path()), signer(dir.path()));
+    let all = entries(&drafts(20));
+    let mut ledger = Ledger::open(SqliteStore::open(&state.ledger()).await.expect("a store"), "h").await.expect("a ledger");
+    ledger.ingest(&all[..10], None, Some(&*signer)).await.expect("ingested");
+    ledger.ingest(&all[12..], None, Some(&*signer)).await.expect("ingested");
+    drop(ledger);
+    let keys = Verifier::parse_all(&signer.0.public_keys()).expect("public keys");
+    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None };
+    let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
+    let report = verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit");
+    assert_eq!((report.findings, report.anomalies), (Vec::new(), 1));
 }
 
 #[tokio::test]
