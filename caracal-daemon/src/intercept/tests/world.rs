@@ -150,7 +150,7 @@ impl World {
     }
 
     /// An HTTP/1 client over TLS to `name`.
-    pub(super) async fn http1(&self, name: &str) -> hyper::client::conn::http1::SendRequest<Body> {
+    pub(super) async fn http1(&self, name: &str) -> Client {
         http1_over(self.tls(name, &["http/1.1"]).await).await
     }
 
@@ -182,7 +182,17 @@ impl World {
     }
 }
 
-pub(super) async fn http1_over<S>(stream: S) -> hyper::client::conn::http1::SendRequest<Body>
+/// An HTTP/1 client that waits until its connection is free.
+pub(super) struct Client(hyper::client::conn::http1::SendRequest<Body>);
+
+impl Client {
+    pub(super) async fn send_request(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+        self.0.ready().await?;
+        self.0.send_request(request).await
+    }
+}
+
+pub(super) async fn http1_over<S>(stream: S) -> Client
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -192,7 +202,7 @@ where
         .await
         .expect("h1");
     tokio::spawn(connection.with_upgrades());
-    sender
+    Client(sender)
 }
 
 pub(super) fn client_config(root: &CertificateDer<'static>, alpn: &[&str]) -> Arc<ClientConfig> {
