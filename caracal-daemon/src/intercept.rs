@@ -12,7 +12,7 @@ mod settle;
 mod stack;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use stack::{Limits, Parts, Stack};
 
