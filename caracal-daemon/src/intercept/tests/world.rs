@@ -49,13 +49,16 @@ impl Signer for LocalSigner {
     }
 }
 
+/// A request's line and headers.
+pub(crate) type Head = (String, Vec<(String, String)>);
+
 /// What the upstream saw.
 #[derive(Debug, Default)]
 pub(crate) struct UpstreamLog {
     pub(crate) connections: AtomicUsize,
     pub(crate) requests: AtomicUsize,
     /// Raw heads of HTTP/1 requests cannot be seen behind hyper; the headers in order can.
-    pub(crate) heads: Mutex<Vec<(String, Vec<(String, String)>)>>,
+    pub(crate) heads: Mutex<Vec<Head>>,
     /// Lets a paced answer go on.
     pub(crate) go_on: Notify,
     /// Told when a paced answer has been written to its end.
