@@ -19,7 +19,7 @@ fn agent() -> Arc<Agent> {
 
 fn stages() -> (Stages, tempfile::TempDir) {
     let directory = tempfile::tempdir().expect("directory");
-    (Stages::new(directory.path(), &Clock::system(), 443), directory)
+    (Stages::new(directory.path(), &Clock::system(), false), directory)
 }
 
 fn query(name: &str, kind: RecordType) -> Vec<u8> {

@@ -9,7 +9,7 @@ use crate::policy::{Action, Ask, Decision, Engine, Grant, Mode, Verdict};
 use crate::refusal::Reason;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicBool;
 
 /// One record, as far as the tests look at it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,12 +36,13 @@ pub(crate) struct Stages {
 impl Stages {
     /// Everyone may: any `*.test` but `denied.test` on any port, loopback meant; `public.test` without private addresses;
     /// `api.openai.com`; `tcp.test`'s address 127.0.0.9 as tcp; `pass.test` as tls-passthrough. Nothing else.
-    pub(crate) fn new(_directory: &Path, _clock: &Clock, _port: u16) -> Stages {
+    /// With a `broken` journal nothing can be recorded.
+    pub(crate) fn new(_directory: &Path, _clock: &Clock, broken: bool) -> Stages {
         Stages {
             policy: Arc::new(Engine { judge }),
             meter: Arc::new(Meter {}),
             budgets: Arc::new(Budgets {}),
-            journal: Journal { kept: Arc::default(), failing: Arc::default() },
+            journal: Journal { kept: Arc::default(), failing: Arc::new(AtomicBool::new(broken)) },
         }
     }
 
@@ -63,10 +64,8 @@ impl Stages {
             .collect()
     }
 
-    /// From now on nothing can be recorded.
-    pub(crate) fn break_journal(&self) {
-        self.journal.failing.store(true, Ordering::Relaxed);
-    }
+    /// Waits until what was handed to the journal before can be read.
+    pub(crate) async fn written(&self) {}
 }
 
 fn judge(ask: &Ask<'_>) -> Decision {

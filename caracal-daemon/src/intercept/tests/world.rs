@@ -86,15 +86,20 @@ pub(crate) enum Speaks {
 
 impl World {
     pub(crate) async fn new(speaks: Speaks) -> World {
-        World::with(speaks, Limits::default()).await
+        World::with(speaks, Limits::default(), false).await
     }
 
-    pub(crate) async fn with(speaks: Speaks, limits: Limits) -> World {
+    /// One in which nothing can be recorded.
+    pub(crate) async fn without_journal(speaks: Speaks) -> World {
+        World::with(speaks, Limits::default(), true).await
+    }
+
+    pub(crate) async fn with(speaks: Speaks, limits: Limits, broken: bool) -> World {
         let directory = tempfile::tempdir().expect("directory");
         let clock = Clock::system();
         let log = Arc::new(UpstreamLog::default());
         let (upstream, upstream_root) = start_upstream(speaks, log.clone()).await;
-        let stages = Stages::new(directory.path(), &clock, upstream.port());
+        let stages = Stages::new(directory.path(), &clock, broken);
         let authority = Authority::open(&directory.path().join("ca"), clock.clone()).expect("authority");
         let ca = authority.certificate().clone();
         let loopback = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
