@@ -5,3 +5,6 @@
 pub mod answer;
 pub mod resolve;
 pub mod serve;
+
+#[cfg(test)]
+mod tests;

@@ -3,17 +3,19 @@
 //! Takes [`Captured`]; gives nothing back: what happened is in the journal.
 //! Refuses whatever a stage refuses, inside HTTP wherever HTTP is spoken. Never forwards a byte that no rule accounts for.
 
+mod opening;
 mod paid;
 mod passage;
 mod record;
 mod remember;
+mod sentence;
 mod session;
 mod settle;
 mod stack;
 mod tally;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use stack::{Limits, Parts, Stack};
 pub use tally::Tally;
@@ -23,25 +25,22 @@ use crate::event::Kind;
 use crate::http::body::{Download, Streamed, Upload};
 use crate::http::framing::Wire;
 use crate::http::head::{self, Expected};
-use crate::http::pool::{Key, SendError};
+use crate::http::pool::SendError;
 use crate::http::{connect, forward, serve, upgrade};
-use crate::meter::{Provider, Surface};
-use crate::policy::{Action, Ask, Mode, Verdict};
-use crate::refusal::{Reason, Refusal, Side, Stage};
+use crate::meter::Surface;
+use crate::policy::{Action, Ask, Mode};
+use crate::refusal::Refusal;
 use crate::telemetry::Telemetry;
-use crate::tls::accept::Offer;
 use crate::tls::dial::{Alpn, Wanted};
-use crate::tls::hello::{self, Hello, Offered};
+use crate::tls::hello;
 use crate::tls::rewind::Rewind;
-use crate::tls::sniff::{self, Protocol};
+use crate::tls::sniff::Protocol;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
-use record::About;
 use session::{Answer, Asked, Decided, Origin, Session, granted, no_journal};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -54,7 +53,7 @@ const UNWANTED_TIME: Duration = Duration::from_secs(5);
 /// Serves one captured connection to its end.
 pub async fn intercept(stack: Arc<Stack>, captured: Captured) {
     let Captured { stream, original, agent, process } = captured;
-    let _open = OpenConnection::new(stack.telemetry.clone());
+    let _open = opening::OpenConnection::new(stack.telemetry.clone());
     // Small writes are whole messages here: waiting to fill a segment only delays them.
     stream.set_nodelay(true).ok();
     let address = original.ip().to_canonical();
@@ -80,11 +79,11 @@ where
         return passage::pass(&origin, stream, &origin.host, &decision, &grant).await;
     }
     // What does it speak? Read without taking: TLS that passes through must reach the upstream whole.
-    match first_words(&origin, &mut stream).await {
+    match opening::first_words(&origin, &mut stream).await {
         Some(Protocol::Tls) => encrypted(origin, stream).await,
         Some(Protocol::Http1) => requests(origin, None, stream, Alpn::Http1).await,
         Some(Protocol::H2c) => requests(origin, None, stream, Alpn::H2).await,
-        Some(Protocol::Other) => refuse_connection(&origin, &origin.host, &unknown_protocol(&origin)),
+        Some(Protocol::Other) => opening::refuse_connection(&origin, &origin.host, &sentence::unknown_protocol(&origin)),
         None => {}
     }
 }
@@ -97,8 +96,8 @@ where
     let limit = origin.stack.limits.handshake;
     let hello = match timeout(limit, hello::read(stream)).await {
         Ok(Ok(hello)) => hello,
-        Ok(Err(error)) => return refuse_connection(&origin, &origin.host, &agent_tls(&origin.host, &error.to_string())),
-        Err(_) => return refuse_connection(&origin, &origin.host, &agent_tls(&origin.host, "its first message did not end in time")),
+        Ok(Err(error)) => return opening::refuse_connection(&origin, &origin.host, &sentence::agent_tls(&origin.host, &error.to_string())),
+        Err(_) => return opening::refuse_connection(&origin, &origin.host, &sentence::agent_tls(&origin.host, "its first message did not end in time")),
     };
     // Whom does it want to speak to? Without a name, a rule must name the address.
     let name: Arc<str> = hello.name.as_deref().map_or_else(|| origin.host.clone(), Arc::from);
@@ -108,32 +107,10 @@ where
         return passage::pass(&origin, hello.into_stream(), &name, &decision, &grant).await;
     }
     // Only what the upstream speaks, so that both sides speak the same.
-    let offer = offer(&origin, &name, address.is_none(), hello.alpn).await;
-    let accepted = timeout(limit, accept(&origin, hello, &name, offer)).await;
+    let offer = opening::offer(&origin, &name, address.is_none(), hello.alpn).await;
+    let accepted = timeout(limit, opening::accept(&origin, hello, &name, offer)).await;
     let Ok(Some((stream, alpn))) = accepted else { return };
     requests(origin, Some(name), stream, alpn).await;
-}
-
-/// The handshake, and the first byte after it: an agent that distrusts us breaks off at either.
-async fn accept<S>(
-    origin: &Origin,
-    hello: Hello<S>,
-    name: &str,
-    offer: Offer,
-) -> Option<(Rewind<tokio_rustls::server::TlsStream<Rewind<S>>>, Alpn)>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    match origin.stack.acceptor.accept(hello, name, offer).await {
-        Ok((stream, alpn)) => Some((Rewind::new(stream), alpn)),
-        Err(error) => {
-            if matches!(error, crate::tls::accept::AcceptError::Agent(_)) {
-                distrusted(origin, name);
-            }
-            refuse_connection(origin, name, &agent_tls(name, &error.to_string()));
-            None
-        }
-    }
 }
 
 /// HTTP to the end of the connection.
@@ -148,8 +125,8 @@ where
             // Silence is not distrust: some clients connect ahead of need. Closing without one byte is.
             Err(_) => return,
             Ok(_) => {
-                distrusted(&origin, name);
-                return refuse_connection(&origin, name, &agent_tls(name, "it closed the connection without one byte"));
+                opening::distrusted(&origin, name);
+                return opening::refuse_connection(&origin, name, &sentence::agent_tls(name, "it closed the connection without one byte"));
             }
         }
     }
@@ -165,7 +142,7 @@ where
         tracing::debug!(%error, agent = %session.origin.agent.name, "a connection broke off");
     }
     if let Some(refusal) = session.wire.take_refusal() {
-        refuse_connection(&session.origin, &session.origin.host, &refusal);
+        opening::refuse_connection(&session.origin, &session.origin.host, &refusal);
     }
 }
 
@@ -198,10 +175,10 @@ async fn answer(session: Arc<Session>, mut request: Request<Incoming>) -> Answer
     // What does it cost? Nothing is forwarded to a priced host without an answer.
     match asked.surface {
         Surface::Paid(provider, operation) => paid::call(&session, &asked, provider, operation, request, &decided).await,
-        Surface::Websocket(_) => session.refuse(&asked, &unmetered(&asked), &decided.policies),
+        Surface::Websocket(_) => session.refuse(&asked, &sentence::unmetered(&asked), &decided.policies),
         Surface::Unknown(provider) if !decided.grant.free => {
             discard(request).await;
-            session.refuse(&asked, &unknown_path(&asked, provider), &decided.policies)
+            session.refuse(&asked, &sentence::unknown_path(&asked, provider), &decided.policies)
         }
         Surface::Unpriced | Surface::Free(_) | Surface::Unknown(_) => forward(&session, &asked, request, &decided).await,
     }
@@ -238,7 +215,7 @@ async fn forward(session: &Arc<Session>, asked: &Asked, mut request: Request<Inc
     let agent_side = upgrades.then(|| hyper::upgrade::on(&mut request));
     let mut request = request.map(Upload::Stream);
     let Some(shape) = forward::shape(&mut request, session.expected.tls, upgrades) else {
-        return session.refuse(asked, &no_host(), &decided.policies);
+        return session.refuse(asked, &sentence::no_host(), &decided.policies);
     };
     let key = session.key(&asked.target, &decided.grant, upgrades.then_some(Wanted::Http1));
     let sent = session.origin.stack.pool.send(&key, request, |request, alpn| shape.fit(request, alpn), || {}).await;
@@ -263,7 +240,7 @@ fn tunnel(session: &Arc<Session>, mut request: Request<Incoming>) -> Answer {
     let (parts, _) = request.into_parts();
     let target = match head::connect_target(&parts) {
         Ok(target) if session.expected.tls || session.origin.tunnelled || session.alpn == Alpn::H2 => {
-            return session.refuse_head(&nested(&target.host));
+            return session.refuse_head(&sentence::nested(&target.host));
         }
         Ok(target) => target,
         Err(refusal) => return session.refuse_head(&refusal),
@@ -280,52 +257,6 @@ fn tunnel(session: &Arc<Session>, mut request: Request<Incoming>) -> Answer {
     Response::new(Download::empty())
 }
 
-/// What to offer an agent: what the upstream speaks. A host that is refused anyway is not dialled to find out.
-async fn offer(origin: &Origin, name: &Arc<str>, is_name: bool, offered: Option<Offered>) -> Offer {
-    let offered = offered.unwrap_or_default();
-    if !offered.h2 || !is_name {
-        return Offer::Http1;
-    }
-    let decision = origin.stack.policy.current().decide(&origin.ask(Action::Resolve, name, origin.port, None));
-    let Verdict::Allow(grant) = decision.verdict else { return Offer::Both };
-    let spoken = match origin.stack.pool.spoken(name, origin.port) {
-        Some(alpn) => Ok(alpn),
-        None => {
-            let key = Key {
-                host: name.clone(),
-                port: origin.port,
-                tls: true,
-                wanted: Wanted::Either,
-                private: grant.private,
-                same_netns: origin.same_netns(),
-            };
-            origin.stack.pool.learn(&key).await
-        }
-    };
-    // An upstream that cannot be reached is told of inside HTTP, whichever the agent prefers.
-    if matches!(spoken, Ok(Alpn::Http1)) { Offer::Http1 } else { Offer::Both }
-}
-
-async fn first_words<S: AsyncRead + Unpin>(origin: &Origin, stream: &mut Rewind<S>) -> Option<Protocol> {
-    let first = timeout(origin.stack.limits.first_byte, stream.peek(1)).await;
-    if first.ok()?.ok()?.is_empty() {
-        return None;
-    }
-    let rest = async {
-        let mut seen = 1;
-        loop {
-            let bytes = stream.peek(seen).await.ok()?;
-            match sniff::sniff(bytes) {
-                Some(protocol) => return Some(protocol),
-                // Ended in the middle of what could have become anything.
-                None if bytes.len() < seen => return (!bytes.is_empty()).then_some(Protocol::Other),
-                None => seen = bytes.len() + 1,
-            }
-        }
-    };
-    timeout(origin.stack.limits.handshake, rest).await.unwrap_or(Some(Protocol::Other))
-}
-
 /// Reads a refused body that is already on its way. Not one that still asks whether it may come.
 async fn discard(request: Request<Incoming>) {
     if request.headers().contains_key(http::header::EXPECT) || request.body().is_end_stream() {
@@ -333,65 +264,4 @@ async fn discard(request: Request<Incoming>) {
     }
     let reading = crate::http::body::discard(request.into_body(), MOST_UNWANTED);
     timeout(UNWANTED_TIME, reading).await.ok();
-}
-
-fn distrusted(origin: &Origin, name: &str) {
-    Telemetry::count(&origin.stack.telemetry.untrusted);
-    origin.stack.trust.untrusted(&origin.agent.name, &origin.process, Some(name));
-}
-
-fn refuse_connection(origin: &Origin, host: &str, refusal: &Refusal) {
-    let about = About { action: Some(Action::Connect), host, port: origin.port, ..About::default() };
-    origin.refused(refusal, about, &[]);
-}
-
-fn refusal(stage: Stage, side: Side, reason: Reason, sentence: String) -> Refusal {
-    Refusal { stage, side, reason, sentence }
-}
-
-fn unknown_protocol(origin: &Origin) -> Refusal {
-    let sentence = format!("Caracal does not know the protocol spoken to {}:{}; a tcp rule would let it pass.", origin.host, origin.port);
-    refusal(Stage::Tls, Side::Agent, Reason::ProtocolUnknown, sentence)
-}
-
-fn agent_tls(name: &str, why: &str) -> Refusal {
-    let sentence = format!("Caracal could not end TLS for {name}: {why}. The process may not trust the local CA; see `caracald status`.");
-    refusal(Stage::Tls, Side::Agent, Reason::TlsAgent, sentence)
-}
-
-fn unmetered(asked: &Asked) -> Refusal {
-    let sentence = format!("Caracal does not meter WebSockets to {}; use HTTP.", asked.target.host);
-    refusal(Stage::Meter, Side::Agent, Reason::WebsocketUnmetered, sentence)
-}
-
-fn unknown_path(asked: &Asked, provider: Provider) -> Refusal {
-    let (host, path, provider) = (&asked.target.host, &asked.path, paid::provider_code(provider));
-    let sentence = format!("Caracal cannot price {path} on {host} ({provider}), so it may cost anything; a rule can mark the path free.");
-    refusal(Stage::Meter, Side::Agent, Reason::PathUnknown, sentence)
-}
-
-fn no_host() -> Refusal {
-    refusal(Stage::Http, Side::Agent, Reason::HeadInvalid, "Caracal does not forward this request: it names no host.".to_owned())
-}
-
-fn nested(host: &str) -> Refusal {
-    let sentence = format!("Caracal opens a tunnel to {host} only over plain HTTP/1.1, and not inside another one.");
-    refusal(Stage::Http, Side::Agent, Reason::ProtocolUnknown, sentence)
-}
-
-/// Counts a connection while it is open.
-struct OpenConnection(Arc<Telemetry>);
-
-impl OpenConnection {
-    fn new(telemetry: Arc<Telemetry>) -> OpenConnection {
-        Telemetry::count(&telemetry.connections);
-        Telemetry::count(&telemetry.open);
-        OpenConnection(telemetry)
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
 }

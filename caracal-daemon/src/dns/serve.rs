@@ -23,6 +23,11 @@ const IDLE: Duration = Duration::from_secs(10);
 /// A UDP query longer than this is not read whole and so is malformed.
 const MOST_DATAGRAM: usize = 4_097;
 
+/// Tells whose socket an address is.
+pub type Who = dyn Fn(SocketAddr) -> Option<Arc<Agent>> + Send + Sync;
+/// Is told of a decision: agent, name, decision.
+pub type Decided = dyn Fn(&Arc<Agent>, &str, &Decision) + Send + Sync;
+
 /// What the loops need to answer.
 pub struct Desk {
     /// The policy in force.
@@ -30,9 +35,9 @@ pub struct Desk {
     /// Who knows the addresses.
     pub resolver: Arc<Resolver>,
     /// Whose socket an address is.
-    pub who: Box<dyn Fn(SocketAddr) -> Option<Arc<Agent>> + Send + Sync>,
+    pub who: Box<Who>,
     /// Told of each decision: agent, name, decision.
-    pub decided: Box<dyn Fn(&Arc<Agent>, &str, &Decision) + Send + Sync>,
+    pub decided: Box<Decided>,
 }
 
 impl std::fmt::Debug for Desk {

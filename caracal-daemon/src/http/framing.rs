@@ -167,17 +167,11 @@ impl<S: AsyncRead + Unpin> Framed<S> {
         Poll::Ready(Ok(count))
     }
 
-    /// Reads straight into the asker's buffer, at most `most` bytes.
-    fn poll_direct(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>, most: u64) -> Poll<io::Result<u64>> {
-        let most = usize::try_from(most).unwrap_or(usize::MAX).min(buffer.remaining());
-        let mut part = buffer.take(most);
-        ready!(Pin::new(&mut self.stream).poll_read(context, &mut part))?;
-        let count = part.filled().len();
-        let initialized = part.initialized().len();
-        // The bytes were read into the same memory: they only have to be counted as there.
-        buffer.initialize_unfilled_to(initialized.min(buffer.remaining()));
-        buffer.advance(count);
-        Poll::Ready(Ok(count as u64))
+    /// Reads straight into the asker's buffer; the number of bytes.
+    fn poll_direct(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<u64>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        Poll::Ready(Ok((buffer.filled().len() - before) as u64))
     }
 }
 
@@ -203,11 +197,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Framed<S> {
                     }
                 }
                 Place::Length(0) => this.place = Place::Head(0),
-                Place::Length(left) if this.buffer.is_empty() => {
+                // Far from the body's end nothing needs to be looked at, and so nothing is copied.
+                Place::Length(left) if this.buffer.is_empty() && *left >= buffer.remaining() as u64 => {
                     let left = *left;
-                    let count = ready!(this.poll_direct(context, buffer, left))?;
-                    this.place = Place::Length(left - count);
+                    let count = ready!(this.poll_direct(context, buffer))?;
+                    this.place = Place::Length(left.saturating_sub(count));
                     return Poll::Ready(Ok(()));
+                }
+                Place::Length(_) if this.buffer.is_empty() => {
+                    if ready!(this.poll_fill(context))? == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
                 }
                 Place::Length(left) => {
                     this.judged = usize::try_from(*left).unwrap_or(usize::MAX).min(this.buffer.len());
@@ -242,7 +242,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Framed<S> {
                     this.place = if this.wire.upgraded.load(Ordering::Acquire) { Place::Raw } else { Place::Head(0) };
                 }
                 Place::Raw if this.buffer.is_empty() => {
-                    ready!(this.poll_direct(context, buffer, u64::MAX))?;
+                    ready!(this.poll_direct(context, buffer))?;
                     return Poll::Ready(Ok(()));
                 }
                 Place::Raw => this.judged = this.buffer.len(),

@@ -44,8 +44,8 @@ pub(crate) async fn call(
         return session.refuse(asked, &refusal, &[]);
     }
     match prepare(session, asked, provider, operation, &parts.headers, &body, decided).await {
-        Ok((ticket, call, edited)) => {
-            let sent = send(session, asked, parts, body.clone(), call, edited, ticket, decided);
+        Ok(prepared) => {
+            let sent = send(session, asked, parts, body.clone(), prepared, decided);
             // A task of its own: an agent that hangs up must not cancel what the provider bills for.
             match tokio::spawn(sent).await {
                 Ok(Ok(answer)) => answer,
@@ -62,6 +62,13 @@ pub(crate) async fn call(
     }
 }
 
+/// A call whose money is held and whose intent is durable.
+struct Prepared {
+    ticket: Ticket,
+    call: Call,
+    edited: Edited,
+}
+
 /// Everything before the first byte goes upstream. What it gives is held and durable.
 async fn prepare(
     session: &Arc<Session>,
@@ -71,7 +78,7 @@ async fn prepare(
     headers: &HeaderMap,
     body: &Bytes,
     decided: &Decided,
-) -> Result<(Ticket, Call, Edited), Refused> {
+) -> Result<Prepared, Refused> {
     let origin = &session.origin;
     let stack = &origin.stack;
     let plain = |refusal: Refusal| (refusal, Vec::new());
@@ -100,7 +107,7 @@ async fn prepare(
     // Durable before the first byte: after a crash the hold is charged.
     ticket.intended();
     stack.journal.durable(intent).await.map_err(|error| plain(no_journal(&error)))?;
-    Ok((ticket, call, edited))
+    Ok(Prepared { ticket, call, edited })
 }
 
 fn intent(
@@ -133,11 +140,10 @@ fn send(
     asked: &Asked,
     parts: Parts,
     body: Bytes,
-    call: Call,
-    edited: Edited,
-    mut ticket: Ticket,
+    prepared: Prepared,
     decided: &Decided,
 ) -> impl Future<Output = Result<Answer, Refusal>> + Send + 'static {
+    let Prepared { mut ticket, call, edited } = prepared;
     let stack = session.origin.stack.clone();
     let key = session.key(&asked.target, &decided.grant, None);
     let written = rebuild(parts, body, &edited, session.expected.tls);

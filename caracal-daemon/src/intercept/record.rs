@@ -113,18 +113,9 @@ impl Recorder {
         self.count(draft);
     }
 
-    /// Counts a decision about a name or a connection.
-    pub(crate) fn decision(
-        self: &Arc<Self>,
-        agent: &Agent,
-        process: Option<&Process>,
-        action: Action,
-        host: &str,
-        port: u16,
-        decision: &Decision,
-        policy_set: Arc<str>,
-    ) {
-        let mut draft = self.draft(Kind::Decision, agent, process);
+    /// Counts a decision about a name.
+    pub(crate) fn name(self: &Arc<Self>, agent: &Agent, host: &str, decision: &Decision, policy_set: Arc<str>) {
+        let mut draft = self.draft(Kind::Decision, agent, None);
         match &decision.verdict {
             Verdict::Allow(grant) => {
                 draft.data.decision = Some("allow");
@@ -137,11 +128,10 @@ impl Recorder {
                 draft.data.stage = Some(stage_code(Stage::Policy));
             }
         }
-        draft.data.action = Some(action_code(action));
+        draft.data.action = Some(action_code(Action::Resolve));
         draft.data.policies = decision.policies.clone();
         draft.data.policy_set = Some(policy_set);
         draft.detail.host = Some(host.to_owned());
-        draft.detail.port = Some(port).filter(|port| *port != 0);
         self.tally.note(agent.cgroup, &draft);
         self.count(draft);
     }

@@ -10,7 +10,7 @@ use crate::intercept::remember::Remembered;
 use crate::intercept::tally::Tally;
 use crate::journal::Journal;
 use crate::meter::Meter;
-use crate::policy::{Action, Decision, Engine};
+use crate::policy::{Decision, Engine};
 use crate::telemetry::Telemetry;
 use crate::tls::accept::Acceptor;
 use crate::tls::trust::TrustTable;
@@ -142,7 +142,7 @@ impl Stack {
     /// Records the decision about a look-up, equal ones of a second as one: what `dns::serve` calls.
     pub fn name_decided(&self, agent: &Arc<Agent>, host: &str, decision: &Decision) {
         let policy_set = self.policy.current().hash();
-        self.recorder.decision(agent, None, Action::Resolve, host, 0, decision, policy_set);
+        self.recorder.name(agent, host, decision, policy_set);
     }
 
     /// Forgets the refusals that are answered again unasked: after a reload of policy or budgets.

@@ -1,5 +1,5 @@
-mod fixture;
+pub(crate) mod fixture;
 mod money;
 mod refusals;
 mod traffic;
-mod world;
+pub(crate) mod world;

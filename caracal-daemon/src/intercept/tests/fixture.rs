@@ -9,44 +9,45 @@ use crate::policy::{Action, Ask, Decision, Engine, Grant, Mode, Verdict};
 use crate::refusal::Reason;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicBool;
 
 /// One record, as far as the tests look at it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) kind: String,
-    pub(super) decision: Option<String>,
-    pub(super) reason: Option<String>,
-    pub(super) action: Option<String>,
-    pub(super) settle: Option<String>,
-    pub(super) cost: Option<u64>,
-    pub(super) hold: Option<u64>,
-    pub(super) count: u64,
-    pub(super) call: Option<String>,
+pub(crate) struct Seen {
+    pub(crate) kind: String,
+    pub(crate) decision: Option<String>,
+    pub(crate) reason: Option<String>,
+    pub(crate) action: Option<String>,
+    pub(crate) settle: Option<String>,
+    pub(crate) cost: Option<u64>,
+    pub(crate) hold: Option<u64>,
+    pub(crate) count: u64,
+    pub(crate) call: Option<String>,
 }
 
 /// The stages that other files own.
-pub(super) struct Stages {
-    pub(super) policy: Arc<Engine>,
-    pub(super) meter: Arc<Meter>,
-    pub(super) budgets: Arc<Budgets>,
-    pub(super) journal: Journal,
+pub(crate) struct Stages {
+    pub(crate) policy: Arc<Engine>,
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) budgets: Arc<Budgets>,
+    pub(crate) journal: Journal,
 }
 
 impl Stages {
     /// Everyone may: any `*.test` but `denied.test` on any port, loopback meant; `public.test` without private addresses;
     /// `api.openai.com`; `tcp.test`'s address 127.0.0.9 as tcp; `pass.test` as tls-passthrough. Nothing else.
-    pub(super) fn new(_directory: &Path, _clock: &Clock, _port: u16) -> Stages {
+    /// With a `broken` journal nothing can be recorded.
+    pub(crate) fn new(_directory: &Path, _clock: &Clock, broken: bool) -> Stages {
         Stages {
             policy: Arc::new(Engine { judge }),
             meter: Arc::new(Meter {}),
             budgets: Arc::new(Budgets {}),
-            journal: Journal { kept: Arc::default(), failing: Arc::default() },
+            journal: Journal { kept: Arc::default(), failing: Arc::new(AtomicBool::new(broken)) },
         }
     }
 
     /// Every record so far.
-    pub(super) fn records(&self) -> Vec<Seen> {
+    pub(crate) fn records(&self) -> Vec<Seen> {
         let kept = self.journal.kept.lock().expect("lock");
         kept.iter()
             .map(|draft| Seen {
@@ -63,10 +64,8 @@ impl Stages {
             .collect()
     }
 
-    /// From now on nothing can be recorded.
-    pub(super) fn break_journal(&self) {
-        self.journal.failing.store(true, Ordering::Relaxed);
-    }
+    /// Waits until what was handed to the journal before can be read.
+    pub(crate) async fn written(&self) {}
 }
 
 fn judge(ask: &Ask<'_>) -> Decision {
@@ -89,11 +88,11 @@ fn judge(ask: &Ask<'_>) -> Decision {
 }
 
 /// An agent of this name.
-pub(super) fn agent(name: &str) -> Arc<Agent> {
+pub(crate) fn agent(name: &str) -> Arc<Agent> {
     Arc::new(Agent { name: Arc::from(name), cgroup: CgroupId(7), path: "/test".to_owned(), uid: 1_000, learn: false })
 }
 
 /// A process of it.
-pub(super) fn process() -> Process {
+pub(crate) fn process() -> Process {
     Process { cgroup: CgroupId(7), pid: 42, tgid: 42, uid: 1_000, comm: "agent".to_owned(), netns: 1 }
 }

@@ -39,7 +39,8 @@ async fn a_call_is_settled_before_its_answer_ends() {
     assert_eq!(answer.status(), StatusCode::OK);
     let body = answer.into_body().collect().await.expect("body").to_bytes();
     assert!(body.ends_with(b"}}"));
-    // Not waited for: the last byte is here, so the outcome is in the journal's hands.
+    // The last byte is here, so the outcome is in the journal's hands.
+    world.stages.written().await;
     let records = world.stages.records();
     let outcome = outcome(&records).expect("the outcome came before the last byte");
     assert_eq!(outcome.settle.as_deref(), Some("settled"));
@@ -79,7 +80,7 @@ async fn an_agent_that_hangs_up_pays_what_the_provider_bills() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_outlives_its_bounds_is_charged_in_full() {
     let limits = Limits { drain_time: std::time::Duration::from_millis(50), ..Limits::default() };
-    let world = World::with(Speaks::Both, limits).await;
+    let world = World::with(Speaks::Both, limits, false).await;
     let mut client = world.http1("api.openai.com").await;
     let mut answer = client.send_request(call(STREAMED, "x-paced")).await.expect("answer");
     answer.body_mut().frame().await.expect("frame").expect("data");
@@ -143,9 +144,8 @@ async fn a_denied_call_is_one_native_400_and_its_repeats_are_remembered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_durable_intent_no_call_is_sent() {
-    let world = World::new(Speaks::Both).await;
+    let world = World::without_journal(Speaks::Both).await;
     let mut client = world.http1("api.openai.com").await;
-    world.stages.break_journal();
     let answer = client.send_request(call(CALL, "")).await.expect("answer");
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
     assert_eq!(answer.headers().get("x-caracal-reason").expect("reason"), "journal_unavailable");

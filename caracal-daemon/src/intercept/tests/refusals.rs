@@ -147,8 +147,7 @@ async fn distrust_is_counted_however_it_shows() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_journal_nothing_is_forwarded() {
-    let world = World::new(Speaks::Both).await;
-    world.stages.break_journal();
+    let world = World::without_journal(Speaks::Both).await;
     let mut client = world.http1("a.test").await;
     let answer = client.send_request(get("/echo", "a.test")).await.expect("answer");
     assert_eq!(answer.headers().get("retry-after").expect("retry-after"), "5");

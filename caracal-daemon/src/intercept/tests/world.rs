@@ -29,11 +29,11 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The authority as the data path sees it.
 #[derive(Debug)]
-struct LocalSigner(Authority);
+pub(crate) struct LocalSigner(pub(crate) Authority);
 
 impl Signer for LocalSigner {
     fn issue_leaf(&self, name: &str, spki: &[u8]) -> Result<Vec<u8>, KeeperError> {
@@ -49,25 +49,28 @@ impl Signer for LocalSigner {
     }
 }
 
+/// A request's line and headers.
+pub(crate) type Head = (String, Vec<(String, String)>);
+
 /// What the upstream saw.
 #[derive(Debug, Default)]
-pub(super) struct UpstreamLog {
-    pub(super) connections: AtomicUsize,
-    pub(super) requests: AtomicUsize,
+pub(crate) struct UpstreamLog {
+    pub(crate) connections: AtomicUsize,
+    pub(crate) requests: AtomicUsize,
     /// Raw heads of HTTP/1 requests cannot be seen behind hyper; the headers in order can.
-    pub(super) heads: Mutex<Vec<(String, Vec<(String, String)>)>>,
+    pub(crate) heads: Mutex<Vec<Head>>,
     /// Lets a paced answer go on.
-    pub(super) go_on: Notify,
+    pub(crate) go_on: Notify,
     /// Told when a paced answer has been written to its end.
-    pub(super) ended: Notify,
+    pub(crate) ended: Notify,
 }
 
-pub(super) struct World {
-    pub(super) stack: Arc<Stack>,
-    pub(super) stages: Stages,
-    pub(super) upstream: SocketAddr,
-    pub(super) log: Arc<UpstreamLog>,
-    pub(super) telemetry: Arc<Telemetry>,
+pub(crate) struct World {
+    pub(crate) stack: Arc<Stack>,
+    pub(crate) stages: Stages,
+    pub(crate) upstream: SocketAddr,
+    pub(crate) log: Arc<UpstreamLog>,
+    pub(crate) telemetry: Arc<Telemetry>,
     ca: CertificateDer<'static>,
     upstream_root: CertificateDer<'static>,
     _directory: tempfile::TempDir,
@@ -75,23 +78,28 @@ pub(super) struct World {
 
 /// What the upstream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Speaks {
+pub(crate) enum Speaks {
     Both,
     Http1,
     Clear,
 }
 
 impl World {
-    pub(super) async fn new(speaks: Speaks) -> World {
-        World::with(speaks, Limits::default()).await
+    pub(crate) async fn new(speaks: Speaks) -> World {
+        World::with(speaks, Limits::default(), false).await
     }
 
-    pub(super) async fn with(speaks: Speaks, limits: Limits) -> World {
+    /// One in which nothing can be recorded.
+    pub(crate) async fn without_journal(speaks: Speaks) -> World {
+        World::with(speaks, Limits::default(), true).await
+    }
+
+    pub(crate) async fn with(speaks: Speaks, limits: Limits, broken: bool) -> World {
         let directory = tempfile::tempdir().expect("directory");
         let clock = Clock::system();
         let log = Arc::new(UpstreamLog::default());
         let (upstream, upstream_root) = start_upstream(speaks, log.clone()).await;
-        let stages = Stages::new(directory.path(), &clock, upstream.port());
+        let stages = Stages::new(directory.path(), &clock, broken);
         let authority = Authority::open(&directory.path().join("ca"), clock.clone()).expect("authority");
         let ca = authority.certificate().clone();
         let loopback = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
@@ -118,7 +126,7 @@ impl World {
     }
 
     /// A socket of an agent that connected to `original`, captured.
-    pub(super) async fn connect_as(&self, agent: &str, original: SocketAddr) -> TcpStream {
+    pub(crate) async fn connect_as(&self, agent: &str, original: SocketAddr) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
         let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().expect("address")), listener.accept());
         let captured =
@@ -130,17 +138,17 @@ impl World {
     }
 
     /// A socket that wanted to reach the upstream's port at a public address.
-    pub(super) async fn connect(&self) -> TcpStream {
+    pub(crate) async fn connect(&self) -> TcpStream {
         self.connect_as("rich", SocketAddr::new(IpAddr::V4(Ipv4Addr::new(1, 2, 3, 4)), self.upstream.port())).await
     }
 
     /// TLS over it, trusting the local CA.
-    pub(super) async fn tls(&self, name: &str, alpn: &[&str]) -> tokio_rustls::client::TlsStream<TcpStream> {
+    pub(crate) async fn tls(&self, name: &str, alpn: &[&str]) -> tokio_rustls::client::TlsStream<TcpStream> {
         let stream = self.connect().await;
         self.tls_over(stream, name, alpn).await
     }
 
-    pub(super) async fn tls_over<S>(&self, stream: S, name: &str, alpn: &[&str]) -> tokio_rustls::client::TlsStream<S>
+    pub(crate) async fn tls_over<S>(&self, stream: S, name: &str, alpn: &[&str]) -> tokio_rustls::client::TlsStream<S>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
@@ -150,12 +158,12 @@ impl World {
     }
 
     /// An HTTP/1 client over TLS to `name`.
-    pub(super) async fn http1(&self, name: &str) -> hyper::client::conn::http1::SendRequest<Body> {
+    pub(crate) async fn http1(&self, name: &str) -> Client {
         http1_over(self.tls(name, &["http/1.1"]).await).await
     }
 
     /// An HTTP/2 client over TLS to `name`.
-    pub(super) async fn http2(&self, name: &str) -> hyper::client::conn::http2::SendRequest<Body> {
+    pub(crate) async fn http2(&self, name: &str) -> hyper::client::conn::http2::SendRequest<Body> {
         let stream = self.tls(name, &["h2", "http/1.1"]).await;
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         let (sender, connection) =
@@ -165,7 +173,7 @@ impl World {
     }
 
     /// The records, once they are as `done` wants them.
-    pub(super) async fn records(&self, done: impl Fn(&[Seen]) -> bool) -> Vec<Seen> {
+    pub(crate) async fn records(&self, done: impl Fn(&[Seen]) -> bool) -> Vec<Seen> {
         for _ in 0..600 {
             let records = self.stages.records();
             if done(&records) {
@@ -177,12 +185,22 @@ impl World {
     }
 
     /// The root that the upstream's certificates stand under: what an agent trusts when nobody is in between.
-    pub(super) fn upstream_root(&self) -> &CertificateDer<'static> {
+    pub(crate) fn upstream_root(&self) -> &CertificateDer<'static> {
         &self.upstream_root
     }
 }
 
-pub(super) async fn http1_over<S>(stream: S) -> hyper::client::conn::http1::SendRequest<Body>
+/// An HTTP/1 client that waits until its connection is free.
+pub(crate) struct Client(hyper::client::conn::http1::SendRequest<Body>);
+
+impl Client {
+    pub(crate) async fn send_request(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+        self.0.ready().await?;
+        self.0.send_request(request).await
+    }
+}
+
+pub(crate) async fn http1_over<S>(stream: S) -> Client
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -192,10 +210,10 @@ where
         .await
         .expect("h1");
     tokio::spawn(connection.with_upgrades());
-    sender
+    Client(sender)
 }
 
-pub(super) fn client_config(root: &CertificateDer<'static>, alpn: &[&str]) -> Arc<ClientConfig> {
+pub(crate) fn client_config(root: &CertificateDer<'static>, alpn: &[&str]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(root.clone()).expect("root");
     let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -207,7 +225,7 @@ pub(super) fn client_config(root: &CertificateDer<'static>, alpn: &[&str]) -> Ar
     Arc::new(config)
 }
 
-pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).boxed_unsync()
 }
 

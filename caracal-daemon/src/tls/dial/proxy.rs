@@ -58,10 +58,8 @@ impl Proxy {
         if url.path() != "/" && !url.path().is_empty() || url.query().is_some() {
             return Err(ProxyError::Url);
         }
-        let authorization = match authority.as_str().rsplit_once('@') {
-            Some((userinfo, _)) => Some(format!("Basic {}", STANDARD.encode(percent_decode(userinfo)))),
-            None => None,
-        };
+        let userinfo = authority.as_str().rsplit_once('@').map(|(userinfo, _)| percent_decode(userinfo));
+        let authorization = userinfo.map(|userinfo| format!("Basic {}", STANDARD.encode(userinfo)));
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
         if host.is_empty() {
             return Err(ProxyError::Url);

@@ -1,0 +1,40 @@
+//! The sentences of the refusals that the story itself makes.
+
+use crate::intercept::paid;
+use crate::intercept::session::{Asked, Origin};
+use crate::meter::Provider;
+use crate::refusal::{Reason, Refusal, Side, Stage};
+
+fn refusal(stage: Stage, side: Side, reason: Reason, sentence: String) -> Refusal {
+    Refusal { stage, side, reason, sentence }
+}
+
+pub(super) fn unknown_protocol(origin: &Origin) -> Refusal {
+    let sentence = format!("Caracal does not know the protocol spoken to {}:{}; a tcp rule would let it pass.", origin.host, origin.port);
+    refusal(Stage::Tls, Side::Agent, Reason::ProtocolUnknown, sentence)
+}
+
+pub(super) fn agent_tls(name: &str, why: &str) -> Refusal {
+    let sentence = format!("Caracal could not end TLS for {name}: {why}. The process may not trust the local CA; see `caracald status`.");
+    refusal(Stage::Tls, Side::Agent, Reason::TlsAgent, sentence)
+}
+
+pub(super) fn unmetered(asked: &Asked) -> Refusal {
+    let sentence = format!("Caracal does not meter WebSockets to {}; use HTTP.", asked.target.host);
+    refusal(Stage::Meter, Side::Agent, Reason::WebsocketUnmetered, sentence)
+}
+
+pub(super) fn unknown_path(asked: &Asked, provider: Provider) -> Refusal {
+    let (host, path, provider) = (&asked.target.host, &asked.path, paid::provider_code(provider));
+    let sentence = format!("Caracal cannot price {path} on {host} ({provider}), so it may cost anything; a rule can mark the path free.");
+    refusal(Stage::Meter, Side::Agent, Reason::PathUnknown, sentence)
+}
+
+pub(super) fn no_host() -> Refusal {
+    refusal(Stage::Http, Side::Agent, Reason::HeadInvalid, "Caracal does not forward this request: it names no host.".to_owned())
+}
+
+pub(super) fn nested(host: &str) -> Refusal {
+    let sentence = format!("Caracal opens a tunnel to {host} only over plain HTTP/1.1, and not inside another one.");
+    refusal(Stage::Http, Side::Agent, Reason::ProtocolUnknown, sentence)
+}
