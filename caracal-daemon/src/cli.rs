@@ -105,7 +105,9 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    let config = cli.config.as_path();
+    // The daemon's halves do not share the caller's directory.
+    let config = std::path::absolute(&cli.config)?;
+    let config = config.as_path();
     match cli.verb {
         Verb::Run(args) => run::run(&args, &settings(config)?),
         Verb::Attach(args) => attach::attach(args, config),

@@ -16,12 +16,12 @@ use crate::keeper::serve::Places;
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Nobody listens.
-    #[error("the daemon is not running ({path}: {source}): start it with `sudo caracald attach`")]
+    #[error("the daemon is not running ({path}: {why}): start it with `sudo caracald attach`")]
     NotRunning {
         /// The socket.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        why: io::Error,
     },
     /// It said no.
     #[error("{0}")]
@@ -54,7 +54,7 @@ impl Control {
     /// When it is not running.
     pub fn connect(config: &Config) -> Result<Control, ControlError> {
         let path = Places::of(config).control;
-        UnixStream::connect(&path).map(Control).map_err(|source| ControlError::NotRunning { path, source })
+        UnixStream::connect(&path).map(Control).map_err(|why| ControlError::NotRunning { path, why })
     }
 
     /// Asks and waits for the answer.
