@@ -5,11 +5,9 @@ use crate::budget::Budgets;
 use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::meter::Meter;
-use crate::policy::{Action, Ask, Decision, Engine, Grant, Mode, Verdict};
-use crate::refusal::Reason;
+use crate::policy::Engine;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// One record, as far as the tests look at it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,56 +34,78 @@ pub(crate) struct Stages {
 impl Stages {
     /// Everyone may: any `*.test` but `denied.test` on any port, loopback meant; `public.test` without private addresses;
     /// `api.openai.com`; `tcp.test`'s address 127.0.0.9 as tcp; `pass.test` as tls-passthrough. Nothing else.
-    /// With a `broken` journal nothing can be recorded.
-    pub(crate) fn new(_directory: &Path, _clock: &Clock, broken: bool) -> Stages {
+    pub(crate) fn new(directory: &Path, clock: &Clock, broken: bool) -> Stages {
+        std::fs::write(directory.join("rules.cedar"), RULES).expect("rules");
+        let config = crate::config::Config::parse("[policy]\ncedar = [\"rules.cedar\"]\n", Path::new("caracal.toml")).expect("config");
+        let mut poor = crate::budget::BudgetSpec::daily("poor", crate::money::NanoUsd(1));
+        poor.agents = vec!["poor".to_owned()];
+        let all = crate::budget::BudgetSpec::daily("all", crate::money::NanoUsd(1_000_000_000_000));
+        let mut options = crate::journal::Options::default();
+        if broken {
+            (options.segment_bytes, options.max_bytes) = (1 << 16, 1 << 17);
+            options.room_within = std::time::Duration::from_millis(50);
+        }
+        let (journal, _) = Journal::open(&directory.join("journal"), &directory.join("keys"), "host-1", options, clock).expect("journal");
+        if broken {
+            fill(&journal);
+        }
         Stages {
-            policy: Arc::new(Engine { judge }),
-            meter: Arc::new(Meter {}),
-            budgets: Arc::new(Budgets {}),
-            journal: Journal { kept: Arc::default(), failing: Arc::new(AtomicBool::new(broken)) },
+            policy: Arc::new(Engine::load(&config, directory).expect("policy")),
+            meter: Arc::new(Meter::new(crate::meter::PriceBook::built_in().expect("prices"), [])),
+            budgets: Arc::new(Budgets::new(vec![all, poor], clock.clone(), Default::default()).expect("budgets")),
+            journal,
         }
     }
 
     /// Every record so far.
     pub(crate) fn records(&self) -> Vec<Seen> {
-        let kept = self.journal.kept.lock().expect("lock");
-        kept.iter()
-            .map(|draft| Seen {
-                kind: draft.kind.code().to_owned(),
-                decision: draft.data.decision.map(str::to_owned),
-                reason: draft.data.reason.map(str::to_owned),
-                action: draft.data.action.map(str::to_owned),
-                settle: draft.data.settle.map(str::to_owned),
-                cost: draft.data.cost.map(|cost| cost.0),
-                hold: draft.data.hold.map(|hold| hold.0),
-                count: draft.data.count.unwrap_or(1),
-                call: draft.data.call.map(|call| call.to_string()),
-            })
-            .collect()
+        let mut reader = self.journal.reader(0);
+        let mut all = Vec::new();
+        loop {
+            let batch = reader.batch(1_000, 1 << 22).expect("readable");
+            if batch.is_empty() { break }
+            for entry in batch {
+                let json: serde_json::Value = serde_json::from_slice(&entry.bytes).expect("json");
+                let d = &json["data"];
+                let text = |key: &str| d[key].as_str().map(str::to_owned);
+                let number = |key: &str| d[key].as_u64().or_else(|| d[key].as_str().and_then(|t| t.parse().ok()));
+                all.push(Seen {
+                    kind: json["type"].as_str().unwrap_or("").to_owned(),
+                    decision: text("caracal.decision"), reason: text("caracal.reason"), action: text("caracal.action"),
+                    settle: text("caracal.settle"), cost: number("caracal.cost.nano_usd"), hold: number("caracal.hold.nano_usd"),
+                    count: number("caracal.count").unwrap_or(1), call: text("caracal.call"),
+                });
+            }
+        }
+        all
     }
 
     /// Waits until what was handed to the journal before can be read.
-    pub(crate) async fn written(&self) {}
+    pub(crate) async fn written(&self) {
+        self.journal.flush().await.expect("written");
+    }
 }
 
-fn judge(ask: &Ask<'_>) -> Decision {
-    let allow = |mode, private| Decision {
-        verdict: Verdict::Allow(Grant { mode, private, ..Grant::default() }),
-        policies: vec![Arc::from("test-rule")],
-    };
-    match (ask.action, ask.host) {
-        (_, "denied.test") => {}
-        (Action::Connect, "127.0.0.9") => return allow(Mode::Tcp, true),
-        (Action::Connect, "pass.test") => return allow(Mode::TlsPassthrough, true),
-        (Action::Connect, _) => {}
-        (Action::Resolve | Action::Request, "public.test") => return allow(Mode::Inspect, false),
-        (Action::Resolve | Action::Request | Action::Llm, host) if host.ends_with(".test") || host == "api.openai.com" => {
-            return allow(Mode::Inspect, true);
-        }
-        _ => {}
-    }
-    Decision { verdict: Verdict::Deny(Reason::PolicyDenied), policies: Vec::new() }
+/// Writes until the journal's limit says no.
+fn fill(journal: &Journal) {
+    use crate::event::{Data, Detail, Draft, Kind};
+    let journal = journal.clone();
+    let filling = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let data = Data { message: Some("x".repeat(8_000)), ..Data::default() };
+        let draft = Draft { kind: Kind::Lifecycle, at: crate::clock::UnixNanos(1), data, detail: Detail::default() };
+        runtime.block_on(async { while journal.durable(draft.clone()).await.is_ok() {} });
+    });
+    filling.join().expect("filled");
 }
+
+const RULES: &str = r#"
+@id("names") @private("true") permit(principal, action in [Action::"resolve", Action::"request", Action::"llm"], resource)
+when { (context.host like "*.test" && context.host != "denied.test" && context.host != "public.test") || context.host == "api.openai.com" };
+@id("public") permit(principal, action in [Action::"resolve", Action::"request"], resource) when { context.host == "public.test" };
+@id("tcp") @private("true") @mode("tcp") permit(principal, action == Action::"connect", resource) when { context.host == "127.0.0.9" };
+@id("pass") @private("true") @mode("tls-passthrough") permit(principal, action == Action::"connect", resource) when { context.host == "pass.test" };
+"#;
 
 /// An agent of this name.
 pub(crate) fn agent(name: &str) -> Arc<Agent> {
