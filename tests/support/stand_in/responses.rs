@@ -35,9 +35,20 @@ pub fn create(world: &Arc<World>, body: &Value, bytes: u64, extra: Option<&str>)
     if stream { delivery.stream(shape.events(&plan)) } else { delivery.whole(&shape.response(&plan, true)) }
 }
 
+/// Names of the tools offered: those of `tools`, and those that Codex puts into the input, in namespaces.
 fn tools(body: &Value) -> Vec<String> {
-    let all = body["tools"].as_array().into_iter().flatten();
-    all.filter_map(|tool| tool["name"].as_str().or_else(|| tool["type"].as_str())).map(str::to_owned).collect()
+    fn names(list: &Value, out: &mut Vec<String>) {
+        for tool in list.as_array().into_iter().flatten() {
+            names(&tool["tools"], out);
+            out.extend(tool["name"].as_str().or_else(|| tool["type"].as_str()).map(str::to_owned));
+        }
+    }
+    let mut out = Vec::new();
+    names(&body["tools"], &mut out);
+    for item in body["input"].as_array().into_iter().flatten().filter(|item| item["type"] == "additional_tools") {
+        names(&item["tools"], &mut out);
+    }
+    out
 }
 
 struct Shape {
@@ -59,6 +70,11 @@ impl Shape {
     fn item(&self, plan: &Plan, done: bool) -> Value {
         let status = if done { "completed" } else { "in_progress" };
         match &plan.tool {
+            Some(tool) if tool.freeform() => {
+                let input = if done { tool.text() } else { String::new() };
+                json!({"id": format!("ctc_standin{}", self.call), "type": "custom_tool_call", "status": status,
+                    "call_id": format!("call_standin{}", self.call), "name": tool.name, "namespace": "functions", "input": input})
+            }
             Some(tool) => {
                 let arguments = if done { tool.arguments.to_string() } else { String::new() };
                 json!({"id": format!("fc_standin{}", self.call), "type": "function_call", "status": status,
@@ -96,6 +112,12 @@ impl Shape {
         out.push("response.in_progress", json!({"response": self.response(plan, false)}), 0, false);
         out.push("response.output_item.added", json!({"output_index": 0, "item": self.item(plan, false)}), 0, false);
         match &plan.tool {
+            Some(tool) if tool.freeform() => {
+                let item = format!("ctc_standin{}", self.call);
+                let input = tool.text();
+                out.push("response.custom_tool_call_input.delta", json!({"item_id": item, "output_index": 0, "delta": input}), 0, false);
+                out.push("response.custom_tool_call_input.done", json!({"item_id": item, "output_index": 0, "input": input}), 0, false);
+            }
             Some(tool) => {
                 let item = format!("fc_standin{}", self.call);
                 let arguments = tool.arguments.to_string();

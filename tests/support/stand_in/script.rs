@@ -22,6 +22,20 @@ pub struct ToolCall {
     pub arguments: Value,
 }
 
+impl ToolCall {
+    /// The tool takes text, not an object.
+    #[must_use]
+    pub fn freeform(&self) -> bool {
+        self.arguments.is_string()
+    }
+
+    /// The arguments as they are sent.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.arguments.as_str().map_or_else(|| self.arguments.to_string(), str::to_owned)
+    }
+}
+
 /// The last words of every session.
 pub const DONE: &str = "STAND-IN-SESSION-DONE";
 
@@ -76,6 +90,11 @@ fn shell(dir: &str, line: &str, tools: &[String]) -> ToolCall {
     let has = |name: &str| tools.iter().any(|tool| tool == name);
     if has("Bash") {
         return ToolCall { name: "Bash".into(), arguments: json!({"command": line, "description": "the next step"}) };
+    }
+    if has("exec") {
+        // Codex's one tool runs JavaScript, in which its shell is a function.
+        let script = format!("text(await tools.exec_command({}))", json!({"cmd": line, "login": false}));
+        return ToolCall { name: "exec".into(), arguments: Value::String(script) };
     }
     if has("exec_command") {
         return ToolCall { name: "exec_command".into(), arguments: json!({"cmd": line}) };
