@@ -140,7 +140,8 @@ pub fn open_to_all(dir: &Path) -> Result<()> {
 
 fn passwd() -> Result<String> {
     let host = std::fs::read_to_string("/etc/passwd")?;
-    Ok(format!("{host}agent:x:{AGENT_UID}:{AGENT_UID}:test agent:/tmp:/bin/bash\n"))
+    let daemon = if host.lines().any(|line| line.starts_with("caracal:")) { "" } else { "caracal:x:4300:4300:data path:/:/usr/sbin/nologin\n" };
+    Ok(format!("{host}agent:x:{AGENT_UID}:{AGENT_UID}:test agent:/tmp:/bin/bash\n{daemon}"))
 }
 
 fn mount(source: Option<&Path>, target: &Path, kind: Option<&str>, flags: libc::c_ulong) -> Result<()> {

@@ -3,15 +3,17 @@
 use crate::netns::open_to_all;
 use std::path::{Path, PathBuf};
 
-/// The Claude Code version that the tests pin.
-pub const CLAUDE_CODE: &str = "2.1.197";
-/// The Codex version that the tests pin.
-pub const CODEX: &str = "0.169.0";
-
 /// The workspace's `target` directory.
 #[must_use]
 pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+}
+
+fn node(path: &str) -> PathBuf {
+    let Some(prefix) = std::env::var_os("CARACAL_NODE") else { return tool(&format!("node/{path}")) };
+    let found = PathBuf::from(prefix).join(path);
+    assert!(found.exists(), "{} is missing: `cargo xtask test` installs it", found.display());
+    found
 }
 
 fn tool(path: &str) -> PathBuf {
@@ -23,26 +25,26 @@ fn tool(path: &str) -> PathBuf {
 /// Python with `openai`, `anthropic`, `requests` and `websockets`.
 #[must_use]
 pub fn python() -> PathBuf {
-    tool("python/bin/python")
+    std::env::var_os("CARACAL_PYTHON").map_or_else(|| tool("python/bin/python"), PathBuf::from)
 }
 
 /// The directory whose `node_modules` has the `openai` package.
 #[must_use]
 pub fn node_prefix() -> PathBuf {
-    tool("node/node_modules/openai");
-    tool("node")
+    node("node_modules/openai");
+    node("")
 }
 
 /// Claude Code.
 #[must_use]
 pub fn claude() -> PathBuf {
-    tool("node/node_modules/.bin/claude")
+    node("node_modules/.bin/claude")
 }
 
 /// Codex.
 #[must_use]
 pub fn codex() -> PathBuf {
-    tool("node/node_modules/.bin/codex")
+    node("node_modules/.bin/codex")
 }
 
 /// A program of the host.
