@@ -8,7 +8,7 @@ use support::scene::Scene;
 use support::stand_in::script;
 
 fn scene() -> Scene {
-    Scene::new(env!("CARGO_BIN_EXE_stand-in")).expect("the scene stands")
+    Scene::new(crate::STAND_IN).expect("the scene stands")
 }
 
 fn session(scene: &Scene) -> String {

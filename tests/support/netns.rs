@@ -93,17 +93,19 @@ impl Net {
             "link set lo up",
             "link set road up",
             "link set leak up",
-            "addr add 203.0.113.53/24 dev road",
-            "addr add 2001:db8:ca::53/64 dev road nodad",
-            "addr add 198.51.100.2/24 dev leak",
-            "addr add 2001:db8:1ea::2/64 dev leak nodad",
-            // Whatever address a packet from A carries, it has arrived.
-            "rule add iif road lookup 100",
-            "rule add iif leak lookup 100",
-            "route add local 0.0.0.0/0 dev lo table 100",
-            "-6 rule add iif road lookup 100",
-            "-6 rule add iif leak lookup 100",
-            "-6 route add local ::/0 dev lo table 100",
+            "addr add 203.0.113.53/32 dev road",
+            "addr add 2001:db8:ca::53/128 dev road nodad",
+            "addr add 198.51.100.2/32 dev leak",
+            "addr add 2001:db8:1ea::2/128 dev leak nodad",
+            // Every address on earth is B's, but those of A: the longest prefix wins within a table.
+            "route add 203.0.113.1/32 dev road table local",
+            "route add 198.51.100.1/32 dev leak table local",
+            "route add local 0.0.0.0/0 dev lo table local",
+            "-6 route add 2001:db8:ca::1/128 dev road table local",
+            "-6 route add 2001:db8:1ea::1/128 dev leak table local",
+            "-6 route add fe80::/64 dev road table local",
+            "-6 route append fe80::/64 dev leak table local",
+            "-6 route add local ::/0 dev lo table local",
         ])?;
         let loose = "for i in all road leak; do echo 0 > /proc/sys/net/ipv4/conf/$i/rp_filter; done";
         self.b.shell(loose)?;

@@ -175,27 +175,21 @@ fn cable_noise(packet: &Packet) -> bool {
     (v6 && matches!(packet.protocol, 0 | 58) && matches!(kind, Some(130..=137 | 143))) || packet.protocol == 2
 }
 
-/// Accepts and reads on [`CANARY_PORT`], so that an attempt that gets out is a success for the one who tries.
+/// Echoes on [`CANARY_PORT`], so that an attempt that gets out is a success for the one who tries. The wildcard sockets
+/// take both families.
 fn canaries() -> Result<()> {
-    for address in ["0.0.0.0", "::"] {
-        let ip: IpAddr = address.parse()?;
-        let Ok(tcp) = TcpListener::bind((ip, CANARY_PORT)) else {
-            // One wildcard socket took both families.
-            continue;
-        };
-        std::thread::spawn(move || {
-            for stream in tcp.incoming().flatten() {
-                std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
-            }
-        });
-        if let Ok(udp) = UdpSocket::bind((ip, CANARY_PORT)) {
-            std::thread::spawn(move || {
-                let mut buffer = [0; 2_048];
-                while let Ok((length, peer)) = udp.recv_from(&mut buffer) {
-                    let _lost = udp.send_to(buffer.get(..length).unwrap_or_default(), peer);
-                }
-            });
+    let tcp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, CANARY_PORT))?;
+    std::thread::spawn(move || {
+        for stream in tcp.incoming().flatten() {
+            std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
         }
-    }
+    });
+    let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, CANARY_PORT))?;
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2_048];
+        while let Ok((length, peer)) = udp.recv_from(&mut buffer) {
+            let _lost = udp.send_to(buffer.get(..length).unwrap_or_default(), peer);
+        }
+    });
     Ok(())
 }
