@@ -232,6 +232,18 @@ impl<'a> Daemon<'a> {
         self.scene.net.a.run(caracald()).clean_env().env("HOME", "/root").arg("--config").arg(self.config()).args(args)
     }
 
+    /// The local CA's certificate, in a file that agents can read: for programs in an attached cgroup.
+    ///
+    /// # Panics
+    /// When `ca export` fails.
+    #[must_use]
+    #[track_caller]
+    pub fn ca(&self) -> PathBuf {
+        let pem = self.command(&["ca", "export"]).ran().ok().stdout;
+        assert!(pem.contains("BEGIN CERTIFICATE"), "`ca export` prints no certificate: {pem}");
+        self.scene.file(&format!("{}-ca.pem", self.instance), &pem)
+    }
+
     /// A program of the agent's user, governed: `caracald run -- PROGRAM`, arguments to be added.
     #[must_use]
     pub fn run(&self, program: impl AsRef<std::ffi::OsStr>) -> Run {
@@ -262,7 +274,7 @@ impl<'a> Daemon<'a> {
     #[must_use]
     #[track_caller]
     pub fn records(&self) -> Vec<Record> {
-        let ran = self.command(&["events", "--json"]).ran().ok();
+        let ran = self.command(&["events", "--json", "--limit", "1000000"]).ran().ok();
         Record::read(&ran.stdout)
     }
 
@@ -326,6 +338,43 @@ pub fn cgroup_mount() -> PathBuf {
     let mut all = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let found = all.find_map(|words| (words.get(2) == Some(&"cgroup2")).then(|| words.get(1).map(PathBuf::from)).flatten());
     found.expect("cgroup v2 is mounted nowhere")
+}
+
+/// A cgroup of a test, removed with everything in it.
+#[derive(Debug)]
+pub struct Cgroup(String);
+
+impl Cgroup {
+    /// A new, empty one.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn new() -> Cgroup {
+        static NEXT: AtomicU32 = AtomicU32::new(1_000);
+        sweep();
+        let name = format!("t{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        std::fs::create_dir(cgroup_mount().join(format!("{name}.slice"))).expect("a cgroup");
+        Cgroup(name)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        cgroup_mount().join(format!("{}.slice", self.0))
+    }
+}
+
+impl Default for Cgroup {
+    fn default() -> Cgroup {
+        Cgroup::new()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        remove_slice(&self.0);
+    }
 }
 
 fn remove_slice(instance: &str) {

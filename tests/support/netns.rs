@@ -205,6 +205,7 @@ impl Host {
             dir: PathBuf::from("/"),
             keep: false,
             limit: Duration::from_secs(120),
+            cgroup: None,
         }
     }
 
@@ -235,6 +236,7 @@ pub struct Run {
     dir: PathBuf,
     keep: bool,
     limit: Duration,
+    cgroup: Option<File>,
 }
 
 /// What a program did.
@@ -310,6 +312,18 @@ impl Run {
         self
     }
 
+    /// Runs in this cgroup from its first instruction on.
+    ///
+    /// # Panics
+    /// When it is no cgroup.
+    #[must_use]
+    #[track_caller]
+    pub fn cgroup(mut self, cgroup: &Path) -> Run {
+        let file = File::options().write(true).open(cgroup.join("cgroup.procs"));
+        self.cgroup = Some(file.expect("the cgroup"));
+        self
+    }
+
     /// Ends it after this time; a program that has to be ended has failed.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Run {
@@ -327,14 +341,20 @@ impl Run {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(mut self, stdout: Stdio, stderr: Stdio) -> Result<Child> {
-        let (net, mnt, uid, keep) = (self.net, self.mnt, self.uid, self.keep);
+        let inside = Inside {
+            net: self.net,
+            mnt: self.mnt,
+            uid: self.uid,
+            keep: self.keep,
+            cgroup: self.cgroup.as_ref().map(|file| file.as_raw_fd()),
+        };
         use std::os::unix::ffi::OsStrExt as _;
         let dir = CString::new(self.dir.as_os_str().as_bytes())?;
         let program = self.command.get_program().to_owned();
         // SAFETY: the closure runs between fork and exec and calls only async-signal-safe system calls on values that
         // were made before the fork.
         unsafe {
-            self.command.pre_exec(move || enter(net, mnt, uid, keep, &dir));
+            self.command.pre_exec(move || enter(&inside, &dir));
         }
         self.command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         self.command.process_group(0);
@@ -396,12 +416,25 @@ fn wait(child: &mut Child, limit: Duration) -> Result<std::process::ExitStatus> 
     }
 }
 
-fn enter(net: RawFd, mnt: RawFd, uid: u32, keep: bool, dir: &CString) -> io::Result<()> {
+/// What the child does before it becomes the program.
+struct Inside {
+    net: RawFd,
+    mnt: RawFd,
+    uid: u32,
+    keep: bool,
+    cgroup: Option<RawFd>,
+}
+
+fn enter(inside: &Inside, dir: &CString) -> io::Result<()> {
+    let Inside { net, mnt, uid, keep, cgroup } = *inside;
     let check = |done: libc::c_int| if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     // SAFETY: plain system calls on integers and a C string; the child has one thread.
     unsafe {
         // Nothing that a test started outlives it.
         check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+        if let Some(procs) = cgroup {
+            check(if libc::write(procs, c"0".as_ptr().cast(), 1) == 1 { 0 } else { -1 })?;
+        }
         check(libc::setns(mnt, libc::CLONE_NEWNS))?;
         check(libc::setns(net, libc::CLONE_NEWNET))?;
         if keep {

@@ -8,7 +8,6 @@
 //! probe raw ADDR             an ICMP socket of type SOCK_RAW
 //! probe ping ADDR            an ICMP socket of type SOCK_DGRAM
 //! probe udplite ADDR:PORT    a UDP-Lite socket
-//! probe packet               an AF_PACKET socket
 //! probe pair                 listen on loopback, connect to it, talk
 //! ```
 //! Prints `sent`, then `answered` when an echo came, or `refused WHERE ERRNO-NAME`. Exit code 0 when answered, 3 when
@@ -35,7 +34,6 @@ fn main() -> ExitCode {
         ["raw", to] => datagram(to, libc::SOCK_RAW, icmp_protocol(to)),
         ["ping", to] => datagram(to, libc::SOCK_DGRAM, icmp_protocol(to)),
         ["udplite", to] => datagram(to, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE),
-        ["packet"] => opened(libc::AF_PACKET, libc::SOCK_DGRAM, 0).map_or_else(|error| refused("socket", &error), |_| ExitCode::from(4)),
         ["pair"] => pair(),
         _ => {
             eprintln!("the first lines of probe/main.rs say what it takes");
