@@ -194,7 +194,8 @@ impl<'a> Daemon<'a> {
     fn own_processes(&self) -> Vec<i32> {
         let binary = std::fs::canonicalize(caracald()).unwrap_or_default();
         let same = |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == binary);
-        self.processes().into_iter().filter(same).collect()
+        let keeper = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok());
+        self.processes().into_iter().filter(|pid| Some(*pid) == keeper || same(pid)).collect()
     }
 
     /// The data path: the daemon's process that is not root's.
@@ -207,6 +208,7 @@ impl<'a> Daemon<'a> {
     pub fn kill(&mut self) {
         self.signal(libc::SIGKILL);
         if let Some(mut child) = self.child.take() {
+            let _dead = child.kill();
             let _status = child.wait();
         }
     }
