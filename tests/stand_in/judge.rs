@@ -13,15 +13,23 @@ fn every_attempt_is_seen_when_nobody_governs() {
         (["tcp", "[::ffff:203.0.113.10]"], 6),
         (["tcp", "10.9.8.7"], 6),
         (["udp", "203.0.113.10"], 17),
+        (["tcp", "169.254.169.254"], 6),
         (["udp-connected", "[2001:db8:ca::10]"], 17),
+        (["udp", "[::ffff:203.0.113.10]"], 17),
+        (["udplite", "203.0.113.10"], 136),
+        (["raw", "203.0.113.10"], 1),
+        (["raw", "2001:db8:ca::10"], 58),
+        (["ping", "203.0.113.10"], 1),
     ];
     for ([kind, address], protocol) in attempts {
         scene.wire.clear();
-        let ran = scene.agent(env!("CARGO_BIN_EXE_probe")).args([kind, &format!("{address}:{CANARY_PORT}")]).ran();
+        let portless = matches!(kind, "raw" | "ping");
+        let to = if portless { address.to_owned() } else { format!("{address}:{CANARY_PORT}") };
+        let ran = scene.agent(env!("CARGO_BIN_EXE_probe")).user(0).args([kind, &to]).ran();
         // A connected socket does not take an echo from B's own address: sent is enough.
         assert!(matches!(ran.code, Some(0 | 4)), "{kind} {address}: {}", ran.screen());
         let seen = scene.wire.packets();
-        assert!(seen.iter().any(|p| p.protocol == protocol && p.port == Some(CANARY_PORT)), "{kind} {address}: {seen:?}");
+        assert!(seen.iter().any(|p| p.protocol == protocol && (portless || p.port == Some(CANARY_PORT))), "{kind} {address}: {seen:?}");
     }
 }
 

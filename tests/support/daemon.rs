@@ -138,7 +138,11 @@ impl<'a> Daemon<'a> {
     /// When no child of the keeper runs as a user of its own.
     #[track_caller]
     fn route(&mut self) {
-        let users: Vec<u32> = self.processes().iter().filter_map(|pid| uid_of(*pid)).filter(|uid| *uid != 0).collect();
+        let mut users: Vec<u32> = Vec::new();
+        let _late = until("the data path's user", Duration::from_secs(5), || {
+            users = self.processes().iter().filter_map(|pid| uid_of(*pid)).filter(|uid| *uid != 0).collect();
+            !users.is_empty()
+        });
         assert!(!users.is_empty(), "the data path must run as a user of its own; processes: {:?}\n{}", self.processes(), self.logs());
         for uid in users {
             if !self.routed.contains(&uid) {

@@ -52,7 +52,9 @@ pub async fn answer_for(request: Request<Incoming>) -> Response<Out> {
             with(full("gone\n"), "text/plain")
         }
         "status" => {
-            let mut response = with(full("as asked\n"), "text/plain");
+            // Neither has a body (RFC 9110, 15.3.5 and 15.4.5).
+            let body = if matches!(number, 204 | 304) { "" } else { "as asked\n" };
+            let mut response = with(full(body), "text/plain");
             *response.status_mut() = u16::try_from(number).ok().and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or(StatusCode::BAD_REQUEST);
             response
         }
