@@ -39,7 +39,9 @@ fn a_denied_call_is_one_request_and_the_sentence_is_on_screen() {
         let ran = claude(daemon, "Say hello.").ran();
         assert!(ran.screen().contains("Caracal") && ran.screen().contains("nothing"), "{}", ran.screen());
         // The prompt's own call, and at most the title that is asked of a smaller model at the same time.
-        let main = |line: &&support::ledger::Record| line.is_denial("budget_exceeded") && line.text("gen_ai.request.model").contains("opus");
+        let main = |line: &&support::ledger::Record| {
+            line.is_denial("budget_exceeded") && line.text("gen_ai.request.model").contains("opus")
+        };
         assert!(refused(daemon, "budget_exceeded") <= 2, "{:#?}", daemon.records());
         let asked: u64 = daemon.records().iter().filter(main).map(support::ledger::Record::count).sum();
         assert_eq!(asked, 1, "{:#?}", daemon.records());

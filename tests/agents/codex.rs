@@ -9,7 +9,12 @@ use support::scene::Scene;
 use support::stand_in::script;
 
 fn codex(scene: &Scene, daemon: &Daemon<'_>, prompt: &str) -> Run {
-    let run = daemon.run(programs::codex()).args(["exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", prompt]);
+    let run = daemon.run(programs::codex()).args([
+        "exec",
+        "--skip-git-repo-check",
+        "--dangerously-bypass-approvals-and-sandbox",
+        prompt,
+    ]);
     let run = run.env("OPENAI_API_KEY", "sk-stand-in").env("CODEX_API_KEY", "sk-stand-in");
     run.env("CODEX_HOME", scene.home.path()).limit(Duration::from_secs(240))
 }

@@ -64,7 +64,10 @@ fn closed(records: &[Record]) -> usize {
 /// Charge by charge, to the nano-USD: the ledger has the bill's lines and no other.
 #[track_caller]
 fn same(records: &[Record], bill: &[Line]) {
-    let mut charged: Vec<(String, u64)> = calls(records).into_values().filter_map(|call| Some((call.model, call.cost.filter(|cost| *cost > 0)?))).collect();
+    let mut charged: Vec<(String, u64)> = calls(records)
+        .into_values()
+        .filter_map(|call| Some((call.model, call.cost.filter(|cost| *cost > 0)?)))
+        .collect();
     let mut billed: Vec<(String, u64)> = bill.iter().map(|line| (line.model.clone(), line.nano)).collect();
     charged.sort();
     billed.sort();
@@ -73,6 +76,7 @@ fn same(records: &[Record], bill: &[Line]) {
 
 /// How many requests were refused with `reason`.
 fn refused(daemon: &Daemon<'_>, reason: &str) -> u64 {
-    let denials = |records: &[Record]| records.iter().filter(|record| record.is_denial(reason)).map(Record::count).sum::<u64>();
+    let denials =
+        |records: &[Record]| records.iter().filter(|record| record.is_denial(reason)).map(Record::count).sum::<u64>();
     denials(&daemon.records_when(|records| denials(records) > 0))
 }

@@ -13,7 +13,8 @@ fn python(daemon: &Daemon<'_>, script: &str) -> Ran {
 
 fn node(scene: &Scene, daemon: &Daemon<'_>, script: &str) -> Ran {
     let file = scene.home.path().join("script.mjs");
-    std::fs::write(&file, script.replace("NODE_PREFIX", &programs::node_prefix().display().to_string())).expect("a script");
+    std::fs::write(&file, script.replace("NODE_PREFIX", &programs::node_prefix().display().to_string()))
+        .expect("a script");
     daemon.run(programs::host("node")).arg(file).env("OPENAI_API_KEY", "sk-stand-in").ran()
 }
 
@@ -51,7 +52,10 @@ fn openai_node_is_allowed() {
 fn a_denied_call_is_one_request_and_our_sentence() {
     let calls = [
         ("chat", "openai.OpenAI().chat.completions.create(model='gpt-4o-mini', messages=M, max_tokens=9)"),
-        ("chat stream", "list(openai.OpenAI().chat.completions.create(model='gpt-4o-mini', messages=M, max_tokens=9, stream=True))"),
+        (
+            "chat stream",
+            "list(openai.OpenAI().chat.completions.create(model='gpt-4o-mini', messages=M, max_tokens=9, stream=True))",
+        ),
         ("responses", "openai.OpenAI().responses.create(model='gpt-5-mini', input='hello')"),
         ("embeddings", "openai.OpenAI().embeddings.create(model='text-embedding-3-small', input='hello ' * 100)"),
         ("messages", "anthropic.Anthropic().messages.create(model='claude-haiku-4-5', messages=M, max_tokens=9)"),
@@ -83,7 +87,9 @@ fn a_model_that_a_rule_denies_is_one_request() {
     let rules = format!("{AMPLE}\n[[deny]]\nhosts = [\"api.openai.com\"]\nmodels = [\"gpt-4.1*\"]\n");
     case("a denied model: one request, the sentence; others pass", &rules, |scene, daemon| {
         let call = |model: &str| {
-            format!("import openai\nprint(openai.OpenAI().chat.completions.create(model='{model}', max_tokens=20, messages=[{{'role': 'user', 'content': 'hello'}}]))")
+            format!(
+                "import openai\nprint(openai.OpenAI().chat.completions.create(model='{model}', max_tokens=20, messages=[{{'role': 'user', 'content': 'hello'}}]))"
+            )
         };
         let ran = python(daemon, &call("gpt-4.1-mini"));
         assert!(ran.stderr.contains("BadRequestError") && ran.stderr.contains("Caracal"), "{}", ran.screen());
@@ -96,7 +102,8 @@ fn a_model_that_a_rule_denies_is_one_request() {
 #[test]
 fn a_model_without_a_price_is_refused_and_the_sentence_says_how_to_add_it() {
     case("an unknown model", AMPLE, |scene, daemon| {
-        let ran = python(daemon, "import openai\nopenai.OpenAI().responses.create(model='gpt-no-such-model', input='hello')");
+        let ran =
+            python(daemon, "import openai\nopenai.OpenAI().responses.create(model='gpt-no-such-model', input='hello')");
         assert!(ran.stderr.contains("Caracal") && ran.stderr.contains("gpt-no-such-model"), "{}", ran.screen());
         assert!(ran.stderr.contains("price"), "{}", ran.screen());
         assert_eq!(refused(daemon, "price_unknown"), 1);

@@ -21,12 +21,15 @@ fn a_torn_tail_of_the_journal_is_repaired() {
     case("corrupt journal tail", RULES, |_, daemon| {
         daemon.restart();
         traffic(daemon);
-        let before = daemon.records_when(|records| records.iter().filter(|record| record.kind.contains("decision")).count() >= 3).len();
+        let before = daemon
+            .records_when(|records| records.iter().filter(|record| record.kind.contains("decision")).count() >= 3)
+            .len();
         daemon.kill();
         let journal = daemon.state().join("journal");
         let mut segments = files(&journal);
         segments.sort();
-        let last = segments.iter().rfind(|path| path.metadata().is_ok_and(|file| file.len() > 4_096)).expect("a segment");
+        let last =
+            segments.iter().rfind(|path| path.metadata().is_ok_and(|file| file.len() > 4_096)).expect("a segment");
         // A write that power cut short: bytes that are no record where the next record would begin.
         let bytes = std::fs::read(last).expect("the segment");
         let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
@@ -46,7 +49,8 @@ fn a_ledger_edited_by_hand_is_found_out() {
     case("ledger edited by hand", RULES, |_, daemon| {
         daemon.restart();
         traffic(daemon);
-        let _records = daemon.records_when(|records| records.iter().filter(|record| record.kind.contains("decision")).count() >= 3);
+        let _records = daemon
+            .records_when(|records| records.iter().filter(|record| record.kind.contains("decision")).count() >= 3);
         daemon.stop();
         let _ran = daemon.verify();
         let old = b"caracal.decision.v1";

@@ -21,8 +21,14 @@ fn exit_codes_and_signals_pass_through() {
 fn user_directory_and_environment_are_kept() {
     case("user, directory and environment are kept", RULES, |scene, daemon| {
         daemon.restart();
-        let ran = daemon.run("sh").args(["-c", "id -u; pwd; echo $MARK; cat /proc/self/status | grep NoNewPrivs"]).env("MARK", "kept").ran().ok();
-        let expected = format!("{}\n{}\nkept\nNoNewPrivs:\t1\n", support::netns::AGENT_UID, scene.home.path().display());
+        let ran = daemon
+            .run("sh")
+            .args(["-c", "id -u; pwd; echo $MARK; cat /proc/self/status | grep NoNewPrivs"])
+            .env("MARK", "kept")
+            .ran()
+            .ok();
+        let expected =
+            format!("{}\n{}\nkept\nNoNewPrivs:\t1\n", support::netns::AGENT_UID, scene.home.path().display());
         assert_eq!(ran.stdout, expected, "{}", ran.stderr);
         daemon.stop();
     });

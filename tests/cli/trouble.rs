@@ -3,9 +3,9 @@
 use crate::{RULES, case, fails};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 use support::daemon::caracald;
 use support::netns::until;
-use std::time::Duration;
 
 #[test]
 fn not_root() {
@@ -19,7 +19,11 @@ fn not_root() {
 fn an_unknown_key_is_named_with_its_line() {
     case("unknown configuration key", "[listen]\ntcp_prot = 1\n", |_, daemon| {
         let code = fails(daemon.command(&["policy", "check"]).ran(), &["tcp_prot", "caracal.toml"]);
-        assert_eq!(fails(daemon.command(&["attach"]).ran(), &["tcp_prot"]), code, "the same mistake has the same exit code");
+        assert_eq!(
+            fails(daemon.command(&["attach"]).ran(), &["tcp_prot"]),
+            code,
+            "the same mistake has the same exit code"
+        );
     });
 }
 
@@ -35,7 +39,8 @@ fn malformed_cedar_is_named_with_its_file() {
 #[test]
 fn a_missing_configuration_is_named() {
     case("no configuration", RULES, |scene, _| {
-        let run = scene.net.a.run(caracald()).clean_env().args(["--config", "/nowhere/caracal.toml", "policy", "check"]);
+        let run =
+            scene.net.a.run(caracald()).clean_env().args(["--config", "/nowhere/caracal.toml", "policy", "check"]);
         fails(run.ran(), &["/nowhere/caracal.toml"]);
     });
 }
@@ -52,7 +57,10 @@ fn a_taken_port_is_named() {
 fn a_path_that_is_no_cgroup_is_named() {
     case("not a cgroup", RULES, |_, daemon| {
         for path in ["/tmp", "/sys/fs/cgroup/no-such-cgroup"] {
-            fails(daemon.command(&["attach", "--cgroup", path]).limit(Duration::from_secs(30)).ran(), &[path, "cgroup"]);
+            fails(
+                daemon.command(&["attach", "--cgroup", path]).limit(Duration::from_secs(30)).ran(),
+                &[path, "cgroup"],
+            );
         }
     });
 }

@@ -8,7 +8,8 @@ use support::scene::Scene;
 use support::wire::CANARY_PORT;
 
 /// Places on both families, TCP and UDP.
-const EVERYWHERE: &[(&str, &str)] = &[("tcp", "203.0.113.10"), ("tcp", "[2001:db8:ca::10]"), ("tcp", "[::ffff:203.0.113.10]"), ("udp", "203.0.113.10")];
+const EVERYWHERE: &[(&str, &str)] =
+    &[("tcp", "203.0.113.10"), ("tcp", "[2001:db8:ca::10]"), ("tcp", "[::ffff:203.0.113.10]"), ("udp", "203.0.113.10")];
 
 fn to(address: &str) -> String {
     format!("{address}:{CANARY_PORT}")
@@ -106,7 +107,11 @@ fn a_full_disk_refuses_and_recovers() {
         let rules = "[journal]\nsegment_bytes = 1048576\nlimit_bytes = 16777216\n".to_owned() + RULES;
         let mut daemon = support::daemon::Daemon::configured(&scene, &rules);
         let state = daemon.state().display().to_string();
-        scene.net.a.shell(&format!("mkdir -p {state} && mount -t tmpfs -o size=24m,mode=755 full {state}")).expect("a small disk");
+        scene
+            .net
+            .a
+            .shell(&format!("mkdir -p {state} && mount -t tmpfs -o size=24m,mode=755 full {state}"))
+            .expect("a small disk");
         daemon.attach(&cgroup.path());
         daemon.restart();
         let _ca = daemon.ca();

@@ -36,19 +36,30 @@ fn loopback_to_others_needs_a_rule() {
 #[test]
 fn loopback_by_rule_passes() {
     let to = format!("127.0.0.1:{PORT}");
-    let rules = format!("{RULES}\n[[allow]]\nhosts = [\"127.0.0.1\"]\nports = [{PORT}]\nmode = \"tcp\"\nprivate = true\n");
-    case("loopback by rule", &rules, |scene, _| deputy(scene), |world| {
-        let ran = world.attempt(&["tcp", &to]);
-        assert_eq!(ran.code, Some(0), "{}{}", ran.screen(), world.daemon.logs());
-    });
+    let rules =
+        format!("{RULES}\n[[allow]]\nhosts = [\"127.0.0.1\"]\nports = [{PORT}]\nmode = \"tcp\"\nprivate = true\n");
+    case(
+        "loopback by rule",
+        &rules,
+        |scene, _| deputy(scene),
+        |world| {
+            let ran = world.attempt(&["tcp", &to]);
+            assert_eq!(ran.code, Some(0), "{}{}", ran.screen(), world.daemon.logs());
+        },
+    );
 }
 
 #[test]
 fn loopback_within_the_agent_passes() {
-    case("loopback between two sockets of one agent", RULES, |_, _| (), |world| {
-        let ran = world.attempt(&["pair"]);
-        assert_eq!(ran.code, Some(0), "{}", ran.screen());
-        let ran = world.daemon.run(crate::PROBE).arg("pair").ran();
-        assert_eq!(ran.code, Some(0), "{}", ran.screen());
-    });
+    case(
+        "loopback between two sockets of one agent",
+        RULES,
+        |_, _| (),
+        |world| {
+            let ran = world.attempt(&["pair"]);
+            assert_eq!(ran.code, Some(0), "{}", ran.screen());
+            let ran = world.daemon.run(crate::PROBE).arg("pair").ran();
+            assert_eq!(ran.code, Some(0), "{}", ran.screen());
+        },
+    );
 }

@@ -35,7 +35,15 @@ impl World<'_> {
     /// An allowed request from within the cgroup: its status, `000` when there was none.
     fn allowed(&self) -> String {
         let ca = self.scene.net.files().join(format!("{}-ca.pem", self.daemon.instance()));
-        let run = self.scene.agent("curl").cgroup(&self.cgroup.path()).args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "5"]);
+        let run = self.scene.agent("curl").cgroup(&self.cgroup.path()).args([
+            "-sS",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "--max-time",
+            "5",
+        ]);
         run.arg("--cacert").arg(ca).arg("https://example.com/hello").ran().stdout
     }
 }

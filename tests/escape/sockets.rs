@@ -24,7 +24,11 @@ const ATTEMPTS: &[(&str, &str, u8)] = &[
 ];
 
 fn target(kind: &str, address: &str) -> String {
-    if matches!(kind, "raw" | "ping") { address.trim_matches(['[', ']']).to_owned() } else { format!("{address}:{CANARY_PORT}") }
+    if matches!(kind, "raw" | "ping") {
+        address.trim_matches(['[', ']']).to_owned()
+    } else {
+        format!("{address}:{CANARY_PORT}")
+    }
 }
 
 /// Without a daemon the packet is on the wire.
@@ -32,7 +36,11 @@ fn leaks(scene: &Scene, cgroup: &Cgroup, kind: &str, address: &str, protocol: u8
     scene.wire.clear();
     let ran = attempt(scene, cgroup, &[kind, &target(kind, address)]);
     let seen = scene.wire.packets();
-    assert!(seen.iter().any(|packet| packet.protocol == protocol), "the control does not leak: {}{seen:?}", ran.screen());
+    assert!(
+        seen.iter().any(|packet| packet.protocol == protocol),
+        "the control does not leak: {}{seen:?}",
+        ran.screen()
+    );
 }
 
 #[test]
@@ -57,20 +65,30 @@ fn nothing_but_the_data_path_puts_a_packet_on_the_wire() {
 
 #[test]
 fn udp_is_refused_when_it_is_sent_and_tcp_where_it_is_decided() {
-    case("UDP is refused at send, raw sockets at creation", RULES, |scene, cgroup| leaks(scene, cgroup, "udp", "203.0.113.10", 17), |world| {
-        for (kind, place) in [("udp", "refused send"), ("raw", "refused socket"), ("udplite", "refused socket")] {
-            let ran = world.attempt(&[kind, &target(kind, "203.0.113.10")]);
-            assert!(ran.stdout.starts_with(place), "{kind}: {}", ran.screen());
-        }
-    });
+    case(
+        "UDP is refused at send, raw sockets at creation",
+        RULES,
+        |scene, cgroup| leaks(scene, cgroup, "udp", "203.0.113.10", 17),
+        |world| {
+            for (kind, place) in [("udp", "refused send"), ("raw", "refused socket"), ("udplite", "refused socket")] {
+                let ran = world.attempt(&[kind, &target(kind, "203.0.113.10")]);
+                assert!(ran.stdout.starts_with(place), "{kind}: {}", ran.screen());
+            }
+        },
+    );
 }
 
 #[test]
 fn the_peer_that_was_asked_for_is_the_peer_that_is_shown() {
-    case("getpeername", RULES, |scene, cgroup| leaks(scene, cgroup, "tcp", "203.0.113.10", 6), |world| {
-        for peer in ["203.0.113.17:443", "[2001:db8:ca::17]:443", "[::ffff:203.0.113.17]:443"] {
-            let ran = world.attempt(&["peer", peer]).ok();
-            assert_eq!(ran.stdout.trim(), peer);
-        }
-    });
+    case(
+        "getpeername",
+        RULES,
+        |scene, cgroup| leaks(scene, cgroup, "tcp", "203.0.113.10", 6),
+        |world| {
+            for peer in ["203.0.113.17:443", "[2001:db8:ca::17]:443", "[::ffff:203.0.113.17]:443"] {
+                let ran = world.attempt(&["peer", peer]).ok();
+                assert_eq!(ran.stdout.trim(), peer);
+            }
+        },
+    );
 }

@@ -64,9 +64,11 @@ fn an_agent_that_hangs_up_pays() {
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let mut daemon = Daemon::start(&scene, &rules("1 USD"));
         let body = r#"{"model":"gpt-4o-mini","stream":true,"max_tokens":1000,"messages":[{"role":"user","content":"[[slow=20 output=200]]"}]}"#;
-        let run = daemon.run("curl").args(["-sSN", "--max-time", "2", "-H", "content-type: application/json", "-d", body]);
+        let run =
+            daemon.run("curl").args(["-sSN", "--max-time", "2", "-H", "content-type: application/json", "-d", body]);
         let _ran = run.arg("https://api.openai.com/v1/chat/completions").ran();
-        support::netns::until("the bill", std::time::Duration::from_secs(30), || !scene.bill().is_empty()).expect("a bill");
+        support::netns::until("the bill", std::time::Duration::from_secs(30), || !scene.bill().is_empty())
+            .expect("a bill");
         let (_, audit) = settled(&scene, &daemon);
         assert!(audit.bill > 0);
         assert_eq!((audit.lost, audit.doubled), (0, 0), "{audit:?}");

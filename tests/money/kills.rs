@@ -37,20 +37,25 @@ fn no_charge_is_lost_or_doubled_and_nothing_goes_direct() {
         let mut dice = rand::rngs::StdRng::seed_from_u64(seed());
         let mut states = Vec::new();
         for _ in 0..kills {
-            until("enough streams are in flight", Duration::from_secs(60), || scene.in_flight() >= IN_FLIGHT).expect("streams");
+            until("enough streams are in flight", Duration::from_secs(60), || scene.in_flight() >= IN_FLIGHT)
+                .expect("streams");
             std::thread::sleep(Duration::from_millis(dice.random_range(0..400)));
             states.push(json!({"in_flight": scene.in_flight(), "billed": scene.bill().len()}));
             daemon.kill();
             door_is_shut(&scene, &cgroup);
             daemon.restart();
         }
-        until("the load goes on after the last kill", Duration::from_secs(60), || scene.in_flight() >= IN_FLIGHT).expect("streams");
+        until("the load goes on after the last kill", Duration::from_secs(60), || scene.in_flight() >= IN_FLIGHT)
+            .expect("streams");
         std::fs::write(&stop, "").expect("the stop file");
-        until("the load ends", Duration::from_secs(60), || load.try_wait().is_ok_and(|status| status.is_some())).expect("an end");
+        until("the load ends", Duration::from_secs(60), || load.try_wait().is_ok_and(|status| status.is_some()))
+            .expect("an end");
 
         let (records, audit) = settled(&scene, &daemon);
         let direct = scene.wire.packets().len() as u64;
-        for (key, value) in [("kills", kills), ("lost", audit.lost), ("doubled", audit.doubled), ("direct_connections", direct)] {
+        for (key, value) in
+            [("kills", kills), ("lost", audit.lost), ("doubled", audit.doubled), ("direct_connections", direct)]
+        {
             report::figure("money", key, value);
         }
         assert_eq!((audit.lost, audit.doubled), (0, 0), "seed {}: {audit:?}\n{records:#?}", seed());

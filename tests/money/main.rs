@@ -16,7 +16,9 @@ const LOAD: &str = env!("CARGO_BIN_EXE_load");
 
 /// One provider under a budget of `limit`.
 fn rules(limit: &str) -> String {
-    format!("[[allow]]\nhosts = [\"api.openai.com\"]\n\n[[budget]]\nname = \"purse\"\nlimit = \"{limit}\"\nwindow = \"total\"\nwait_ms = 2000\n")
+    format!(
+        "[[allow]]\nhosts = [\"api.openai.com\"]\n\n[[budget]]\nname = \"purse\"\nlimit = \"{limit}\"\nwindow = \"total\"\nwait_ms = 2000\n"
+    )
 }
 
 /// Records and audit, once every call of the ledger is closed.

@@ -22,8 +22,16 @@ fn a_budget_is_never_exceeded_by_sixty_four_clients() {
         let told: Vec<Value> = ran.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let answered = told.iter().filter(|line| line["status"] == 200).count();
         let refused = told.iter().filter(|line| line["status"] == 400).count();
-        assert_eq!(answered + refused, told.len(), "{:?}", told.iter().find(|line| line["status"] != 200 && line["status"] != 400));
-        assert!(answered > 0 && refused > 0, "{answered} answered, {refused} refused: the budget must run out in between");
+        assert_eq!(
+            answered + refused,
+            told.len(),
+            "{:?}",
+            told.iter().find(|line| line["status"] != 200 && line["status"] != 400)
+        );
+        assert!(
+            answered > 0 && refused > 0,
+            "{answered} answered, {refused} refused: the budget must run out in between"
+        );
         assert_eq!(answered, scene.bill().len());
         let (_, audit) = settled(&scene, &daemon);
         let overspend = audit.bill.max(audit.ledger).saturating_sub(LIMIT);

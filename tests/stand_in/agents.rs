@@ -37,8 +37,16 @@ fn claude_code_plays_a_session() {
 #[test]
 fn codex_plays_a_session() {
     let scene = scene();
-    let run = scene.direct(programs::codex()).args(["exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", &session(&scene)]);
-    let run = run.env("OPENAI_API_KEY", "sk-stand-in").env("CODEX_API_KEY", "sk-stand-in").env("CODEX_HOME", scene.home.path());
+    let run = scene.direct(programs::codex()).args([
+        "exec",
+        "--skip-git-repo-check",
+        "--dangerously-bypass-approvals-and-sandbox",
+        &session(&scene),
+    ]);
+    let run = run
+        .env("OPENAI_API_KEY", "sk-stand-in")
+        .env("CODEX_API_KEY", "sk-stand-in")
+        .env("CODEX_HOME", scene.home.path());
     let ran = run.limit(Duration::from_secs(180)).ran();
     assert!(ran.screen().contains(script::DONE), "{}", ran.screen());
     assert_eq!(scene.bill().len(), script::TURNS);

@@ -29,7 +29,10 @@ fn every_attempt_is_seen_when_nobody_governs() {
         // A connected socket does not take an echo from B's own address: sent is enough.
         assert!(matches!(ran.code, Some(0 | 4)), "{kind} {address}: {}", ran.screen());
         let seen = scene.wire.packets();
-        assert!(seen.iter().any(|p| p.protocol == protocol && (portless || p.port == Some(CANARY_PORT))), "{kind} {address}: {seen:?}");
+        assert!(
+            seen.iter().any(|p| p.protocol == protocol && (portless || p.port == Some(CANARY_PORT))),
+            "{kind} {address}: {seen:?}"
+        );
     }
 }
 
@@ -38,7 +41,9 @@ fn an_owner_with_a_road_is_not_seen_and_others_still_are() {
     let scene = Scene::new(STAND_IN).expect("the scene stands");
     scene.net.road_for(4_300).expect("a rule");
     scene.wire.clear();
-    let probe = |uid: u32| scene.agent(env!("CARGO_BIN_EXE_probe")).user(uid).args(["tcp", &format!("203.0.113.10:{CANARY_PORT}")]).ran();
+    let probe = |uid: u32| {
+        scene.agent(env!("CARGO_BIN_EXE_probe")).user(uid).args(["tcp", &format!("203.0.113.10:{CANARY_PORT}")]).ran()
+    };
     assert_eq!(probe(4_300).code, Some(0));
     scene.wire.silent();
     assert_eq!(probe(4_301).code, Some(0));

@@ -126,9 +126,15 @@ impl<'a> Daemon<'a> {
         self.launch();
         let out = self.out();
         let ready = until("caracald says `ready`", PATIENCE, || {
-            std::fs::read_to_string(&out).is_ok_and(|text| text.lines().any(|line| line.trim() == "ready")) || self.exited().is_some()
+            std::fs::read_to_string(&out).is_ok_and(|text| text.lines().any(|line| line.trim() == "ready"))
+                || self.exited().is_some()
         });
-        assert!(ready.is_ok() && self.exited().is_none(), "caracald does not govern: exit {:?}\n{}", self.exited(), self.logs());
+        assert!(
+            ready.is_ok() && self.exited().is_none(),
+            "caracald does not govern: exit {:?}\n{}",
+            self.exited(),
+            self.logs()
+        );
         self.route();
     }
 
@@ -143,7 +149,12 @@ impl<'a> Daemon<'a> {
             users = self.processes().iter().filter_map(|pid| uid_of(*pid)).filter(|uid| *uid != 0).collect();
             !users.is_empty()
         });
-        assert!(!users.is_empty(), "the data path must run as a user of its own; processes: {:?}\n{}", self.processes(), self.logs());
+        assert!(
+            !users.is_empty(),
+            "the data path must run as a user of its own; processes: {:?}\n{}",
+            self.processes(),
+            self.logs()
+        );
         for uid in users {
             if !self.routed.contains(&uid) {
                 self.scene.net.road_for(uid).expect("the road");
@@ -170,7 +181,9 @@ impl<'a> Daemon<'a> {
     /// The keeper and its descendants.
     #[must_use]
     pub fn processes(&self) -> Vec<i32> {
-        let Some(keeper) = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok()) else { return Vec::new() };
+        let Some(keeper) = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok()) else {
+            return Vec::new();
+        };
         let mut all = vec![keeper];
         let mut next = 0;
         while let Some(parent) = all.get(next).copied() {
@@ -342,7 +355,8 @@ fn children_of(parent: i32) -> Vec<i32> {
 pub fn cgroup_mount() -> PathBuf {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mut all = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let found = all.find_map(|words| (words.get(2) == Some(&"cgroup2")).then(|| words.get(1).map(PathBuf::from)).flatten());
+    let found =
+        all.find_map(|words| (words.get(2) == Some(&"cgroup2")).then(|| words.get(1).map(PathBuf::from)).flatten());
     found.expect("cgroup v2 is mounted nowhere")
 }
 

@@ -25,7 +25,10 @@ impl Record {
         let values = match serde_json::from_str::<Value>(text) {
             Ok(Value::Array(all)) => all,
             Ok(one) => vec![one],
-            Err(_) => text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect(),
+            Err(_) => text
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+                .collect(),
         };
         values.into_iter().map(Record::from).collect()
     }
@@ -144,7 +147,8 @@ pub struct Audit {
 /// When two calls of the bill have the same cap: the load is wrong.
 #[must_use]
 pub fn audit(records: &[Record], bill: &[Line]) -> Audit {
-    let mut out = Audit { requests: bill.len() as u64, bill: bill.iter().map(|line| line.nano).sum(), ..Audit::default() };
+    let mut out =
+        Audit { requests: bill.len() as u64, bill: bill.iter().map(|line| line.nano).sum(), ..Audit::default() };
     let mut by_cap: BTreeMap<u64, Vec<Call>> = BTreeMap::new();
     for call in calls(records).into_values() {
         out.ledger += call.cost.unwrap_or(0);
@@ -163,7 +167,10 @@ pub fn audit(records: &[Record], bill: &[Line]) -> Audit {
     let phantom = |call: &&Call| call.settle == "settled" && !seen.contains(&call.cap.unwrap_or(0));
     out.doubled += by_cap.values().flatten().filter(phantom).count() as u64;
     // One cap is one request of the load: a second charged call for it is a second charge.
-    out.doubled += by_cap.values().map(|calls| calls.iter().filter(|call| call.cost.unwrap_or(0) > 0).count().saturating_sub(1) as u64).sum::<u64>();
+    out.doubled += by_cap
+        .values()
+        .map(|calls| calls.iter().filter(|call| call.cost.unwrap_or(0) > 0).count().saturating_sub(1) as u64)
+        .sum::<u64>();
     out
 }
 
@@ -183,9 +190,15 @@ mod tests {
 
     fn records(cost: u64, times: usize) -> Vec<Record> {
         let record = |kind: &str, data: Value| Record { kind: format!("caracal.{kind}.v1"), data, detail: Value::Null };
-        let mut out = vec![record("intent", json!({"caracal.call": "a", "caracal.hold.nano_usd": 900, "gen_ai.request.max_tokens": 11}))];
+        let mut out = vec![record(
+            "intent",
+            json!({"caracal.call": "a", "caracal.hold.nano_usd": 900, "gen_ai.request.max_tokens": 11}),
+        )];
         for _ in 0..times {
-            out.push(record("outcome", json!({"caracal.call": "a", "caracal.cost.nano_usd": cost, "caracal.settle": "settled"})));
+            out.push(record(
+                "outcome",
+                json!({"caracal.call": "a", "caracal.cost.nano_usd": cost, "caracal.settle": "settled"}),
+            ));
         }
         out
     }

@@ -55,10 +55,16 @@ impl Net {
     /// When not root, or `ip` fails.
     pub fn new() -> Result<Net> {
         // SAFETY: geteuid has no preconditions.
-        ensure!(unsafe { libc::geteuid() } == 0, "these tests make network namespaces: run them as root, with `cargo xtask test`");
+        ensure!(
+            unsafe { libc::geteuid() } == 0,
+            "these tests make network namespaces: run them as root, with `cargo xtask test`"
+        );
         let files = tempfile::Builder::new().prefix("caracal-net-").tempdir()?;
         open_to_all(files.path())?;
-        std::fs::write(files.path().join("resolv.conf"), format!("nameserver {NAME_SERVER}\noptions timeout:2 attempts:2\n"))?;
+        std::fs::write(
+            files.path().join("resolv.conf"),
+            format!("nameserver {NAME_SERVER}\noptions timeout:2 attempts:2\n"),
+        )?;
         std::fs::write(files.path().join("passwd"), passwd()?)?;
         let b = Host::new(|| Ok(()))?;
         let resolver = files.path().join("resolv.conf");
@@ -142,7 +148,11 @@ pub fn open_to_all(dir: &Path) -> Result<()> {
 
 fn passwd() -> Result<String> {
     let host = std::fs::read_to_string("/etc/passwd")?;
-    let daemon = if host.lines().any(|line| line.starts_with("caracal:")) { "" } else { "caracal:x:4300:4300:data path:/:/usr/sbin/nologin\n" };
+    let daemon = if host.lines().any(|line| line.starts_with("caracal:")) {
+        ""
+    } else {
+        "caracal:x:4300:4300:data path:/:/usr/sbin/nologin\n"
+    };
     Ok(format!("{host}agent:x:{AGENT_UID}:{AGENT_UID}:test agent:/tmp:/bin/bash\n{daemon}"))
 }
 
@@ -294,7 +304,10 @@ impl Run {
     /// Starts from an empty environment with a path.
     #[must_use]
     pub fn clean_env(mut self) -> Run {
-        self.command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LANG", "C.UTF-8");
+        self.command
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LANG", "C.UTF-8");
         self
     }
 

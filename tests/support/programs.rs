@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 /// The workspace's `target` directory.
 #[must_use]
 pub fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
 }
 
 fn node(path: &str) -> PathBuf {
@@ -55,7 +56,10 @@ pub fn codex() -> PathBuf {
 #[track_caller]
 pub fn host(name: &str) -> PathBuf {
     let places = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&places).filter(|dir| !dir.starts_with("/root")).map(|dir| dir.join(name)).find(|path| path.is_file());
+    let found = std::env::split_paths(&places)
+        .filter(|dir| !dir.starts_with("/root"))
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("{name} is missing: `cargo xtask test` installs it"))
 }
 
@@ -67,6 +71,7 @@ pub fn host(name: &str) -> PathBuf {
 pub fn home() -> tempfile::TempDir {
     let dir = tempfile::Builder::new().prefix("caracal-home-").tempdir().expect("a scratch directory");
     open_to_all(dir.path()).expect("its mode");
-    std::os::unix::fs::chown(dir.path(), Some(crate::netns::AGENT_UID), Some(crate::netns::AGENT_UID)).expect("its owner");
+    std::os::unix::fs::chown(dir.path(), Some(crate::netns::AGENT_UID), Some(crate::netns::AGENT_UID))
+        .expect("its owner");
     dir
 }

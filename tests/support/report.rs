@@ -22,9 +22,15 @@ pub fn case(subject: &str, name: &str, work: impl FnOnce() -> Map<String, Value>
             line.extend(more.clone());
         }
         Err(panic) => {
-            let why = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            let why = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             line.insert("verdict".into(), json!("failed"));
-            line.insert("why".into(), json!(why.unwrap_or_else(|| "panicked".into()).chars().take(2_000).collect::<String>()));
+            line.insert(
+                "why".into(),
+                json!(why.unwrap_or_else(|| "panicked".into()).chars().take(2_000).collect::<String>()),
+            );
         }
     }
     line.insert("ms".into(), json!(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)));

@@ -80,7 +80,10 @@ impl Scene {
     /// What the stand-in bills so far.
     #[must_use]
     pub fn bill(&self) -> Vec<Line> {
-        lines(&self.net.files().join("bill.jsonl")).into_iter().filter_map(|line| serde_json::from_value(line).ok()).collect()
+        lines(&self.net.files().join("bill.jsonl"))
+            .into_iter()
+            .filter_map(|line| serde_json::from_value(line).ok())
+            .collect()
     }
 
     /// What reached the stand-in: requests, look-ups, starts and ends of paid calls.

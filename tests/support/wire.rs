@@ -82,7 +82,10 @@ impl Wire {
     #[track_caller]
     pub fn silent(&self) {
         let packets = self.packets();
-        let shown: Vec<String> = packets.iter().map(|p| format!("{} -> {} proto {} port {:?}", p.source, p.destination, p.protocol, p.port)).collect();
+        let shown: Vec<String> = packets
+            .iter()
+            .map(|p| format!("{} -> {} proto {} port {:?}", p.source, p.destination, p.protocol, p.port))
+            .collect();
         assert!(packets.is_empty(), "{} packets left the host outside the data path: {shown:?}", packets.len());
     }
 }
@@ -111,9 +114,19 @@ fn packet_socket() -> Result<OwnedFd> {
     // SAFETY: both structures live through their calls and their sizes are given.
     unsafe {
         let size = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>())?;
-        ensure!(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) == 0, "bind: {}", io::Error::last_os_error());
+        ensure!(
+            libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) == 0,
+            "bind: {}",
+            io::Error::last_os_error()
+        );
         let size = libc::socklen_t::try_from(size_of::<libc::timeval>())?;
-        let done = libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const timeout).cast(), size);
+        let done = libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVTIMEO,
+            (&raw const timeout).cast(),
+            size,
+        );
         ensure!(done == 0, "SO_RCVTIMEO: {}", io::Error::last_os_error());
     }
     Ok(socket)
@@ -126,7 +139,16 @@ fn capture(socket: &OwnedFd, seen: &Mutex<Vec<Packet>>, flushed: &AtomicU64, sto
         let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         let mut size = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
         // SAFETY: buffer and address live through the call and their sizes are given.
-        let length = unsafe { libc::recvfrom(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0, (&raw mut from).cast(), &raw mut size) };
+        let length = unsafe {
+            libc::recvfrom(
+                socket.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                0,
+                (&raw mut from).cast(),
+                &raw mut size,
+            )
+        };
         let Ok(length) = usize::try_from(length) else {
             // Nothing waits: everything that had arrived has been looked at.
             flushed.fetch_add(1, Ordering::SeqCst);

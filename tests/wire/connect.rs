@@ -20,7 +20,16 @@ fn connect_is_answered_here_and_read_inside() {
     case("CONNECT", RULES, |scene, daemon| {
         let ran = curl(daemon, &["--proxy", "http://proxy.example:80", "https://example.com/hello"]).ok();
         assert!(ran.stdout.contains("hello from the stand-in"), "{}", ran.screen());
-        let ran = curl(daemon, &["--proxy", "http://proxy.example:80", "-w", "%{http_code} %{http_connect}", "https://denied.example/hello"]);
+        let ran = curl(
+            daemon,
+            &[
+                "--proxy",
+                "http://proxy.example:80",
+                "-w",
+                "%{http_code} %{http_connect}",
+                "https://denied.example/hello",
+            ],
+        );
         assert!(ran.stdout.contains("403"), "{}", ran.screen());
         assert_eq!(scene.requests("denied.example", "/hello"), 0);
     });

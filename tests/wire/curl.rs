@@ -21,7 +21,19 @@ fn both_versions_are_spoken() {
 #[test]
 fn header_names_and_values_arrive_as_they_were() {
     case("headers are not changed", RULES, |scene, daemon| {
-        let args = ["-H", "X-One: 1", "-H", "x-two: a, b", "-H", "X-Two: c", "-H", "Cookie: a=b; c=d", "-H", "TE: trailers", "https://example.com/headers"];
+        let args = [
+            "-H",
+            "X-One: 1",
+            "-H",
+            "x-two: a, b",
+            "-H",
+            "X-Two: c",
+            "-H",
+            "Cookie: a=b; c=d",
+            "-H",
+            "TE: trailers",
+            "https://example.com/headers",
+        ];
         for version in VERSIONS {
             let through = curl(daemon, &[&[version][..], &args].concat()).ok();
             let direct = scene.direct("curl").args(["-sS", version]).args(args).ran().ok();
@@ -72,7 +84,18 @@ fn head_and_statuses_pass() {
             let ran = curl(daemon, &[version, "-I", "https://example.com/bytes/1000"]).ok();
             assert!(ran.stdout.to_lowercase().contains("content-length: 1000"), "{}", ran.screen());
             for status in ["204", "304", "404", "500"] {
-                let ran = curl(daemon, &[version, "-o", "/dev/null", "-w", "%{http_code}", &format!("https://example.com/status/{status}")]).ok();
+                let ran = curl(
+                    daemon,
+                    &[
+                        version,
+                        "-o",
+                        "/dev/null",
+                        "-w",
+                        "%{http_code}",
+                        &format!("https://example.com/status/{status}"),
+                    ],
+                )
+                .ok();
                 assert_eq!(ran.stdout, status);
             }
         }
@@ -104,7 +127,11 @@ fn trailers_arrive() {
             // curl writes trailers to the same place as headers.
             let ran = curl(daemon, &[version, "-H", "TE: trailers", "-D", "-", "https://example.com/trailers"]).ok();
             let said = ran.stdout.to_lowercase();
-            assert!(said.contains("x-checksum: c0ffee") && said.contains("grpc-status: 0"), "{version}: {}", ran.screen());
+            assert!(
+                said.contains("x-checksum: c0ffee") && said.contains("grpc-status: 0"),
+                "{version}: {}",
+                ran.screen()
+            );
         }
     });
 }

@@ -14,9 +14,13 @@ fn a_host_without_a_rule_is_refused_inside_tls() {
             assert!(ran.stdout.contains("Caracal") && ran.stdout.contains("denied.example"), "{}", ran.screen());
         }
         assert_eq!(scene.requests("denied.example", "/secret"), 0);
-        let denied = |records: &[support::ledger::Record]| records.iter().any(|record| record.is_denial("host_not_allowed"));
+        let denied =
+            |records: &[support::ledger::Record]| records.iter().any(|record| record.is_denial("host_not_allowed"));
         let records = daemon.records_when(denied);
-        assert!(records.iter().all(|record| !record.data.to_string().contains("denied.example")), "the host stands in the open part");
+        assert!(
+            records.iter().all(|record| !record.data.to_string().contains("denied.example")),
+            "the host stands in the open part"
+        );
     });
 }
 
@@ -36,7 +40,20 @@ fn a_refused_name_is_not_asked_for() {
 #[test]
 fn another_host_in_the_request_is_misdirected() {
     case("421 when Host and server name differ", RULES, |scene, daemon| {
-        let rules = curl(daemon, &["--http1.1", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Host: github.com", "https://example.com/hello"]).ok();
+        let rules = curl(
+            daemon,
+            &[
+                "--http1.1",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                "-H",
+                "Host: github.com",
+                "https://example.com/hello",
+            ],
+        )
+        .ok();
         assert_eq!(rules.stdout, "421", "{}", rules.screen());
         assert_eq!(scene.requests("github.com", "/hello") + scene.requests("example.com", "/hello"), 0);
     });
@@ -48,7 +65,11 @@ fn a_name_that_leads_inside_is_refused() {
     case("names with private, loopback and metadata addresses", rules, |scene, daemon| {
         for name in ["private.example", "loopback.example", "metadata.example"] {
             let ran = curl(daemon, &["-D", "-", &format!("https://{name}/hello")]).ok();
-            assert!(ran.stdout.to_lowercase().contains("x-caracal-reason: private_address"), "{name}: {}", ran.screen());
+            assert!(
+                ran.stdout.to_lowercase().contains("x-caracal-reason: private_address"),
+                "{name}: {}",
+                ran.screen()
+            );
             assert_eq!(scene.requests(name, "/hello"), 0);
         }
     });

@@ -104,7 +104,8 @@ fn tls(alpn: &[u8]) -> Result<Arc<rustls::ClientConfig>> {
 
 async fn connect(host: &str, config: Arc<rustls::ClientConfig>, two: bool) -> Result<Sender> {
     let stream = TcpStream::connect((host, 443)).await?;
-    let stream = tokio_rustls::TlsConnector::from(config).connect(ServerName::try_from(host.to_owned())?, stream).await?;
+    let stream =
+        tokio_rustls::TlsConnector::from(config).connect(ServerName::try_from(host.to_owned())?, stream).await?;
     let io = TokioIo::new(stream);
     if two {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
@@ -126,9 +127,16 @@ fn request(args: &Args, i: u64, two: bool) -> Result<Request<Full<Bytes>>> {
             body["stream_options"] = json!({"include_usage": true});
         }
     }
-    let request = Request::post(if two { format!("https://{}/v1/chat/completions", args.host) } else { "/v1/chat/completions".into() });
+    let request = Request::post(if two {
+        format!("https://{}/v1/chat/completions", args.host)
+    } else {
+        "/v1/chat/completions".into()
+    });
     let request = if two { request } else { request.header("host", &args.host) };
-    Ok(request.header("content-type", "application/json").header("authorization", "Bearer sk-stand-in").body(Full::from(body.to_string()))?)
+    Ok(request
+        .header("content-type", "application/json")
+        .header("authorization", "Bearer sk-stand-in")
+        .body(Full::from(body.to_string()))?)
 }
 
 /// Status and body, whole or broken off.

@@ -99,7 +99,8 @@ fn udp(to: &str, connected: bool) -> ExitCode {
         Ok(socket) => socket,
         Err(error) => return refused("bind", &error),
     };
-    let sent = if connected { socket.connect(to).and_then(|()| socket.send(CANARY)) } else { socket.send_to(CANARY, to) };
+    let sent =
+        if connected { socket.connect(to).and_then(|()| socket.send(CANARY)) } else { socket.send_to(CANARY, to) };
     if let Err(error) = sent {
         return refused("send", &error);
     }
@@ -142,9 +143,11 @@ fn datagram(to: &str, kind: libc::c_int, protocol: libc::c_int) -> ExitCode {
 
 /// RFC 1071, over an echo request with identifier 1 and sequence 1.
 fn checksum(payload: &[u8]) -> u16 {
-    let words = [0x0800_u32, 1, 1].into_iter().chain(payload.chunks(2).map(|pair| {
-        u32::from(*pair.first().unwrap_or(&0)) << 8 | u32::from(*pair.get(1).unwrap_or(&0))
-    }));
+    let words = [0x0800_u32, 1, 1].into_iter().chain(
+        payload
+            .chunks(2)
+            .map(|pair| u32::from(*pair.first().unwrap_or(&0)) << 8 | u32::from(*pair.get(1).unwrap_or(&0))),
+    );
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

@@ -19,7 +19,15 @@ struct Price {
     ceiling: u64,
 }
 
-const fn price(model: &'static str, input: u64, cache_read: u64, write_5m: u64, write_1h: u64, output: u64, ceiling: u64) -> Price {
+const fn price(
+    model: &'static str,
+    input: u64,
+    cache_read: u64,
+    write_5m: u64,
+    write_1h: u64,
+    output: u64,
+    ceiling: u64,
+) -> Price {
     // Written as thousandths of a dollar for a million tokens, the grain of the published lists.
     const GRAIN: u64 = 1_000_000;
     Price {
@@ -133,7 +141,11 @@ impl Lines {
     /// # Errors
     /// When the file cannot be opened.
     pub fn append(path: &Path) -> Result<Lines> {
-        let file = File::options().create(true).append(true).open(path).with_context(|| format!("opening {}", path.display()))?;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("opening {}", path.display()))?;
         Ok(Lines(Mutex::new(file)))
     }
 

@@ -110,7 +110,10 @@ impl Shape {
         let mut out = self.head("chat.completion");
         let finish = if plan.capped { "length" } else { "stop" };
         let message = json!({"role": "assistant", "content": plan.pieces.concat(), "refusal": null, "annotations": []});
-        out.insert("choices".into(), json!([{"index": 0, "message": message, "logprobs": null, "finish_reason": finish}]));
+        out.insert(
+            "choices".into(),
+            json!([{"index": 0, "message": message, "logprobs": null, "finish_reason": finish}]),
+        );
         if self.usage {
             out.insert("usage".into(), self.usage_of(&plan.tokens));
         }
@@ -165,8 +168,13 @@ pub fn embeddings(world: &Arc<World>, body: &Value, bytes: u64, extra: Option<&s
     }
     let tokens = Tokens { input: inputs.iter().map(|text| (text.len() as u64).div_ceil(4)).sum(), ..Tokens::default() };
     // Clients ask for base64 by default: four little-endian floats.
-    let vector = if body["encoding_format"] == "base64" { json!("AACAPwAAAAAAAAAAAAAAAA==") } else { json!([1.0, 0.0, 0.0, 0.0]) };
-    let data: Vec<Value> = (0..inputs.len()).map(|index| json!({"object": "embedding", "index": index, "embedding": vector})).collect();
+    let vector = if body["encoding_format"] == "base64" {
+        json!("AACAPwAAAAAAAAAAAAAAAA==")
+    } else {
+        json!([1.0, 0.0, 0.0, 0.0])
+    };
+    let data: Vec<Value> =
+        (0..inputs.len()).map(|index| json!({"object": "embedding", "index": index, "embedding": vector})).collect();
     let mut value = json!({"object": "list", "data": data, "model": ask.model});
     if !ask.directive.no_usage {
         value["usage"] = json!({"prompt_tokens": tokens.input, "total_tokens": tokens.input});

@@ -138,7 +138,12 @@ impl Shape {
             push("content_block_delta", json!({"index": 0, "delta": delta}), 0, false);
         }
         for (index, piece) in plan.pieces.iter().enumerate() {
-            push("content_block_delta", json!({"index": 0, "delta": {"type": "text_delta", "text": piece}}), index + 1, false);
+            push(
+                "content_block_delta",
+                json!({"index": 0, "delta": {"type": "text_delta", "text": piece}}),
+                index + 1,
+                false,
+            );
         }
         let all = plan.pieces.len();
         push("content_block_stop", json!({"index": 0}), all, false);

@@ -26,7 +26,9 @@ pub fn create(world: &Arc<World>, body: &Value, bytes: u64, extra: Option<&str>)
     if let Some(status) = ask.directive.status {
         return chat::error(status, "The stand-in was asked to fail.");
     }
-    let Some(plan) = plan::plan(&ask) else { return chat::error(404, &format!("The model `{}` does not exist", ask.model)) };
+    let Some(plan) = plan::plan(&ask) else {
+        return chat::error(404, &format!("The model `{}` does not exist", ask.model));
+    };
     let stream = body["stream"] == true;
     let call = world.next_call();
     let line = chat::line(call, "openai", "/v1/responses", &ask, stream);
@@ -81,7 +83,8 @@ impl Shape {
                     "call_id": format!("call_standin{}", self.call), "name": tool.name, "arguments": arguments})
             }
             None => {
-                let text = json!({"type": "output_text", "text": plan.pieces.concat(), "annotations": [], "logprobs": []});
+                let text =
+                    json!({"type": "output_text", "text": plan.pieces.concat(), "annotations": [], "logprobs": []});
                 let content = if done { json!([text]) } else { json!([]) };
                 json!({"id": format!("msg_standin{}", self.call), "type": "message", "status": status,
                     "role": "assistant", "content": content})
@@ -115,14 +118,34 @@ impl Shape {
             Some(tool) if tool.freeform() => {
                 let item = format!("ctc_standin{}", self.call);
                 let input = tool.text();
-                out.push("response.custom_tool_call_input.delta", json!({"item_id": item, "output_index": 0, "delta": input}), 0, false);
-                out.push("response.custom_tool_call_input.done", json!({"item_id": item, "output_index": 0, "input": input}), 0, false);
+                out.push(
+                    "response.custom_tool_call_input.delta",
+                    json!({"item_id": item, "output_index": 0, "delta": input}),
+                    0,
+                    false,
+                );
+                out.push(
+                    "response.custom_tool_call_input.done",
+                    json!({"item_id": item, "output_index": 0, "input": input}),
+                    0,
+                    false,
+                );
             }
             Some(tool) => {
                 let item = format!("fc_standin{}", self.call);
                 let arguments = tool.arguments.to_string();
-                out.push("response.function_call_arguments.delta", json!({"item_id": item, "output_index": 0, "delta": arguments}), 0, false);
-                out.push("response.function_call_arguments.done", json!({"item_id": item, "output_index": 0, "arguments": arguments}), 0, false);
+                out.push(
+                    "response.function_call_arguments.delta",
+                    json!({"item_id": item, "output_index": 0, "delta": arguments}),
+                    0,
+                    false,
+                );
+                out.push(
+                    "response.function_call_arguments.done",
+                    json!({"item_id": item, "output_index": 0, "arguments": arguments}),
+                    0,
+                    false,
+                );
             }
             None => self.text(plan, &mut out),
         }
@@ -136,14 +159,29 @@ impl Shape {
     fn text(&self, plan: &Plan, out: &mut Stream) {
         let item = format!("msg_standin{}", self.call);
         let part = |text: &str| json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []});
-        out.push("response.content_part.added", json!({"item_id": item, "output_index": 0, "content_index": 0, "part": part("")}), 0, false);
+        out.push(
+            "response.content_part.added",
+            json!({"item_id": item, "output_index": 0, "content_index": 0, "part": part("")}),
+            0,
+            false,
+        );
         for (index, piece) in plan.pieces.iter().enumerate() {
             let delta = json!({"item_id": item, "output_index": 0, "content_index": 0, "delta": piece, "logprobs": []});
             out.push("response.output_text.delta", delta, index + 1, false);
         }
         let (whole, all) = (plan.pieces.concat(), plan.pieces.len());
-        out.push("response.output_text.done", json!({"item_id": item, "output_index": 0, "content_index": 0, "text": whole, "logprobs": []}), all, false);
-        out.push("response.content_part.done", json!({"item_id": item, "output_index": 0, "content_index": 0, "part": part(&whole)}), all, false);
+        out.push(
+            "response.output_text.done",
+            json!({"item_id": item, "output_index": 0, "content_index": 0, "text": whole, "logprobs": []}),
+            all,
+            false,
+        );
+        out.push(
+            "response.content_part.done",
+            json!({"item_id": item, "output_index": 0, "content_index": 0, "part": part(&whole)}),
+            all,
+            false,
+        );
     }
 }
 

@@ -49,11 +49,15 @@ enum Step {
 const STEPS: &[Step] = &[
     Step::Write("notes.txt", "caracal session notes\n"),
     Step::Read("notes.txt"),
-    Step::Shell("curl -sS -o hello.txt -w '%{http_code} %{http_version}\\n' https://example.com/hello && cat hello.txt"),
+    Step::Shell(
+        "curl -sS -o hello.txt -w '%{http_code} %{http_version}\\n' https://example.com/hello && cat hello.txt",
+    ),
     Step::Shell("git clone -q https://github.com/acme/demo.git demo && ls demo"),
     Step::Read("demo/README.md"),
     Step::Shell("git -C demo log --oneline | tee log.txt"),
-    Step::Shell("curl -sS -X POST --data-binary @notes.txt https://example.com/echo -o echoed.txt && cmp notes.txt echoed.txt && echo same"),
+    Step::Shell(
+        "curl -sS -X POST --data-binary @notes.txt https://example.com/echo -o echoed.txt && cmp notes.txt echoed.txt && echo same",
+    ),
     Step::Shell("curl -sS -o denied.txt -w '%{http_code}\\n' https://denied.example/ || true"),
     Step::Write("summary.txt", "cloned and echoed\n"),
     Step::Shell("cat notes.txt summary.txt > both.txt && wc -c < both.txt"),
@@ -78,7 +82,9 @@ fn call(dir: &str, step: &Step, tools: &[String]) -> ToolCall {
         Step::Write(file, text) if has("Write") => {
             ToolCall { name: "Write".into(), arguments: json!({"file_path": format!("{dir}/{file}"), "content": text}) }
         }
-        Step::Read(file) if has("Read") => ToolCall { name: "Read".into(), arguments: json!({"file_path": format!("{dir}/{file}")}) },
+        Step::Read(file) if has("Read") => {
+            ToolCall { name: "Read".into(), arguments: json!({"file_path": format!("{dir}/{file}")}) }
+        }
         Step::Write(file, text) => shell(dir, &format!("printf %s '{text}' > {file}"), tools),
         Step::Read(file) => shell(dir, &format!("cat {file}"), tools),
         Step::Shell(line) => shell(dir, line, tools),

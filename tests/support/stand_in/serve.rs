@@ -37,7 +37,9 @@ pub async fn tls(world: Arc<World>, address: SocketAddr) -> Result<()> {
                         let sni = stream.get_ref().1.server_name().map(str::to_owned);
                         connection(world, stream, peer, sni).await;
                     }
-                    Err(error) => world.log.write(&json!({"event": "tls_failed", "peer": peer.to_string(), "why": error.to_string()})),
+                    Err(error) => world
+                        .log
+                        .write(&json!({"event": "tls_failed", "peer": peer.to_string(), "why": error.to_string()})),
                 }
             });
         }
@@ -75,7 +77,9 @@ fn only_v6(socket: &tokio::net::TcpSocket) -> Result<()> {
     let on: libc::c_int = 1;
     let size = libc::socklen_t::try_from(size_of::<libc::c_int>())?;
     // SAFETY: the descriptor is open for the call, and `on` is a c_int of the size given.
-    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, (&raw const on).cast(), size) };
+    let done = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, (&raw const on).cast(), size)
+    };
     anyhow::ensure!(done == 0, "IPV6_V6ONLY: {}", std::io::Error::last_os_error());
     Ok(())
 }
@@ -111,9 +115,12 @@ async fn route(world: Arc<World>, request: Request<Incoming>, peer: SocketAddr, 
     }
     match host.as_str() {
         "api.openai.com" | "api.anthropic.com" => api(&world, &host, &path, request).await,
-        "chatgpt.com" | "ab.chatgpt.com" | "api.github.com" | "github.com" | "raw.githubusercontent.com" | "statsig.anthropic.com" => {
-            answer(404, &json!({"message": "Not Found"}))
-        }
+        "chatgpt.com"
+        | "ab.chatgpt.com"
+        | "api.github.com"
+        | "github.com"
+        | "raw.githubusercontent.com"
+        | "statsig.anthropic.com" => answer(404, &json!({"message": "Not Found"})),
         _ if websocket::asked(&request) => websocket::echo(request),
         _ => sites::answer_for(request).await,
     }
@@ -126,15 +133,18 @@ async fn api(world: &Arc<World>, host: &str, path: &str, request: Request<Incomi
         return answer(426, &json!({"error": {"message": "no WebSocket here"}}));
     }
     if request.method() == Method::GET && path == "/v1/models" {
-        let data: Vec<Value> = bill::models().map(|id| json!({"id": id, "object": "model", "owned_by": "stand-in"})).collect();
+        let data: Vec<Value> =
+            bill::models().map(|id| json!({"id": id, "object": "model", "owned_by": "stand-in"})).collect();
         return answer(200, &json!({"object": "list", "data": data}));
     }
-    let call = request.method() == Method::POST && matches!(path, "/v1/chat/completions" | "/v1/responses" | "/v1/embeddings" | "/v1/messages");
+    let call = request.method() == Method::POST
+        && matches!(path, "/v1/chat/completions" | "/v1/responses" | "/v1/embeddings" | "/v1/messages");
     if !call {
         return answer(404, &json!({"error": {"type": "not_found_error", "message": "Not Found"}}));
     }
     let extra = request.headers().get("x-stand-in").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let encoding = request.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let encoding =
+        request.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let Ok(body) = Limited::new(request.into_body(), LARGEST).collect().await else {
         return answer(400, &json!({"error": {"message": "the body broke off or is too large"}}));
     };

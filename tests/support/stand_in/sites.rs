@@ -55,7 +55,10 @@ pub async fn answer_for(request: Request<Incoming>) -> Response<Out> {
             // Neither has a body (RFC 9110, 15.3.5 and 15.4.5).
             let body = if matches!(number, 204 | 304) { "" } else { "as asked\n" };
             let mut response = with(full(body), "text/plain");
-            *response.status_mut() = u16::try_from(number).ok().and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or(StatusCode::BAD_REQUEST);
+            *response.status_mut() = u16::try_from(number)
+                .ok()
+                .and_then(|code| StatusCode::from_u16(code).ok())
+                .unwrap_or(StatusCode::BAD_REQUEST);
             response
         }
         _ => answer(404, &json!({"error": "no such page at the stand-in"})),
@@ -65,7 +68,10 @@ pub async fn answer_for(request: Request<Incoming>) -> Response<Out> {
 /// Header names and values in the order in which they came.
 #[must_use]
 pub fn pairs(headers: &HeaderMap) -> Vec<(String, String)> {
-    headers.iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
+    headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .collect()
 }
 
 fn with(body: Out, kind: &'static str) -> Response<Out> {
@@ -144,7 +150,9 @@ fn encoded(encoding: &str) -> Response<Out> {
     };
     let Ok(packed) = packed else { return answer(500, &json!({"error": "cannot encode"})) };
     let mut response = with(full(packed), "text/plain");
-    response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_str(encoding).unwrap_or(HeaderValue::from_static("gzip")));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_ENCODING, HeaderValue::from_str(encoding).unwrap_or(HeaderValue::from_static("gzip")));
     response
 }
 

@@ -21,8 +21,10 @@ pub fn asked(request: &Request<Incoming>) -> bool {
 /// Switches protocols and echoes.
 #[must_use]
 pub fn echo(request: Request<Incoming>) -> Response<Out> {
-    let key = request.headers().get(header::SEC_WEBSOCKET_KEY).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{GUID}").as_bytes());
+    let key =
+        request.headers().get(header::SEC_WEBSOCKET_KEY).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let digest =
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{GUID}").as_bytes());
     let accept = base64::engine::general_purpose::STANDARD.encode(digest.as_ref());
     let mut response = Response::new(full(""));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
