@@ -11,7 +11,10 @@ use support::netns::until;
 fn not_root() {
     case("not root", RULES, |scene, daemon| {
         let config = daemon.config();
-        fails(scene.agent(caracald()).arg("--config").arg(config).arg("attach").ran(), &["root"]);
+        fails(
+            scene.agent(caracald()).arg("--config").arg(config).arg("attach").limit(Duration::from_secs(30)).ran(),
+            &["root"],
+        );
     });
 }
 

@@ -55,10 +55,8 @@ impl Net {
     /// When not root, or `ip` fails.
     pub fn new() -> Result<Net> {
         // SAFETY: geteuid has no preconditions.
-        ensure!(
-            unsafe { libc::geteuid() } == 0,
-            "these tests make network namespaces: run them as root, with `cargo xtask test`"
-        );
+        let user = unsafe { libc::geteuid() };
+        ensure!(user == 0, "these tests make network namespaces: run them as root, with `cargo xtask test`");
         let files = tempfile::Builder::new().prefix("caracal-net-").tempdir()?;
         open_to_all(files.path())?;
         std::fs::write(
