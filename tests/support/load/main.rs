@@ -123,7 +123,7 @@ fn request(args: &Args, i: u64, two: bool) -> Result<Request<Full<Bytes>>> {
     if args.stream {
         body["stream"] = json!(true);
         // Half of the clients do not ask for the usage: the daemon must.
-        if i % 2 == 0 {
+        if i.is_multiple_of(2) {
             body["stream_options"] = json!({"include_usage": true});
         }
     }
@@ -191,7 +191,7 @@ async fn main() -> Result<()> {
     let (one, two) = (tls(b"http/1.1")?, tls(b"h2")?);
     let clients: Vec<_> = (0..args.clients)
         .map(|n| {
-            let even = n % 2 == 0;
+            let even = n.is_multiple_of(2);
             let config = Arc::clone(if even { &two } else { &one });
             tokio::spawn(client(Arc::clone(&args), Arc::clone(&next), even, config))
         })
