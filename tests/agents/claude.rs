@@ -1,0 +1,69 @@
+//! Claude Code.
+
+use crate::{AMPLE, NOTHING, case, refused};
+use std::time::Duration;
+use support::daemon::Daemon;
+use support::netns::Run;
+use support::programs;
+use support::stand_in::script;
+
+fn claude(daemon: &Daemon<'_>, prompt: &str) -> Run {
+    let run = daemon.run(programs::claude()).args(["-p", prompt, "--dangerously-skip-permissions"]);
+    run.env("ANTHROPIC_API_KEY", "sk-ant-stand-in").limit(Duration::from_secs(240))
+}
+
+#[test]
+fn one_prompt() {
+    case("Claude Code, one prompt", AMPLE, |scene, daemon| {
+        let ran = claude(daemon, "Say hello. [[say=hello_from_the_stand-in]]").ran().ok();
+        assert!(ran.stdout.contains("hello from the stand-in"), "{}", ran.screen());
+        assert!(!scene.bill().is_empty());
+    });
+}
+
+#[test]
+fn a_session() {
+    case("Claude Code, a session of twelve model turns", AMPLE, |scene, daemon| {
+        let prompt = format!("Do the next step until you are done. [[session dir={}]]", scene.home.path().display());
+        let ran = claude(daemon, &prompt).ran().ok();
+        assert!(ran.stdout.contains(script::DONE), "{}", ran.screen());
+        let turns = scene.bill().iter().filter(|line| line.model == "claude-opus-4-8").count();
+        assert_eq!(turns, script::TURNS);
+        crate::codex::left_behind(scene);
+    });
+}
+
+#[test]
+fn a_denied_call_is_one_request_and_the_sentence_is_on_screen() {
+    case("Claude Code, out of budget: one request, the sentence", NOTHING, |scene, daemon| {
+        let ran = claude(daemon, "Say hello.").ran();
+        assert!(ran.screen().contains("Caracal") && ran.screen().contains("nothing"), "{}", ran.screen());
+        // The prompt's own call, and at most the title that is asked of a smaller model at the same time.
+        let main = |line: &&support::ledger::Record| {
+            line.is_denial("budget_exceeded") && line.text("gen_ai.request.model").contains("opus")
+        };
+        assert!(refused(daemon, "budget_exceeded") <= 2, "{:#?}", daemon.records());
+        let asked: u64 = daemon.records().iter().filter(main).map(support::ledger::Record::count).sum();
+        assert_eq!(asked, 1, "{:#?}", daemon.records());
+        assert!(scene.bill().is_empty());
+    });
+}
+
+/// Claude Code asks again without a stream when one breaks: both are charged, the broken one for no less than its bill.
+#[test]
+fn a_stream_that_breaks_upstream_is_charged_and_asked_again() {
+    support::report::plain("agents", "Claude Code, a stream that breaks", || {
+        let scene = support::scene::Scene::new(crate::STAND_IN).expect("the scene stands");
+        let mut daemon = Daemon::start(&scene, AMPLE);
+        let _ran = claude(&daemon, "Say hello. [[cut=6]]").ran();
+        let bill = scene.bill();
+        assert!(bill.iter().any(|line| line.cut), "{bill:?}");
+        let records = daemon.records_when(|records| crate::closed(records) >= bill.len());
+        let calls = support::ledger::calls(&records);
+        let charged: u64 = calls.values().filter_map(|call| call.cost).sum();
+        let held: u64 = calls.values().map(|call| call.hold).sum();
+        let billed: u64 = bill.iter().map(|line| line.nano).sum();
+        assert!(billed <= charged && charged <= held, "billed {billed}, charged {charged}, held {held}");
+        daemon.stop();
+    });
+}

@@ -1,0 +1,82 @@
+//! SDKs and agents that nobody here wrote, unmodified, with nothing but `caracald run` before their command: allowed,
+//! denied, out of budget.
+
+mod claude;
+mod codex;
+mod sdks;
+
+use serde_json::{Map, json};
+use support::daemon::Daemon;
+use support::ledger::{Record, calls};
+use support::scene::Scene;
+use support::stand_in::bill::Line;
+
+/// The stand-in's binary.
+const STAND_IN: &str = env!("CARGO_BIN_EXE_stand-in");
+
+/// The model providers and what the agents' tools touch, under a budget that is never reached.
+const AMPLE: &str = r#"
+[[allow]]
+hosts = ["api.openai.com", "api.anthropic.com", "example.com", "github.com"]
+
+[[budget]]
+name = "ample"
+limit = "50 USD"
+window = "day"
+"#;
+
+/// The same providers under a budget that no call fits.
+const NOTHING: &str = r#"
+[[allow]]
+hosts = ["api.openai.com", "api.anthropic.com"]
+
+[[budget]]
+name = "nothing"
+limit = "0.000001 USD"
+window = "day"
+"#;
+
+/// Runs `work` in a world with a daemon under `rules`, as one case of `agents.json`. Whatever happens, the ledger is what
+/// the stand-in billed and nothing left the host by another way.
+fn case(name: &str, rules: &str, work: impl FnOnce(&Scene, &Daemon<'_>)) {
+    support::report::case("agents", name, || {
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let mut daemon = Daemon::start(&scene, rules);
+        scene.wire.clear();
+        work(&scene, &daemon);
+        let bill = scene.bill();
+        let records = daemon.records_when(|records| closed(records) >= bill.len());
+        same(&records, &bill);
+        let _ran = daemon.verify();
+        scene.wire.silent();
+        daemon.stop();
+        let mut more = Map::new();
+        more.insert("paid_calls".into(), json!(bill.len()));
+        more.insert("bill_nano".into(), json!(bill.iter().map(|line| line.nano).sum::<u64>()));
+        more
+    });
+}
+
+fn closed(records: &[Record]) -> usize {
+    calls(records).values().filter(|call| call.cost.is_some()).count()
+}
+
+/// Charge by charge, to the nano-USD: the ledger has the bill's lines and no other.
+#[track_caller]
+fn same(records: &[Record], bill: &[Line]) {
+    let mut charged: Vec<(String, u64)> = calls(records)
+        .into_values()
+        .filter_map(|call| Some((call.model, call.cost.filter(|cost| *cost > 0)?)))
+        .collect();
+    let mut billed: Vec<(String, u64)> = bill.iter().map(|line| (line.model.clone(), line.nano)).collect();
+    charged.sort();
+    billed.sort();
+    assert_eq!(charged, billed, "left: the ledger, right: the provider's bill");
+}
+
+/// How many requests were refused with `reason`.
+fn refused(daemon: &Daemon<'_>, reason: &str) -> u64 {
+    let denials =
+        |records: &[Record]| records.iter().filter(|record| record.is_denial(reason)).map(Record::count).sum::<u64>();
+    denials(&daemon.records_when(|records| denials(records) > 0))
+}

@@ -1,0 +1,128 @@
+//! The SDKs of both providers: Python and Node.
+
+use crate::{AMPLE, NOTHING, case, refused};
+use support::daemon::Daemon;
+use support::netns::Ran;
+use support::programs;
+use support::scene::Scene;
+
+fn python(daemon: &Daemon<'_>, script: &str) -> Ran {
+    let run = daemon.run(programs::python()).args(["-c", script]);
+    run.env("OPENAI_API_KEY", "sk-stand-in").env("ANTHROPIC_API_KEY", "sk-ant-stand-in").ran()
+}
+
+fn node(scene: &Scene, daemon: &Daemon<'_>, script: &str) -> Ran {
+    let file = scene.home.path().join("script.mjs");
+    std::fs::write(&file, script.replace("NODE_PREFIX", &programs::node_prefix().display().to_string()))
+        .expect("a script");
+    daemon.run(programs::host("node")).arg(file).env("OPENAI_API_KEY", "sk-stand-in").ran()
+}
+
+#[test]
+fn openai_python_is_allowed() {
+    case("Python openai, allowed", AMPLE, |scene, daemon| {
+        let ran = python(daemon, include_str!("../programs/openai_all.py")).ok();
+        assert!(ran.stdout.contains("chat: word0") && ran.stdout.contains("responses: word0"), "{}", ran.screen());
+        // The daemon may ask for the usage; the agent sees it only where the agent asked.
+        assert!(ran.stdout.contains("usage chunks: 1 of 1 asked, 0 of 1 not asked"), "{}", ran.screen());
+        assert_eq!(scene.bill().len(), 5);
+        assert!(scene.bill().iter().all(|line| line.usage_sent), "a stream went unmetered: {:?}", scene.bill());
+    });
+}
+
+#[test]
+fn anthropic_python_is_allowed() {
+    case("Python anthropic, allowed", AMPLE, |scene, daemon| {
+        let ran = python(daemon, include_str!("../programs/anthropic_all.py")).ok();
+        assert!(ran.stdout.contains("message: word0") && ran.stdout.contains("stream: word0"), "{}", ran.screen());
+        assert_eq!(scene.bill().len(), 2);
+    });
+}
+
+#[test]
+fn openai_node_is_allowed() {
+    case("Node openai, allowed", AMPLE, |scene, daemon| {
+        let ran = node(scene, daemon, include_str!("../programs/openai_all.mjs")).ok();
+        assert!(ran.stdout.contains("chat: word0") && ran.stdout.contains("responses: word0"), "{}", ran.screen());
+        assert_eq!(scene.bill().len(), 4);
+    });
+}
+
+#[test]
+fn a_denied_call_is_one_request_and_our_sentence() {
+    let calls = [
+        ("chat", "openai.OpenAI().chat.completions.create(model='gpt-4o-mini', messages=M, max_tokens=9)"),
+        (
+            "chat stream",
+            "list(openai.OpenAI().chat.completions.create(model='gpt-4o-mini', messages=M, max_tokens=9, stream=True))",
+        ),
+        ("responses", "openai.OpenAI().responses.create(model='gpt-5-mini', input='hello')"),
+        ("embeddings", "openai.OpenAI().embeddings.create(model='text-embedding-3-small', input='hello ' * 100)"),
+        ("messages", "anthropic.Anthropic().messages.create(model='claude-haiku-4-5', messages=M, max_tokens=9)"),
+    ];
+    for (name, call) in calls {
+        case(&format!("Python {name}, out of budget: one request, the sentence"), NOTHING, |scene, daemon| {
+            let script = format!("import openai, anthropic\nM = [{{'role': 'user', 'content': 'hello'}}]\n{call}\n");
+            let ran = python(daemon, &script);
+            assert_eq!(ran.code, Some(1), "{}", ran.screen());
+            assert!(ran.stderr.contains("BadRequestError") && ran.stderr.contains("Caracal"), "{}", ran.screen());
+            assert!(ran.stderr.contains("nothing"), "the sentence does not name the budget: {}", ran.screen());
+            assert_eq!(refused(daemon, "budget_exceeded"), 1);
+            assert!(scene.log("started").is_empty() && scene.bill().is_empty());
+        });
+    }
+    case("Node openai, out of budget: one request, the sentence", NOTHING, |scene, daemon| {
+        let script = "import { createRequire } from 'node:module';\nconst OpenAI = createRequire('NODE_PREFIX/')('openai');\n\
+                      await new OpenAI().chat.completions.create({ model: 'gpt-4o-mini', messages: [{ role: 'user', content: 'hello' }] });";
+        let ran = node(scene, daemon, script);
+        assert_ne!(ran.code, Some(0), "{}", ran.screen());
+        assert!(ran.stderr.contains("Caracal") && ran.stderr.contains("400"), "{}", ran.screen());
+        assert_eq!(refused(daemon, "budget_exceeded"), 1);
+        assert!(scene.bill().is_empty());
+    });
+}
+
+#[test]
+fn a_model_that_a_rule_denies_is_one_request() {
+    let rules = format!("{AMPLE}\n[[deny]]\nhosts = [\"api.openai.com\"]\nmodels = [\"gpt-4.1*\"]\n");
+    case("a denied model: one request, the sentence; others pass", &rules, |scene, daemon| {
+        let call = |model: &str| {
+            format!(
+                "import openai\nprint(openai.OpenAI().chat.completions.create(model='{model}', max_tokens=20, messages=[{{'role': 'user', 'content': 'hello'}}]))"
+            )
+        };
+        let ran = python(daemon, &call("gpt-4.1-mini"));
+        assert!(ran.stderr.contains("BadRequestError") && ran.stderr.contains("Caracal"), "{}", ran.screen());
+        assert_eq!(refused(daemon, "policy_denied"), 1);
+        let _ran = python(daemon, &call("gpt-4o-mini")).ok();
+        assert_eq!(scene.bill().len(), 1);
+    });
+}
+
+#[test]
+fn a_model_without_a_price_is_refused_and_the_sentence_says_how_to_add_it() {
+    case("an unknown model", AMPLE, |scene, daemon| {
+        let ran =
+            python(daemon, "import openai\nopenai.OpenAI().responses.create(model='gpt-no-such-model', input='hello')");
+        assert!(ran.stderr.contains("Caracal") && ran.stderr.contains("gpt-no-such-model"), "{}", ran.screen());
+        assert!(ran.stderr.contains("price"), "{}", ran.screen());
+        assert_eq!(refused(daemon, "price_unknown"), 1);
+        assert!(scene.bill().is_empty());
+    });
+}
+
+#[test]
+fn a_budget_runs_out_at_its_limit_and_not_above() {
+    let rules = "[[allow]]\nhosts = [\"api.openai.com\"]\n[[budget]]\nname = \"pocket\"\nlimit = \"0.002 USD\"\nwindow = \"day\"\n";
+    case("a budget runs out", rules, |scene, daemon| {
+        let script = "import openai\nclient = openai.OpenAI()\nfor n in range(500):\n    client.chat.completions.create(model='gpt-4o-mini', \
+                      max_tokens=500, messages=[{'role': 'user', 'content': 'hello [[output=400]]'}])\n    print('call', n, flush=True)\n";
+        let ran = python(daemon, script);
+        assert!(ran.stdout.contains("call 0") && ran.stderr.contains("pocket"), "{}", ran.screen());
+        assert_eq!(refused(daemon, "budget_exceeded"), 1);
+        let billed: u64 = scene.bill().iter().map(|line| line.nano).sum();
+        assert!(billed <= 2_000_000, "{billed} nano-USD of 2,000,000");
+        // A hold is no larger than it must be: less than one more call's worst case is left.
+        assert!(billed > 2_000_000 - 400_000, "{billed} nano-USD of 2,000,000");
+    });
+}

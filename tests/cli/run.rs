@@ -1,0 +1,73 @@
+//! `caracald run`: exit codes, signals, environment, and what a governed process may not do.
+
+use crate::{RULES, case, fails};
+use support::daemon::caracald;
+
+#[test]
+fn exit_codes_and_signals_pass_through() {
+    case("exit codes pass through", RULES, |_, daemon| {
+        daemon.restart();
+        for (line, code) in [("exit 0", 0), ("exit 7", 7), ("exit 255", 255)] {
+            let ran = daemon.run("sh").args(["-c", line]).ran();
+            assert_eq!(ran.code, Some(code), "{line}: {}", ran.screen());
+        }
+        // Died of the same signal, or told as a shell tells it.
+        let ran = daemon.run("sh").args(["-c", "kill -TERM $$"]).ran();
+        assert!(matches!(ran.code, None | Some(143)), "{}", ran.screen());
+        let ran = daemon.run("/no/such/program").ran();
+        assert_eq!(ran.code, Some(127), "{}", ran.screen());
+        daemon.stop();
+    });
+}
+
+#[test]
+fn user_directory_and_environment_are_kept() {
+    case("user, directory and environment are kept", RULES, |scene, daemon| {
+        daemon.restart();
+        let ran = daemon
+            .run("sh")
+            .args(["-c", "id -u; pwd; echo $MARK; cat /proc/self/status | grep NoNewPrivs"])
+            .env("MARK", "kept")
+            .ran()
+            .ok();
+        let expected =
+            format!("{}\n{}\nkept\nNoNewPrivs:\t1\n", support::netns::AGENT_UID, scene.home.path().display());
+        assert_eq!(ran.stdout, expected, "{}", ran.stderr);
+        daemon.stop();
+    });
+}
+
+#[test]
+fn what_was_refused_is_listed_with_the_line_that_allows_it() {
+    case("the summary at exit", RULES, |_, daemon| {
+        daemon.restart();
+        let ran = daemon.run("curl").args(["-sS", "-o", "/dev/null", "https://denied.example/"]).ran();
+        assert!(ran.stderr.contains("denied.example") && ran.stderr.contains("[[allow]]"), "{}", ran.screen());
+        daemon.stop();
+    });
+}
+
+#[test]
+fn without_a_daemon_it_says_how_to_start_one() {
+    case("run without a daemon", RULES, |_, daemon| {
+        fails(daemon.run("true").ran(), &["caracald", "attach"]);
+    });
+}
+
+#[test]
+fn a_governed_process_has_no_control() {
+    case("a governed process may use no control command", RULES, |scene, daemon| {
+        daemon.restart();
+        let config = daemon.config().display().to_string();
+        for command in ["status", "detach"] {
+            let ran = daemon.run(caracald()).args(["--config", &config, command]).ran();
+            assert_ne!(ran.code, Some(0), "{command}: {}", ran.screen());
+        }
+        // The control: outside the cage an ordinary user may run something, and root may ask.
+        let _ran = daemon.json(&["status"]);
+        let ran = scene.agent(caracald()).args(["--config", &config, "detach"]).ran();
+        assert_ne!(ran.code, Some(0), "an ordinary user opened the door: {}", ran.screen());
+        let _ran = daemon.run("true").ran().ok();
+        daemon.stop();
+    });
+}

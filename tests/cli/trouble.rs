@@ -1,0 +1,114 @@
+//! Starts that cannot work.
+
+use crate::{RULES, case, fails};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+use support::daemon::caracald;
+use support::netns::until;
+
+#[test]
+fn not_root() {
+    case("not root", RULES, |scene, daemon| {
+        let config = daemon.config();
+        fails(
+            scene.agent(caracald()).arg("--config").arg(config).arg("attach").limit(Duration::from_secs(30)).ran(),
+            &["root"],
+        );
+    });
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line() {
+    case("unknown configuration key", "[listen]\ntcp_prot = 1\n", |_, daemon| {
+        let code = fails(daemon.command(&["policy", "check"]).ran(), &["tcp_prot", "caracal.toml"]);
+        assert_eq!(
+            fails(daemon.command(&["attach"]).ran(), &["tcp_prot"]),
+            code,
+            "the same mistake has the same exit code"
+        );
+    });
+}
+
+#[test]
+fn malformed_cedar_is_named_with_its_file() {
+    case("malformed Cedar", "[policy]\ncedar = [\"bad.cedar\"]\n", |_, daemon| {
+        let file = daemon.config().with_file_name("bad.cedar");
+        std::fs::write(&file, "permit(principal, action resource);\n").expect("a policy");
+        fails(daemon.command(&["policy", "check"]).ran(), &["bad.cedar"]);
+    });
+}
+
+#[test]
+fn a_missing_configuration_is_named() {
+    case("no configuration", RULES, |scene, _| {
+        let run =
+            scene.net.a.run(caracald()).clean_env().args(["--config", "/nowhere/caracal.toml", "policy", "check"]);
+        fails(run.ran(), &["/nowhere/caracal.toml"]);
+    });
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    case("port taken", "[listen]\ntcp_port = 15999\n", |scene, daemon| {
+        let _held = scene.net.a.inside(|| Ok(TcpListener::bind("127.0.0.1:15999")?)).expect("the port");
+        fails(daemon.command(&["attach"]).limit(Duration::from_secs(30)).ran(), &["15999"]);
+    });
+}
+
+#[test]
+fn a_path_that_is_no_cgroup_is_named() {
+    case("not a cgroup", RULES, |_, daemon| {
+        for path in ["/tmp", "/sys/fs/cgroup/no-such-cgroup"] {
+            fails(
+                daemon.command(&["attach", "--cgroup", path]).limit(Duration::from_secs(30)).ran(),
+                &[path, "cgroup"],
+            );
+        }
+    });
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused() {
+    case("world-readable CA key", RULES, |scene, daemon| {
+        daemon.restart();
+        daemon.stop();
+        let found = scene.net.a.shell(&format!("find {} -name ca.key", daemon.state().display())).expect("find");
+        let key = std::path::PathBuf::from(found.trim());
+        assert_eq!(std::fs::metadata(&key).expect("the CA key").permissions().mode() & 0o777, 0o600);
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).expect("its mode");
+        fails(daemon.command(&["attach"]).limit(Duration::from_secs(30)).ran(), &["ca.key", "chmod"]);
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("its mode");
+        daemon.restart();
+        daemon.stop();
+    });
+}
+
+#[test]
+fn a_second_daemon_is_told_of_the_first() {
+    case("already running", RULES, |_, daemon| {
+        daemon.restart();
+        fails(daemon.command(&["attach"]).limit(Duration::from_secs(30)).ran(), &["already"]);
+        let ran = daemon.run("true").ran();
+        assert_eq!(ran.code, Some(0), "the first one suffered: {}", ran.screen());
+        daemon.stop();
+    });
+}
+
+#[test]
+fn bytes_that_are_no_http_do_no_harm() {
+    case("TLS garbage, half-open clients, malformed heads", RULES, |scene, daemon| {
+        daemon.restart();
+        let script = include_str!("../programs/garbage.py");
+        let ran = daemon.run(support::programs::python()).args(["-c", script]).ran().ok();
+        assert!(ran.stdout.contains("garbage: done"), "{}", ran.screen());
+        assert_eq!(scene.log("request").len(), 0, "something was let through: {:?}", scene.log("request"));
+        let ran = daemon.run("curl").args(["-sS", "https://example.com/hello"]).ran().ok();
+        assert!(ran.stdout.contains("hello"));
+        until("the refusals are recorded", Duration::from_secs(10), || {
+            daemon.records().iter().any(|record| record.text("caracal.decision") == "deny")
+        })
+        .expect("a record");
+        daemon.stop();
+    });
+}

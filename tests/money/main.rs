@@ -1,0 +1,34 @@
+//! Money: bill and ledger side by side, under concurrency, broken calls and `kill -9`. Leaves `money.json`.
+
+mod broken;
+mod kills;
+mod many;
+mod planted;
+
+use support::daemon::Daemon;
+use support::ledger::{Audit, Record, audit};
+use support::scene::Scene;
+
+/// The stand-in's binary.
+const STAND_IN: &str = env!("CARGO_BIN_EXE_stand-in");
+/// The load client.
+const LOAD: &str = env!("CARGO_BIN_EXE_load");
+
+/// One provider under a budget of `limit`.
+fn rules(limit: &str) -> String {
+    format!(
+        "[[allow]]\nhosts = [\"api.openai.com\"]\n\n[[budget]]\nname = \"purse\"\nlimit = \"{limit}\"\nwindow = \"total\"\nwait_ms = 2000\n"
+    )
+}
+
+/// Records and audit, once every call of the ledger is closed.
+#[track_caller]
+fn settled(scene: &Scene, daemon: &Daemon<'_>) -> (Vec<Record>, Audit) {
+    let bill = scene.bill();
+    let records = daemon.records_when(|records| {
+        let calls = support::ledger::calls(records);
+        calls.len() >= bill.len() && calls.values().all(|call| call.cost.is_some())
+    });
+    let audit = audit(&records, &bill);
+    (records, audit)
+}

@@ -1,0 +1,50 @@
+//! The stand-in provider: the real host names under a test root, with its own bill.
+//!
+//! `serve` listens and routes; `sites` are hosts that cost nothing; `chat`, `responses` and `messages` are the model
+//! APIs: each reads a request into a [`plan::Ask`], `plan` decides what is generated, each renders it in its own shape,
+//! and `deliver` sends it and writes the bill when the last byte that will be billed is generated.
+
+pub mod bill;
+pub mod chat;
+pub mod deliver;
+pub mod directive;
+pub mod git;
+pub mod messages;
+pub mod names;
+pub mod plan;
+pub mod responses;
+pub mod root;
+pub mod script;
+pub mod serve;
+pub mod sites;
+pub mod websocket;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What every connection of one stand-in shares.
+#[derive(Debug)]
+pub struct World {
+    /// The bill.
+    pub bill: bill::Bill,
+    /// One line for each request and look-up.
+    pub log: bill::Lines,
+    /// The test root and its leaves.
+    pub root: root::Root,
+    /// The bare repository served as `github.com/acme/demo.git`.
+    pub repository: PathBuf,
+    calls: AtomicU64,
+}
+
+impl World {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(bill: bill::Bill, log: bill::Lines, root: root::Root, repository: PathBuf) -> World {
+        World { bill, log, root, repository, calls: AtomicU64::new(0) }
+    }
+
+    /// A number for the next paid call.
+    pub fn next_call(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::Relaxed)
+    }
+}

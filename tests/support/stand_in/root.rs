@@ -1,0 +1,88 @@
+//! The test root and a leaf for each server name, made when it is first asked for.
+
+use anyhow::Result;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The root and the leaves made so far.
+#[derive(Debug)]
+pub struct Root {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    leaves: Mutex<HashMap<String, Arc<CertifiedKey>>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Root")
+    }
+}
+
+impl Root {
+    /// A fresh root.
+    ///
+    /// # Errors
+    /// When keys cannot be made.
+    pub fn new() -> Result<Root> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "Stand-in test root");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        Ok(Root { inner: Arc::new(Inner { issuer, leaves: Mutex::default() }) })
+    }
+
+    /// The root certificate.
+    #[must_use]
+    pub fn pem(&self) -> String {
+        self.inner.issuer.pem()
+    }
+
+    /// TLS settings of the servers: the leaf follows the server name.
+    ///
+    /// # Errors
+    /// When the provider has no usable protocol versions.
+    pub fn server(&self) -> Result<Arc<rustls::ServerConfig>> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let leaves: Arc<dyn ResolvesServerCert> = self.inner.clone();
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(leaves);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+impl Inner {
+    fn leaf(&self, name: &str) -> Result<Arc<CertifiedKey>> {
+        let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(leaf) = leaves.get(name) {
+            return Ok(Arc::clone(leaf));
+        }
+        let key = KeyPair::generate()?;
+        let params = CertificateParams::new(vec![name.to_owned()])?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let leaf = Arc::new(CertifiedKey::new(vec![certificate.der().clone()], any_supported_type(&secret)?));
+        leaves.insert(name.to_owned(), Arc::clone(&leaf));
+        Ok(leaf)
+    }
+}
+
+impl ResolvesServerCert for Inner {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name()?;
+        // A certificate for another name: what a hijacked address would show.
+        let shown = if name == "wrong-certificate.example" { "another.example" } else { name };
+        self.leaf(shown).ok()
+    }
+}

@@ -1,0 +1,176 @@
+//! Listens, speaks HTTP/1.1 and HTTP/2, and sends each request to the host that it names.
+
+use super::deliver::{Out, answer};
+use super::{World, bill, chat, git, messages, responses, sites, websocket};
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, header};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+
+/// Largest request to a model API.
+const LARGEST: usize = 64 << 20;
+
+/// HTTPS on `address`.
+///
+/// # Errors
+/// When the port cannot be bound.
+pub async fn tls(world: Arc<World>, address: SocketAddr) -> Result<()> {
+    let listener = listen(address).await?;
+    let acceptor = tokio_rustls::TlsAcceptor::from(world.root.server()?);
+    tokio::spawn(async move {
+        while let Ok((stream, peer)) = listener.accept().await {
+            let (world, acceptor) = (Arc::clone(&world), acceptor.clone());
+            tokio::spawn(async move {
+                match acceptor.accept(stream).await {
+                    Ok(stream) => {
+                        let sni = stream.get_ref().1.server_name().map(str::to_owned);
+                        connection(world, stream, peer, sni).await;
+                    }
+                    Err(error) => world
+                        .log
+                        .write(&json!({"event": "tls_failed", "peer": peer.to_string(), "why": error.to_string()})),
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+/// HTTP without TLS on `address`.
+///
+/// # Errors
+/// When the port cannot be bound.
+pub async fn plain(world: Arc<World>, address: SocketAddr) -> Result<()> {
+    let listener = listen(address).await?;
+    tokio::spawn(async move {
+        while let Ok((stream, peer)) = listener.accept().await {
+            tokio::spawn(connection(Arc::clone(&world), stream, peer, None));
+        }
+    });
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    if address.is_ipv6() {
+        only_v6(&socket)?;
+    }
+    socket.bind(address).with_context(|| format!("binding to {address}"))?;
+    Ok(socket.listen(1_024)?)
+}
+
+/// Leaves IPv4 to the other listener.
+fn only_v6(socket: &tokio::net::TcpSocket) -> Result<()> {
+    use std::os::fd::AsRawFd as _;
+    let on: libc::c_int = 1;
+    let size = libc::socklen_t::try_from(size_of::<libc::c_int>())?;
+    // SAFETY: the descriptor is open for the call, and `on` is a c_int of the size given.
+    let done = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, (&raw const on).cast(), size)
+    };
+    anyhow::ensure!(done == 0, "IPV6_V6ONLY: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+async fn connection<S>(world: Arc<World>, stream: S, peer: SocketAddr, sni: Option<String>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let (world, sni) = (Arc::clone(&world), sni.clone());
+        async move { Ok::<_, Infallible>(route(world, request, peer, sni).await) }
+    });
+    // Clients break off all the time; the bill, not this error, says what happened to a call.
+    let _ended = Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+}
+
+fn host(request: &Request<Incoming>) -> String {
+    let named = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
+    let authority = request.uri().authority().map(|authority| authority.as_str()).or(named).unwrap_or_default();
+    authority.rsplit_once(':').map_or(authority, |(name, _)| name).to_lowercase()
+}
+
+async fn route(world: Arc<World>, request: Request<Incoming>, peer: SocketAddr, sni: Option<String>) -> Response<Out> {
+    let host = host(&request);
+    let path = request.uri().path().to_owned();
+    world.log.write(&json!({
+        "event": "request", "host": host, "method": request.method().as_str(), "path": path,
+        "version": format!("{:?}", request.version()), "sni": sni, "peer": peer.to_string(),
+        "headers": sites::pairs(request.headers()),
+    }));
+    if let Some(inside) = path.strip_prefix("/acme/demo.git/").filter(|_| host == "github.com") {
+        return git::file(&world.repository, inside);
+    }
+    match host.as_str() {
+        "api.openai.com" | "api.anthropic.com" => api(&world, &host, &path, request).await,
+        "chatgpt.com"
+        | "ab.chatgpt.com"
+        | "api.github.com"
+        | "github.com"
+        | "raw.githubusercontent.com"
+        | "statsig.anthropic.com" => answer(404, &json!({"message": "Not Found"})),
+        _ if websocket::asked(&request) => websocket::echo(request),
+        _ => sites::answer_for(request).await,
+    }
+}
+
+async fn api(world: &Arc<World>, host: &str, path: &str, request: Request<Incoming>) -> Response<Out> {
+    if websocket::asked(&request) {
+        // Nothing here meters a WebSocket: whoever lets one through to a model lets an unmetered call through.
+        world.log.write(&json!({"event": "websocket_to_a_model", "host": host, "path": path}));
+        return answer(426, &json!({"error": {"message": "no WebSocket here"}}));
+    }
+    if request.method() == Method::GET && path == "/v1/models" {
+        let data: Vec<Value> =
+            bill::models().map(|id| json!({"id": id, "object": "model", "owned_by": "stand-in"})).collect();
+        return answer(200, &json!({"object": "list", "data": data}));
+    }
+    let call = request.method() == Method::POST
+        && matches!(path, "/v1/chat/completions" | "/v1/responses" | "/v1/embeddings" | "/v1/messages");
+    if !call {
+        return answer(404, &json!({"error": {"type": "not_found_error", "message": "Not Found"}}));
+    }
+    let extra = request.headers().get("x-stand-in").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let encoding =
+        request.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let Ok(body) = Limited::new(request.into_body(), LARGEST).collect().await else {
+        return answer(400, &json!({"error": {"message": "the body broke off or is too large"}}));
+    };
+    let Some(bytes) = decoded(body.to_bytes(), encoding.as_deref()) else {
+        return answer(400, &json!({"error": {"message": "the body cannot be decoded"}}));
+    };
+    let Ok(value) = serde_json::from_slice::<Value>(&bytes) else {
+        return answer(400, &json!({"error": {"type": "invalid_request_error", "message": "the body is not JSON"}}));
+    };
+    let size = bytes.len() as u64;
+    match (host, path) {
+        ("api.openai.com", "/v1/chat/completions") => chat::completions(world, &value, size, extra.as_deref()),
+        ("api.openai.com", "/v1/embeddings") => chat::embeddings(world, &value, size, extra.as_deref()),
+        ("api.openai.com", "/v1/responses") => responses::create(world, &value, size, extra.as_deref()),
+        ("api.anthropic.com", "/v1/messages") => messages::create(world, &value, size, extra.as_deref()),
+        _ => answer(404, &json!({"error": {"type": "not_found_error", "message": "Not Found"}})),
+    }
+}
+
+fn decoded(bytes: Bytes, encoding: Option<&str>) -> Option<Bytes> {
+    let mut out = Vec::new();
+    match encoding {
+        None | Some("identity") => return Some(bytes),
+        Some("gzip") => flate2::read::GzDecoder::new(bytes.as_ref()).read_to_end(&mut out).ok()?,
+        Some("zstd") => zstd::Decoder::new(bytes.as_ref()).ok()?.read_to_end(&mut out).ok()?,
+        Some(_) => return None,
+    };
+    Some(out.into())
+}

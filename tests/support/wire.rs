@@ -1,0 +1,217 @@
+//! The judge: what left the host, and who sent it.
+//!
+//! A packet socket in `B` sees every frame on the `leak` cable before any filter does. The data path's own packets take
+//! the other cable (see [`crate::netns`]): the kernel routes by the user that owns the socket, so neither a forged
+//! address nor a reused port changes the cable. Hence the judgement is short: *any* IP packet on `leak` while agents are
+//! governed is a leak. Only the host's own neighbour discovery and multicast listener reports are left out: the kernel
+//! sends them for the cable itself and they carry no byte of any process.
+//!
+//! A judge that sees nothing proves nothing: each escape test first runs the same attempt without a daemon and demands
+//! that the judge sees it.
+
+use crate::netns::{Net, until};
+use anyhow::{Result, ensure};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// One packet that somebody other than the data path sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Sender.
+    pub source: IpAddr,
+    /// Receiver.
+    pub destination: IpAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Destination port of TCP, UDP and UDP-Lite.
+    pub port: Option<u16>,
+    /// The packet from its IP header on.
+    pub bytes: Vec<u8>,
+}
+
+/// The capture on `leak`, and listeners that accept whatever arrives on a port.
+#[derive(Debug)]
+pub struct Wire {
+    seen: Arc<Mutex<Vec<Packet>>>,
+    flushed: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    socket: Arc<OwnedFd>,
+}
+
+/// A port of `B` on which nothing but a canary listens, TCP and UDP, both families.
+pub const CANARY_PORT: u16 = 7_777;
+
+impl Wire {
+    /// Starts to listen.
+    ///
+    /// # Errors
+    /// When the packet socket or a listener cannot be opened.
+    pub fn tap(net: &Net) -> Result<Wire> {
+        let socket = Arc::new(net.b.inside(packet_socket)?);
+        net.b.inside(canaries)?;
+        let wire = Wire { seen: Arc::default(), flushed: Arc::default(), stop: Arc::default(), socket };
+        let (seen, flushed, stop, socket) =
+            (Arc::clone(&wire.seen), Arc::clone(&wire.flushed), Arc::clone(&wire.stop), Arc::clone(&wire.socket));
+        std::thread::spawn(move || capture(&socket, &seen, &flushed, &stop));
+        Ok(wire)
+    }
+
+    /// Everything seen so far. Waits until the capture has gone through what the kernel holds.
+    #[must_use]
+    pub fn packets(&self) -> Vec<Packet> {
+        let before = self.flushed.load(Ordering::SeqCst);
+        // Two whole rounds: the first may have begun before the packet of interest arrived.
+        let _late = until("the capture", Duration::from_secs(5), || self.flushed.load(Ordering::SeqCst) > before + 1);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Forgets what was seen.
+    pub fn clear(&self) {
+        let _old = self.packets();
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Demands that nothing leaked.
+    ///
+    /// # Panics
+    /// When something did.
+    #[track_caller]
+    pub fn silent(&self) {
+        let packets = self.packets();
+        let shown: Vec<String> = packets
+            .iter()
+            .map(|p| format!("{} -> {} proto {} port {:?}", p.source, p.destination, p.protocol, p.port))
+            .collect();
+        assert!(packets.is_empty(), "{} packets left the host outside the data path: {shown:?}", packets.len());
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+}
+
+fn packet_socket() -> Result<OwnedFd> {
+    let protocol = u16::try_from(libc::ETH_P_ALL)?.to_be();
+    // SAFETY: socket takes integers; the result is checked before it is owned.
+    let socket = unsafe {
+        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, libc::c_int::from(protocol));
+        ensure!(fd >= 0, "packet socket: {}", io::Error::last_os_error());
+        OwnedFd::from_raw_fd(fd)
+    };
+    // SAFETY: the name is a C string; zero is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET)?;
+    address.sll_protocol = protocol;
+    // SAFETY: the name is a C string.
+    address.sll_ifindex = libc::c_int::try_from(unsafe { libc::if_nametoindex(c"leak".as_ptr()) })?;
+    let timeout = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
+    // SAFETY: both structures live through their calls and their sizes are given.
+    unsafe {
+        let size = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>())?;
+        ensure!(
+            libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) == 0,
+            "bind: {}",
+            io::Error::last_os_error()
+        );
+        let size = libc::socklen_t::try_from(size_of::<libc::timeval>())?;
+        let done = libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVTIMEO,
+            (&raw const timeout).cast(),
+            size,
+        );
+        ensure!(done == 0, "SO_RCVTIMEO: {}", io::Error::last_os_error());
+    }
+    Ok(socket)
+}
+
+fn capture(socket: &OwnedFd, seen: &Mutex<Vec<Packet>>, flushed: &AtomicU64, stop: &AtomicBool) {
+    let mut buffer = vec![0_u8; 1 << 16];
+    while !stop.load(Ordering::SeqCst) {
+        // SAFETY: zero is a valid sockaddr_ll.
+        let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        let mut size = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
+        // SAFETY: buffer and address live through the call and their sizes are given.
+        let length = unsafe {
+            libc::recvfrom(
+                socket.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                0,
+                (&raw mut from).cast(),
+                &raw mut size,
+            )
+        };
+        let Ok(length) = usize::try_from(length) else {
+            // Nothing waits: everything that had arrived has been looked at.
+            flushed.fetch_add(1, Ordering::SeqCst);
+            continue;
+        };
+        if from.sll_pkttype == libc::PACKET_OUTGOING {
+            continue;
+        }
+        if let Some(packet) = buffer.get(..length).and_then(parse).filter(|packet| !cable_noise(packet)) {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen.len() < 100_000 {
+                seen.push(packet);
+            }
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<Packet> {
+    let port_at = |at: usize, protocol: u8| {
+        let known = matches!(protocol, 6 | 17 | 136);
+        known.then(|| Some(u16::from_be_bytes([*bytes.get(at + 2)?, *bytes.get(at + 3)?]))).flatten()
+    };
+    match bytes.first()? >> 4 {
+        4 => {
+            let protocol = *bytes.get(9)?;
+            let address = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?));
+            let header = usize::from(bytes.first()? & 0x0f) * 4;
+            let (source, destination) = (address(12)?.into(), address(16)?.into());
+            Some(Packet { source, destination, protocol, port: port_at(header, protocol), bytes: bytes.to_vec() })
+        }
+        6 => {
+            let protocol = *bytes.get(6)?;
+            let address = |at: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes.get(at..at + 16)?).ok()?));
+            let (source, destination) = (address(8)?.into(), address(24)?.into());
+            Some(Packet { source, destination, protocol, port: port_at(40, protocol), bytes: bytes.to_vec() })
+        }
+        _ => None,
+    }
+}
+
+/// Neighbour discovery, multicast listener reports: the kernel's own words about the cable.
+fn cable_noise(packet: &Packet) -> bool {
+    let v6 = packet.source.is_ipv6();
+    // A listener report carries a hop-by-hop header (protocol 0) before its ICMPv6 type.
+    let kind = if packet.protocol == 0 { packet.bytes.get(48) } else { packet.bytes.get(40) };
+    (v6 && matches!(packet.protocol, 0 | 58) && matches!(kind, Some(130..=137 | 143))) || packet.protocol == 2
+}
+
+/// Echoes on [`CANARY_PORT`], so that an attempt that gets out is a success for the one who tries. The wildcard sockets
+/// take both families.
+fn canaries() -> Result<()> {
+    let tcp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, CANARY_PORT))?;
+    std::thread::spawn(move || {
+        for stream in tcp.incoming().flatten() {
+            std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, CANARY_PORT))?;
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2_048];
+        while let Ok((length, peer)) = udp.recv_from(&mut buffer) {
+            let _lost = udp.send_to(buffer.get(..length).unwrap_or_default(), peer);
+        }
+    });
+    Ok(())
+}
