@@ -20,6 +20,14 @@ pub(crate) fn for_build(checkout: &Checkout) -> Result<Compiler> {
     kernel::install(checkout)
 }
 
+/// What the demo plays with.
+///
+/// # Errors
+/// Like [`for_build`].
+pub(crate) fn for_demo(checkout: &Checkout) -> Result<()> {
+    packages::install(checkout, "for the demo", packages::DEMO)
+}
+
 /// What the benchmark compares with.
 ///
 /// # Errors

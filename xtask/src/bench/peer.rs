@@ -6,8 +6,9 @@ use anyhow::Result;
 
 use super::{
     PeerName, peer_caracal, peer_floor, peer_squid,
-    scene::{PROVIDER, Scene, Server},
+    scene::{Scene, Server},
 };
+use crate::hosts::PROVIDER;
 
 /// A peer that is ready to be measured.
 #[derive(Debug)]
@@ -47,10 +48,15 @@ pub(super) fn start(name: PeerName, scene: &Scene, caracald: &std::path::Path) -
 fn direct(scene: &Scene) -> Result<Peer> {
     Ok(Peer {
         name: PeerName::Direct,
-        address: PROVIDER.parse()?,
+        address: provider()?,
         tunnel: false,
         trust: Some(scene.files().join("provider/ca.pem")),
         before_load: Vec::new(),
         servers: Vec::new(),
     })
+}
+
+/// The provider itself.
+pub(super) fn provider() -> Result<SocketAddr> {
+    Ok(SocketAddr::new(PROVIDER.parse()?, 443))
 }

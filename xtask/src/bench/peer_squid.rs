@@ -17,8 +17,9 @@ use anyhow::{Context, Result, bail};
 use super::{
     PeerName, crypto,
     peer::Peer,
-    scene::{PROVIDER, Scene, Server},
+    scene::{Scene, Server},
 };
+use crate::hosts::PROVIDER;
 
 const ADDRESS: &str = "127.0.0.1:8444";
 const CERTGEN: &str = "/usr/lib/squid/security_file_certgen";
@@ -27,7 +28,6 @@ const READY: Duration = Duration::from_secs(20);
 
 pub(super) fn start(scene: &Scene) -> Result<Peer> {
     let home = scene.files().join("squid");
-    crypto::authority(scene.files(), "squid")?;
     let (user, group) = squid_user()?;
     let made = Command::new(CERTGEN)
         .args(["-c", "-s"])
@@ -38,8 +38,7 @@ pub(super) fn start(scene: &Scene) -> Result<Peer> {
     if !made.status.success() {
         bail!("{CERTGEN}: {}", String::from_utf8_lossy(&made.stderr).trim());
     }
-    let provider = PROVIDER.split(':').next().unwrap_or_default();
-    fs::write(home.join("hosts"), format!("{provider} {}\n", crypto::HOST))?;
+    fs::write(home.join("hosts"), format!("{PROVIDER} {}\n", crypto::HOST))?;
     let config = home.join("squid.conf");
     fs::write(&config, configuration(&home, scene))?;
     give(&home, user, group)?;

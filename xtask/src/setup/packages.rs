@@ -54,6 +54,13 @@ pub(crate) const TEST: &[(&str, Probe)] = &[
     ("npm", Probe::Program("npm")),
 ];
 
+/// What the demo plays with.
+pub(crate) const DEMO: &[(&str, Probe)] = &[
+    ("curl", Probe::Program("curl")),
+    ("iproute2", Probe::Program("ip")),
+    ("util-linux", Probe::Program("setpriv")),
+];
+
 /// What the benchmark compares with, and what its namespaces are made with.
 pub(crate) const BENCH: &[(&str, Probe)] = &[
     ("iproute2", Probe::Program("ip")),
