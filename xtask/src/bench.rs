@@ -80,15 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::for_bench(&checkout)?;
     checkout.cargo(
         "building the benchmark",
-        &[
-            "build",
-            "--locked",
-            "--release",
-            "--package",
-            "xtask",
-            "--features",
-            "bench",
-        ],
+        &["build", "--locked", "--release", "--package", "xtask", "--features", "bench"],
     )?;
     root::ask("to run the benchmark: it makes network namespaces and loads the kernel programs")?;
     let reports = report::Inbox::new()?;
@@ -105,20 +97,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// The measuring half, as root, told where everything is.
 fn measurement(checkout: &Checkout, arguments: &Arguments, reports: &report::Inbox) -> Command {
-    let mut command = root::command(checkout.target.join("release/xtask"));
+    // A mount namespace of its own: pins and resolver are gone when it ends.
+    let mut command = root::command("unshare");
+    command.arg("--mount").arg(checkout.target.join("release/xtask"));
     let peers: Vec<&str> = arguments.peers.iter().map(|peer| peer.name()).collect();
-    command.args([
-        "bench-measure",
-        "--peers",
-        &peers.join(","),
-        "--commit",
-        &report::commit(&checkout.root),
-    ]);
-    command
-        .arg("--report")
-        .arg(reports.path())
-        .arg("--caracald")
-        .arg(checkout.caracald());
+    command.args(["bench-measure", "--peers", &peers.join(","), "--commit", &report::commit(&checkout.root)]);
+    command.arg("--report").arg(reports.path()).arg("--caracald").arg(checkout.caracald());
     if arguments.quick {
         command.arg("--quick");
     }

@@ -35,15 +35,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::for_demo(&checkout)?;
     checkout.cargo(
         "building the stand-in provider",
-        &[
-            "build",
-            "--locked",
-            "--release",
-            "--package",
-            "caracal-tests",
-            "--bin",
-            "stand-in",
-        ],
+        &["build", "--locked", "--release", "--package", "caracal-tests", "--bin", "stand-in"],
     )?;
     root::ask("for the demo: it makes network namespaces and loads the kernel programs")?;
     let mut command = root::command("unshare");

@@ -40,11 +40,7 @@ impl Hosts {
         let files = PathBuf::from(format!("/var/tmp/caracal-{what}-{id}"));
         fs::create_dir(&files).with_context(|| files.display().to_string())?;
         fs::set_permissions(&files, fs::Permissions::from_mode(0o711))?;
-        let hosts = Self {
-            near: format!("caracal-{what}-near-{id}"),
-            far: format!("caracal-{what}-far-{id}"),
-            files,
-        };
+        let hosts = Self { near: format!("caracal-{what}-near-{id}"), far: format!("caracal-{what}-far-{id}"), files };
         hosts.join()?;
         Ok(hosts)
     }
@@ -68,10 +64,7 @@ impl Hosts {
             format!("-n {far} rule add iif road lookup 100"),
             format!("-n {far} route add local 0.0.0.0/0 dev lo table 100"),
         ] {
-            let output = Command::new("ip")
-                .args(line.split(' '))
-                .output()
-                .context("ip does not start")?;
+            let output = Command::new("ip").args(line.split(' ')).output().context("ip does not start")?;
             if !output.status.success() {
                 bail!("ip {line}: {}", String::from_utf8_lossy(&output.stderr).trim());
             }
@@ -82,6 +75,18 @@ impl Hosts {
             bail!("the far host's address check cannot be switched off");
         }
         Ok(())
+    }
+
+    /// In this process's own mount namespace: an empty bpffs, and the far host as resolver. Both end with the process and
+    /// everything that it started; the machine's own are not touched.
+    ///
+    /// # Errors
+    /// When mount fails.
+    pub(crate) fn mount(&self) -> Result<()> {
+        mount(&["-t", "bpf", "bpf", "/sys/fs/bpf"])?;
+        let resolver = self.file("resolv.conf", &format!("nameserver {NAME_SERVER}\n"))?;
+        let system = fs::canonicalize("/etc/resolv.conf").context("/etc/resolv.conf")?;
+        mount(&["--bind", &resolver.display().to_string(), &system.display().to_string()])
     }
 
     /// A directory for files; every user can read what is in it by name.
@@ -116,14 +121,19 @@ impl Hosts {
     }
 }
 
+fn mount(arguments: &[&str]) -> Result<()> {
+    let output = Command::new("mount").args(arguments).output().context("mount does not start")?;
+    if !output.status.success() {
+        bail!("mount {arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
 /// nsenter ends in an exec: the process that we start is the program itself. Unlike `ip netns exec` it leaves /sys, and
 /// with it the cgroups, as they are.
 fn within(host: &str, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("nsenter");
-    command
-        .arg(format!("--net=/run/netns/{host}"))
-        .arg(program)
-        .stdin(Stdio::null());
+    command.arg(format!("--net=/run/netns/{host}")).arg(program).stdin(Stdio::null());
     command
 }
 

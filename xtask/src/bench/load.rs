@@ -180,18 +180,9 @@ async fn one(target: &Target, kept: &mut Option<TlsStream<TcpStream>>, buffer: &
             first = Some(sent.elapsed());
         }
     }
-    ensure!(
-        answer.status() == Some(200),
-        "the answer was {:?}: {}",
-        answer.status(),
-        answer.text()
-    );
+    ensure!(answer.status() == Some(200), "the answer was {:?}: {}", answer.status(), answer.text());
     if target.shape == Shape::Stream {
-        ensure!(
-            answer.events() == provider::EVENTS,
-            "a stream ended after {} events",
-            answer.events()
-        );
+        ensure!(answer.events() == provider::EVENTS, "a stream ended after {} events", answer.events());
     }
     let whole = started.elapsed();
     if target.shape == Shape::Fresh {
@@ -200,26 +191,16 @@ async fn one(target: &Target, kept: &mut Option<TlsStream<TcpStream>>, buffer: &
     } else {
         *kept = Some(stream);
     }
-    Ok(Call {
-        whole,
-        first: first.unwrap_or(whole),
-    })
+    Ok(Call { whole, first: first.unwrap_or(whole) })
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the benchmark's own client: what it dials is what is measured"
-)]
+#[expect(clippy::disallowed_methods, reason = "the benchmark's own client: what it dials is what is measured")]
 async fn connect(target: &Target) -> Result<TlsStream<TcpStream>> {
-    let mut stream = TcpStream::connect(target.address)
-        .await
-        .context("the peer cannot be reached")?;
+    let mut stream = TcpStream::connect(target.address).await.context("the peer cannot be reached")?;
     stream.set_nodelay(true)?;
     if target.tunnel {
         let host = crypto::HOST;
-        stream
-            .write_all(format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n").as_bytes())
-            .await?;
+        stream.write_all(format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n").as_bytes()).await?;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if head.len() > 4096 {
@@ -227,17 +208,10 @@ async fn connect(target: &Target) -> Result<TlsStream<TcpStream>> {
             }
             head.push(stream.read_u8().await?);
         }
-        ensure!(
-            head.starts_with(b"HTTP/1.1 200"),
-            "the proxy answers CONNECT with {}",
-            String::from_utf8_lossy(&head)
-        );
+        ensure!(head.starts_with(b"HTTP/1.1 200"), "the proxy answers CONNECT with {}", String::from_utf8_lossy(&head));
     }
     let connector = TlsConnector::from(Arc::clone(&target.tls));
-    connector
-        .connect(target.name.clone(), stream)
-        .await
-        .context("the handshake fails")
+    connector.connect(target.name.clone(), stream).await.context("the handshake fails")
 }
 
 /// 0.9 KB for a paid call, the size of a short prompt with its head.
@@ -247,11 +221,7 @@ fn request(shape: Shape) -> Vec<u8> {
         return format!("GET /v1/models HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer sk-bench\r\n\r\n")
             .into_bytes();
     }
-    let options = if shape == Shape::Stream {
-        r#""stream":true,"stream_options":{"include_usage":true},"#
-    } else {
-        ""
-    };
+    let options = if shape == Shape::Stream { r#""stream":true,"stream_options":{"include_usage":true},"# } else { "" };
     let prompt = "Say in one sentence what the quick brown fox does, and to whom. ".repeat(11);
     let body = format!(
         r#"{{"model":"gpt-4o-mini","max_completion_tokens":64,{options}"messages":[{{"role":"user","content":"{prompt}"}}]}}"#
@@ -283,7 +253,5 @@ fn seen(calls: Vec<Call>, elapsed: Duration, errors: u64, error: Option<String>)
 /// Microseconds; 0 of nothing.
 pub(super) fn percentile(sorted: &[Duration], percent: usize) -> u64 {
     let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-    sorted
-        .get(at)
-        .map_or(0, |value| u64::try_from(value.as_micros()).unwrap_or(u64::MAX))
+    sorted.get(at).map_or(0, |value| u64::try_from(value.as_micros()).unwrap_or(u64::MAX))
 }

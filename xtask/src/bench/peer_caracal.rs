@@ -23,16 +23,8 @@ pub(super) fn start(scene: &Scene, caracald: &Path) -> Result<Peer> {
     // Readable for every user: a checkout in somebody's home need not be.
     let caracald = scene.hosts.copy(caracald)?;
     let config = configuration(scene)?;
-    // Pins go into a bpffs that is unmounted with the last process of this instance.
-    let mut command = scene.program("unshare");
-    command
-        .args([
-            "--mount",
-            "sh",
-            "-c",
-            r#"mount -t bpf bpf /sys/fs/bpf && exec "$0" --config "$1" attach"#,
-        ])
-        .args([&caracald, &config]);
+    let mut command = scene.program(&caracald);
+    command.arg("--config").arg(&config).arg("attach");
     let log = fs::File::create(scene.files().join("caracal.log"))?;
     command.stderr(log.try_clone()?);
     let server = Server::start("caracald", &mut command)

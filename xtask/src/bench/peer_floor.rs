@@ -14,13 +14,7 @@ pub(super) fn start(scene: &Scene) -> Result<Peer> {
     let mut command = scene.program(scene.own_path());
     command
         .arg("bench-floor")
-        .args([
-            "--listen",
-            ADDRESS,
-            "--upstream",
-            &provider()?.to_string(),
-            "--identity",
-        ])
+        .args(["--listen", ADDRESS, "--upstream", &provider()?.to_string(), "--identity"])
         .arg(scene.files().join("floor"))
         .arg("--trust")
         .arg(scene.files().join("provider/ca.pem"));

@@ -93,17 +93,9 @@ fn configuration(home: &Path, scene: &Scene) -> String {
 /// Debian's squid runs as `proxy`.
 fn squid_user() -> Result<(u32, u32)> {
     let users = fs::read_to_string("/etc/passwd")?;
-    let line = users
-        .lines()
-        .find(|line| line.starts_with("proxy:"))
-        .context("there is no user `proxy` for squid")?;
+    let line = users.lines().find(|line| line.starts_with("proxy:")).context("there is no user `proxy` for squid")?;
     let mut fields = line.split(':').skip(2);
-    let mut number = || {
-        fields
-            .next()
-            .and_then(|field| field.parse().ok())
-            .context("the user `proxy` has no number")
-    };
+    let mut number = || fields.next().and_then(|field| field.parse().ok()).context("the user `proxy` has no number");
     Ok((number()?, number()?))
 }
 
@@ -120,11 +112,8 @@ fn give(path: &Path, user: u32, group: u32) -> Result<()> {
 fn wait_until_it_listens(scene: &Scene, server: &mut Server, home: &Path) -> Result<()> {
     let started = Instant::now();
     loop {
-        let listens = scene
-            .program("ss")
-            .args(["-Hltn", "src", ADDRESS])
-            .output()
-            .is_ok_and(|output| !output.stdout.is_empty());
+        let listens =
+            scene.program("ss").args(["-Hltn", "src", ADDRESS]).output().is_ok_and(|output| !output.stdout.is_empty());
         if listens {
             return Ok(());
         }

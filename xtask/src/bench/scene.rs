@@ -34,20 +34,15 @@ pub(super) struct Server {
 impl Scene {
     pub(super) fn new() -> Result<Self> {
         let hosts = Hosts::new("bench")?;
+        hosts.mount()?;
         let own = hosts.copy(&std::env::current_exe()?)?;
         for name in ["provider", "floor", "squid"] {
             crypto::authority(hosts.files(), name)?;
         }
         let mut command = hosts.far(&own);
         command.args(["bench-provider", "--listen", &format!("{PROVIDER}:443")]);
-        command
-            .args(["--dns", &format!("{NAME_SERVER}:53"), "--identity"])
-            .arg(hosts.files().join("provider"));
-        Ok(Self {
-            _provider: Server::start("the provider", &mut command)?,
-            own,
-            hosts,
-        })
+        command.args(["--dns", &format!("{NAME_SERVER}:53"), "--identity"]).arg(hosts.files().join("provider"));
+        Ok(Self { _provider: Server::start("the provider", &mut command)?, own, hosts })
     }
 
     /// The files of this run.
@@ -69,10 +64,7 @@ impl Scene {
 impl Server {
     /// Starts it and waits until it prints `ready`.
     pub(super) fn start(what: &str, command: &mut Command) -> Result<Self> {
-        let child = command
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("{what} does not start"))?;
+        let child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("{what} does not start"))?;
         let mut server = Self::adopt(child)?;
         let mut line = String::new();
         server.output.read_line(&mut line)?;
@@ -85,10 +77,7 @@ impl Server {
     /// Takes a process that tells by other means when it is ready.
     pub(super) fn adopt(mut child: Child) -> Result<Self> {
         let output = child.stdout.take().context("the server has no output")?;
-        Ok(Self {
-            child,
-            output: BufReader::new(output),
-        })
+        Ok(Self { child, output: BufReader::new(output) })
     }
 
     pub(super) fn pid(&self) -> u32 {

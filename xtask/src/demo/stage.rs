@@ -18,6 +18,8 @@ use crate::{
 
 /// How long the daemon and the stand-in may take until they are ready.
 const READY: Duration = Duration::from_secs(30);
+/// Characters of a line that are shown.
+const WIDTH: usize = 200;
 
 #[derive(Debug)]
 pub(super) struct Stage {
@@ -48,33 +50,17 @@ pub(super) struct Attempt {
 impl Stage {
     /// Sets it up and starts everything.
     pub(super) fn set(caracald: &Path, stand_in: &Path, budget: &str) -> Result<Self> {
-        // This process has a mount namespace of its own: pins and resolver are gone when it ends.
-        mount(&["-t", "bpf", "bpf", "/sys/fs/bpf"])?;
         let hosts = Hosts::new("demo")?;
-        let resolver = hosts.file("resolv.conf", &format!("nameserver {NAME_SERVER}\n"))?;
-        let system = fs::canonicalize("/etc/resolv.conf")?;
-        mount(&["--bind", &resolver.display().to_string(), &system.display().to_string()])?;
+        hosts.mount()?;
         let caracald = hosts.copy(caracald)?;
         let instance = format!("demo{}", process::id());
         let config = hosts.file("caracal.toml", &configuration(&hosts, &instance, budget)?)?;
         let cgroup = cgroup_mount()?.join(format!("caracal-demo-{}", process::id()));
         fs::create_dir(&cgroup).with_context(|| cgroup.display().to_string())?;
         let child = start_stand_in(&hosts, stand_in)?;
-        let mut stage = Self {
-            hosts,
-            stand_in: child,
-            daemon: None,
-            caracald,
-            config,
-            instance,
-            cgroup,
-        };
-        wait_for(
-            "the stand-in provider",
-            &stage.hosts.files().join("stand-in.out"),
-            &mut stage.stand_in,
-        )
-        .with_context(|| stage.read("stand-in.err"))?;
+        let mut stage = Self { hosts, stand_in: child, daemon: None, caracald, config, instance, cgroup };
+        wait_for("the stand-in provider", &stage.hosts.files().join("stand-in.out"), &mut stage.stand_in)
+            .with_context(|| stage.read("stand-in.err"))?;
         stage.start()?;
         Ok(stage)
     }
@@ -114,9 +100,7 @@ impl Stage {
     /// The processes that run our copy of the binary.
     fn processes(&self) -> Result<Vec<u32>> {
         let pids = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-        Ok(pids
-            .filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.caracald))
-            .collect())
+        Ok(pids.filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.caracald)).collect())
     }
 
     /// Narration.
@@ -126,14 +110,8 @@ impl Stage {
 
     /// Runs a governed command as an ordinary user and shows both it and what it prints.
     pub(super) fn show(&self, command: &[String]) -> Result<String> {
-        let words: Vec<&str> = command
-            .iter()
-            .map(|word| if word.len() > 60 { "..." } else { word.as_str() })
-            .collect();
-        println!(
-            "   $ caracald run --agent demo -- {}",
-            words.join(" ").replace('\n', "\\n")
-        );
+        let words: Vec<&str> = command.iter().map(|word| if word.len() > 60 { "..." } else { word.as_str() }).collect();
+        println!("   $ caracald run --agent demo -- {}", words.join(" ").replace('\n', "\\n"));
         let text = self.run(command)?;
         println!("{}", indented(&text));
         Ok(text)
@@ -161,13 +139,7 @@ impl Stage {
     /// Asks the daemon as root and shows both question and answer. Returns whether it succeeded.
     pub(super) fn ask(&self, question: &[&str]) -> Result<bool> {
         println!("   $ caracald {}", question.join(" "));
-        let output = self
-            .hosts
-            .near(&self.caracald)
-            .arg("--config")
-            .arg(&self.config)
-            .args(question)
-            .output()?;
+        let output = self.hosts.near(&self.caracald).arg("--config").arg(&self.config).args(question).output()?;
         println!("{}", indented(&text(&output)));
         Ok(output.status.success())
     }
@@ -192,14 +164,8 @@ impl Stage {
             nano: u64,
         }
         let text = fs::read_to_string(self.hosts.files().join("bill.jsonl")).context("the stand-in's bill")?;
-        let lines = text
-            .lines()
-            .map(serde_json::from_str::<Line>)
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Bill {
-            calls: lines.len(),
-            nano: lines.iter().map(|line| line.nano).sum(),
-        })
+        let lines = text.lines().map(serde_json::from_str::<Line>).collect::<Result<Vec<_>, _>>()?;
+        Ok(Bill { calls: lines.len(), nano: lines.iter().map(|line| line.nano).sum() })
     }
 
     fn home(&self) -> PathBuf {
@@ -263,16 +229,7 @@ fn start_stand_in(hosts: &Hosts, stand_in: &Path) -> Result<Child> {
         .arg(files.join("root.pem"))
         .arg("--bill")
         .arg(files.join("bill.jsonl"))
-        .args([
-            "--listen",
-            "0.0.0.0",
-            "--dns",
-            NAME_SERVER,
-            "--answer-v4",
-            PROVIDER,
-            "--answer-v6",
-            "none",
-        ])
+        .args(["--listen", "0.0.0.0", "--dns", NAME_SERVER, "--answer-v4", PROVIDER, "--answer-v6", "none"])
         .stdout(File::create(files.join("stand-in.out"))?)
         .stderr(File::create(files.join("stand-in.err"))?)
         .spawn()
@@ -329,31 +286,15 @@ fn cgroup_mount() -> Result<PathBuf> {
         .context("cgroup v2 is mounted nowhere: mount -t cgroup2 none /sys/fs/cgroup/unified")
 }
 
-fn mount(arguments: &[&str]) -> Result<()> {
-    let output = Command::new("mount")
-        .args(arguments)
-        .output()
-        .context("mount does not start")?;
-    ensure!(
-        output.status.success(),
-        "mount {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
-}
-
 fn text(output: &Output) -> String {
-    let (stdout, stderr) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     format!("{stdout}{stderr}")
 }
 
 fn indented(text: &str) -> String {
-    text.trim_end()
-        .lines()
-        .map(|line| format!("   | {line}"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    let short = |line: &str| match line.char_indices().nth(WIDTH) {
+        Some((end, _)) => format!("   | {} ...", line.get(..end).unwrap_or_default()),
+        None => format!("   | {line}"),
+    };
+    text.trim().lines().map(short).collect::<Vec<_>>().join("\n")
 }

@@ -34,21 +34,15 @@ fn allowed(stage: &Stage) -> Result<usize> {
     );
     let answer = stage.show(&call())?;
     ensure!(answer.contains("[HTTP 200]"), "the call was not answered");
-    stage.say(
-        "   ... and its cost",
-        "Held at the largest bill that it could cause, charged what it used.",
-    );
+    stage.say("   ... and its cost", "Held at the largest bill that it could cause, charged what it used.");
     stage.ask(&["spend"])?;
     Ok(1)
 }
 
 /// 2. A host that no rule allows.
 fn denied(stage: &Stage) -> Result<()> {
-    stage.say(
-        "2. A host that no rule allows",
-        "The refusal comes inside TLS, and names what would allow it.",
-    );
-    let answer = stage.show(&["curl", "-sS", "-w", STATUS, "https://example.com/"].map(str::to_owned))?;
+    stage.say("2. A host that no rule allows", "The refusal comes inside TLS, and names what would allow it.");
+    let answer = stage.show(&["curl", "-sS", "-m", "30", "-w", STATUS, "https://example.com/"].map(str::to_owned))?;
     ensure!(answer.contains("[HTTP 403]"), "the host was not refused");
     Ok(())
 }
@@ -69,46 +63,27 @@ fn budget(stage: &Stage, mut calls: usize) -> Result<()> {
         ensure!(calls < MOST_CALLS, "the budget does not run out");
     }
     let billed = stage.bill()?;
-    println!(
-        "\n   The provider's own bill: {} calls, {} nano-USD",
-        billed.calls, billed.nano
-    );
-    ensure!(
-        billed.calls == calls,
-        "the provider billed {} calls, answered were {calls}",
-        billed.calls
-    );
+    println!("\n   The provider's own bill: {} calls, {} nano-USD", billed.calls, billed.nano);
+    ensure!(billed.calls == calls, "the provider billed {} calls, answered were {calls}", billed.calls);
     stage.ask(&["spend"])?;
     Ok(())
 }
 
 /// 4. The daemon is killed, and the door is shut.
 fn killed(stage: &mut Stage) -> Result<()> {
-    stage.say(
-        "4. kill -9",
-        "A governed cgroup, the daemon alive: the connection stands (the answer is a provider's).",
-    );
+    stage.say("4. kill -9", "A governed cgroup, the daemon alive: the connection stands (the answer is a provider's).");
     let alive = stage.reach_from_cgroup()?;
     println!("   {}", alive.text);
-    ensure!(
-        alive.connected,
-        "the governed cgroup could not connect while the daemon was there"
-    );
+    ensure!(alive.connected, "the governed cgroup could not connect while the daemon was there");
     println!("\n   Now every process of the daemon is killed. The kernel programs stay.");
     let pids = stage.kill()?;
     println!("   $ kill -9 {pids}");
     let dead = stage.reach_from_cgroup()?;
     println!("   governed:   {}", dead.text);
-    ensure!(
-        !dead.connected,
-        "a governed process connected without the daemon: the door was open"
-    );
+    ensure!(!dead.connected, "a governed process connected without the daemon: the door was open");
     let free = stage.reach_ungoverned()?;
     println!("   ungoverned: {} (the network is there)", free.text);
-    ensure!(
-        free.connected,
-        "the ungoverned host could not connect either: that proves nothing"
-    );
+    ensure!(free.connected, "the ungoverned host could not connect either: that proves nothing");
     println!("\n   The daemon is started again and finds its programs:");
     stage.start()?;
     let back = stage.reach_from_cgroup()?;
@@ -119,10 +94,7 @@ fn killed(stage: &mut Stage) -> Result<()> {
 
 /// 5. The ledger.
 fn verified(stage: &Stage) -> Result<()> {
-    stage.say(
-        "5. The ledger",
-        "Every decision and charge above is a leaf of a signed Merkle tree.",
-    );
+    stage.say("5. The ledger", "Every decision and charge above is a leaf of a signed Merkle tree.");
     if !stage.ask(&["ledger", "verify"])? {
         bail!("the ledger does not verify");
     }
@@ -135,6 +107,8 @@ fn call() -> Vec<String> {
     [
         "curl",
         "-sS",
+        "-m",
+        "30",
         "-w",
         STATUS,
         "https://api.openai.com/v1/chat/completions",

@@ -25,19 +25,13 @@ pub(crate) struct Clients {
 /// When pip or npm fails, or Node.js is too old for the agents.
 pub(crate) fn install(checkout: &Checkout) -> Result<Clients> {
     let tools = checkout.tools();
-    Ok(Clients {
-        python: python(checkout, &tools.join("python"))?,
-        node: node(checkout, &tools.join("node"))?,
-    })
+    Ok(Clients { python: python(checkout, &tools.join("python"))?, node: node(checkout, &tools.join("node"))? })
 }
 
 impl Clients {
     /// Tells the contracts where the clients are.
     pub(crate) fn environment(&self) -> [(&'static str, PathBuf); 2] {
-        [
-            ("CARACAL_PYTHON", self.python.clone()),
-            ("CARACAL_NODE", self.node.clone()),
-        ]
+        [("CARACAL_PYTHON", self.python.clone()), ("CARACAL_NODE", self.node.clone())]
     }
 }
 
@@ -52,8 +46,7 @@ fn python(checkout: &Checkout, home: &Path) -> Result<PathBuf> {
     venv.args(["-m", "venv"]).arg(home);
     progress::quietly("making a Python environment", &mut venv, &checkout.log("venv"))?;
     let mut pip = Command::new(&interpreter);
-    pip.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check"])
-        .args(pins::PYTHON);
+    pip.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check"]).args(pins::PYTHON);
     progress::quietly("fetching the Python SDKs", &mut pip, &checkout.log("pip"))?;
     stamp(home, pins::PYTHON)?;
     Ok(interpreter)
@@ -63,39 +56,19 @@ fn node(checkout: &Checkout, home: &Path) -> Result<PathBuf> {
     if has(home, pins::NODE) {
         return Ok(home.to_path_buf());
     }
-    let version = Command::new("node")
-        .arg("--version")
-        .output()
-        .context("node does not start")?;
+    let version = Command::new("node").arg("--version").output().context("node does not start")?;
     let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
-    let major = version
-        .trim_start_matches('v')
-        .split('.')
-        .next()
-        .and_then(|major| major.parse::<u32>().ok());
+    let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
     if major.is_none_or(|major| major < pins::NODE_MAJOR) {
-        bail!(
-            "Node.js {} or newer is needed to test, here is {version}",
-            pins::NODE_MAJOR
-        );
+        bail!("Node.js {} or newer is needed to test, here is {version}", pins::NODE_MAJOR);
     }
     start_over(home)?;
     fs::write(home.join("package.json"), "{\"private\": true}\n")?;
     let mut npm = Command::new("npm");
-    npm.args([
-        "install",
-        "--no-audit",
-        "--no-fund",
-        "--no-update-notifier",
-        "--save-exact",
-    ])
-    .args(pins::NODE)
-    .current_dir(home);
-    progress::quietly(
-        "fetching the Node SDK, Claude Code and Codex",
-        &mut npm,
-        &checkout.log("npm"),
-    )?;
+    npm.args(["install", "--no-audit", "--no-fund", "--no-update-notifier", "--save-exact"])
+        .args(pins::NODE)
+        .current_dir(home);
+    progress::quietly("fetching the Node SDK, Claude Code and Codex", &mut npm, &checkout.log("npm"))?;
     stamp(home, pins::NODE)?;
     Ok(home.to_path_buf())
 }
