@@ -17,3 +17,7 @@ pub(crate) const NODE: &[&str] = &["openai@6.49.0", "@anthropic-ai/claude-code@2
 
 /// The oldest Node.js that runs all of [`NODE`].
 pub(crate) const NODE_MAJOR: u32 = 18;
+
+/// Proxies that `bench --peers all` compares with.
+pub(crate) const MITMPROXY: &[&str] = &["mitmproxy==11.0.2"];
+pub(crate) const LITELLM: &[&str] = &["litellm[proxy]==1.106.2"];

@@ -72,6 +72,11 @@ impl Answer {
             + usize::from(self.body.starts_with(b"data: "))
     }
 
+    /// Whether the stream said that it was complete.
+    pub(super) fn says_done(&self) -> bool {
+        find(&self.body, b"data: [DONE]").is_some()
+    }
+
     /// The body for people, not too much of it.
     pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(self.body.get(..self.body.len().min(500)).unwrap_or_default()).into_owned()

@@ -40,6 +40,9 @@ pub(crate) struct Arguments {
     report: PathBuf,
     #[arg(long)]
     caracald: PathBuf,
+    /// Where set-up has installed mitmproxy and LiteLLM.
+    #[arg(long)]
+    tools: PathBuf,
 }
 
 /// A shape of load and its number of connections; the name of both in the report.
@@ -130,7 +133,7 @@ fn start(arguments: &Arguments, scene: &Scene, results: &mut Results, report: &m
         if !wanted || peers.iter().any(|peer: &Peer| peer.name == *name) {
             continue;
         }
-        match peer::start(*name, scene, &arguments.caracald) {
+        match peer::start(*name, scene, &arguments.caracald, &arguments.tools) {
             Ok(peer) => {
                 thread::sleep(SETTLE);
                 results.idle_kb.insert(name.name(), usage(&peer.pids()).rss_kb);
@@ -206,6 +209,9 @@ fn load(scene: &Scene, peer: &Peer, plan: Plan, milliseconds: u64) -> Result<Chi
     command.args(["--milliseconds", &milliseconds.to_string()]);
     if let Some(trust) = &peer.trust {
         command.arg("--trust").arg(trust);
+    }
+    if peer.plain {
+        command.arg("--plain");
     }
     if peer.tunnel {
         command.arg("--tunnel");

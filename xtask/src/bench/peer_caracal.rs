@@ -40,6 +40,7 @@ pub(super) fn start(scene: &Scene, caracald: &Path) -> Result<Peer> {
         // The real address: the kernel redirects it.
         address: provider()?,
         tunnel: false,
+        plain: false,
         // What `caracald run` puts into the environment.
         trust: None,
         before_load,

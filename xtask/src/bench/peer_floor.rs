@@ -22,6 +22,7 @@ pub(super) fn start(scene: &Scene) -> Result<Peer> {
         name: PeerName::Floor,
         address: ADDRESS.parse()?,
         tunnel: false,
+        plain: false,
         trust: Some(scene.files().join("floor/ca.pem")),
         before_load: Vec::new(),
         servers: vec![Server::start("the floor", &mut command)?],

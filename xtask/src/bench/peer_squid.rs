@@ -8,8 +8,7 @@ use std::{
     os::unix::fs::chown,
     path::Path,
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -51,11 +50,12 @@ pub(super) fn start(scene: &Scene) -> Result<Peer> {
         .spawn()
         .context("squid does not start")?;
     let mut server = Server::adopt(child)?;
-    wait_until_it_listens(scene, &mut server, &home)?;
+    scene.wait_until_listening(&mut server, ADDRESS, READY, &home.join("cache.log"))?;
     Ok(Peer {
         name: PeerName::Squid,
         address: ADDRESS.parse()?,
         tunnel: true,
+        plain: false,
         trust: Some(home.join("ca.pem")),
         before_load: Vec::new(),
         servers: vec![server],
@@ -107,21 +107,4 @@ fn give(path: &Path, user: u32, group: u32) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn wait_until_it_listens(scene: &Scene, server: &mut Server, home: &Path) -> Result<()> {
-    let started = Instant::now();
-    loop {
-        let listens =
-            scene.program("ss").args(["-Hltn", "src", ADDRESS]).output().is_ok_and(|output| !output.stdout.is_empty());
-        if listens {
-            return Ok(());
-        }
-        if server.ended().is_some() || started.elapsed() > READY {
-            let log = fs::read_to_string(home.join("cache.log")).unwrap_or_default();
-            let last: Vec<&str> = log.lines().rev().take(5).collect();
-            bail!("squid does not listen: {}", last.join(" / "));
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
 }

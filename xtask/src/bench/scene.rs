@@ -4,9 +4,12 @@
 //! it started.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -53,6 +56,32 @@ impl Scene {
     /// A program on the host of clients and proxies.
     pub(super) fn program(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         self.hosts.near(program)
+    }
+
+    /// Waits until something listens on the near host's `address`.
+    ///
+    /// # Errors
+    /// When the server ends before, or the time is over; with the end of its log.
+    pub(super) fn wait_until_listening(
+        &self,
+        server: &mut Server,
+        address: &str,
+        limit: Duration,
+        log: &Path,
+    ) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let sockets = self.program("ss").args(["-Hltn", "src", address]).output();
+            if sockets.is_ok_and(|output| !output.stdout.is_empty()) {
+                return Ok(());
+            }
+            if server.ended().is_some() || started.elapsed() > limit {
+                let text = fs::read_to_string(log).unwrap_or_default();
+                let last: Vec<&str> = text.lines().rev().take(5).collect();
+                bail!("it does not listen: {}", last.into_iter().rev().collect::<Vec<_>>().join(" / "));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// This program, where every user may run it.

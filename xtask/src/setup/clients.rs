@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use super::packages;
 use crate::{checkout::Checkout, pins, progress};
 
 /// Where the installed clients are.
@@ -25,7 +26,10 @@ pub(crate) struct Clients {
 /// When pip or npm fails, or Node.js is too old for the agents.
 pub(crate) fn install(checkout: &Checkout) -> Result<Clients> {
     let tools = checkout.tools();
-    Ok(Clients { python: python(checkout, &tools.join("python"))?, node: node(checkout, &tools.join("node"))? })
+    Ok(Clients {
+        python: python(checkout, &tools.join("python"), "the Python SDKs", pins::PYTHON)?,
+        node: node(checkout, &tools.join("node"))?,
+    })
 }
 
 impl Clients {
@@ -35,9 +39,18 @@ impl Clients {
     }
 }
 
-fn python(checkout: &Checkout, home: &Path) -> Result<PathBuf> {
+/// A proxy from PyPI that the benchmark compares with, in an environment of its own.
+///
+/// # Errors
+/// When pip fails.
+pub(crate) fn proxy(checkout: &Checkout, name: &str, pins: &[&str]) -> Result<()> {
+    packages::install(checkout, "to compare with Python's proxies", packages::PYTHON)?;
+    python(checkout, &checkout.tools().join(name), name, pins).map(drop)
+}
+
+fn python(checkout: &Checkout, home: &Path, what: &str, pins: &[&str]) -> Result<PathBuf> {
     let interpreter = home.join("bin/python");
-    if has(home, pins::PYTHON) {
+    if has(home, pins) {
         return Ok(interpreter);
     }
     start_over(home)?;
@@ -46,9 +59,9 @@ fn python(checkout: &Checkout, home: &Path) -> Result<PathBuf> {
     venv.args(["-m", "venv"]).arg(home);
     progress::quietly("making a Python environment", &mut venv, &checkout.log("venv"))?;
     let mut pip = Command::new(&interpreter);
-    pip.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check"]).args(pins::PYTHON);
-    progress::quietly("fetching the Python SDKs", &mut pip, &checkout.log("pip"))?;
-    stamp(home, pins::PYTHON)?;
+    pip.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check"]).args(pins);
+    progress::quietly(&format!("fetching {what}"), &mut pip, &checkout.log("pip"))?;
+    stamp(home, pins)?;
     Ok(interpreter)
 }
 

@@ -55,12 +55,17 @@ pub(crate) const TEST: &[(&str, Probe)] = &[
 pub(crate) const DEMO: &[(&str, Probe)] =
     &[("curl", Probe::Program("curl")), ("iproute2", Probe::Program("ip")), ("util-linux", Probe::Program("setpriv"))];
 
-/// What the benchmark compares with, and what its namespaces are made with.
-pub(crate) const BENCH: &[(&str, Probe)] = &[
-    ("iproute2", Probe::Program("ip")),
-    ("util-linux", Probe::Program("nsenter")),
-    ("squid-openssl", Probe::Path(Cow::Borrowed("/usr/lib/squid/security_file_certgen"))),
-];
+/// A Python that can make environments.
+pub(crate) const PYTHON: &[(&str, Probe)] =
+    &[("python3-venv", Probe::Succeeds(&["/usr/bin/python3", "-c", "import ensurepip, venv"]))];
+
+/// squid with TLS.
+pub(crate) const SQUID: &[(&str, Probe)] =
+    &[("squid-openssl", Probe::Path(Cow::Borrowed("/usr/lib/squid/security_file_certgen")))];
+
+/// What the benchmark's namespaces are made with.
+pub(crate) const BENCH: &[(&str, Probe)] =
+    &[("iproute2", Probe::Program("ip")), ("util-linux", Probe::Program("nsenter"))];
 
 /// One `apt-get update` per call of xtask is enough.
 static UPDATED: AtomicBool = AtomicBool::new(false);
