@@ -36,6 +36,7 @@ impl Hosts {
     /// When not root, or `ip` fails.
     pub(crate) fn new(what: &str) -> Result<Self> {
         let id = process::id();
+        sweep(what);
         // On a disk: /tmp may be memory, and a journal there would cost nothing.
         let files = PathBuf::from(format!("/var/tmp/caracal-{what}-{id}"));
         fs::create_dir(&files).with_context(|| files.display().to_string())?;
@@ -121,6 +122,27 @@ impl Hosts {
     }
 }
 
+/// Removes what runs left behind that were killed.
+fn sweep(what: &str) {
+    let prefix = format!("caracal-{what}-");
+    for place in ["/run/netns", "/var/tmp"] {
+        for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let id = name.strip_prefix(&prefix).and_then(|rest| rest.rsplit('-').next()?.parse::<u32>().ok());
+            if id.is_none_or(|id| Path::new(&format!("/proc/{id}")).exists()) {
+                continue;
+            }
+            if place == "/var/tmp" {
+                drop(fs::remove_dir_all(entry.path()));
+            } else {
+                // A namespace that ended with the mount namespace of its run has left an empty file.
+                drop(Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status());
+                drop(fs::remove_file(entry.path()));
+            }
+        }
+    }
+}
+
 fn mount(arguments: &[&str]) -> Result<()> {
     let output = Command::new("mount").args(arguments).output().context("mount does not start")?;
     if !output.status.success() {
@@ -133,7 +155,9 @@ fn mount(arguments: &[&str]) -> Result<()> {
 /// with it the cgroups, as they are.
 fn within(host: &str, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/run/netns/{host}")).arg(program).stdin(Stdio::null());
+    command.arg(format!("--net=/run/netns/{host}"));
+    // What was started here ends when we are killed.
+    command.args(["setpriv", "--pdeathsig", "KILL"]).arg(program).stdin(Stdio::null());
     command
 }
 

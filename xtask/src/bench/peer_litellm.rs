@@ -32,6 +32,8 @@ pub(super) fn start(scene: &Scene, tools: &Path) -> Result<Peer> {
         .env("SSL_CERT_FILE", scene.files().join("provider/ca.pem"))
         // It would ask the internet for its price table, which is not there.
         .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+        // Without a key it serves everybody who can reach it: nobody but the load can.
+        .env("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY", "true")
         .stdout(Stdio::piped())
         .stderr(std::fs::File::create(&log)?)
         .spawn()
