@@ -22,6 +22,10 @@ mod peer_caracal;
 #[cfg(feature = "bench")]
 mod peer_floor;
 #[cfg(feature = "bench")]
+mod peer_litellm;
+#[cfg(feature = "bench")]
+mod peer_mitmproxy;
+#[cfg(feature = "bench")]
 mod peer_squid;
 #[cfg(feature = "bench")]
 mod process;
@@ -33,7 +37,7 @@ mod scene;
 use std::process::Command;
 
 use anyhow::{Result, bail};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::PossibleValue};
 
 use crate::{build, checkout::Checkout, progress, report, root, setup};
 
@@ -42,12 +46,41 @@ use crate::{build, checkout::Checkout, progress, report, root, setup};
 /// All in one run, in turns, on one machine: compare the ratios, not the seconds. Leaves target/report/bench.json.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Arguments {
-    /// Which proxies to measure.
+    /// Which proxies to measure; `all` adds mitmproxy and LiteLLM.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "floor,squid,caracal")]
-    peers: Vec<PeerName>,
+    peers: Vec<Choice>,
     /// One short round: shows that everything works, says little about speed.
     #[arg(long)]
     quick: bool,
+}
+
+/// A peer by its name, or all of them.
+#[derive(Clone, Copy, Debug)]
+enum Choice {
+    All,
+    One(PeerName),
+}
+
+impl ValueEnum for Choice {
+    fn value_variants<'a>() -> &'a [Self] {
+        use PeerName::{Caracal, Direct, Floor, Litellm, Mitmproxy, Squid};
+        &[
+            Self::All,
+            Self::One(Direct),
+            Self::One(Floor),
+            Self::One(Squid),
+            Self::One(Mitmproxy),
+            Self::One(Litellm),
+            Self::One(Caracal),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::All => Some(PossibleValue::new("all").help("every one of them")),
+            Self::One(name) => name.to_possible_value(),
+        }
+    }
 }
 
 /// What stands between client and provider. A direct connection is always measured.
@@ -59,6 +92,10 @@ pub(crate) enum PeerName {
     Floor,
     /// squid with ssl_bump, one worker
     Squid,
+    /// mitmproxy, without an add-on
+    Mitmproxy,
+    /// LiteLLM's proxy, with clients that do without TLS
+    Litellm,
     /// caracald with everything on
     Caracal,
 }
@@ -69,30 +106,35 @@ impl PeerName {
             Self::Direct => "direct",
             Self::Floor => "floor",
             Self::Squid => "squid",
+            Self::Mitmproxy => "mitmproxy",
+            Self::Litellm => "litellm",
             Self::Caracal => "caracal",
         }
+    }
+}
+
+impl Arguments {
+    fn peers(&self) -> Vec<PeerName> {
+        let named = self.peers.iter().flat_map(|choice| match choice {
+            Choice::All => PeerName::value_variants().to_vec(),
+            Choice::One(name) => vec![*name],
+        });
+        named.collect()
     }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let checkout = Checkout::find()?;
     build::all(&checkout)?;
-    setup::for_bench(&checkout)?;
+    let peers = arguments.peers();
+    setup::for_bench(&checkout, &peers)?;
     checkout.cargo(
         "building the benchmark",
-        &[
-            "build",
-            "--locked",
-            "--release",
-            "--package",
-            "xtask",
-            "--features",
-            "bench",
-        ],
+        &["build", "--locked", "--release", "--package", "xtask", "--features", "bench"],
     )?;
     root::ask("to run the benchmark: it makes network namespaces and loads the kernel programs")?;
     let reports = report::Inbox::new()?;
-    let status = progress::status("measuring", &mut measurement(&checkout, arguments, &reports))?;
+    let status = progress::status("measuring", &mut measurement(&checkout, arguments.quick, &peers, &reports))?;
     for report in reports.collect()? {
         report.write(&checkout.report())?;
     }
@@ -104,22 +146,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// The measuring half, as root, told where everything is.
-fn measurement(checkout: &Checkout, arguments: &Arguments, reports: &report::Inbox) -> Command {
-    let mut command = root::command(checkout.target.join("release/xtask"));
-    let peers: Vec<&str> = arguments.peers.iter().map(|peer| peer.name()).collect();
-    command.args([
-        "bench-measure",
-        "--peers",
-        &peers.join(","),
-        "--commit",
-        &report::commit(&checkout.root),
-    ]);
-    command
-        .arg("--report")
-        .arg(reports.path())
-        .arg("--caracald")
-        .arg(checkout.caracald());
-    if arguments.quick {
+fn measurement(checkout: &Checkout, quick: bool, peers: &[PeerName], reports: &report::Inbox) -> Command {
+    // A mount namespace of its own: pins and resolver are gone when it ends.
+    let mut command = root::command("unshare");
+    command.arg("--mount").arg(checkout.target.join("release/xtask"));
+    let peers: Vec<&str> = peers.iter().map(|peer| peer.name()).collect();
+    command.args(["bench-measure", "--peers", &peers.join(","), "--commit", &report::commit(&checkout.root)]);
+    command.arg("--report").arg(reports.path()).arg("--caracald").arg(checkout.caracald());
+    command.arg("--tools").arg(checkout.tools());
+    if quick {
         command.arg("--quick");
     }
     command

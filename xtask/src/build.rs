@@ -24,10 +24,7 @@ pub(crate) fn run() -> Result<()> {
 pub(crate) fn all(checkout: &Checkout) -> Result<()> {
     let compiler = setup::for_build(checkout)?;
     kernel_programs(checkout, &compiler)?;
-    checkout.cargo(
-        "building caracald",
-        &["build", "--locked", "--release", "--package", "caracal-daemon"],
-    )
+    checkout.cargo("building caracald", &["build", "--locked", "--release", "--package", "caracal-daemon"])
 }
 
 /// Builds the kernel programs into `target/bpf/caracal.o`.
@@ -39,20 +36,9 @@ pub(crate) fn kernel_programs(checkout: &Checkout, compiler: &Compiler) -> Resul
     let mut cargo = compiler.cargo();
     cargo
         .current_dir(checkout.root.join("caracal-ebpf"))
-        .args([
-            "build",
-            "--locked",
-            "--release",
-            "-Zbuild-std=core",
-            "--target",
-            "bpfel-unknown-none",
-            "--target-dir",
-        ])
+        .args(["build", "--locked", "--release", "-Zbuild-std=core", "--target", "bpfel-unknown-none", "--target-dir"])
         .arg(&home);
-    progress::aloud(
-        &format!("building the kernel programs with {}", compiler.describe()),
-        &mut cargo,
-    )?;
+    progress::aloud(&format!("building the kernel programs with {}", compiler.describe()), &mut cargo)?;
     let built = home.join("bpfel-unknown-none/release/caracal");
     let bytes = fs::read(&built).with_context(|| built.display().to_string())?;
     let object = checkout.bpf_object();

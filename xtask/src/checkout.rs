@@ -23,10 +23,7 @@ impl Checkout {
     pub(crate) fn find() -> Result<Self> {
         let manifest =
             env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-        let root = manifest
-            .parent()
-            .context("xtask stands at the top of the file system")?
-            .to_path_buf();
+        let root = manifest.parent().context("xtask stands at the top of the file system")?.to_path_buf();
         refuse_foreign_root(&root)?;
         let output = cargo()
             .args(["metadata", "--no-deps", "--format-version", "1"])
@@ -41,10 +38,7 @@ impl Checkout {
             .get("target_directory")
             .and_then(serde_json::Value::as_str)
             .context("cargo metadata names no target_directory")?;
-        Ok(Self {
-            target: PathBuf::from(target),
-            root,
-        })
+        Ok(Self { target: PathBuf::from(target), root })
     }
 
     /// Tools that belong to this checkout alone.
@@ -75,10 +69,7 @@ impl Checkout {
     /// Runs `cargo ARGUMENTS` here with its own progress on the terminal.
     pub(crate) fn cargo(&self, what: &str, arguments: &[&str]) -> Result<()> {
         let mut command = cargo();
-        command
-            .args(arguments)
-            .current_dir(&self.root)
-            .env("CARACAL_BPF_OBJECT", self.bpf_object());
+        command.args(arguments).current_dir(&self.root).env("CARACAL_BPF_OBJECT", self.bpf_object());
         progress::aloud(what, &mut command)
     }
 }
@@ -96,14 +87,8 @@ pub(crate) fn forget_cargo(command: &mut Command) {
         let known = name.to_str().is_some_and(|name| {
             name.starts_with("CARGO_PKG_")
                 || name.starts_with("CARGO_BIN_")
-                || [
-                    "CARGO",
-                    "CARGO_MANIFEST_DIR",
-                    "CARGO_MANIFEST_PATH",
-                    "CARGO_PRIMARY_PACKAGE",
-                    "LD_LIBRARY_PATH",
-                ]
-                .contains(&name)
+                || ["CARGO", "CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PRIMARY_PACKAGE", "LD_LIBRARY_PATH"]
+                    .contains(&name)
         });
         if known {
             command.env_remove(&name);

@@ -16,16 +16,7 @@ pub(crate) fn run() -> Result<()> {
     build::kernel_programs(&checkout, &compiler)?;
     checkout.cargo(
         "clippy",
-        &[
-            "clippy",
-            "--locked",
-            "--workspace",
-            "--all-targets",
-            "--all-features",
-            "--",
-            "-D",
-            "warnings",
-        ],
+        &["clippy", "--locked", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
     )?;
     if on_path("cargo-deny") {
         checkout.cargo("checking licences, sources and doubles", &["deny", "check"])?;

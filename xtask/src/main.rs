@@ -5,6 +5,8 @@
 mod bench;
 mod build;
 mod checkout;
+mod demo;
+mod hosts;
 mod lint;
 mod pins;
 mod progress;
@@ -33,6 +35,7 @@ enum Verb {
     /// The kernel programs land in target/bpf/caracal.o, the daemon (which carries them) in target/release/caracald.
     Build,
     Run(run::Arguments),
+    Demo(demo::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
     /// Check the formatting and let no clippy warning pass, in the kernel programs too.
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().verb {
         Verb::Build => build::run(),
         Verb::Run(arguments) => run::run(&arguments),
+        Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Lint => lint::run(),

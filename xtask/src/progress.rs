@@ -43,12 +43,7 @@ impl Wait {
         if spinner.is_none() {
             eprintln!("... {what}");
         }
-        Self {
-            what,
-            started: Instant::now(),
-            reminded: Instant::now(),
-            spinner,
-        }
+        Self { what, started: Instant::now(), reminded: Instant::now(), spinner }
     }
 
     /// Sleeps for a moment; without a terminal, says now and then that it still waits.

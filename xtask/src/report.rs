@@ -56,12 +56,7 @@ pub(crate) enum Verdict {
 
 impl Case {
     pub(crate) fn new(name: impl Into<String>, verdict: Verdict) -> Self {
-        Self {
-            name: name.into(),
-            verdict,
-            why: None,
-            more: Map::new(),
-        }
+        Self { name: name.into(), verdict, why: None, more: Map::new() }
     }
 
     pub(crate) fn because(mut self, why: impl Into<String>) -> Self {
@@ -119,9 +114,9 @@ impl Report {
         self.cases.iter().filter(|case| match case.verdict {
             Verdict::Passed => false,
             Verdict::Failed => true,
-            Verdict::Skipped => !EXPECTED_SKIPS
-                .iter()
-                .any(|(subject, name, _)| *subject == self.name && *name == case.name),
+            Verdict::Skipped => {
+                !EXPECTED_SKIPS.iter().any(|(subject, name, _)| *subject == self.name && *name == case.name)
+            }
         })
     }
 }
@@ -180,56 +175,32 @@ pub(crate) fn files(directory: &Path) -> Result<Vec<PathBuf>> {
 
 /// Prints the summary of some reports. Returns whether all is well.
 pub(crate) fn summary(reports: &[Report]) -> bool {
-    let width = reports
-        .iter()
-        .map(|report| report.name.len())
-        .max()
-        .unwrap_or(0)
-        .max("subject".len());
+    let width = reports.iter().map(|report| report.name.len()).max().unwrap_or(0).max("subject".len());
     println!();
     println!("{:width$}  passed  failed  skipped  seconds", "subject");
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for report in reports {
         let counts = [Verdict::Passed, Verdict::Failed, Verdict::Skipped].map(|verdict| report.count(verdict));
-        println!(
-            "{:width$}  {:6}  {:6}  {:7}  {:7.1}",
-            report.name, counts[0], counts[1], counts[2], report.seconds
-        );
+        println!("{:width$}  {:6}  {:6}  {:7}  {:7.1}", report.name, counts[0], counts[1], counts[2], report.seconds);
         passed += counts[0];
         failed += counts[1];
         skipped += counts[2];
     }
     for report in reports.iter().filter(|report| !report.figures.is_empty()) {
-        let figures: Vec<String> = report
-            .figures
-            .iter()
-            .map(|(name, value)| format!("{name} {value}"))
-            .collect();
+        let figures: Vec<String> = report.figures.iter().map(|(name, value)| format!("{name} {value}")).collect();
         println!("{}: {}", report.name, figures.join(", "));
     }
     for report in reports {
         for case in report.cases.iter().filter(|case| case.verdict != Verdict::Passed) {
-            let word = if case.verdict == Verdict::Failed {
-                "FAILED "
-            } else {
-                "skipped"
-            };
-            println!(
-                "{word} {}: {}: {}",
-                report.name,
-                case.name,
-                case.why.as_deref().unwrap_or("no reason given")
-            );
+            let word = if case.verdict == Verdict::Failed { "FAILED " } else { "skipped" };
+            println!("{word} {}: {}: {}", report.name, case.name, case.why.as_deref().unwrap_or("no reason given"));
         }
     }
     println!();
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     let red = reports.iter().map(|report| report.red().count()).sum::<usize>();
     if red > failed {
-        println!(
-            "{} case(s) skipped without being expected to: that is red, too.",
-            red - failed
-        );
+        println!("{} case(s) skipped without being expected to: that is red, too.", red - failed);
     }
     red == 0 && passed > 0
 }
@@ -238,10 +209,7 @@ pub(crate) fn summary(reports: &[Report]) -> bool {
 pub(crate) fn commit(root: &Path) -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").arg("-C").arg(root).args(arguments).output().ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let Some(head) = git(&["rev-parse", "HEAD"]) else {
         return "unknown".to_owned();
@@ -255,10 +223,7 @@ fn now() -> String {
     Command::new("date")
         .args(["-u", "+%Y-%m-%dT%H:%M:%SZ"])
         .output()
-        .map_or_else(
-            |_| "unknown".to_owned(),
-            |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        )
+        .map_or_else(|_| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// The running kernel's release.
@@ -299,10 +264,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_red_and_a_pass_is_not() {
-        assert!(!summary(&[report(vec![
-            Case::new("a", Verdict::Passed),
-            Case::new("b", Verdict::Failed)
-        ])]));
+        assert!(!summary(&[report(vec![Case::new("a", Verdict::Passed), Case::new("b", Verdict::Failed)])]));
         assert!(summary(&[report(vec![Case::new("a", Verdict::Passed)])]));
     }
 

@@ -32,11 +32,7 @@ pub(crate) fn ask(why: &str) -> Result<()> {
     if am_root() {
         return Ok(());
     }
-    let silent = Command::new("sudo")
-        .args(["-n", "true"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    let silent = Command::new("sudo").args(["-n", "true"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     match silent {
         Ok(status) if status.success() => return Ok(()),
         Ok(_) => {}

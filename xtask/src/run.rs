@@ -29,10 +29,8 @@ const LOG: &str = "/var/log/caracal/caracald.log";
 /// The first call writes a starter configuration, starts the daemon as root (it stays until you stop it), and then
 /// runs the command as you. Its exit code is the command's.
 #[derive(Args, Debug)]
-#[command(
-    after_help = "Examples:\n  cargo xtask run -- claude\n  cargo xtask run -- curl https://example.com\n  \
-                        cargo xtask run --learn -- ./my-agent"
-)]
+#[command(after_help = "Examples:\n  cargo xtask run -- claude\n  cargo xtask run -- curl https://example.com\n  \
+                        cargo xtask run --learn -- ./my-agent")]
 pub(crate) struct Arguments {
     /// The agent's name in policy, budgets and records.
     #[arg(long)]
@@ -127,9 +125,7 @@ fn spawn(checkout: &Checkout) -> Result<u32> {
         .output()
         .context("the daemon does not start")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    text.trim()
-        .parse()
-        .with_context(|| format!("the daemon was not started: {}", output.status))
+    text.trim().parse().with_context(|| format!("the daemon was not started: {}", output.status))
 }
 
 fn wait_until_ready(checkout: &Checkout, started: &Started) -> Result<()> {
@@ -148,11 +144,7 @@ fn wait_until_ready(checkout: &Checkout, started: &Started) -> Result<()> {
     }
     drop(wait);
     show_log();
-    bail!(
-        "caracald (pid {}) does not answer after {} s; see {LOG}",
-        started.pid,
-        READY.as_secs()
-    )
+    bail!("caracald (pid {}) does not answer after {} s; see {LOG}", started.pid, READY.as_secs())
 }
 
 fn stop(old: &Started) -> Result<()> {
@@ -161,10 +153,7 @@ fn stop(old: &Started) -> Result<()> {
     if !status.success() {
         bail!("caracald (pid {}) could not be told to end", old.pid);
     }
-    let mut wait = Wait::start(format!(
-        "waiting for the old caracald (pid {}) to end its streams",
-        old.pid
-    ));
+    let mut wait = Wait::start(format!("waiting for the old caracald (pid {}) to end its streams", old.pid));
     while old.lives() {
         if wait.waited() >= DRAIN {
             bail!("caracald (pid {}) does not end; stop it, then try again", old.pid);
@@ -183,23 +172,14 @@ fn show_log() {
 /// Changes with every new binary: a new file has another inode, another time, or another size.
 fn fingerprint(binary: &Path) -> Result<String> {
     let file = fs::metadata(binary).with_context(|| binary.display().to_string())?;
-    Ok(format!(
-        "{}-{}-{}.{}",
-        file.ino(),
-        file.len(),
-        file.mtime(),
-        file.mtime_nsec()
-    ))
+    Ok(format!("{}-{}-{}.{}", file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
 }
 
 impl Started {
     fn read(stamp: &PathBuf) -> Option<Self> {
         let text = fs::read_to_string(stamp).ok()?;
         let (binary, pid) = text.trim().split_once(' ')?;
-        Some(Self {
-            binary: binary.to_owned(),
-            pid: pid.parse().ok()?,
-        })
+        Some(Self { binary: binary.to_owned(), pid: pid.parse().ok()? })
     }
 
     fn write(&self, stamp: &Path) -> Result<()> {
@@ -223,10 +203,7 @@ mod tests {
     fn a_stamp_that_is_not_ours_is_no_daemon() {
         let directory = std::env::temp_dir().join(format!("caracal-run-{}", std::process::id()));
         let stamp = directory.join("daemon");
-        let started = Started {
-            binary: "1-2-3.4".into(),
-            pid: 7,
-        };
+        let started = Started { binary: "1-2-3.4".into(), pid: 7 };
         started.write(&stamp).unwrap();
         assert_eq!(Started::read(&stamp), Some(started));
         fs::write(&stamp, "half").unwrap();
@@ -236,12 +213,6 @@ mod tests {
 
     #[test]
     fn another_process_with_the_same_id_is_no_daemon() {
-        assert!(
-            !Started {
-                binary: String::new(),
-                pid: std::process::id()
-            }
-            .lives()
-        );
+        assert!(!Started { binary: String::new(), pid: std::process::id() }.lives());
     }
 }

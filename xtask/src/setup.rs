@@ -9,7 +9,7 @@ mod packages;
 use anyhow::Result;
 
 pub(crate) use self::{clients::Clients, kernel::Compiler, packages::on_path};
-use crate::checkout::Checkout;
+use crate::{bench::PeerName, checkout::Checkout, pins};
 
 /// What building takes: a C compiler, and a compiler and linker for kernel programs.
 ///
@@ -20,12 +20,29 @@ pub(crate) fn for_build(checkout: &Checkout) -> Result<Compiler> {
     kernel::install(checkout)
 }
 
+/// What the demo plays with.
+///
+/// # Errors
+/// Like [`for_build`].
+pub(crate) fn for_demo(checkout: &Checkout) -> Result<()> {
+    packages::install(checkout, "for the demo", packages::DEMO)
+}
+
 /// What the benchmark compares with.
 ///
 /// # Errors
 /// Like [`for_build`].
-pub(crate) fn for_bench(checkout: &Checkout) -> Result<()> {
-    packages::install(checkout, "to compare with squid", packages::BENCH)
+pub(crate) fn for_bench(checkout: &Checkout, peers: &[PeerName]) -> Result<()> {
+    packages::install(checkout, "to measure", packages::BENCH)?;
+    for peer in peers {
+        match peer {
+            PeerName::Squid => packages::install(checkout, "to compare with squid", packages::SQUID)?,
+            PeerName::Mitmproxy => clients::proxy(checkout, "mitmproxy", pins::MITMPROXY)?,
+            PeerName::Litellm => clients::proxy(checkout, "litellm", pins::LITELLM)?,
+            PeerName::Direct | PeerName::Floor | PeerName::Caracal => {}
+        }
+    }
+    Ok(())
 }
 
 /// What the contracts call: ordinary programs, SDKs and agents that nobody here wrote.

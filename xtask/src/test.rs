@@ -34,10 +34,8 @@ const CONTRACTS: &[&str] = &["--package=caracal-tests", "--test=*"];
 /// Without a subject: the unit tests and every contract. The contracts run as root, because they make cgroups and
 /// network namespaces; they are compiled as you, and leave nothing of root's in the checkout.
 #[derive(Args, Debug)]
-#[command(
-    after_help = "Examples:\n  cargo xtask test\n  cargo xtask test unit\n  cargo xtask test wire money\n  \
-                        cargo xtask test --long money\n  cargo xtask test wire -- trailers"
-)]
+#[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test unit\n  cargo xtask test wire money\n  \
+                        cargo xtask test --long money\n  cargo xtask test wire -- trailers")]
 pub(crate) struct Arguments {
     /// Only these: `unit`, or a file of tests/ such as `wire`, `money`, `agents`.
     #[arg(value_name = "SUBJECT")]
@@ -71,10 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .map(|name| Report::read(&checkout.report().join(format!("{name}.json"))))
         .collect::<Result<Vec<_>>>()?;
     if !report::summary(&reports) {
-        bail!(
-            "not everything passed; the reports are in {}",
-            checkout.report().display()
-        );
+        bail!("not everything passed; the reports are in {}", checkout.report().display());
     }
     Ok(())
 }
@@ -105,9 +100,7 @@ fn unit(checkout: &Checkout, filter: &[String]) -> Result<String> {
         if let Err(error) = outcome
             && !told
         {
-            report
-                .cases
-                .push(Case::new(program.name, Verdict::Failed).because(format!("{error:#}")));
+            report.cases.push(Case::new(program.name, Verdict::Failed).because(format!("{error:#}")));
         }
     }
     report.finish(started);
@@ -132,9 +125,7 @@ fn contracts(checkout: &Checkout, clients: &Clients, arguments: &Arguments) -> R
             let mut report = Report::start(&program.name, &checkout.root);
             report.finish(started);
             let why = format!("the test program ended with {status}; what it said is above");
-            report
-                .cases
-                .push(Case::new("the program itself", Verdict::Failed).because(why));
+            report.cases.push(Case::new("the program itself", Verdict::Failed).because(why));
             merge(&mut reports, report);
         }
         for mut report in reports {
@@ -163,16 +154,10 @@ fn merge(reports: &mut Vec<Report>, extra: Report) {
 
 fn choose(programs: Vec<Program>, subjects: &[String]) -> Result<Vec<Program>> {
     let names: Vec<String> = programs.iter().map(|program| program.name.clone()).collect();
-    if let Some(unknown) = subjects
-        .iter()
-        .find(|subject| *subject != "unit" && !names.contains(subject))
-    {
+    if let Some(unknown) = subjects.iter().find(|subject| *subject != "unit" && !names.contains(subject)) {
         bail!("there is no subject `{unknown}`; there are: unit {}", names.join(" "));
     }
-    Ok(programs
-        .into_iter()
-        .filter(|program| subjects.is_empty() || subjects.contains(&program.name))
-        .collect())
+    Ok(programs.into_iter().filter(|program| subjects.is_empty() || subjects.contains(&program.name)).collect())
 }
 
 /// One test program, as root, told where everything is.
@@ -202,9 +187,6 @@ fn contract(
     if arguments.long {
         set("CARACAL_LONG", Path::new("1"));
     }
-    command
-        .arg(&program.executable)
-        .args(&arguments.filter)
-        .current_dir(&program.directory);
+    command.arg(&program.executable).args(&arguments.filter).current_dir(&program.directory);
     command
 }

@@ -44,8 +44,7 @@ impl Answer {
         }
         match self.head.map(|head| head.length) {
             Some(Length::Known(length)) => {
-                self.body
-                    .extend_from_slice(self.raw.get(self.used..).unwrap_or_default());
+                self.body.extend_from_slice(self.raw.get(self.used..).unwrap_or_default());
                 self.used = self.raw.len();
                 self.ended = self.body.len() >= length;
             }
@@ -69,11 +68,13 @@ impl Answer {
 
     /// Server-sent events in the body so far.
     pub(super) fn events(&self) -> usize {
-        self.body
-            .windows(8)
-            .filter(|window| window.starts_with(b"\n\ndata: "))
-            .count()
+        self.body.windows(8).filter(|window| window.starts_with(b"\n\ndata: ")).count()
             + usize::from(self.body.starts_with(b"data: "))
+    }
+
+    /// Whether the stream said that it was complete.
+    pub(super) fn says_done(&self) -> bool {
+        find(&self.body, b"data: [DONE]").is_some()
     }
 
     /// The body for people, not too much of it.
@@ -107,10 +108,7 @@ impl Head {
     fn read(head: &[u8]) -> Result<Self> {
         let head = std::str::from_utf8(head).context("the head is not text")?;
         let mut lines = head.split("\r\n");
-        let status = lines
-            .next()
-            .and_then(|line| line.split(' ').nth(1))
-            .context("the answer has no status")?;
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("the answer has no status")?;
         let mut length = None;
         for (name, value) in lines.filter_map(|line| line.split_once(':')) {
             if name.eq_ignore_ascii_case("content-length") {
@@ -119,10 +117,7 @@ impl Head {
                 length = Some(Length::Chunked);
             }
         }
-        Ok(Self {
-            status: status.parse()?,
-            length: length.context("the answer's end is not told")?,
-        })
+        Ok(Self { status: status.parse()?, length: length.context("the answer's end is not told")? })
     }
 }
 
@@ -150,9 +145,7 @@ mod tests {
     #[test]
     fn a_known_length_ends_the_answer() {
         let mut answer = Answer::default();
-        answer
-            .take(b"HTTP/1.1 400 Bad\r\ncontent-length: 5\r\n\r\nabc")
-            .unwrap();
+        answer.take(b"HTTP/1.1 400 Bad\r\ncontent-length: 5\r\n\r\nabc").unwrap();
         assert!(!answer.ended());
         answer.take(b"de").unwrap();
         assert!(answer.ended());
@@ -162,10 +155,6 @@ mod tests {
     #[test]
     fn a_chunk_that_is_no_chunk_is_an_error() {
         let mut answer = Answer::default();
-        assert!(
-            answer
-                .take(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n")
-                .is_err()
-        );
+        assert!(answer.take(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n").is_err());
     }
 }

@@ -70,9 +70,7 @@ async fn serve(arguments: &Arguments) -> Result<()> {
         tls: TlsConnector::from(crypto::client(&arguments.trust)?),
         idle: Mutex::new(Vec::new()),
     });
-    let listener = TcpListener::bind(arguments.listen)
-        .await
-        .context("the floor cannot listen")?;
+    let listener = TcpListener::bind(arguments.listen).await.context("the floor cannot listen")?;
     println!("ready");
     loop {
         let (stream, _) = listener.accept().await?;
@@ -85,21 +83,14 @@ async fn serve(arguments: &Arguments) -> Result<()> {
 async fn connection(acceptor: TlsAcceptor, stream: TcpStream, upstream: Arc<Upstream>) {
     if let Ok(tls) = acceptor.accept(stream).await {
         let service = service_fn(move |request| forward(Arc::clone(&upstream), request));
-        drop(
-            server::Builder::new()
-                .serve_connection(TokioIo::new(tls), service)
-                .await,
-        );
+        drop(server::Builder::new().serve_connection(TokioIo::new(tls), service).await);
     }
 }
 
 async fn forward(upstream: Arc<Upstream>, request: Request<Incoming>) -> Result<Response<Lent>> {
     let mut sender = upstream.sender().await?;
     let response = sender.send_request(request).await?;
-    Ok(response.map(|body| Lent {
-        body,
-        lent: Some((sender, upstream)),
-    }))
+    Ok(response.map(|body| Lent { body, lent: Some((sender, upstream)) }))
 }
 
 impl Upstream {
@@ -123,10 +114,7 @@ impl Upstream {
         }
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the benchmark's own proxy: nothing here is governed"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the benchmark's own proxy: nothing here is governed")]
     async fn dial(&self) -> Result<Sender> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;

@@ -117,12 +117,7 @@ pub(super) fn print(report: &Report) {
         "peer shape", "req/s", "CPU us", "p50 us", "p99 us", "1st byte us", "RSS MB"
     );
     for case in report.cases.iter().filter(|case| case.verdict == Verdict::Passed) {
-        let number = |key: &str| {
-            case.more
-                .get(key)
-                .and_then(serde_json::Value::as_f64)
-                .unwrap_or(f64::NAN)
-        };
+        let number = |key: &str| case.more.get(key).and_then(serde_json::Value::as_f64).unwrap_or(f64::NAN);
         println!(
             "{:24} {:>10.0} {:>9.1} {:>9.0} {:>9.0} {:>12.0} {:>9.1}",
             case.name,
@@ -135,10 +130,7 @@ pub(super) fn print(report: &Report) {
         );
     }
     println!();
-    println!(
-        "{:40} {:>9} {:>9} {:18} ",
-        "caracald, everything on", "measured", "bar", ""
-    );
+    println!("{:40} {:>9} {:>9} {:18} ", "caracald, everything on", "measured", "bar", "");
     for goal in GOALS {
         let sign = if goal.at_most { "<=" } else { ">=" };
         let value = report.figures.get(goal.key).and_then(serde_json::Number::as_f64);
@@ -147,10 +139,7 @@ pub(super) fn print(report: &Report) {
             Some(value) if (value <= goal.bar) == goal.at_most || value == goal.bar => (format!("{value:.2}"), "met"),
             Some(value) => (format!("{value:.2}"), "NOT met"),
         };
-        println!(
-            "{:40} {measured:>9} {sign}{:>7} {:18} {verdict}",
-            goal.what, goal.bar, goal.unit
-        );
+        println!("{:40} {measured:>9} {sign}{:>7} {:18} {verdict}", goal.what, goal.bar, goal.unit);
     }
     println!();
     for (name, value) in &report.figures {
@@ -159,11 +148,6 @@ pub(super) fn print(report: &Report) {
         }
     }
     for case in report.red() {
-        println!(
-            "{:?} {}: {}",
-            case.verdict,
-            case.name,
-            case.why.as_deref().unwrap_or_default()
-        );
+        println!("{:?} {}: {}", case.verdict, case.name, case.why.as_deref().unwrap_or_default());
     }
 }

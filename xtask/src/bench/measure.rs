@@ -40,6 +40,9 @@ pub(crate) struct Arguments {
     report: PathBuf,
     #[arg(long)]
     caracald: PathBuf,
+    /// Where set-up has installed mitmproxy and LiteLLM.
+    #[arg(long)]
+    tools: PathBuf,
 }
 
 /// A shape of load and its number of connections; the name of both in the report.
@@ -51,41 +54,13 @@ struct Plan {
 }
 
 const PLANS: &[Plan] = &[
-    Plan {
-        name: "paid-1",
-        shape: Shape::Paid,
-        connections: 1,
-    },
-    Plan {
-        name: "paid-32",
-        shape: Shape::Paid,
-        connections: 32,
-    },
-    Plan {
-        name: "paid-256",
-        shape: Shape::Paid,
-        connections: 256,
-    },
-    Plan {
-        name: "free-1",
-        shape: Shape::Free,
-        connections: 1,
-    },
-    Plan {
-        name: "fresh-8",
-        shape: Shape::Fresh,
-        connections: 8,
-    },
-    Plan {
-        name: "stream-1",
-        shape: Shape::Stream,
-        connections: 1,
-    },
-    Plan {
-        name: "stream-8",
-        shape: Shape::Stream,
-        connections: 8,
-    },
+    Plan { name: "paid-1", shape: Shape::Paid, connections: 1 },
+    Plan { name: "paid-32", shape: Shape::Paid, connections: 32 },
+    Plan { name: "paid-256", shape: Shape::Paid, connections: 256 },
+    Plan { name: "free-1", shape: Shape::Free, connections: 1 },
+    Plan { name: "fresh-8", shape: Shape::Fresh, connections: 8 },
+    Plan { name: "stream-1", shape: Shape::Stream, connections: 1 },
+    Plan { name: "stream-8", shape: Shape::Stream, connections: 8 },
 ];
 
 /// How long a new peer is left alone before its idle memory is read.
@@ -122,32 +97,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     report.commit.clone_from(&arguments.commit);
     let (rounds, milliseconds) = if arguments.quick { (1, 500) } else { (3, 2000) };
     let scene = Scene::new()?;
-    let mut results = Results {
-        fdatasync_us: fdatasync(scene.files())?,
-        ..Results::default()
-    };
+    let mut results = Results { fdatasync_us: fdatasync(scene.files())?, ..Results::default() };
     let mut peers = start(arguments, &scene, &mut results, &mut report);
     for round in 1..=rounds {
         for plan in PLANS {
             for peer in &mut peers {
-                eprintln!(
-                    "... round {round} of {rounds}: {} through {}",
-                    plan.name,
-                    peer.name.name()
-                );
+                eprintln!("... round {round} of {rounds}: {} through {}", plan.name, peer.name.name());
                 let sample = sample(&scene, peer, *plan, milliseconds);
                 if let Err(error) = &sample {
-                    let case = Case::new(
-                        format!("{} {} round {round}", peer.name.name(), plan.name),
-                        Verdict::Failed,
-                    );
+                    let case = Case::new(format!("{} {} round {round}", peer.name.name(), plan.name), Verdict::Failed);
                     report.cases.push(case.because(format!("{error:#}")));
                 }
-                results
-                    .samples
-                    .entry((peer.name.name(), plan.name))
-                    .or_default()
-                    .push(sample.ok());
+                results.samples.entry((peer.name.name(), plan.name)).or_default().push(sample.ok());
             }
         }
     }
@@ -167,15 +128,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// Starts the peers. Direct and the floor always take part: everything is measured against them.
 fn start(arguments: &Arguments, scene: &Scene, results: &mut Results, report: &mut Report) -> Vec<Peer> {
     let mut peers = Vec::new();
-    for name in [PeerName::Direct, PeerName::Floor]
-        .iter()
-        .chain(PeerName::value_variants())
-    {
+    for name in [PeerName::Direct, PeerName::Floor].iter().chain(PeerName::value_variants()) {
         let wanted = matches!(name, PeerName::Direct | PeerName::Floor) || arguments.peers.contains(name);
         if !wanted || peers.iter().any(|peer: &Peer| peer.name == *name) {
             continue;
         }
-        match peer::start(*name, scene, &arguments.caracald) {
+        match peer::start(*name, scene, &arguments.caracald, &arguments.tools) {
             Ok(peer) => {
                 thread::sleep(SETTLE);
                 results.idle_kb.insert(name.name(), usage(&peer.pids()).rss_kb);
@@ -183,9 +141,7 @@ fn start(arguments: &Arguments, scene: &Scene, results: &mut Results, report: &m
             }
             Err(error) => {
                 eprintln!("--  {} left out: {error:#}", name.name());
-                report
-                    .cases
-                    .push(Case::new(name.name(), Verdict::Skipped).because(format!("{error:#}")));
+                report.cases.push(Case::new(name.name(), Verdict::Skipped).because(format!("{error:#}")));
             }
         }
     }
@@ -204,11 +160,7 @@ fn sample(scene: &Scene, peer: &mut Peer, plan: Plan, milliseconds: u64) -> Resu
     let status = load.wait()?;
     let sample = outcome.with_context(|| format!("the load ended with {status}"))?;
     if let Some(error) = &sample.seen.error {
-        bail!(
-            "{} of {} connections failed; the first: {error}",
-            sample.seen.errors,
-            plan.connections
-        );
+        bail!("{} of {} connections failed; the first: {error}", sample.seen.errors, plan.connections);
     }
     if sample.seen.requests == 0 {
         bail!("not one request was answered");
@@ -224,11 +176,7 @@ fn follow(output: &mut impl BufRead, peer: &Peer) -> Result<Sample> {
     let seen: Seen = serde_json::from_str(&line(output, |line| line.starts_with('{'))?)?;
     let after = usage(&pids);
     let cpu_us = (after.cpu_seconds - before.cpu_seconds) * 1e6 / (seen.requests.max(1) as f64);
-    Ok(Sample {
-        seen,
-        cpu_us,
-        rss_kb: before.rss_kb.max(after.rss_kb),
-    })
+    Ok(Sample { seen, cpu_us, rss_kb: before.rss_kb.max(after.rss_kb) })
 }
 
 /// The next line that is meant for us: what starts the load may print, too.
@@ -257,23 +205,18 @@ fn load(scene: &Scene, peer: &Peer, plan: Plan, milliseconds: u64) -> Result<Chi
     };
     let shape = plan.shape.to_possible_value().context("the shape has a name")?;
     command.args(["bench-load", "--shape", shape.get_name()]);
-    command.args([
-        "--address",
-        &peer.address.to_string(),
-        "--connections",
-        &plan.connections.to_string(),
-    ]);
+    command.args(["--address", &peer.address.to_string(), "--connections", &plan.connections.to_string()]);
     command.args(["--milliseconds", &milliseconds.to_string()]);
     if let Some(trust) = &peer.trust {
         command.arg("--trust").arg(trust);
     }
+    if peer.plain {
+        command.arg("--plain");
+    }
     if peer.tunnel {
         command.arg("--tunnel");
     }
-    command
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("the load does not start")
+    command.stdout(Stdio::piped()).spawn().context("the load does not start")
 }
 
 impl Results {
@@ -299,11 +242,7 @@ impl Results {
         value: impl Fn(&Sample, &Sample) -> f64,
     ) -> Option<f64> {
         let pairs = self.rounds(a, plan).iter().zip(self.rounds(b, plan));
-        median(
-            pairs
-                .filter_map(|(a, b)| Some(value(a.as_ref()?, b.as_ref()?)))
-                .collect(),
-        )
+        median(pairs.filter_map(|(a, b)| Some(value(a.as_ref()?, b.as_ref()?))).collect())
     }
 
     /// Memory before the first request.
@@ -330,10 +269,7 @@ fn cases(results: &Results) -> Vec<Case> {
             ("cpu_us".to_owned(), json!(value(|sample| sample.cpu_us).map(rounded))),
             ("p50_us".to_owned(), json!(value(|sample| sample.seen.p50_us as f64))),
             ("p99_us".to_owned(), json!(value(|sample| sample.seen.p99_us as f64))),
-            (
-                "first_byte_p50_us".to_owned(),
-                json!(value(|sample| sample.seen.first_byte_p50_us as f64)),
-            ),
+            ("first_byte_p50_us".to_owned(), json!(value(|sample| sample.seen.first_byte_p50_us as f64))),
             ("rss_kb".to_owned(), json!(value(|sample| sample.rss_kb as f64))),
         ]);
         cases.push(case);
@@ -352,20 +288,9 @@ fn figures(results: &Results, rounds: u32) -> BTreeMap<String, Number> {
         set(goal.key, (goal.value)(results));
     }
     set("fdatasync_p50_us", Some(results.fdatasync_us as f64));
-    set(
-        "floor_rps_x_direct",
-        results.between(PeerName::Floor, PeerName::Direct, "paid-32", |a, b| a.rps() / b.rps()),
-    );
-    set(
-        "squid_cpu_x_floor",
-        results.between(PeerName::Squid, PeerName::Floor, "paid-32", |a, b| a.cpu_us / b.cpu_us),
-    );
-    set(
-        "load_average",
-        fs::read_to_string("/proc/loadavg")
-            .ok()
-            .and_then(|text| text.split(' ').next()?.parse().ok()),
-    );
+    set("floor_rps_x_direct", results.between(PeerName::Floor, PeerName::Direct, "paid-32", |a, b| a.rps() / b.rps()));
+    set("squid_cpu_x_floor", results.between(PeerName::Squid, PeerName::Floor, "paid-32", |a, b| a.cpu_us / b.cpu_us));
+    set("load_average", fs::read_to_string("/proc/loadavg").ok().and_then(|text| text.split(' ').next()?.parse().ok()));
     set("rounds", Some(f64::from(rounds)));
     // 1: the size at which the goals are judged.
     set("scale", Some(if rounds > 1 { 1.0 } else { 0.0 }));
@@ -409,23 +334,11 @@ mod tests {
     #[test]
     fn ratios_are_taken_inside_a_round() {
         let sample = |requests| {
-            Some(Sample {
-                seen: Seen {
-                    requests,
-                    seconds: 1.0,
-                    ..Seen::default()
-                },
-                cpu_us: 1.0,
-                rss_kb: 1,
-            })
+            Some(Sample { seen: Seen { requests, seconds: 1.0, ..Seen::default() }, cpu_us: 1.0, rss_kb: 1 })
         };
         let mut results = Results::default();
-        results
-            .samples
-            .insert(("floor", "paid-1"), vec![sample(10), None, sample(40)]);
-        results
-            .samples
-            .insert(("direct", "paid-1"), vec![sample(20), sample(1), sample(80)]);
+        results.samples.insert(("floor", "paid-1"), vec![sample(10), None, sample(40)]);
+        results.samples.insert(("direct", "paid-1"), vec![sample(20), sample(1), sample(80)]);
         let ratio = results.between(PeerName::Floor, PeerName::Direct, "paid-1", |a, b| a.rps() / b.rps());
         assert_eq!(ratio, Some(0.5));
     }

@@ -14,32 +14,22 @@ use anyhow::Result;
 
 use super::{
     PeerName, crypto,
-    peer::Peer,
-    scene::{NAME_SERVER, PROVIDER, Scene, Server},
+    peer::{Peer, provider},
+    scene::{Scene, Server},
 };
-
-/// `nobody`: whatever root may do, an agent may not.
-const USER: &str = "65534";
+use crate::hosts::{AS_NOBODY, NAME_SERVER};
 
 pub(super) fn start(scene: &Scene, caracald: &Path) -> Result<Peer> {
     // Readable for every user: a checkout in somebody's home need not be.
-    let caracald = scene.copy(caracald)?;
+    let caracald = scene.hosts.copy(caracald)?;
     let config = configuration(scene)?;
-    // Pins go into a bpffs that is unmounted with the last process of this instance.
-    let mut command = scene.program("unshare");
-    command
-        .args([
-            "--mount",
-            "sh",
-            "-c",
-            r#"mount -t bpf bpf /sys/fs/bpf && exec "$0" --config "$1" attach"#,
-        ])
-        .args([&caracald, &config]);
+    let mut command = scene.program(&caracald);
+    command.arg("--config").arg(&config).arg("attach");
     let log = fs::File::create(scene.files().join("caracal.log"))?;
     command.stderr(log.try_clone()?);
     let server = Server::start("caracald", &mut command)
         .map_err(|error| error.context(last_lines(&scene.files().join("caracal.log"))))?;
-    let before_load = ["setpriv", "--reuid", USER, "--regid", USER, "--clear-groups"]
+    let before_load = AS_NOBODY
         .into_iter()
         .map(Into::into)
         .chain([caracald.into(), "--config".into(), config.into()])
@@ -48,8 +38,9 @@ pub(super) fn start(scene: &Scene, caracald: &Path) -> Result<Peer> {
     Ok(Peer {
         name: PeerName::Caracal,
         // The real address: the kernel redirects it.
-        address: PROVIDER.parse()?,
+        address: provider()?,
         tunnel: false,
+        plain: false,
         // What `caracald run` puts into the environment.
         trust: None,
         before_load,
@@ -62,10 +53,9 @@ fn configuration(scene: &Scene) -> Result<PathBuf> {
     let home = scene.files().join("caracal");
     fs::create_dir_all(&home)?;
     fs::set_permissions(&home, fs::Permissions::from_mode(0o755))?;
-    let resolver = NAME_SERVER.split(':').next().unwrap_or_default();
     let text = format!(
         "instance = \"bench{}\"\nstate_dir = \"{}/state\"\nruntime_dir = \"{}/run\"\n\n\
-         [upstream]\nnameservers = [\"{resolver}\"]\nroots = [\"{}\"]\n\n\
+         [upstream]\nnameservers = [\"{NAME_SERVER}\"]\nroots = [\"{}\"]\n\n\
          [[allow]]\nhosts = [\"{}\"]\nports = [443]\n\n\
          [[budget]]\nname = \"bench\"\nlimit = \"100000 USD\"\nwindow = \"day\"\n",
         process::id(),
@@ -74,7 +64,7 @@ fn configuration(scene: &Scene) -> Result<PathBuf> {
         scene.files().join("provider/ca.pem").display(),
         crypto::HOST,
     );
-    scene.file("caracal.toml", &text)
+    scene.hosts.file("caracal.toml", &text)
 }
 
 fn last_lines(log: &Path) -> String {

@@ -4,8 +4,8 @@ use anyhow::Result;
 
 use super::{
     PeerName,
-    peer::Peer,
-    scene::{PROVIDER, Scene, Server},
+    peer::{Peer, provider},
+    scene::{Scene, Server},
 };
 
 const ADDRESS: &str = "127.0.0.1:8443";
@@ -14,7 +14,7 @@ pub(super) fn start(scene: &Scene) -> Result<Peer> {
     let mut command = scene.program(scene.own_path());
     command
         .arg("bench-floor")
-        .args(["--listen", ADDRESS, "--upstream", PROVIDER, "--identity"])
+        .args(["--listen", ADDRESS, "--upstream", &provider()?.to_string(), "--identity"])
         .arg(scene.files().join("floor"))
         .arg("--trust")
         .arg(scene.files().join("provider/ca.pem"));
@@ -22,6 +22,7 @@ pub(super) fn start(scene: &Scene) -> Result<Peer> {
         name: PeerName::Floor,
         address: ADDRESS.parse()?,
         tunnel: false,
+        plain: false,
         trust: Some(scene.files().join("floor/ca.pem")),
         before_load: Vec::new(),
         servers: vec![Server::start("the floor", &mut command)?],

@@ -8,8 +8,7 @@ use std::{
     os::unix::fs::chown,
     path::Path,
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -17,8 +16,9 @@ use anyhow::{Context, Result, bail};
 use super::{
     PeerName, crypto,
     peer::Peer,
-    scene::{PROVIDER, Scene, Server},
+    scene::{Scene, Server},
 };
+use crate::hosts::PROVIDER;
 
 const ADDRESS: &str = "127.0.0.1:8444";
 const CERTGEN: &str = "/usr/lib/squid/security_file_certgen";
@@ -27,7 +27,6 @@ const READY: Duration = Duration::from_secs(20);
 
 pub(super) fn start(scene: &Scene) -> Result<Peer> {
     let home = scene.files().join("squid");
-    crypto::authority(scene.files(), "squid")?;
     let (user, group) = squid_user()?;
     let made = Command::new(CERTGEN)
         .args(["-c", "-s"])
@@ -38,8 +37,7 @@ pub(super) fn start(scene: &Scene) -> Result<Peer> {
     if !made.status.success() {
         bail!("{CERTGEN}: {}", String::from_utf8_lossy(&made.stderr).trim());
     }
-    let provider = PROVIDER.split(':').next().unwrap_or_default();
-    fs::write(home.join("hosts"), format!("{provider} {}\n", crypto::HOST))?;
+    fs::write(home.join("hosts"), format!("{PROVIDER} {}\n", crypto::HOST))?;
     let config = home.join("squid.conf");
     fs::write(&config, configuration(&home, scene))?;
     give(&home, user, group)?;
@@ -52,11 +50,12 @@ pub(super) fn start(scene: &Scene) -> Result<Peer> {
         .spawn()
         .context("squid does not start")?;
     let mut server = Server::adopt(child)?;
-    wait_until_it_listens(scene, &mut server, &home)?;
+    scene.wait_until_listening(&mut server, ADDRESS, READY, &home.join("cache.log"))?;
     Ok(Peer {
         name: PeerName::Squid,
         address: ADDRESS.parse()?,
         tunnel: true,
+        plain: false,
         trust: Some(home.join("ca.pem")),
         before_load: Vec::new(),
         servers: vec![server],
@@ -94,17 +93,9 @@ fn configuration(home: &Path, scene: &Scene) -> String {
 /// Debian's squid runs as `proxy`.
 fn squid_user() -> Result<(u32, u32)> {
     let users = fs::read_to_string("/etc/passwd")?;
-    let line = users
-        .lines()
-        .find(|line| line.starts_with("proxy:"))
-        .context("there is no user `proxy` for squid")?;
+    let line = users.lines().find(|line| line.starts_with("proxy:")).context("there is no user `proxy` for squid")?;
     let mut fields = line.split(':').skip(2);
-    let mut number = || {
-        fields
-            .next()
-            .and_then(|field| field.parse().ok())
-            .context("the user `proxy` has no number")
-    };
+    let mut number = || fields.next().and_then(|field| field.parse().ok()).context("the user `proxy` has no number");
     Ok((number()?, number()?))
 }
 
@@ -116,24 +107,4 @@ fn give(path: &Path, user: u32, group: u32) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn wait_until_it_listens(scene: &Scene, server: &mut Server, home: &Path) -> Result<()> {
-    let started = Instant::now();
-    loop {
-        let listens = scene
-            .program("ss")
-            .args(["-Hltn", "src", ADDRESS])
-            .output()
-            .is_ok_and(|output| !output.stdout.is_empty());
-        if listens {
-            return Ok(());
-        }
-        if server.ended().is_some() || started.elapsed() > READY {
-            let log = fs::read_to_string(home.join("cache.log")).unwrap_or_default();
-            let last: Vec<&str> = log.lines().rev().take(5).collect();
-            bail!("squid does not listen: {}", last.join(" / "));
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
 }

@@ -58,17 +58,13 @@ fn parse(stat: &str) -> Option<Process> {
     let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
     // utime, stime, and those of children that have been waited for.
     let ticks = [11, 12, 13, 14].into_iter().map(number).sum::<Option<u64>>()?;
-    Some(Process {
-        parent: u32::try_from(number(1)?).ok()?,
-        ticks,
-    })
+    Some(Process { parent: u32::try_from(number(1)?).ok()?, ticks })
 }
 
 fn rss_kb(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

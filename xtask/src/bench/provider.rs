@@ -56,9 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 async fn serve(arguments: &Arguments) -> Result<()> {
     let acceptor = TlsAcceptor::from(crypto::server(&arguments.identity)?);
-    let listener = TcpListener::bind(arguments.listen)
-        .await
-        .context("the provider cannot listen")?;
+    let listener = TcpListener::bind(arguments.listen).await.context("the provider cannot listen")?;
     if let Some(dns) = arguments.dns {
         let socket = UdpSocket::bind(dns).await.context("the name server cannot listen")?;
         let listen = arguments.listen;
@@ -81,9 +79,7 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream) {
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
-    let body = http_body_util::Limited::new(request.into_body(), LONGEST_REQUEST)
-        .collect()
-        .await;
+    let body = http_body_util::Limited::new(request.into_body(), LONGEST_REQUEST).collect().await;
     let Ok(body) = body.map(http_body_util::Collected::to_bytes) else {
         let mut response = Response::new(Full::default().boxed());
         *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
@@ -93,15 +89,10 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, hyper::Err
     let (kind, body) = if streamed {
         ("text/event-stream", events())
     } else {
-        (
-            "application/json",
-            Full::new(Bytes::from_static(completion().as_bytes())).boxed(),
-        )
+        ("application/json", Full::new(Bytes::from_static(completion().as_bytes())).boxed())
     };
     let mut response = Response::new(body);
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     Ok(response)
 }
 
@@ -124,11 +115,7 @@ fn events() -> Body {
     let (send, receive) = mpsc::channel::<Frame<Bytes>>(1);
     tokio::spawn(async move {
         for number in 0..EVENTS {
-            if send
-                .send(Frame::data(Bytes::from_static(event(number).as_bytes())))
-                .await
-                .is_err()
-            {
+            if send.send(Frame::data(Bytes::from_static(event(number).as_bytes()))).await.is_err() {
                 return;
             }
             tokio::task::yield_now().await;
@@ -177,10 +164,7 @@ fn event(number: usize) -> &'static str {
 async fn names(socket: &UdpSocket, listen: SocketAddr) {
     let mut question = [0_u8; 512];
     while let Ok((length, from)) = socket.recv_from(&mut question).await {
-        if let Some(answer) = question
-            .get(..length)
-            .and_then(|question| name_answer(question, listen))
-        {
+        if let Some(answer) = question.get(..length).and_then(|question| name_answer(question, listen)) {
             drop(socket.send_to(&answer, from).await);
         }
     }

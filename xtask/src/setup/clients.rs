@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use super::packages;
 use crate::{checkout::Checkout, pins, progress};
 
 /// Where the installed clients are.
@@ -26,7 +27,7 @@ pub(crate) struct Clients {
 pub(crate) fn install(checkout: &Checkout) -> Result<Clients> {
     let tools = checkout.tools();
     Ok(Clients {
-        python: python(checkout, &tools.join("python"))?,
+        python: python(checkout, &tools.join("python"), "the Python SDKs", pins::PYTHON)?,
         node: node(checkout, &tools.join("node"))?,
     })
 }
@@ -34,16 +35,22 @@ pub(crate) fn install(checkout: &Checkout) -> Result<Clients> {
 impl Clients {
     /// Tells the contracts where the clients are.
     pub(crate) fn environment(&self) -> [(&'static str, PathBuf); 2] {
-        [
-            ("CARACAL_PYTHON", self.python.clone()),
-            ("CARACAL_NODE", self.node.clone()),
-        ]
+        [("CARACAL_PYTHON", self.python.clone()), ("CARACAL_NODE", self.node.clone())]
     }
 }
 
-fn python(checkout: &Checkout, home: &Path) -> Result<PathBuf> {
+/// A proxy from PyPI that the benchmark compares with, in an environment of its own.
+///
+/// # Errors
+/// When pip fails.
+pub(crate) fn proxy(checkout: &Checkout, name: &str, pins: &[&str]) -> Result<()> {
+    packages::install(checkout, "to compare with Python's proxies", packages::PYTHON)?;
+    python(checkout, &checkout.tools().join(name), name, pins).map(drop)
+}
+
+fn python(checkout: &Checkout, home: &Path, what: &str, pins: &[&str]) -> Result<PathBuf> {
     let interpreter = home.join("bin/python");
-    if has(home, pins::PYTHON) {
+    if has(home, pins) {
         return Ok(interpreter);
     }
     start_over(home)?;
@@ -52,10 +59,9 @@ fn python(checkout: &Checkout, home: &Path) -> Result<PathBuf> {
     venv.args(["-m", "venv"]).arg(home);
     progress::quietly("making a Python environment", &mut venv, &checkout.log("venv"))?;
     let mut pip = Command::new(&interpreter);
-    pip.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check"])
-        .args(pins::PYTHON);
-    progress::quietly("fetching the Python SDKs", &mut pip, &checkout.log("pip"))?;
-    stamp(home, pins::PYTHON)?;
+    pip.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check"]).args(pins);
+    progress::quietly(&format!("fetching {what}"), &mut pip, &checkout.log("pip"))?;
+    stamp(home, pins)?;
     Ok(interpreter)
 }
 
@@ -63,39 +69,19 @@ fn node(checkout: &Checkout, home: &Path) -> Result<PathBuf> {
     if has(home, pins::NODE) {
         return Ok(home.to_path_buf());
     }
-    let version = Command::new("node")
-        .arg("--version")
-        .output()
-        .context("node does not start")?;
+    let version = Command::new("node").arg("--version").output().context("node does not start")?;
     let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
-    let major = version
-        .trim_start_matches('v')
-        .split('.')
-        .next()
-        .and_then(|major| major.parse::<u32>().ok());
+    let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
     if major.is_none_or(|major| major < pins::NODE_MAJOR) {
-        bail!(
-            "Node.js {} or newer is needed to test, here is {version}",
-            pins::NODE_MAJOR
-        );
+        bail!("Node.js {} or newer is needed to test, here is {version}", pins::NODE_MAJOR);
     }
     start_over(home)?;
     fs::write(home.join("package.json"), "{\"private\": true}\n")?;
     let mut npm = Command::new("npm");
-    npm.args([
-        "install",
-        "--no-audit",
-        "--no-fund",
-        "--no-update-notifier",
-        "--save-exact",
-    ])
-    .args(pins::NODE)
-    .current_dir(home);
-    progress::quietly(
-        "fetching the Node SDK, Claude Code and Codex",
-        &mut npm,
-        &checkout.log("npm"),
-    )?;
+    npm.args(["install", "--no-audit", "--no-fund", "--no-update-notifier", "--save-exact"])
+        .args(pins::NODE)
+        .current_dir(home);
+    progress::quietly("fetching the Node SDK, Claude Code and Codex", &mut npm, &checkout.log("npm"))?;
     stamp(home, pins::NODE)?;
     Ok(home.to_path_buf())
 }

@@ -109,16 +109,12 @@ impl Kind {
 fn find() -> Option<(Kind, u32)> {
     let nightly = || packages::on_path("rustup").then(|| Kind::Nightly.llvm()).flatten();
     let debian = || Path::new(DEBIAN_CARGO).exists().then(|| Kind::Debian.llvm()).flatten();
-    nightly()
-        .map(|llvm| (Kind::Nightly, llvm))
-        .or_else(|| debian().map(|llvm| (Kind::Debian, llvm)))
+    nightly().map(|llvm| (Kind::Nightly, llvm)).or_else(|| debian().map(|llvm| (Kind::Debian, llvm)))
 }
 
 /// Installs Debian's compiler where that displaces nothing, else asks rustup.
 fn fetch(checkout: &Checkout) -> Result<(Kind, u32)> {
-    let displaced = ["rustc", "cargo", "rustup"]
-        .into_iter()
-        .find(|name| packages::installed(name));
+    let displaced = ["rustc", "cargo", "rustup"].into_iter().find(|name| packages::installed(name));
     if displaced.is_none() && packages::available(checkout, "rustc-web") {
         let wanted = [
             Package::new("rustc-web", Probe::Path(DEBIAN_RUSTC.into())),
@@ -129,20 +125,8 @@ fn fetch(checkout: &Checkout) -> Result<(Kind, u32)> {
         packages::install_all(checkout, "to compile kernel programs", &wanted)?;
     } else if packages::on_path("rustup") {
         let mut command = Command::new("rustup");
-        command.args([
-            "toolchain",
-            "install",
-            "nightly",
-            "--profile",
-            "minimal",
-            "--component",
-            "rust-src",
-        ]);
-        progress::quietly(
-            "fetching rustup's nightly with rust-src",
-            &mut command,
-            &checkout.log("rustup"),
-        )?;
+        command.args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]);
+        progress::quietly("fetching rustup's nightly with rust-src", &mut command, &checkout.log("rustup"))?;
     }
     find().with_context(|| {
         format!(
@@ -172,11 +156,7 @@ fn linker(checkout: &Checkout, llvm: u32) -> Result<PathBuf> {
         .args(["install", "bpf-linker", "--locked", "--version", pins::BPF_LINKER])
         .args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"])
         .arg(checkout.tools());
-    progress::quietly(
-        "building bpf-linker, about a minute",
-        &mut command,
-        &checkout.log("bpf-linker"),
-    )?;
+    progress::quietly("building bpf-linker, about a minute", &mut command, &checkout.log("bpf-linker"))?;
     Ok(own)
 }
 
@@ -206,8 +186,5 @@ fn llvm_files(checkout: &Checkout, llvm: u32) -> Result<PathBuf> {
 /// What a command prints, when it succeeds.
 fn text(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -46,33 +46,33 @@ pub(crate) const TEST: &[(&str, Probe)] = &[
     ("nghttp2-client", Probe::Program("h2load")),
     ("libcap2-bin", Probe::Program("capsh")),
     ("util-linux", Probe::Program("unshare")),
-    (
-        "python3-venv",
-        Probe::Succeeds(&["/usr/bin/python3", "-c", "import ensurepip, venv"]),
-    ),
+    ("python3-venv", Probe::Succeeds(&["/usr/bin/python3", "-c", "import ensurepip, venv"])),
     ("nodejs", Probe::Program("node")),
     ("npm", Probe::Program("npm")),
 ];
 
-/// What the benchmark compares with, and what its namespaces are made with.
-pub(crate) const BENCH: &[(&str, Probe)] = &[
-    ("iproute2", Probe::Program("ip")),
-    ("util-linux", Probe::Program("nsenter")),
-    (
-        "squid-openssl",
-        Probe::Path(Cow::Borrowed("/usr/lib/squid/security_file_certgen")),
-    ),
-];
+/// What the demo plays with.
+pub(crate) const DEMO: &[(&str, Probe)] =
+    &[("curl", Probe::Program("curl")), ("iproute2", Probe::Program("ip")), ("util-linux", Probe::Program("setpriv"))];
+
+/// A Python that can make environments.
+pub(crate) const PYTHON: &[(&str, Probe)] =
+    &[("python3-venv", Probe::Succeeds(&["/usr/bin/python3", "-c", "import ensurepip, venv"]))];
+
+/// squid with TLS.
+pub(crate) const SQUID: &[(&str, Probe)] =
+    &[("squid-openssl", Probe::Path(Cow::Borrowed("/usr/lib/squid/security_file_certgen")))];
+
+/// What the benchmark's namespaces are made with.
+pub(crate) const BENCH: &[(&str, Probe)] =
+    &[("iproute2", Probe::Program("ip")), ("util-linux", Probe::Program("nsenter"))];
 
 /// One `apt-get update` per call of xtask is enough.
 static UPDATED: AtomicBool = AtomicBool::new(false);
 
 impl Package {
     pub(crate) fn new(name: impl Into<String>, probe: Probe) -> Self {
-        Self {
-            name: name.into(),
-            probe,
-        }
+        Self { name: name.into(), probe }
     }
 }
 
@@ -91,10 +91,7 @@ impl Probe {
 /// # Errors
 /// When apt-get is missing or fails; the text names the packages.
 pub(crate) fn install(checkout: &Checkout, why: &str, wanted: &[(&str, Probe)]) -> Result<()> {
-    let wanted: Vec<Package> = wanted
-        .iter()
-        .map(|(name, probe)| Package::new(*name, probe.clone()))
-        .collect();
+    let wanted: Vec<Package> = wanted.iter().map(|(name, probe)| Package::new(*name, probe.clone())).collect();
     install_all(checkout, why, &wanted)
 }
 
@@ -103,11 +100,8 @@ pub(crate) fn install(checkout: &Checkout, why: &str, wanted: &[(&str, Probe)]) 
 /// # Errors
 /// Like [`install`].
 pub(crate) fn install_all(checkout: &Checkout, why: &str, wanted: &[Package]) -> Result<()> {
-    let missing: Vec<&str> = wanted
-        .iter()
-        .filter(|package| !package.probe.finds())
-        .map(|package| package.name.as_str())
-        .collect();
+    let missing: Vec<&str> =
+        wanted.iter().filter(|package| !package.probe.finds()).map(|package| package.name.as_str()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -119,20 +113,10 @@ pub(crate) fn install_all(checkout: &Checkout, why: &str, wanted: &[Package]) ->
     update(checkout)?;
     let mut install = apt();
     // --no-remove: a person's own compiler is never thrown out for ours.
-    install
-        .args(["install", "-y", "--no-remove", "--no-install-recommends"])
-        .args(&missing);
-    progress::quietly(
-        &format!("installing {names}"),
-        &mut install,
-        &checkout.log("apt-install"),
-    )?;
+    install.args(["install", "-y", "--no-remove", "--no-install-recommends"]).args(&missing);
+    progress::quietly(&format!("installing {names}"), &mut install, &checkout.log("apt-install"))?;
     if let Some(package) = wanted.iter().find(|package| !package.probe.finds()) {
-        bail!(
-            "{} is installed, but what it should bring is not there: {:?}",
-            package.name,
-            package.probe
-        );
+        bail!("{} is installed, but what it should bring is not there: {:?}", package.name, package.probe);
     }
     Ok(())
 }
@@ -142,15 +126,11 @@ pub(crate) fn available(checkout: &Checkout, name: &str) -> bool {
     if !on_path("apt-cache") || update(checkout).is_err() {
         return false;
     }
-    Command::new("apt-cache")
-        .args(["policy", name])
-        .env("LC_ALL", "C")
-        .output()
-        .is_ok_and(|output| {
-            String::from_utf8_lossy(&output.stdout)
-                .lines()
-                .any(|line| line.trim().starts_with("Candidate:") && !line.contains("(none)"))
-        })
+    Command::new("apt-cache").args(["policy", name]).env("LC_ALL", "C").output().is_ok_and(|output| {
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .any(|line| line.trim().starts_with("Candidate:") && !line.contains("(none)"))
+    })
 }
 
 /// Whether dpkg has a package of this name installed.
@@ -177,23 +157,14 @@ fn update(checkout: &Checkout) -> Result<()> {
     root::ask("to read the list of Debian packages anew")?;
     let mut update = apt();
     update.arg("update");
-    progress::quietly(
-        "reading the list of Debian packages",
-        &mut update,
-        &checkout.log("apt-update"),
-    )?;
+    progress::quietly("reading the list of Debian packages", &mut update, &checkout.log("apt-update"))?;
     UPDATED.store(true, Ordering::Relaxed);
     Ok(())
 }
 
 fn apt() -> Command {
     let mut command = root::command("env");
-    command.args([
-        "DEBIAN_FRONTEND=noninteractive",
-        "apt-get",
-        "-o",
-        "DPkg::Lock::Timeout=300",
-    ]);
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=300"]);
     command
 }
 

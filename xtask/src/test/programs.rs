@@ -51,14 +51,7 @@ pub(crate) fn compile(checkout: &Checkout, what: &str, selection: &[&str]) -> Re
     eprintln!("==> {what}");
     let mut command = cargo();
     command
-        .args([
-            "test",
-            "--locked",
-            "--release",
-            "--no-run",
-            "--message-format",
-            "json-render-diagnostics",
-        ])
+        .args(["test", "--locked", "--release", "--no-run", "--message-format", "json-render-diagnostics"])
         .args(selection)
         .current_dir(&checkout.root)
         .env("CARACAL_BPF_OBJECT", checkout.bpf_object())
@@ -75,10 +68,7 @@ pub(crate) fn compile(checkout: &Checkout, what: &str, selection: &[&str]) -> Re
 
 fn read(messages: &[u8]) -> Result<Vec<Program>> {
     let mut programs = Vec::new();
-    for line in messages
-        .split(|byte| *byte == b'\n')
-        .filter(|line| line.starts_with(b"{"))
-    {
+    for line in messages.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{")) {
         let message: Message = serde_json::from_slice(line).context("cargo printed a message that is not JSON")?;
         if message.reason != "compiler-artifact" || !message.profile.is_some_and(|profile| profile.test) {
             continue;
@@ -87,11 +77,7 @@ fn read(messages: &[u8]) -> Result<Vec<Program>> {
             (message.target, message.executable, message.manifest_path)
         {
             let directory = manifest.parent().map(Path::to_path_buf).unwrap_or_default();
-            programs.push(Program {
-                name: target.name,
-                executable,
-                directory,
-            });
+            programs.push(Program { name: target.name, executable, directory });
         }
     }
     Ok(programs)
@@ -124,14 +110,7 @@ mod tests {
                       1 passed\n";
         let cases = cases("x", output);
         let seen: Vec<_> = cases.iter().map(|case| (case.name.as_str(), case.verdict)).collect();
-        assert_eq!(
-            seen,
-            [
-                ("x::a::b", Verdict::Passed),
-                ("x::c", Verdict::Failed),
-                ("x::d", Verdict::Skipped)
-            ]
-        );
+        assert_eq!(seen, [("x::a::b", Verdict::Passed), ("x::c", Verdict::Failed), ("x::d", Verdict::Skipped)]);
     }
 
     #[test]
