@@ -361,8 +361,9 @@ mod tests {
         std::fs::write(dir.path().join("t.toml"), "[[case]]\nhost = \"x.test\"\nexpect = \"allow\"\n[[case]]\nhost = \"y.test\"\nexpect = \"deny\"\n")?;
         let table = dir.path().join("t.toml").display().to_string();
         let line = line.iter().map(|word| if *word == "TABLE" { table.clone() } else { (*word).to_owned() });
-        let words = ["policy".to_owned(), "--config".to_owned(), file.display().to_string()].into_iter().chain(line);
-        let args = Line::try_parse_from(words)?.args;
+        let words = ["policy".to_owned()].into_iter().chain(line);
+        let mut args = Line::try_parse_from(words)?.args;
+        file.clone_into(&mut args.config);
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = run_to(&args, reload, &mut out, &mut err)?;
         Ok((code, String::from_utf8(out)?, String::from_utf8(err)?))

@@ -334,6 +334,7 @@ fn put_back(state: &StateDir, bytes: &[u8]) {
 async fn an_audit_accepts_a_gap_that_the_ledger_recorded_and_no_other() {
     let dir = tempfile::tempdir().expect("a directory");
     let (state, signer) = (StateDir::new(dir.path()), signer(dir.path()));
+    std::fs::create_dir(dir.path().join("data")).expect("the data path's directory");
     let all = entries(&drafts(20));
     let mut ledger = Ledger::open(SqliteStore::open(&state.ledger()).await.expect("a store"), "h").await.expect("a ledger");
     ledger.ingest(&all[..10], None, Some(&*signer)).await.expect("ingested");
@@ -426,6 +427,7 @@ async fn an_export_holds_the_tree() {
 async fn the_running_ledger_recovers_signs_and_lets_segments_go() {
     let dir = tempfile::tempdir().expect("a directory");
     let state = StateDir::new(dir.path());
+    std::fs::create_dir(dir.path().join("data")).expect("the data path's directory");
     let signer = signer(dir.path());
     let options = Options { segment_bytes: 128 << 10, ..Options::default() };
     let pace = RunOptions { gather: Duration::from_millis(1), head_every: Duration::from_millis(5), ..RunOptions::default() };

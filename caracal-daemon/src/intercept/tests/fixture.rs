@@ -42,7 +42,7 @@ impl Stages {
         let all = crate::budget::BudgetSpec::daily("all", crate::money::NanoUsd(1_000_000_000_000));
         let mut options = crate::journal::Options::default();
         if broken {
-            (options.segment_bytes, options.max_bytes) = (1 << 16, 1 << 17);
+            (options.segment_bytes, options.max_bytes) = (1 << 18, 1 << 19);
             options.room_within = std::time::Duration::from_millis(50);
         }
         let (journal, _) = Journal::open(&directory.join("journal"), &directory.join("keys"), "host-1", options, clock).expect("journal");
