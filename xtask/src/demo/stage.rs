@@ -144,6 +144,22 @@ impl Stage {
         Ok(output.status.success())
     }
 
+    /// Shows the spend, once the ledger has taken in this many calls from the journal.
+    pub(super) fn spend(&self, calls: usize) -> Result<()> {
+        let mut wait = Wait::start("waiting for the ledger to take in the last call");
+        loop {
+            let output = self.hosts.near(&self.caracald).arg("--config").arg(&self.config).arg("spend").output()?;
+            let seen = text(&output);
+            let total = seen.lines().find_map(|line| line.trim().strip_prefix("total")?.split_whitespace().next());
+            if total.is_some_and(|total| total == calls.to_string()) {
+                wait.done();
+                return self.ask(&["spend"]).map(drop);
+            }
+            ensure!(wait.waited() < READY, "the ledger shows {}, not {calls} calls", total.unwrap_or("nothing"));
+            wait.glance();
+        }
+    }
+
     /// One attempt of an ordinary user in the governed cgroup.
     pub(super) fn reach_from_cgroup(&self) -> Result<Attempt> {
         let script = r#"echo 0 >"$0/cgroup.procs" && exec "$@""#;
@@ -216,7 +232,7 @@ fn configuration(hosts: &Hosts, instance: &str, budget: &str) -> Result<String> 
     Ok(format!(
         "instance = \"{instance}\"\nstate_dir = \"{files}/daemon/state\"\nruntime_dir = \"{files}/daemon/run\"\n\n\
          [upstream]\nnameservers = [\"{NAME_SERVER}\"]\nroots = [\"{files}/root.pem\"]\n\n\
-         [[allow]]\nhosts = [\"api.openai.com\"]\nports = [443]\n\n\
+         [[allow]]\nhosts = [\"api.openai.com\"]\nports = [443]\nprivate = true\n\n\
          [[budget]]\nname = \"demo\"\nlimit = \"{budget}\"\nwindow = \"day\"\n"
     ))
 }

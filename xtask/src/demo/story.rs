@@ -9,11 +9,11 @@ use super::stage::Stage;
 /// Calls after which the budget must have run out.
 const MOST_CALLS: usize = 20;
 
-/// A call of 200 tokens under a cap of 400: held at the cap, charged what was used.
-const CALL: &str = r#"{"model":"gpt-4o","max_completion_tokens":400,"messages":[{"role":"user","content":"Say hello. [[say=Hello_from_the_stand-in. output=200]]"}]}"#;
+/// A call of 400 tokens under a cap of 400.
+const CALL: &str = r#"{"model":"gpt-4o","max_completion_tokens":400,"messages":[{"role":"user","content":"Say hello. [[say=Hello_from_the_stand-in. output=400]]"}]}"#;
 
-/// Every call carries this much, so that a handful of them spends it.
-const BUDGET: &str = "0.01 USD";
+/// A handful of calls spends it.
+const BUDGET: &str = "0.03 USD";
 
 pub(super) fn tell(caracald: &Path, stand_in: &Path) -> Result<()> {
     let mut stage = Stage::set(caracald, stand_in, BUDGET)?;
@@ -35,7 +35,7 @@ fn allowed(stage: &Stage) -> Result<usize> {
     let answer = stage.show(&call())?;
     ensure!(answer.contains("[HTTP 200]"), "the call was not answered");
     stage.say("   ... and its cost", "Held at the largest bill that it could cause, charged what it used.");
-    stage.ask(&["spend"])?;
+    stage.spend(1)?;
     Ok(1)
 }
 
@@ -65,7 +65,7 @@ fn budget(stage: &Stage, mut calls: usize) -> Result<()> {
     let billed = stage.bill()?;
     println!("\n   The provider's own bill: {} calls, {} nano-USD", billed.calls, billed.nano);
     ensure!(billed.calls == calls, "the provider billed {} calls, answered were {calls}", billed.calls);
-    stage.ask(&["spend"])?;
+    stage.spend(calls)?;
     Ok(())
 }
 
