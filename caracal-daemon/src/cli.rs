@@ -114,7 +114,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Detach(args) => attach::detach(&args, &settings(config)?),
         Verb::Status(args) => status::run(&args, &settings(config)?),
         Verb::Doctor(args) => {
-            let code = doctor::run(&args, &[], &mut std::io::stdout().lock())?;
+            let code = doctor::run(&args, &hooks(), &mut std::io::stdout().lock())?;
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }
         Verb::Policy(args) => policy(args, config),
@@ -125,6 +125,15 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Completions(args) => manual::completions(&args),
         Verb::Man(args) => manual::man(&args),
         Verb::DataPath(args) => crate::app::run(&args, config),
+    }
+}
+
+/// Every program tried on this kernel, by root; by others none, and `doctor` says so.
+fn hooks() -> Vec<doctor::Hook> {
+    let hook = |name: &str, error| doctor::Hook { name: name.to_owned(), required: true, error };
+    match crate::keeper::kernel::Kernel::try_programs() {
+        Ok(tried) => tried.into_iter().map(|(name, error)| hook(name, error)).collect(),
+        Err(error) => vec![hook("programs", Some(error.to_string()))],
     }
 }
 

@@ -111,6 +111,8 @@ fn converse(mut stream: UnixStream, governor: &Governor) {
             return;
         }
     };
+    // A silent caller keeps its place for a minute; one whose agent runs, for as long as it runs.
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));
     let mut running = None;
     while let Ok(request) = frame::read::<Request>(&mut stream) {
         let response = match request {
@@ -118,6 +120,7 @@ fn converse(mut stream: UnixStream, governor: &Governor) {
                 governor.run(caller, &agent, learn, pid).map(|started| {
                     let value = started.to_json();
                     running = Some(started);
+                    let _ = stream.set_read_timeout(None);
                     value
                 })
             }

@@ -58,18 +58,7 @@ impl Kernel {
     /// # Errors
     /// When bpffs is not there, the kernel refuses a program, or a pinned map has another layout.
     pub fn load(pins: &Path, settings: Settings) -> Result<Kernel, KeeperError> {
-        let maps = pins.join("maps");
-        fs::create_dir_all(&maps).and_then(|()| fs::create_dir_all(pins.join("links"))).map_err(|error| kernel(format!(
-            "cannot make {}: {error}; is bpffs mounted (mount -t bpf bpf /sys/fs/bpf)?",
-            maps.display()
-        )))?;
-        let has_set_retval = u32::from(kernel_at_least(5, 18));
-        let mut ebpf = EbpfLoader::new()
-            .default_map_pin_directory(&maps)
-            .map_pin_path(name::SOCKETS, maps.join(name::SOCKETS))
-            .override_global("HAS_SET_RETVAL", &has_set_retval, true)
-            .load(OBJECT)
-            .map_err(|error| kernel(format!("the programs do not load: {}", chain(&error))))?;
+        let mut ebpf = Kernel::open(pins)?;
         for name in name::PROGRAMS {
             let program = ebpf.program_mut(name).ok_or_else(|| kernel(format!("the program {name} is missing")))?;
             load(program).map_err(|error| kernel(format!("the kernel refuses the program {name}: {}", chain(&error))))?;
@@ -79,6 +68,41 @@ impl Kernel {
         kernel.configure(settings)?;
         kernel.adopt()?;
         Ok(kernel)
+    }
+
+    /// The object with its maps pinned below `pins`; no program is loaded yet.
+    fn open(pins: &Path) -> Result<Ebpf, KeeperError> {
+        let maps = pins.join("maps");
+        fs::create_dir_all(&maps).and_then(|()| fs::create_dir_all(pins.join("links"))).map_err(|error| kernel(format!(
+            "cannot make {}: {error}; is bpffs mounted (mount -t bpf bpf /sys/fs/bpf), and is this root?",
+            maps.display()
+        )))?;
+        let has_set_retval = u32::from(kernel_at_least(5, 18));
+        EbpfLoader::new()
+            .default_map_pin_directory(&maps)
+            .map_pin_path(name::SOCKETS, maps.join(name::SOCKETS))
+            .override_global("HAS_SET_RETVAL", &has_set_retval, true)
+            .load(OBJECT)
+            .map_err(|error| kernel(format!("the programs do not load: {}", chain(&error))))
+    }
+
+    /// Tries every program on this kernel, with maps of its own, and leaves nothing behind: the programs' names, and
+    /// why the kernel does not take one.
+    ///
+    /// # Errors
+    /// When bpffs is not there, or this is not root.
+    pub fn try_programs() -> Result<Vec<(&'static str, Option<String>)>, KeeperError> {
+        let pins = Kernel::pin_directory(&format!("doctor-{}", std::process::id()));
+        let tried = Kernel::open(&pins).map(|mut ebpf| {
+            let result = |name: &'static str| match ebpf.program_mut(name).map(load) {
+                Some(Ok(())) => (name, None),
+                Some(Err(error)) => (name, chain(&error).lines().next().map(ToOwned::to_owned)),
+                None => (name, Some("missing".to_owned())),
+            };
+            name::PROGRAMS.map(result).to_vec()
+        });
+        let _ = fs::remove_dir_all(&pins);
+        tried
     }
 
     /// The directory of an instance's pins, which names the layout version.

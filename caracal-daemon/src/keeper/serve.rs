@@ -27,7 +27,7 @@ use super::order::{Order, Orders};
 use super::refusals;
 use super::{KeeperError, Signer, signing};
 use crate::clock::{Clock, monotonic_ns};
-use crate::config::Config;
+use crate::config::{Config, Require};
 
 /// How long a data path may take from its start to its first renewal of the lease.
 const FIRST_RENEWAL: Duration = Duration::from_secs(60);
@@ -68,6 +68,13 @@ pub fn serve(config: &Config, cgroups: &[PathBuf], agent: Option<&str>, ready: i
     if !nix::unistd::geteuid().is_root() {
         return Err(KeeperError::NotRoot);
     }
+    if config.require == Require::Full && !config.allow_degraded {
+        return Err(KeeperError::Refused(
+            "require = \"full\": this version enforces the level \"network\" (`caracald doctor` lists what that leaves \
+             open); say require = \"network\", or allow_degraded = true to have it recorded"
+                .to_owned(),
+        ));
+    }
     let signals = block_signals()?;
     let places = Places::of(config);
     let user = child::user(&config.user)?;
@@ -90,9 +97,8 @@ pub fn serve(config: &Config, cgroups: &[PathBuf], agent: Option<&str>, ready: i
     let inherited = Inherited { sockets, lease: lease?, sources: sources?, resolving: resolving? };
     let group = admin_group(config)?;
     let certificate = keys.ca_certificate().to_owned();
-    let governor = Arc::new(Governor::new(hierarchy, config.instance.as_str(), kernel, certificate, group)?);
-    let registry = places.keeper.join("agents.json");
-    governor.adopt(&load(&registry));
+    let governor = Arc::new(Governor::new(hierarchy, config.instance.as_str(), kernel, certificate, group, places.keeper.join("agents.json"))?);
+    governor.adopt();
     let listener = control::listen(&places.control)
         .map_err(|error| KeeperError::Listen(format!("cannot listen on {}: {error}", places.control.display())))?;
     thread("control-accept", { let governor = Arc::clone(&governor); move || control::serve(&listener, &governor) })?;
@@ -100,7 +106,6 @@ pub fn serve(config: &Config, cgroups: &[PathBuf], agent: Option<&str>, ready: i
     thread("sweep", { let governor = Arc::clone(&governor); move || loop {
         std::thread::sleep(Duration::from_secs(1));
         governor.sweep_all();
-        save(&registry, &governor.agents());
     } })?;
 
     let keeper = Keeper { config, places: &places, host_id: &host_id, netns, user, inherited: &inherited, keys: &keys, governor: &governor, agent };
@@ -131,6 +136,9 @@ impl Keeper<'_> {
                 Ok(()) => {
                     for cgroup in cgroups {
                         self.attach(cgroup)?;
+                    }
+                    if self.config.require == Require::Full {
+                        let _ = self.governor.order(&Order::Lifecycle("degraded: full is required, network is enforced".to_owned()));
                     }
                     if let Some(ready) = ready.take() {
                         ready();
@@ -310,7 +318,8 @@ fn admin_group(config: &Config) -> Result<Option<u32>, KeeperError> {
     }
 }
 
-fn load<T: serde::de::DeserializeOwned + Default>(path: &Path) -> T {
+/// Reads a small state file; what is not there or not readable is the default.
+pub fn load<T: serde::de::DeserializeOwned + Default>(path: &Path) -> T {
     fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
