@@ -25,6 +25,9 @@ pub struct AttachArgs {
     /// The agent's name for the cgroups; by default their directories' names.
     #[arg(long, value_name = "NAME", requires = "cgroup")]
     pub agent: Option<String>,
+    /// Govern a cgroup even where a root process in it could undo the pins; recorded in the ledger, shown by `status`.
+    #[arg(long, requires = "cgroup")]
+    pub allow_degraded: bool,
 }
 
 /// Release an attached cgroup: its processes connect directly again.
@@ -43,13 +46,14 @@ pub fn attach(args: AttachArgs, path: &Path) -> anyhow::Result<ExitCode> {
     if path == Path::new(DEFAULT_PATH) && !path.exists() && nix::unistd::geteuid().is_root() {
         write_starter(path)?;
     }
-    let config = settings(path)?;
+    let mut config = settings(path)?;
+    config.allow_degraded |= args.allow_degraded;
     if let Ok(mut control) = Control::connect(&config) {
         if args.cgroup.is_empty() {
             anyhow::bail!("the daemon is running already: `caracald status` shows it");
         }
         for cgroup in args.cgroup {
-            let value = control.ask(&Request::Attach { cgroup, agent: args.agent.clone() })?;
+            let value = control.ask(&Request::Attach { cgroup, agent: args.agent.clone(), allow_degraded: config.allow_degraded })?;
             println!("attached {} as agent {}", value["cgroup"].as_str().unwrap_or("?"), value["agent"].as_str().unwrap_or("?"));
         }
         return Ok(ExitCode::SUCCESS);

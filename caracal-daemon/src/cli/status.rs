@@ -66,6 +66,13 @@ fn print(status: &Value) {
             ]);
         }
         println!("{table}");
+        for agent in agents.iter().filter(|agent| !agent["root_process"].is_null()) {
+            println!(
+                "degraded: process {} of agent {} is root in the host's mount namespace and could remove the pins",
+                text(&agent["root_process"]),
+                text(&agent["agent"])
+            );
+        }
     }
     for process in path["untrusting"].as_array().map(Vec::as_slice).unwrap_or_default() {
         println!(

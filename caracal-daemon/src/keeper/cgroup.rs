@@ -118,6 +118,26 @@ impl Cgroup {
             .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
     }
 
+    /// The processes in it and below it.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        let mut found = Vec::new();
+        processes(&self.absolute, &mut found);
+        found
+    }
+
+    /// A process in it or below it that is root in this process's own mount namespace: it could unlink pins.
+    #[must_use]
+    pub fn root_process(&self) -> Option<u32> {
+        let own = fs::read_link("/proc/self/ns/mnt").ok();
+        self.processes().into_iter().find(|pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+            let effective = uids.split_whitespace().nth(1);
+            effective == Some("0") && fs::read_link(format!("/proc/{pid}/ns/mnt")).ok() == own
+        })
+    }
+
     /// Removes it with its empty children; one that still holds a process stays.
     pub fn remove(&self) -> bool {
         remove_tree(&self.absolute).is_ok()
@@ -128,6 +148,16 @@ impl Cgroup {
 #[must_use]
 pub fn within(inner: &str, outer: &str) -> bool {
     inner == outer || inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn processes(directory: &Path, found: &mut Vec<u32>) {
+    let here = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    found.extend(here.lines().filter_map(|line| line.parse::<u32>().ok()));
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            processes(&entry.path(), found);
+        }
+    }
 }
 
 fn remove_tree(directory: &Path) -> io::Result<()> {

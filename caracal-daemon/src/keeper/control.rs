@@ -37,6 +37,8 @@ pub enum Request {
         cgroup: PathBuf,
         /// The agent's name; the directory's, if none is given.
         agent: Option<String>,
+        /// Also where what runs in it could undo the pins; recorded.
+        allow_degraded: bool,
     },
     /// Release a cgroup: what is in it connects directly again.
     Detach {
@@ -146,9 +148,9 @@ fn answer(request: Request, caller: Caller, governor: &Governor) -> Response {
         if caller.admin { Ok(()) } else { Err(format!("only root may {what}: run it with sudo")) }
     };
     match request {
-        Request::Attach { cgroup, agent } => {
+        Request::Attach { cgroup, agent, allow_degraded } => {
             administer("attach a cgroup")?;
-            governor.attach(&cgroup, agent.as_deref())
+            governor.attach(&cgroup, agent.as_deref(), allow_degraded)
         }
         Request::Detach { cgroup } => {
             administer("release a cgroup")?;

@@ -202,8 +202,9 @@ impl Governor {
     /// Governs a cgroup.
     ///
     /// # Errors
-    /// When it is not a cgroup, is governed already (by itself, from above or from below), or the kernel refuses.
-    pub fn attach(&self, path: &Path, name: Option<&str>) -> Answer {
+    /// When it is not a cgroup, is governed already (by itself, from above or from below), the kernel refuses, or a root
+    /// process in it shares our mount namespace and `allow_degraded` is false.
+    pub fn attach(&self, path: &Path, name: Option<&str>, allow_degraded: bool) -> Answer {
         let cgroup = self.hierarchy.open(path).map_err(|error| error.to_string())?;
         let fallback = cgroup.absolute.file_name().map(|name| sanitise(&name.to_string_lossy())).unwrap_or_default();
         let name = name.unwrap_or(&fallback).to_owned();
@@ -214,6 +215,15 @@ impl Governor {
         if let Some(other) = self.governed().values().find(|one| within(&one.cgroup.path, &cgroup.path) || within(&cgroup.path, &one.cgroup.path)) {
             return Err(format!("{} is governed already, as agent {:?}", other.cgroup.path, &*other.agent.name));
         }
+        let root = cgroup.root_process();
+        if let (Some(pid), false) = (root, allow_degraded) {
+            return Err(format!(
+                "process {pid} in {} is root in the host's mount namespace: it could remove the pins and go free. Run the \
+                 agent as an ordinary user or in a mount namespace of its own, or say --allow-degraded to govern it all the \
+                 same; that is recorded",
+                cgroup.path
+            ));
+        }
         let agent = Agent { name: Arc::from(name), cgroup: cgroup.id, path: cgroup.path.clone(), uid: 0, learn: false };
         {
             let mut kernel = self.kernel();
@@ -222,7 +232,8 @@ impl Governor {
         }
         let told = self.order(&Order::Admit(agent.clone()));
         let value = json!({ "agent": &*agent.name, "cgroup": cgroup.path, "id": cgroup.id });
-        let _ = self.order(&Order::Lifecycle(format!("attached agent {}", agent.name)));
+        let degraded = root.map(|pid| format!(", degraded: process {pid} is root in the host's mount namespace"));
+        let _ = self.order(&Order::Lifecycle(format!("attached agent {}{}", agent.name, degraded.unwrap_or_default())));
         self.governed().insert(cgroup.id, Governed { agent, cgroup, leaf: false });
         self.write_down();
         told.map(|_| value)
@@ -302,7 +313,7 @@ impl Governor {
                 };
                 json!({
                     "agent": &*one.agent.name, "cgroup": one.cgroup.path, "uid": one.agent.uid, "learn": one.agent.learn,
-                    "populated": one.cgroup.populated(),
+                    "populated": one.cgroup.populated(), "root_process": one.cgroup.root_process(),
                     "redirected": count(|why| why == 0), "refused_by_kernel": count(|why| why != 0),
                 })
             })

@@ -189,7 +189,7 @@ impl Keeper<'_> {
             return Ok(());
         }
         let name = self.config.agent.iter().find(|entry| entry.cgroup.as_deref() == Some(cgroup)).map(|entry| entry.name.as_str());
-        self.governor.attach(cgroup, self.agent.or(name)).map(drop).map_err(KeeperError::Refused)
+        self.governor.attach(cgroup, self.agent.or(name), self.config.allow_degraded).map(drop).map_err(KeeperError::Refused)
     }
 
     /// Waits for a signal or for the child's end. True: stop.
