@@ -12,7 +12,8 @@ mod starter;
 
 pub use amount::{AmountError, format_usd, parse_usd};
 pub use budgets::{Budget, Per, Window, WindowKind};
-pub use hosts::{Cidr, HostPattern};
+pub use crate::address::Cidr;
+pub use hosts::HostPattern;
 pub use problem::{ConfigError, Problem};
 pub(crate) use problem::position;
 pub use rules::{AgentEntry, AgentPattern, AllowRule, DenyRule, Glob, PRICED_HOSTS, RuleMode, may_be_priced};

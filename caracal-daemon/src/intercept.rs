@@ -195,12 +195,12 @@ fn asked(session: &Session, request: Request<Incoming>) -> Result<(Asked, Reques
 
 fn decide(session: &Session, asked: &Asked) -> Result<Decided, (Refusal, Vec<Arc<str>>)> {
     let set = session.origin.stack.policy.current();
-    let decision = set.decide(&Ask {
+    let ask = Ask {
         method: Some(asked.method.as_str()),
         path: Some(&asked.path),
         ..session.origin.ask(Action::Request, &asked.target.host, asked.target.port, asked.target.address)
-    });
-    granted(decision, &set, &format!("{} {}", asked.method, asked.target.host))
+    };
+    granted(&set, &ask)
 }
 
 /// A request that costs nothing: recorded, then streamed both ways.

@@ -1,9 +1,10 @@
 //! The stages of `caracald`, in the order in which a byte meets them.
 //!
 //! `capture -> tls -> http -> policy -> meter -> budget -> journal -> bus -> ledger, spend`; a stage knows only what
-//! stands to its left, plus the ground floor (`config`, `clock`, `agent`, `event`, `money`, `refusal`, `telemetry`).
+//! stands to its left, plus the ground floor (`config`, `clock`, `address`, `agent`, `event`, `money`, `refusal`, `telemetry`).
 //! [`intercept`] tells the story of one connection from top to bottom.
 
+pub mod address;
 pub mod agent;
 pub mod clock;
 pub mod config;

@@ -6,7 +6,6 @@
 //! own Cedar files ([`source`]), are validated strictly against one schema, and are sliced by action, agent and host
 //! ([`set`]) so that the cost of a decision does not grow with the number of rules.
 
-mod address;
 mod engine;
 pub mod explain;
 mod facts;
@@ -16,7 +15,6 @@ mod source;
 pub mod sugar;
 pub mod table;
 
-pub use address::{is_private, is_private_range};
 pub use engine::Engine;
 pub use set::PolicySet;
 pub use source::{PolicyError, PolicyProblem};

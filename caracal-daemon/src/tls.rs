@@ -6,7 +6,6 @@ pub mod accept;
 pub mod dial;
 pub mod hello;
 pub mod leaf;
-pub mod reach;
 pub mod rewind;
 pub mod sniff;
 pub mod trust;

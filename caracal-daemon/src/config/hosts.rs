@@ -1,5 +1,6 @@
 //! Takes a host as a rule writes it; gives a [`HostPattern`]: a name, a suffix, an address or a range of addresses.
 
+use crate::address::Cidr;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -17,15 +18,6 @@ pub enum HostPattern {
     Address(IpAddr),
     /// A range of addresses, where there is no name.
     Range(Cidr),
-}
-
-/// A range of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Cidr {
-    /// The first address.
-    pub first: IpAddr,
-    /// Bits that are fixed.
-    pub prefix: u8,
 }
 
 impl HostPattern {
@@ -93,70 +85,6 @@ fn check_name(name: &str, written: &str) -> Result<(), String> {
     Ok(())
 }
 
-impl FromStr for Cidr {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Cidr, String> {
-        let bad = || format!("{text:?} is no range of addresses; write one as \"10.0.0.0/8\" or \"fd00::/8\"");
-        let (address, prefix) = text.split_once('/').ok_or_else(bad)?;
-        let first: IpAddr = address.parse().map_err(|_| bad())?;
-        let plain = !prefix.is_empty() && prefix.bytes().all(|b| b.is_ascii_digit());
-        let prefix: u8 = prefix.parse().ok().filter(|_| plain).ok_or_else(bad)?;
-        if prefix > width(first) {
-            return Err(bad());
-        }
-        if first.to_canonical() != first {
-            return Err(format!("{text:?}: write the IPv4 range itself, not its IPv4-mapped form"));
-        }
-        let range = Cidr { first: masked(first, prefix), prefix };
-        if range.first == first { Ok(range) } else { Err(format!("{text:?} has bits set after /{prefix}; did you mean \"{range}\"?")) }
-    }
-}
-
-fn width(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
-
-fn masked(address: IpAddr, prefix: u8) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
-            IpAddr::V4((u32::from(v4) & mask).into())
-        }
-        IpAddr::V6(v6) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0);
-            IpAddr::V6((u128::from(v6) & mask).into())
-        }
-    }
-}
-
-impl Cidr {
-    /// Whether the address lies in the range.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        address.is_ipv4() == self.first.is_ipv4() && masked(address, self.prefix) == self.first
-    }
-
-    /// The last address.
-    #[must_use]
-    pub fn last(&self) -> IpAddr {
-        match self.first {
-            IpAddr::V4(v4) => {
-                IpAddr::V4((u32::from(v4) | u32::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0)).into())
-            }
-            IpAddr::V6(v6) => {
-                IpAddr::V6((u128::from(v6) | u128::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0)).into())
-            }
-        }
-    }
-}
-
-impl fmt::Display for Cidr {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}/{}", self.first, self.prefix)
-    }
-}
-
 impl fmt::Display for HostPattern {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -204,15 +132,5 @@ mod tests {
         let suffix = HostPattern::Suffix("example.com".into());
         assert!(suffix.matches_name("a.example.com") && suffix.matches_name("a.b.example.com"));
         assert!(!suffix.matches_name("example.com") && !suffix.matches_name("notexample.com") && !suffix.matches_name(".example.com"));
-    }
-
-    #[test]
-    fn ranges_end_where_they_should() {
-        let range = |text: &str| text.parse::<Cidr>().map(|r| r.last().to_string());
-        assert_eq!(range("10.0.0.0/8"), Ok("10.255.255.255".into()));
-        assert_eq!(range("0.0.0.0/0"), Ok("255.255.255.255".into()));
-        assert_eq!(range("10.0.0.1/32"), Ok("10.0.0.1".into()));
-        assert_eq!(range("fe80::/10"), Ok("febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff".into()));
-        assert_eq!(range("::1/128"), Ok("::1".into()));
     }
 }

@@ -58,7 +58,7 @@ async fn a_refused_name_gets_an_address_that_leads_to_us() {
         let (message, _) = ask("denied.test.", kind).await;
         assert_eq!((message.metadata.response_code, message.answers.len()), (ResponseCode::NoError, 0), "{kind}");
     }
-    assert!(!crate::tls::reach::is_public(REFUSED_V4.into()) && !crate::tls::reach::is_public(REFUSED_V6.into()));
+    assert!(crate::address::is_private(REFUSED_V4.into()) && crate::address::is_private(REFUSED_V6.into()));
 }
 
 #[tokio::test]

@@ -86,15 +86,15 @@ async fn prepare(
     let call = stack.meter.read(provider, operation, headers, body).map_err(plain)?;
     // May this agent call this model at all?
     let set = stack.policy.current();
-    let decision = set.decide(&Ask {
+    let ask = Ask {
         method: Some(asked.method.as_str()),
         path: Some(&asked.path),
         model: Some(&call.model),
         provider: Some(provider_code(provider)),
         estimate: Some(call.most()),
         ..origin.ask(Action::Llm, &asked.target.host, asked.target.port, asked.target.address)
-    });
-    let llm = granted(decision, &set, &format!("the model {} for {}", call.model, origin.agent.name))?;
+    };
+    let llm = granted(&set, &ask)?;
     // Money before bytes: taken from every budget, or from none.
     let scope = Scope { agent: origin.agent.name.clone(), provider: provider_code(provider), model: call.priced_as() };
     let least = call.least(stack.limits.min_output);

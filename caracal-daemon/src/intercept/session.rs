@@ -11,7 +11,7 @@ use crate::intercept::record::{About, action_code};
 use crate::intercept::settle::Metered;
 use crate::intercept::stack::Stack;
 use crate::meter::Surface;
-use crate::policy::{Action, Ask, Decision, Grant, PolicySet, Verdict};
+use crate::policy::{Action, Ask, Grant, PolicySet, Verdict};
 use crate::refusal::{Reason, Refusal, Side, Stage};
 use crate::tls::dial::{Alpn, Wanted};
 use bytes::Bytes;
@@ -85,18 +85,12 @@ pub(crate) struct Decided {
     pub(crate) policy_set: Arc<str>,
 }
 
-/// Turns a decision into a grant or a refusal that names the rule.
-pub(crate) fn granted(decision: Decision, set: &PolicySet, what: &str) -> Result<Decided, (Refusal, Vec<Arc<str>>)> {
+/// Decides, and turns the decision into a grant or a refusal that names the rule and what would allow it.
+pub(crate) fn granted(set: &PolicySet, ask: &Ask<'_>) -> Result<Decided, (Refusal, Vec<Arc<str>>)> {
+    let decision = set.decide(ask);
     match decision.verdict {
         Verdict::Allow(grant) => Ok(Decided { grant, policies: decision.policies, policy_set: set.hash() }),
-        Verdict::Deny(reason) => {
-            let by = match decision.policies.as_slice() {
-                [] => "no rule allows it".to_owned(),
-                policies => format!("rule {} forbids it", policies.join(", ")),
-            };
-            let sentence = format!("Caracal does not allow {what}: {by}. Ask whoever runs this host to add a rule to caracal.toml.");
-            Err((Refusal { stage: Stage::Policy, side: Side::Us, reason, sentence }, decision.policies))
-        }
+        Verdict::Deny(reason) => Err((set.denied(ask, &decision, reason), decision.policies)),
     }
 }
 

@@ -23,7 +23,7 @@ struct Doings {
     requests: u64,
     calls: u64,
     spent: NanoUsd,
-    refused: BTreeMap<Refused, u64>,
+    refused: BTreeMap<Refused, Refusals>,
     observed: BTreeMap<String, Observed>,
     left_out: u64,
 }
@@ -31,8 +31,17 @@ struct Doings {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Refused {
     host: String,
+    /// 0 for a look-up.
     port: u16,
     reason: String,
+    /// The sentence, where it tells refusals of one host apart.
+    about: Option<String>,
+}
+
+#[derive(Debug)]
+struct Refusals {
+    count: u64,
+    /// The sentence of the first.
     sentence: String,
 }
 
@@ -71,7 +80,7 @@ impl Tally {
     pub fn summary(&self, agent: CgroupId, learn: bool) -> Value {
         let all = self.all();
         let Some(doings) = all.get(&agent) else { return json!({ "text": "nothing was sent" }) };
-        let refused: Vec<Value> = doings.refused.iter().map(|(refused, count)| refused.to_json(*count)).collect();
+        let refused: Vec<Value> = doings.refusals().map(|(refused, some)| refused.to_json(some)).collect();
         let policy = learn.then(|| rules_for(&doings.agent, doings.observed.values()));
         let mut text = format!("{} paid calls, {} spent; {} other requests", doings.calls, doings.spent, doings.requests);
         if doings.left_out > 0 {
@@ -87,22 +96,35 @@ impl Tally {
 
 impl Doings {
     fn refuse(&mut self, draft: &Draft) {
+        let sentence = draft.detail.sentence.clone().unwrap_or_default();
+        let reason = draft.data.reason.unwrap_or_default();
+        // Sentences of the policy name the path: one line for each would be a list that nobody reads.
+        let by_policy = [Reason::HostNotAllowed, Reason::PolicyDenied].iter().any(|one| one.code() == reason);
         let refused = Refused {
             host: draft.detail.host.clone().unwrap_or_default(),
-            port: draft.detail.port.unwrap_or(443),
-            reason: draft.data.reason.unwrap_or_default().to_owned(),
-            sentence: draft.detail.sentence.clone().unwrap_or_default(),
+            port: if is_lookup(draft) { 0 } else { draft.detail.port.unwrap_or(443) },
+            reason: reason.to_owned(),
+            about: (!by_policy).then(|| sentence.clone()),
         };
         if self.refused.len() >= MOST && !self.refused.contains_key(&refused) {
             self.left_out += 1;
             return;
         }
-        *self.refused.entry(refused).or_default() += 1;
+        self.refused.entry(refused).or_insert(Refusals { count: 0, sentence }).count += 1;
+    }
+
+    /// What was refused. A refused look-up is answered in such a way that the connection arrives and can be refused in
+    /// words: where it did, the look-up is the same refusal and not told again.
+    fn refusals(&self) -> impl Iterator<Item = (&Refused, &Refusals)> {
+        let told = |one: &Refused| {
+            one.port == 0 && self.refused.keys().any(|other| other.port != 0 && other.host == one.host && other.reason == one.reason)
+        };
+        self.refused.iter().filter(move |(one, _)| !told(one))
     }
 
     fn observe(&mut self, draft: &Draft) {
         let Some(host) = draft.detail.host.clone() else { return };
-        let lookup = draft.data.action == Some(Action::Resolve.as_str());
+        let lookup = is_lookup(draft);
         if !lookup {
             self.requests += 1;
         }
@@ -121,15 +143,67 @@ impl Doings {
     }
 }
 
+fn is_lookup(draft: &Draft) -> bool {
+    draft.data.action == Some(Action::Resolve.as_str())
+}
+
 impl Refused {
-    fn to_json(&self, count: u64) -> Value {
+    fn to_json(&self, some: &Refusals) -> Value {
+        let count = some.count;
         let times = if count > 1 { format!(", {count} times") } else { String::new() };
         let host_rule = self.reason == Reason::HostNotAllowed.code();
-        let why = if host_rule { String::new() } else { format!(": {}", self.sentence) };
+        let why = if host_rule || some.sentence.is_empty() { String::new() } else { format!(": {}", some.sentence) };
+        let place = if self.port == 0 { format!("{}, looked up", self.host) } else { format!("{}:{}", self.host, self.port) };
         json!({
-            "what": format!("{}:{} ({}{times}){why}", self.host, self.port, self.reason),
+            "what": format!("{place} ({}{times}){why}", self.reason),
             "host": self.host, "port": self.port, "reason": self.reason, "count": count,
             "allow": host_rule.then(|| line_that_would_allow(Action::Request, &self.host, self.port)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Data, Detail};
+
+    fn draft(action: Action, host: &str, port: Option<u16>, reason: Reason, sentence: &str) -> Draft {
+        let data =
+            Data { decision: Some("deny"), action: Some(action.as_str()), reason: Some(reason.code()), ..Data::default() };
+        let sentence = Some(sentence.to_owned()).filter(|text| !text.is_empty());
+        let detail = Detail { host: Some(host.to_owned()), port, sentence, ..Detail::default() };
+        Draft { kind: Kind::Decision, at: crate::clock::UnixNanos(0), data, detail }
+    }
+
+    fn told(drafts: &[Draft]) -> Vec<(String, u64, u64)> {
+        let tally = Tally::default();
+        drafts.iter().for_each(|draft| tally.note(CgroupId(1), draft));
+        let summary = tally.summary(CgroupId(1), false);
+        let line = |line: &Value| {
+            (line["what"].as_str().unwrap_or_default().to_owned(), line["port"].as_u64().unwrap_or(9), line["count"].as_u64().unwrap_or(0))
+        };
+        summary["refused"].as_array().map(|lines| lines.iter().map(line).collect()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_refused_host_is_told_once() {
+        let lookup = || draft(Action::Resolve, "a.test", None, Reason::HostNotAllowed, "");
+        let request = |path: &str| draft(Action::Request, "a.test", Some(443), Reason::HostNotAllowed, &format!("no GET {path}"));
+        let once = vec![("a.test:443 (host_not_allowed, 2 times)".to_owned(), 443, 2)];
+        assert_eq!(told(&[lookup(), lookup(), request("/1"), request("/2")]), once);
+        assert_eq!(told(&[request("/1"), request("/2"), lookup()]), once);
+        assert_eq!(told(&[lookup()]), [("a.test, looked up (host_not_allowed)".to_owned(), 0, 1)]);
+    }
+
+    #[test]
+    fn other_refusals_are_told_apart() {
+        let unknown = |model: &str| draft(Action::Llm, "a.test", Some(443), Reason::PriceUnknown, &format!("no price of {model}"));
+        let lines = told(&[
+            draft(Action::Resolve, "b.test", None, Reason::HostNotAllowed, ""),
+            unknown("one"),
+            unknown("two"),
+            draft(Action::Request, "b.test", Some(443), Reason::PolicyDenied, "policy no forbids it"),
+        ]);
+        assert_eq!(lines.len(), 4, "{lines:?}");
     }
 }

@@ -72,16 +72,21 @@ impl PolicySet {
     #[must_use]
     pub fn refusal(&self, ask: &Ask<'_>, decision: &Decision) -> Option<Refusal> {
         let Verdict::Deny(reason) = decision.verdict else { return None };
+        Some(self.denied(ask, decision, reason))
+    }
+
+    /// The refusal that this denial for `reason` is.
+    pub(crate) fn denied(&self, ask: &Ask<'_>, decision: &Decision, reason: Reason) -> Refusal {
         let (stage, us) = (Stage::Policy, |sentence| Refusal { stage: Stage::Policy, side: Side::Us, reason, sentence });
         if let Some(why) = self.broken() {
             let why = one_line(why);
-            return Some(us(format!("Caracal denies everything because its policy is broken: {why}. Correct it and run `caracald policy reload`.")));
+            return us(format!("Caracal denies everything because its policy is broken: {why}. Correct it and run `caracald policy reload`."));
         }
         if self.outcome(ask).failed {
             let (what, policies) = (what(ask), list(decision));
-            return Some(us(format!("Caracal refused {what}: policy {policies} cannot be evaluated; see `caracald policy explain`.")));
+            return us(format!("Caracal refused {what}: policy {policies} cannot be evaluated; see `caracald policy explain`."));
         }
-        Some(Refusal { stage, side: Side::Agent, reason, sentence: self.sentence(ask, decision, reason) })
+        Refusal { stage, side: Side::Agent, reason, sentence: self.sentence(ask, decision, reason) }
     }
 
     fn sentence(&self, ask: &Ask<'_>, decision: &Decision, reason: Reason) -> String {

@@ -6,7 +6,8 @@
 
 use super::facts::Facts;
 use super::source::{self, Entry, Notes, PolicyError, PolicyProblem, SCHEMA};
-use super::{Action, Ask, Decision, Grant, Mode, Verdict, is_private};
+use super::{Action, Ask, Decision, Grant, Mode, Verdict};
+use crate::address::is_private;
 use crate::config::{AllowRule, Config};
 use crate::refusal::Reason;
 use cedar_policy::{

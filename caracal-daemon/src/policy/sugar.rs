@@ -4,7 +4,8 @@
 //! with `mode = "tcp"` or `"tls-passthrough"`, to look it up and to connect. A rule for an address also permits to connect,
 //! to be read. Nothing else is permitted. A deny rule forbids everything that it does not leave out.
 
-use super::{Action, is_private, is_private_range};
+use super::Action;
+use crate::address::{is_private, is_private_range};
 use crate::config::{AgentPattern, AllowRule, DenyRule, Glob, HostPattern, PRICED_HOSTS, RuleMode};
 use std::fmt::Write;
 use std::sync::Arc;

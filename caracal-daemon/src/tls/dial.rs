@@ -4,9 +4,9 @@
 
 pub mod proxy;
 
+use crate::address::{is_loopback, is_private};
 use crate::dns::resolve::Resolver;
 use crate::refusal::{Reason, Refusal, Side, Stage};
-use crate::tls::reach;
 use proxy::Proxy;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -197,7 +197,7 @@ impl Dialer {
 /// The addresses that may be dialled on this route.
 fn allowed(route: Route<'_>, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Refusal> {
     let may = |address: &&IpAddr| {
-        reach::is_public(**address) || (route.private && (route.same_netns || !reach::is_loopback(**address)))
+        !is_private(**address) || (route.private && (route.same_netns || !is_loopback(**address)))
     };
     let kept: Vec<IpAddr> = addresses.iter().filter(may).take(MOST_ADDRESSES).map(IpAddr::to_canonical).collect();
     if !kept.is_empty() {

@@ -56,7 +56,7 @@ fn configuration(scene: &Scene) -> Result<PathBuf> {
     let text = format!(
         "instance = \"bench{}\"\nstate_dir = \"{}/state\"\nruntime_dir = \"{}/run\"\n\n\
          [upstream]\nnameservers = [\"{NAME_SERVER}\"]\nroots = [\"{}\"]\n\n\
-         [[allow]]\nhosts = [\"{}\"]\nports = [443]\nprivate = true\n\n\
+         [[allow]]\nhosts = [\"{}\"]\nports = [443]\n\n\
          [[budget]]\nname = \"bench\"\nlimit = \"100000 USD\"\nwindow = \"day\"\n",
         process::id(),
         home.display(),

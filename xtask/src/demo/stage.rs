@@ -232,7 +232,7 @@ fn configuration(hosts: &Hosts, instance: &str, budget: &str) -> Result<String> 
     Ok(format!(
         "instance = \"{instance}\"\nstate_dir = \"{files}/daemon/state\"\nruntime_dir = \"{files}/daemon/run\"\n\n\
          [upstream]\nnameservers = [\"{NAME_SERVER}\"]\nroots = [\"{files}/root.pem\"]\n\n\
-         [[allow]]\nhosts = [\"api.openai.com\"]\nports = [443]\nprivate = true\n\n\
+         [[allow]]\nhosts = [\"api.openai.com\"]\nports = [443]\n\n\
          [[budget]]\nname = \"demo\"\nlimit = \"{budget}\"\nwindow = \"day\"\n"
     ))
 }

@@ -73,7 +73,7 @@ impl Proxy {
     #[must_use]
     pub fn is_excepted(&self, host: &str, port: u16) -> bool {
         let address = host.parse::<IpAddr>().ok();
-        if address.is_some_and(crate::tls::reach::is_loopback) || host == "localhost" {
+        if address.is_some_and(crate::address::is_loopback) || host == "localhost" {
             return true;
         }
         self.except.iter().any(|exception| match exception {
