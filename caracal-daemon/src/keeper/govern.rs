@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use super::cgroup::{Cgroup, Hierarchy, within};
 use super::control::Caller;
 use super::kernel::Kernel;
 use super::order::{Answer, Order, Orders};
+use super::serve::{load, save};
 use crate::agent::{Agent, CgroupId};
 
 /// A governed cgroup and the agent that it is.
@@ -48,6 +49,8 @@ pub struct Governor {
     orders: Mutex<Option<Arc<Orders>>>,
     ca_certificate: String,
     admin_group: Option<u32>,
+    /// Where the agents are written down for the next keeper.
+    registry: PathBuf,
 }
 
 impl Governor {
@@ -61,6 +64,7 @@ impl Governor {
         mut kernel: Kernel,
         ca_certificate: String,
         admin_group: Option<u32>,
+        registry: PathBuf,
     ) -> Result<Governor, KeeperError> {
         let slice = hierarchy.make(&format!("{instance}.slice"))?;
         kernel.govern(slice.id, &slice.directory)?;
@@ -72,6 +76,7 @@ impl Governor {
             orders: Mutex::default(),
             ca_certificate,
             admin_group,
+            registry,
         })
     }
 
@@ -158,6 +163,7 @@ impl Governor {
             return Err(why);
         }
         self.governed().insert(leaf.id, Governed { agent: agent.clone(), cgroup: leaf, leaf: true });
+        self.register();
         Ok(Started { agent })
     }
 
@@ -180,6 +186,7 @@ impl Governor {
         }
         governed.remove(&id);
         drop(governed);
+        self.register();
         if let Err(error) = self.kernel().dismiss(id) {
             tracing::warn!(%error, "Cannot dismiss an agent.");
         }
@@ -217,6 +224,7 @@ impl Governor {
         let value = json!({ "agent": &*agent.name, "cgroup": cgroup.path, "id": cgroup.id });
         let _ = self.order(&Order::Lifecycle(format!("attached agent {}", agent.name)));
         self.governed().insert(cgroup.id, Governed { agent, cgroup, leaf: false });
+        self.register();
         told.map(|_| value)
     }
 
@@ -239,14 +247,16 @@ impl Governor {
         kernel.dismiss(cgroup.id).and_then(|()| kernel.release(cgroup.id)).map_err(|error| error.to_string())?;
         drop(kernel);
         let name = self.governed().remove(&cgroup.id).map(|one| one.agent.name);
+        self.register();
         let _ = self.order(&Order::Dismiss(cgroup.id));
         let _ = self.order(&Order::Lifecycle(format!("released agent {}", name.as_deref().unwrap_or("?"))));
         Ok(json!({ "cgroup": cgroup.path }))
     }
 
     /// Takes over what an earlier keeper governed: leaves of the slice that are still populated, and attached cgroups.
-    /// What is not in the registry file of names gets its directory's name.
-    pub fn adopt(&self, names: &BTreeMap<u64, Agent>) {
+    /// What is not in the registry is dismissed: it stays governed, and everything in it is refused.
+    pub fn adopt(&self) {
+        let names: BTreeMap<u64, Agent> = load(&self.registry);
         let admitted = self.kernel().admitted().unwrap_or_default();
         for id in admitted {
             let known = names.get(&id.0).cloned();
@@ -254,6 +264,12 @@ impl Governor {
             match (known, opened) {
                 (Some(agent), Some(cgroup)) if cgroup.id == id => {
                     let leaf = within(&cgroup.path, &self.slice.path);
+                    // An earlier version may have attached fewer programs.
+                    if !leaf && let Err(error) = self.kernel().govern(id, &cgroup.directory) {
+                        tracing::error!(%error, agent = &*agent.name, "Cannot govern an agent whole; it is refused everything.");
+                        let _ = self.kernel().dismiss(id);
+                        continue;
+                    }
                     self.governed().insert(id, Governed { agent, cgroup, leaf });
                 }
                 _ => {
@@ -263,10 +279,12 @@ impl Governor {
         }
     }
 
-    /// Every agent, for the registry file that [`Governor::adopt`] reads after a restart.
-    #[must_use]
-    pub fn agents(&self) -> BTreeMap<u64, Agent> {
-        self.governed().iter().map(|(id, one)| (id.0, one.agent.clone())).collect()
+    /// Writes every agent into the registry, which the next keeper adopts from: at once, so that a keeper killed at any
+    /// moment leaves no agent without a name.
+    fn register(&self) {
+        let governed = self.governed();
+        let agents: BTreeMap<u64, Agent> = governed.iter().map(|(id, one)| (id.0, one.agent.clone())).collect();
+        save(&self.registry, &agents);
     }
 
     /// The names of a user's agents.

@@ -90,9 +90,9 @@ pub fn serve(config: &Config, cgroups: &[PathBuf], agent: Option<&str>, ready: i
     let inherited = Inherited { sockets, lease: lease?, sources: sources?, resolving: resolving? };
     let group = admin_group(config)?;
     let certificate = keys.ca_certificate().to_owned();
-    let governor = Arc::new(Governor::new(hierarchy, config.instance.as_str(), kernel, certificate, group)?);
     let registry = places.keeper.join("agents.json");
-    governor.adopt(&load(&registry));
+    let governor = Arc::new(Governor::new(hierarchy, config.instance.as_str(), kernel, certificate, group, registry)?);
+    governor.adopt();
     let listener = control::listen(&places.control)
         .map_err(|error| KeeperError::Listen(format!("cannot listen on {}: {error}", places.control.display())))?;
     thread("control-accept", { let governor = Arc::clone(&governor); move || control::serve(&listener, &governor) })?;
@@ -100,7 +100,6 @@ pub fn serve(config: &Config, cgroups: &[PathBuf], agent: Option<&str>, ready: i
     thread("sweep", { let governor = Arc::clone(&governor); move || loop {
         std::thread::sleep(Duration::from_secs(1));
         governor.sweep_all();
-        save(&registry, &governor.agents());
     } })?;
 
     let keeper = Keeper { config, places: &places, host_id: &host_id, netns, user, inherited: &inherited, keys: &keys, governor: &governor, agent };
@@ -310,7 +309,8 @@ fn admin_group(config: &Config) -> Result<Option<u32>, KeeperError> {
     }
 }
 
-fn load<T: serde::de::DeserializeOwned + Default>(path: &Path) -> T {
+/// Reads a small state file; what cannot be read is empty.
+pub fn load<T: serde::de::DeserializeOwned + Default>(path: &Path) -> T {
     fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
