@@ -26,13 +26,16 @@ pub enum Why {
     Inbound = 9,
     /// The settings map is empty or of another version.
     NotConfigured = 10,
+    /// A port that is the daemon's.
+    DaemonPort = 11,
 }
 
 impl Why {
     /// Every reason, in the order of its number.
-    pub const ALL: [Why; 10] = [
+    pub const ALL: [Why; 11] = [
         Why::LeaseExpired, Why::UnknownAgent, Why::UnknownNamespace, Why::MapFull, Why::Datagram,
         Why::SocketKind, Why::Packet, Why::Loopback, Why::Inbound, Why::NotConfigured,
+        Why::DaemonPort,
     ];
 
     /// The reason with this number, if there is one.
@@ -55,6 +58,7 @@ impl Why {
             Why::Loopback => "loopback_refused",
             Why::Inbound => "inbound_refused",
             Why::NotConfigured => "not_configured",
+            Why::DaemonPort => "daemon_port_refused",
         }
     }
 }
@@ -73,13 +77,15 @@ pub enum Hook {
     Egress = 4,
     /// `cgroup_skb/ingress`.
     Ingress = 5,
+    /// `cgroup/bind4` and `cgroup/bind6`.
+    Bind = 6,
 }
 
 impl Hook {
     /// The hook with this number, if there is one.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Hook> {
-        [Hook::Connect, Hook::Sendmsg, Hook::SockCreate, Hook::Egress, Hook::Ingress]
+        [Hook::Connect, Hook::Sendmsg, Hook::SockCreate, Hook::Egress, Hook::Ingress, Hook::Bind]
             .into_iter()
             .find(|hook| *hook as u32 == number)
     }
@@ -93,6 +99,7 @@ impl Hook {
             Hook::SockCreate => "sock_create",
             Hook::Egress => "egress",
             Hook::Ingress => "ingress",
+            Hook::Bind => "bind",
         }
     }
 }

@@ -13,7 +13,7 @@ use caracal_common::flow::{AF_INET, AF_INET6, Flow};
 use core::mem::offset_of;
 
 use crate::context::{set_word, word};
-use crate::decide::{bytes, caller, is_loopback, is_v4, lease, mapped, remember, settings, socket_flow};
+use crate::decide::{LOOPBACK_DEVICE, bytes, caller, is_loopback, is_v4, lease, mapped, remember, settings, socket_flow};
 use crate::refuse::{by_current, count, denial, refused, report};
 
 const TCP: u32 = 6;
@@ -88,12 +88,17 @@ fn decide(ctx: &SockAddrContext, family: u16, addr: [u8; 16]) -> Result<(), (u64
     if protocol != TCP && protocol != UDP {
         return Err((0, Why::SocketKind));
     }
-    let mut flow = caller(ctx, sk).map_err(|why| (0, why))?;
+    let mut flow = caller(ctx, sk)?;
     let agent = flow.agent;
     let settings = settings().map_err(|why| (agent, why))?;
     if protocol == TCP && is_loopback(&addr) && own_listener(ctx, agent, &addr, port) {
         forget(sk.cast());
         return Ok(());
+    }
+    // Bound to another device, the redirected packets would leave by it, whatever address they carry.
+    // SAFETY: the hook's own socket.
+    if unsafe { (*sk).bound_dev_if } > LOOPBACK_DEVICE {
+        return Err((agent, Why::Packet));
     }
     lease().map_err(|why| (agent, why))?;
     flow.addr = addr;

@@ -15,6 +15,8 @@ use core::ffi::c_void;
 
 use crate::maps::{AGENTS, LEASE, NAMESPACES, SETTINGS, SOCKETS};
 
+/// `LOOPBACK_IFINDEX`: the same in every network namespace.
+pub const LOOPBACK_DEVICE: u32 = 1;
 /// `BPF_SK_STORAGE_GET_F_CREATE`.
 const CREATE: u64 = 1;
 
@@ -88,21 +90,21 @@ pub fn identity(agent: u64) -> Flow {
 
 /// The identity of a caller that may be redirected from here: it has an agent and a namespace with a listener.
 #[inline(always)]
-pub fn caller<C: EbpfContext>(ctx: &C, sk: *mut bpf_sock) -> Result<Flow, Why> {
+pub fn caller<C: EbpfContext>(ctx: &C, sk: *mut bpf_sock) -> Result<Flow, (u64, Why)> {
     let agent = match current_agent() {
         Some(agent) => agent,
         // The socket is governed (the hook ran) but its user is not: it was passed out of the cgroup.
         None => match socket_flow(sk.cast()) {
             // SAFETY: the storage lives as long as the socket, which the hook holds.
             Some(flow) => unsafe { (*flow).agent },
-            None => return Err(Why::UnknownAgent),
+            None => return Err((0, Why::UnknownAgent)),
         },
     };
     let mut flow = identity(agent);
     // SAFETY: the context is the hook's own.
     flow.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     if NAMESPACES.get_ptr(flow.netns).is_none() {
-        return Err(Why::UnknownNamespace);
+        return Err((agent, Why::UnknownNamespace));
     }
     Ok(flow)
 }
@@ -172,6 +174,13 @@ pub fn is_v4(addr: &[u8; 16]) -> bool {
         i += 1;
     }
     addr[10] == 0xff && addr[11] == 0xff
+}
+
+/// 127.0.0.1 or `::1`, where the daemon's listeners are and nobody else's: 127/8 has many more addresses.
+#[inline(always)]
+pub fn is_listeners(addr: &[u8; 16]) -> bool {
+    let last = u32::from_be_bytes([addr[12], addr[13], addr[14], addr[15]]);
+    if is_v4(addr) { last == 0x7f00_0001 } else { is_loopback(addr) && last == 1 }
 }
 
 /// Whether packets to it go to this namespace's loopback: 127/8, `::1`, and the unspecified addresses.

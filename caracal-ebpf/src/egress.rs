@@ -10,7 +10,7 @@ use aya_ebpf::programs::SkBuffContext;
 use caracal_common::denial::{Hook, Why};
 use caracal_common::flow::Source;
 
-use crate::decide::{is_loopback, lease, settings, socket_flow};
+use crate::decide::{LOOPBACK_DEVICE, is_listeners, is_loopback, lease, settings, socket_flow};
 use crate::maps::RESOLVING;
 use crate::packet::{Packet, Peer, TCP, UDP, agent_of, peer, read};
 use crate::refuse::{denial, report};
@@ -36,16 +36,21 @@ fn decide(ctx: &SkBuffContext, packet: &mut Packet, whose: &mut u64) -> Result<(
         return Err(Why::Packet);
     }
     let why = if packet.protocol == UDP { Why::Datagram } else { Why::Packet };
-    if packet.protocol == 0 || !is_loopback(&packet.to) {
+    // A loopback address is not enough: a socket bound to a network card sends there what it addresses to 127.0.0.1.
+    // SAFETY: the context is the hook's own.
+    let device = unsafe { (*ctx.skb.skb).ifindex };
+    if packet.protocol == 0 || device != LOOPBACK_DEVICE || !is_loopback(&packet.to) {
         return Err(why);
     }
     let settings = settings()?;
-    if packet.to_port == settings.dns_port && packet.protocol == UDP {
-        lease()?;
-        return resolving(ctx, packet);
-    }
-    if packet.protocol == TCP && (packet.to_port == settings.tcp_port || packet.to_port == settings.dns_port) {
-        return lease();
+    if is_listeners(&packet.to) {
+        if packet.to_port == settings.dns_port && packet.protocol == UDP {
+            lease()?;
+            return resolving(ctx, packet);
+        }
+        if packet.protocol == TCP && (packet.to_port == settings.tcp_port || packet.to_port == settings.dns_port) {
+            return lease();
+        }
     }
     match peer(ctx, packet, true, agent, level) {
         Peer::Same => Ok(()),

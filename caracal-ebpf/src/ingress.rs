@@ -5,7 +5,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use caracal_common::denial::{Hook, Why};
 
-use crate::decide::{is_loopback, settings};
+use crate::decide::{is_listeners, is_loopback, settings};
 use crate::packet::{Packet, Peer, TCP, agent_of, peer, read};
 use crate::refuse::{denial, report};
 
@@ -33,7 +33,7 @@ fn decide(ctx: &SkBuffContext, packet: &mut Packet, whose: &mut u64) -> Result<(
         return Err(Why::Inbound);
     }
     let settings = settings()?;
-    if packet.from_port == settings.tcp_port || packet.from_port == settings.dns_port {
+    if is_listeners(&packet.from) && (packet.from_port == settings.tcp_port || packet.from_port == settings.dns_port) {
         return Ok(());
     }
     match peer(ctx, packet, false, agent, level) {

@@ -4,6 +4,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod bind;
 mod connect;
 mod context;
 mod decide;

@@ -44,7 +44,7 @@ fn decide(ctx: &SockAddrContext, family: u16, addr: [u8; 16]) -> Result<(), (u64
     // SAFETY: the context is the hook's own.
     let sk = unsafe { (*sa).__bindgen_anon_1.sk };
     let port = asked_port(ctx);
-    let mut flow = caller(ctx, sk).map_err(|why| (0, why))?;
+    let mut flow = caller(ctx, sk)?;
     let agent = flow.agent;
     if port != DNS {
         // Between two sockets of the same agent: the packet itself is judged at egress, where its receiver is known.

@@ -14,7 +14,8 @@ use crate::event::{Data, Detail, Draft, Kind};
 use crate::keeper::frame;
 use crate::keeper::order::{Answer, KernelRefusal, Order};
 
-/// Starts obeying. When the keeper is gone the process ends: it would be killed anyway.
+/// Starts obeying. When the keeper is gone the process ends at once: it would be killed anyway, and nobody would shut
+/// the door behind it.
 ///
 /// # Errors
 /// When the thread cannot be started.
@@ -27,7 +28,11 @@ pub(super) fn obey(mut stream: UnixStream, app: Arc<App>) -> std::io::Result<()>
                 break;
             }
         }
-        app.stop.send_replace(true);
+        if !app.stopping.load(Ordering::Acquire) {
+            tracing::error!("The keeper is gone; the data path ends.");
+            app.lease.close();
+            std::process::abort();
+        }
     })?;
     Ok(())
 }

@@ -23,6 +23,8 @@ pub fn attach_type(program: &str) -> io::Result<u32> {
         "egress" => 1,
         "sock_create" => 2,
         "sock_ops" => 3,
+        "bind4" => 8,
+        "bind6" => 9,
         "connect4" => 10,
         "connect6" => 11,
         "sendmsg4" => 14,

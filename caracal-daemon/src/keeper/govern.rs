@@ -13,7 +13,7 @@ use super::cgroup::{Cgroup, Hierarchy, within};
 use super::control::Caller;
 use super::kernel::Kernel;
 use super::order::{Answer, Order, Orders};
-use super::serve;
+use super::serve::{load, save};
 use crate::agent::{Agent, CgroupId};
 
 /// A governed cgroup and the agent that it is.
@@ -49,7 +49,7 @@ pub struct Governor {
     orders: Mutex<Option<Arc<Orders>>>,
     ca_certificate: String,
     admin_group: Option<u32>,
-    /// Where the agents' names are kept for the next keeper.
+    /// Where the agents are written down for the next keeper.
     registry: PathBuf,
 }
 
@@ -163,7 +163,7 @@ impl Governor {
             return Err(why);
         }
         self.governed().insert(leaf.id, Governed { agent: agent.clone(), cgroup: leaf, leaf: true });
-        self.write_down();
+        self.register();
         Ok(Started { agent })
     }
 
@@ -186,11 +186,12 @@ impl Governor {
         }
         governed.remove(&id);
         drop(governed);
+        self.register();
         if let Err(error) = self.kernel().dismiss(id) {
             tracing::warn!(%error, "Cannot dismiss an agent.");
         }
         let _ = self.order(&Order::Dismiss(id));
-        self.write_down();
+        self.register();
     }
 
     /// Removes every leaf that nothing runs in any more.
@@ -235,7 +236,7 @@ impl Governor {
         let degraded = root.map(|pid| format!(", degraded: process {pid} is root in the host's mount namespace"));
         let _ = self.order(&Order::Lifecycle(format!("attached agent {}{}", agent.name, degraded.unwrap_or_default())));
         self.governed().insert(cgroup.id, Governed { agent, cgroup, leaf: false });
-        self.write_down();
+        self.register();
         told.map(|_| value)
     }
 
@@ -258,16 +259,16 @@ impl Governor {
         kernel.dismiss(cgroup.id).and_then(|()| kernel.release(cgroup.id)).map_err(|error| error.to_string())?;
         drop(kernel);
         let name = self.governed().remove(&cgroup.id).map(|one| one.agent.name);
-        self.write_down();
+        self.register();
         let _ = self.order(&Order::Dismiss(cgroup.id));
         let _ = self.order(&Order::Lifecycle(format!("released agent {}", name.as_deref().unwrap_or("?"))));
         Ok(json!({ "cgroup": cgroup.path }))
     }
 
     /// Takes over what an earlier keeper governed: leaves of the slice that are still populated, and attached cgroups.
-    /// A cgroup that nobody knows by name any more is an agent no longer: everything in it is refused.
+    /// What is not in the registry is dismissed: it stays governed, and everything in it is refused.
     pub fn adopt(&self) {
-        let names: BTreeMap<u64, Agent> = serve::load(&self.registry);
+        let names: BTreeMap<u64, Agent> = load(&self.registry);
         let admitted = self.kernel().admitted().unwrap_or_default();
         for id in admitted {
             let known = names.get(&id.0).cloned();
@@ -275,6 +276,12 @@ impl Governor {
             match (known, opened) {
                 (Some(agent), Some(cgroup)) if cgroup.id == id => {
                     let leaf = within(&cgroup.path, &self.slice.path);
+                    // An earlier version may have attached fewer programs.
+                    if !leaf && let Err(error) = self.kernel().govern(id, &cgroup.directory) {
+                        tracing::error!(%error, agent = &*agent.name, "Cannot govern an agent whole; it is refused everything.");
+                        let _ = self.kernel().dismiss(id);
+                        continue;
+                    }
                     self.governed().insert(id, Governed { agent, cgroup, leaf });
                 }
                 _ => {
@@ -284,10 +291,12 @@ impl Governor {
         }
     }
 
-    /// Writes every agent down for [`Governor::adopt`] of the next keeper.
-    fn write_down(&self) {
-        let agents: BTreeMap<u64, Agent> = self.governed().iter().map(|(id, one)| (id.0, one.agent.clone())).collect();
-        serve::save(&self.registry, &agents);
+    /// Writes every agent into the registry, which the next keeper adopts from: at once, so that a keeper killed at any
+    /// moment leaves no agent without a name.
+    fn register(&self) {
+        let governed = self.governed();
+        let agents: BTreeMap<u64, Agent> = governed.iter().map(|(id, one)| (id.0, one.agent.clone())).collect();
+        save(&self.registry, &agents);
     }
 
     /// The names of a user's agents.

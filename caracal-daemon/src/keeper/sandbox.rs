@@ -6,6 +6,7 @@
 //! opened by the keeper and handed over.
 
 use crate::cli::spawn::filter::arch;
+use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, User};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -91,6 +92,8 @@ pub fn confine(uid: Uid, gid: Gid) -> Result<(), SandboxError> {
     nix::sys::prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;
     // No core dump with agents' data in it, and no ptrace by another process of this user.
     nix::sys::prctl::set_dumpable(false).map_err(step("forbid core dumps"))?;
+    // The data path does not outlive its keeper. Here, because the kernel forgets the wish when the user changes.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("end with the keeper"))?;
     for program in programs {
         install(&program.map_err(SandboxError::Filter)?).map_err(step("install the seccomp filter"))?;
     }

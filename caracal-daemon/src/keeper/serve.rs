@@ -97,7 +97,8 @@ pub fn serve(config: &Config, cgroups: &[PathBuf], agent: Option<&str>, ready: i
     let inherited = Inherited { sockets, lease: lease?, sources: sources?, resolving: resolving? };
     let group = admin_group(config)?;
     let certificate = keys.ca_certificate().to_owned();
-    let governor = Arc::new(Governor::new(hierarchy, config.instance.as_str(), kernel, certificate, group, places.keeper.join("agents.json"))?);
+    let registry = places.keeper.join("agents.json");
+    let governor = Arc::new(Governor::new(hierarchy, config.instance.as_str(), kernel, certificate, group, registry)?);
     governor.adopt();
     let listener = control::listen(&places.control)
         .map_err(|error| KeeperError::Listen(format!("cannot listen on {}: {error}", places.control.display())))?;
@@ -318,7 +319,7 @@ fn admin_group(config: &Config) -> Result<Option<u32>, KeeperError> {
     }
 }
 
-/// Reads a small state file; what is not there or not readable is the default.
+/// Reads a small state file; what cannot be read is empty.
 pub fn load<T: serde::de::DeserializeOwned + Default>(path: &Path) -> T {
     fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
