@@ -6,11 +6,11 @@
 //! write or sync that fails is told to everybody who waited; the place is then written again, so that the disk's
 //! return leaves neither a gap nor a duplicate.
 
-mod frame;
+pub(crate) mod frame;
 pub mod head;
 pub mod read;
-mod recover;
-mod segment;
+pub(crate) mod recover;
+pub(crate) mod segment;
 mod tail;
 #[cfg(test)]
 mod tests;

@@ -27,7 +27,7 @@ use super::order::{Order, Orders};
 use super::refusals;
 use super::{KeeperError, Signer, signing};
 use crate::clock::{Clock, monotonic_ns};
-use crate::config::Config;
+use crate::config::{Config, Require};
 
 /// How long a data path may take from its start to its first renewal of the lease.
 const FIRST_RENEWAL: Duration = Duration::from_secs(60);
@@ -67,6 +67,13 @@ impl Places {
 pub fn serve(config: &Config, cgroups: &[PathBuf], agent: Option<&str>, ready: impl FnOnce()) -> Result<(), KeeperError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(KeeperError::NotRoot);
+    }
+    if config.require == Require::Full && !config.allow_degraded {
+        return Err(KeeperError::Refused(
+            "require = \"full\": this version enforces the level network and no more. Set require = \"network\", or \
+             allow_degraded = true to govern all the same"
+                .to_owned(),
+        ));
     }
     let signals = block_signals()?;
     let places = Places::of(config);
