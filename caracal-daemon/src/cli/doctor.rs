@@ -5,7 +5,10 @@ use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
 
-/// Arguments of `caracald doctor`.
+/// Say what this kernel and this set-up can enforce, from live probes.
+///
+/// Changes nothing and needs no daemon; run it with sudo to see all. Exits 1 when something is missing without which
+/// nothing can be governed.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DoctorArgs {
     /// Print JSON for scripts.
