@@ -50,35 +50,27 @@ pub struct Cli {
     pub verb: Verb,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 the answer is no (a denial, a failed check); 64 command line or configuration; \
+const EXIT_CODES: &str = "First steps: `caracald doctor`; `sudo caracald attach` in one terminal and `caracald run -- CMD` in another; \
+`caracald events` and `caracald spend` for what happened; `caracald policy explain HOST` for why.
+
+Exit codes: 0 done; 1 the answer is no (a denial, a failed check); 3 a ledger or receipt does not hold; 64 command line or configuration; \
 69 the daemon is not running; 71 the system refused; 77 not permitted. `run` exits as its command does, or 125 to 127 as shells do.";
 
-/// Every verb.
+/// Every verb. What its arguments say of themselves is its help.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Run a command as a governed agent.
     Run(run::RunArgs),
-    /// Start the daemon, and govern cgroups that exist.
     Attach(attach::AttachArgs),
-    /// Release an attached cgroup: its processes connect directly again.
     Detach(attach::DetachArgs),
-    /// Show what is governed and whether the door is open.
     Status(status::StatusArgs),
-    /// Say what this kernel and this set-up can enforce, from live probes.
     Doctor(doctor::DoctorArgs),
-    /// Show what was decided and charged.
     Events(events::EventsArgs),
-    /// Show what was spent.
     Spend(spend::SpendArgs),
-    /// Verify, prove and export the ledger.
     Ledger(ledger::LedgerArgs),
     /// Check, test and explain the policy, or put it into force.
     Policy(policy::PolicyArgs),
-    /// Show or export the local CA's certificate.
     Ca(ca::CaArgs),
-    /// Print shell completions.
     Completions(manual::CompletionsArgs),
-    /// Write the manual pages.
     Man(manual::ManArgs),
     /// The unprivileged half of the daemon; started by it.
     #[command(hide = true)]

@@ -6,11 +6,11 @@
 //! write or sync that fails is told to everybody who waited; the place is then written again, so that the disk's
 //! return leaves neither a gap nor a duplicate.
 
-mod frame;
+pub(crate) mod frame;
 pub mod head;
 pub mod read;
-mod recover;
-mod segment;
+pub(crate) mod recover;
+pub(crate) mod segment;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -116,6 +116,7 @@ impl Journal {
         let scribe = Scribe::open(host_id, keys).map_err(|error| JournalError::Unavailable(error.to_string()))?;
         let tail = Arc::new(Tail::new(options.max_bytes));
         let room = Arc::new(Semaphore::new(options.queue));
+        #[expect(clippy::disallowed_methods, reason = "`room` bounds it: a record takes a permit before it is queued")]
         let (queue, taken) = std::sync::mpsc::channel();
         let room_within = options.room_within;
         let (handle, recovered) = writer::start(dir, options, Arc::clone(&tail), Arc::clone(&room), taken)?;

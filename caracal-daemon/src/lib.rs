@@ -32,3 +32,7 @@ pub mod keeper;
 pub mod app;
 
 pub mod cli;
+
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;

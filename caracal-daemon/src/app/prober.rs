@@ -32,6 +32,7 @@ pub(super) async fn renew(app: Arc<App>, listener: SocketAddr) {
 }
 
 /// One round trip. This dials our own listener on loopback, and nothing else in the process but `tls::dial` dials.
+#[expect(clippy::disallowed_methods, reason = "it dials our own listener on loopback: that is what is tried")]
 async fn probe(app: &App, listener: SocketAddr) -> std::io::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::new(listener.ip(), 0))?;
@@ -54,20 +55,7 @@ async fn probe(app: &App, listener: SocketAddr) -> std::io::Result<()> {
 /// The other end: through policy and journal, then one byte.
 pub(super) async fn answer(app: Arc<App>, mut stream: TcpStream) {
     let agent = Agent { name: "caracal-probe".into(), cgroup: CgroupId(0), path: String::new(), uid: 0, learn: false };
-    let ask = Ask {
-        agent: &agent,
-        process: None,
-        action: Action::Request,
-        host: "probe.invalid",
-        port: 443,
-        address: None,
-        method: Some("GET"),
-        path: Some("/"),
-        model: None,
-        provider: None,
-        tool: None,
-        estimate: None,
-    };
+    let ask = Ask { method: Some("GET"), path: Some("/"), ..Ask::new(&agent, Action::Request, "probe.invalid", 443) };
     // The answer does not matter, that there is one does.
     let _decision = app.stages.policy.current().decide(&ask);
     // An honest error comes from a writer that is alive: requests are refused and told why.

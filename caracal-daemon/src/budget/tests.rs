@@ -243,6 +243,7 @@ async fn a_bill_above_its_hold_is_charged_and_freezes_the_model() -> Outcome {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "at most three messages")]
 async fn who_waits_is_served_in_order_and_a_small_call_does_not_overtake() -> Outcome {
     let (budgets, _) = budgets(vec![daily("b", 100)])?;
     let ask = scope("a", "m");

@@ -12,12 +12,20 @@ use crate::config::{Config, DEFAULT_PATH, starter};
 use crate::keeper::control::Request;
 use crate::keeper::serve::serve;
 
+const EXAMPLES: &str = "Examples:
+  sudo caracald attach                                            # for `caracald run`
+  sudo caracald attach --cgroup my.slice/agent.service            # and a service that exists
+  systemctl show -p ControlGroup my-agent.service                 # says where a service's cgroup is
+
+Without a configuration a starter one is written first: model providers under a small daily budget, and nothing else.";
+
 /// Start the daemon in the foreground, and govern cgroups that exist.
 ///
 /// Without --cgroup it governs only what `caracald run` starts. Prints `ready` (and tells systemd so) once the door is
 /// open. Stopping it shuts the door: governed processes are refused until it is back, or until `caracald detach`.
 /// Where a daemon is running already, the cgroups are added to it.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct AttachArgs {
     /// A cgroup v2 directory: an absolute path, or one below the cgroup mount. Can be given more than once.
     #[arg(long, value_name = "PATH")]
@@ -31,6 +39,8 @@ pub struct AttachArgs {
 }
 
 /// Release an attached cgroup: its processes connect directly again.
+///
+/// Works while the daemon runs. `caracald status` lists what is attached.
 #[derive(Debug, Args)]
 pub struct DetachArgs {
     /// The cgroup, as it was attached.

@@ -11,7 +11,10 @@ use super::control::Control;
 use crate::config::Config;
 use crate::keeper::control::Request;
 
-/// The local certificate authority that ends agents' TLS.
+/// Show or export the local CA's certificate.
+///
+/// `caracald run` makes its command trust it. What is attached by its cgroup must be told: export it, and add it to the
+/// system's store or name it in NODE_EXTRA_CA_CERTS, SSL_CERT_FILE, REQUESTS_CA_BUNDLE.
 #[derive(Debug, Args)]
 pub struct CaArgs {
     #[command(subcommand)]

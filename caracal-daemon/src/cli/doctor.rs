@@ -5,7 +5,10 @@ use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
 
-/// Arguments of `caracald doctor`.
+/// Say what this kernel and this set-up can enforce, from live probes.
+///
+/// Changes nothing and needs no daemon; run it with sudo to see all. Exits 1 when something is missing without which
+/// nothing can be governed.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DoctorArgs {
     /// Print JSON for scripts.
@@ -187,8 +190,8 @@ impl Host<'_> {
     }
 
     fn kernel(&self) -> Check {
-        let new = self.version().map(|version| version >= (5, 10));
-        check("kernel", state(new), Need::Required, &self.release, "Linux 5.10 or later")
+        let new = self.version().map(|version| version >= (5, 14));
+        check("kernel", state(new), Need::Required, &self.release, "Linux 5.14 or later: the first that tells which namespace a socket is in")
     }
 
     fn bpffs(&self, mounts: &str) -> Check {

@@ -15,7 +15,9 @@ use std::time::Duration;
 const POLL: Duration = Duration::from_millis(200);
 const HEADER: [&str; 8] = ["time", "agent", "event", "decision", "reason", "where", "model", "cost"];
 
-/// Show records: decisions, paid calls, refusals.
+/// Show what was decided, refused and charged.
+///
+/// Root reads the ledger and the journal, also while no daemon runs. Others see the records of their own agents.
 #[derive(Args, Debug)]
 pub struct EventsArgs {
     /// Go on and print new records as they are written.

@@ -14,7 +14,9 @@ use std::process::ExitCode;
 /// The audit found something, or a receipt does not hold.
 pub const EXIT_UNSOUND: u8 = 3;
 
-/// Check the ledger, prove a record, or export it for other tools.
+/// Verify, prove and export the ledger.
+///
+/// Needs root, or read access to the state directory; `verify --receipt --public-key` needs neither.
 #[derive(Args, Debug)]
 pub struct LedgerArgs {
     #[command(subcommand)]

@@ -9,6 +9,8 @@ use clap_complete::Shell;
 use super::Cli;
 
 /// Print shell completions.
+///
+/// For instance `caracald completions bash > ~/.local/share/bash-completion/completions/caracald`.
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
     /// Which shell.

@@ -16,11 +16,20 @@ use crate::config::Config;
 use crate::keeper::control::Request;
 use crate::keeper::govern::sanitise;
 
+const EXAMPLES: &str = "Examples:
+  caracald run -- claude
+  caracald run --agent builder -- codex exec 'mend the tests'
+  caracald run --learn -- ./agent.py      # then put the policy that it prints into the configuration
+
+The daemon must be running: `sudo caracald attach`. The command keeps your directory, terminal and environment; added are
+the variables that make it trust the local CA. Its exit code is passed on.";
+
 /// Run a command as a governed agent.
 ///
 /// Everything that the command and its children send goes through the daemon: allowed hosts only, paid calls within the
-/// budgets. At its end it says what was spent and what was refused, with the line that would allow it.
+/// budgets. At its end it says what was spent and what was refused, with the lines for the configuration that would allow it.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct RunArgs {
     /// The agent's name, for policies, budgets and records; by default the command's.
     #[arg(long, value_name = "NAME")]

@@ -8,7 +8,9 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Show what was charged.
+/// Show what was spent.
+///
+/// Sums of what the ledger has, in USD. Root sees all; others see their own agents.
 #[derive(Args, Debug)]
 pub struct SpendArgs {
     /// What to sum by; may be given more than once.

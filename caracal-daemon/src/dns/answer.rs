@@ -160,20 +160,7 @@ fn is_search_expansion(host: &str, agent: &Agent, policy: &PolicySet, search: &[
 }
 
 fn ask<'a>(agent: &'a Agent, host: &'a str) -> Ask<'a> {
-    Ask {
-        agent,
-        process: None,
-        action: Action::Resolve,
-        host,
-        port: 0,
-        address: None,
-        method: None,
-        path: None,
-        model: None,
-        provider: None,
-        tool: None,
-        estimate: None,
-    }
+    Ask::new(agent, Action::Resolve, host, 0)
 }
 
 fn add_addresses(reply: &mut Message, name: &Name, kind: RecordType, addresses: &[IpAddr], ttl: u32) {

@@ -164,6 +164,7 @@ async fn split_dns_asks_the_longest_match_and_caches() {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "a test's own socket on loopback")]
 async fn the_loops_answer_agents_and_refuse_strangers() {
     let (stages, _directory) = stages();
     let decided = Arc::new(Mutex::new(Vec::new()));

@@ -114,12 +114,11 @@ impl<S> Framed<S> {
     }
 
     /// Judges a head if all of it is there. `false`: more bytes are needed.
-    fn judge_head(&mut self, searched: usize) -> bool {
-        if searched == 0 {
-            // Empty lines before a request are dropped (RFC 9112 2.2).
-            while self.buffer.starts_with(b"\r\n") {
-                self.buffer.advance(2);
-            }
+    fn judge_head(&mut self, mut searched: usize) -> bool {
+        // Empty lines before a request are dropped (RFC 9112 2.2), also when their CR came in a segment of its own.
+        while self.buffer.starts_with(b"\r\n") {
+            self.buffer.advance(2);
+            searched = 0;
         }
         match scan::head(&self.buffer, searched) {
             Ok(Some((length, follows))) => {
@@ -279,5 +278,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Framed<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt as _;
+
+    #[tokio::test]
+    async fn empty_lines_before_a_request_may_come_in_any_segments() {
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for (first, second) in [("\r", "\n\r\n"), ("\r\n\r", "\n"), ("\r\n", "\r\n")] {
+            let wire = Arc::new(Wire::default());
+            let rest = [second.as_bytes(), request].concat();
+            let stream = tokio::io::join(first.as_bytes().chain(rest.as_slice()), tokio::io::sink());
+            let mut passed = Vec::new();
+            Framed::new(stream, Arc::clone(&wire)).read_to_end(&mut passed).await.expect("read");
+            assert_eq!((passed.as_slice(), wire.take_refusal()), (request.as_slice(), None), "{first:?} {second:?}");
+        }
     }
 }

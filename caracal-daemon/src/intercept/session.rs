@@ -54,20 +54,7 @@ impl Origin {
 
     /// The question whether this process may do `action` to `host`.
     pub(crate) fn ask<'a>(&'a self, action: Action, host: &'a str, port: u16, address: Option<IpAddr>) -> Ask<'a> {
-        Ask {
-            agent: &self.agent,
-            process: Some(&self.process),
-            action,
-            host,
-            port,
-            address,
-            method: None,
-            path: None,
-            model: None,
-            provider: None,
-            tool: None,
-            estimate: None,
-        }
+        Ask { process: Some(&self.process), address, ..Ask::new(&self.agent, action, host, port) }
     }
 
     /// Records a refusal.

@@ -102,7 +102,8 @@ pub(crate) fn read_header(bytes: &[u8], segment: &Segment) -> Result<Start, Jour
     })
 }
 
-fn header(start: Start) -> [u8; HEADER_BYTES as usize] {
+/// The header of the segment that begins at `start`.
+pub(crate) fn header(start: Start) -> [u8; HEADER_BYTES as usize] {
     let mut bytes = [0; HEADER_BYTES as usize];
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..16].copy_from_slice(&start.sequence.to_le_bytes());

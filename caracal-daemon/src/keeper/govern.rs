@@ -191,7 +191,6 @@ impl Governor {
             tracing::warn!(%error, "Cannot dismiss an agent.");
         }
         let _ = self.order(&Order::Dismiss(id));
-        self.register();
     }
 
     /// Removes every leaf that nothing runs in any more.

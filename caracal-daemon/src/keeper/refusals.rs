@@ -102,6 +102,15 @@ fn parse(bytes: &[u8]) -> Option<Denial> {
     Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
 }
 
+/// What is told of `bytes` from the ring, for fuzzing.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn told(bytes: &[u8]) {
+    let Some(denial) = parse(bytes) else { return };
+    let key = CounterKey { agent: denial.agent, why: denial.why, hook: denial.hook };
+    let told = refusal(&key, 1, Some(&denial));
+    assert!(told.comm.chars().count() <= denial.comm.len());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

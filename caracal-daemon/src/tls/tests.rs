@@ -22,6 +22,7 @@ fn acceptor() -> (Acceptor, rustls::pki_types::CertificateDer<'static>, tempfile
     (Acceptor::new(Arc::new(LocalSigner(authority)), Clock::system()).expect("acceptor"), ca, directory)
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test's own socket on loopback")]
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
     let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().expect("address")), listener.accept());

@@ -102,6 +102,7 @@ fn tls(alpn: &[u8]) -> Result<Arc<rustls::ClientConfig>> {
     Ok(Arc::new(config))
 }
 
+#[expect(clippy::disallowed_methods, reason = "what connects here is what is tried")]
 async fn connect(host: &str, config: Arc<rustls::ClientConfig>, two: bool) -> Result<Sender> {
     let stream = TcpStream::connect((host, 443)).await?;
     let stream =

@@ -13,6 +13,8 @@
 //! Prints `sent`, then `answered` when an echo came, or `refused WHERE ERRNO-NAME`. Exit code 0 when answered, 3 when
 //! refused, 4 when sent without an answer.
 
+#![expect(clippy::disallowed_methods, reason = "what connects here is what is tried")]
+
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{FromRawFd as _, OwnedFd};

@@ -33,6 +33,7 @@ fn sh(script: &str) -> Job {
 
 /// Not a proof by itself: the program that the proofs below start.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a child of the test harness must not return into it")]
 fn driver() {
     let Some(role) = std::env::var_os(ROLE) else { return };
     let job: Job = serde_json::from_slice(role.as_bytes()).unwrap();
@@ -235,6 +236,7 @@ fn no_descriptor_but_three_is_inherited() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test's own socket on loopback")]
 fn a_network_socket_on_standard_input_is_refused() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();

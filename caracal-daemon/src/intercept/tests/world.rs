@@ -126,6 +126,7 @@ impl World {
     }
 
     /// A socket of an agent that connected to `original`, captured.
+    #[expect(clippy::disallowed_methods, reason = "a test's own socket on loopback")]
     pub(crate) async fn connect_as(&self, agent: &str, original: SocketAddr) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
         let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().expect("address")), listener.accept());
