@@ -40,7 +40,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use session::{Answer, Asked, Decided, Origin, Session, granted, no_journal};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -189,7 +189,7 @@ fn asked(session: &Session, request: Request<Incoming>) -> Result<(Asked, Reques
     let (parts, body) = request.into_parts();
     let target = head::target(&parts, &session.expected)?;
     let surface = session.origin.stack.meter.surface(&target.host, &parts.method, parts.uri.path(), &parts.headers);
-    let asked = Asked { target, method: parts.method.clone(), path: parts.uri.path().to_owned(), surface };
+    let asked = Asked { target, method: parts.method.clone(), path: parts.uri.path().to_owned(), surface, model: OnceLock::new() };
     Ok((asked, Request::from_parts(parts, body)))
 }
 

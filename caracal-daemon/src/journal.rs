@@ -280,12 +280,23 @@ impl Drop for Waited<'_> {
     }
 }
 
-/// Reads the journal in `dir` from end to end and changes nothing. `ledger` is where the ledger goes on.
+/// How often a journal that looks wrong is read again: a writer may have changed it while it was read.
+const CHECKS: usize = 3;
+
+/// Reads the journal in `dir` from end to end and changes nothing, also while it is written. `ledger` is where the ledger
+/// goes on.
 ///
 /// # Errors
 /// As [`Journal::open`].
 pub fn check(dir: &Path, ledger: Start) -> Result<Recovered, JournalError> {
-    let scan = recover::scan(dir, ledger)?;
+    let mut scan = recover::scan(dir, ledger);
+    for _ in 1..CHECKS {
+        if scan.is_ok() {
+            break;
+        }
+        scan = recover::scan(dir, ledger);
+    }
+    let scan = scan?;
     Ok(Recovered { next_sequence: scan.next.sequence, torn_bytes: scan.torn_end.saturating_sub(scan.position) })
 }
 

@@ -41,11 +41,23 @@ impl NanoUsd {
         NanoUsd(self.0.saturating_sub(other.0))
     }
 
-    /// For a line that people read: four decimals, rounded up, so that something never shows as nothing.
+    /// For a line that people read: three digits that count and at most four decimals above a tenth of a cent, rounded
+    /// up, so that something never shows as nothing.
     #[must_use]
     pub fn short(self) -> String {
-        let tenths = self.0.div_ceil(100_000);
-        format!("${}.{:04}", tenths / 10_000, tenths % 10_000)
+        let step = self.step();
+        NanoUsd(self.0.div_ceil(step).saturating_mul(step)).to_string()
+    }
+
+    /// The same, rounded down: for what is left.
+    #[must_use]
+    pub fn short_down(self) -> String {
+        NanoUsd(self.0 - self.0 % self.step()).to_string()
+    }
+
+    fn step(self) -> u64 {
+        let digits = self.0.checked_ilog10().unwrap_or(0);
+        10_u64.pow(digits.saturating_sub(2)).min(100_000)
     }
 }
 
@@ -269,9 +281,13 @@ mod tests {
     fn shows_exactly_and_briefly() {
         assert_eq!(NanoUsd(5_000_000_000).to_string(), "$5.00");
         assert_eq!(NanoUsd(1_234_567).to_string(), "$0.001234567");
-        assert_eq!(NanoUsd(1_234_567).short(), "$0.0013");
-        assert_eq!(NanoUsd(1).short(), "$0.0001");
-        assert_eq!(NanoUsd(0).short(), "$0.0000");
+        assert_eq!(NanoUsd(1_234_567).short(), "$0.00124");
+        assert_eq!(NanoUsd(1_234_567).short_down(), "$0.00123");
+        assert_eq!(NanoUsd(1).short(), "$0.000000001");
+        assert_eq!(NanoUsd(0).short(), "$0.00");
+        assert_eq!(NanoUsd(7_123_456_789).short(), "$7.1235");
+        assert_eq!(NanoUsd(7_123_456_789).short_down(), "$7.1234");
+        assert_eq!(NanoUsd(999_999_999_999).short(), "$1000.00");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use support::programs;
 use support::scene::Scene;
 use support::stand_in::script;
 
-fn codex(scene: &Scene, daemon: &Daemon<'_>, prompt: &str) -> Run {
+pub(crate) fn codex(scene: &Scene, daemon: &Daemon<'_>, prompt: &str) -> Run {
     let run = daemon.run(programs::codex()).args([
         "exec",
         "--skip-git-repo-check",

@@ -4,6 +4,7 @@
 mod claude;
 mod codex;
 mod sdks;
+mod starter;
 
 use serde_json::{Map, json};
 use support::daemon::Daemon;

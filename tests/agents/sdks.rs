@@ -113,7 +113,8 @@ fn a_model_without_a_price_is_refused_and_the_sentence_says_how_to_add_it() {
 
 #[test]
 fn a_budget_runs_out_at_its_limit_and_not_above() {
-    let rules = "[[allow]]\nhosts = [\"api.openai.com\"]\n[[budget]]\nname = \"pocket\"\nlimit = \"0.002 USD\"\nwindow = \"day\"\n";
+    const LIMIT: u64 = 5_000_000;
+    let rules = "[[allow]]\nhosts = [\"api.openai.com\"]\n[[budget]]\nname = \"pocket\"\nlimit = \"0.005 USD\"\nwindow = \"day\"\n";
     case("a budget runs out", rules, |scene, daemon| {
         let script = "import openai\nclient = openai.OpenAI()\nfor n in range(500):\n    client.chat.completions.create(model='gpt-4o-mini', \
                       max_tokens=500, messages=[{'role': 'user', 'content': 'hello [[output=400]]'}])\n    print('call', n, flush=True)\n";
@@ -121,8 +122,9 @@ fn a_budget_runs_out_at_its_limit_and_not_above() {
         assert!(ran.stdout.contains("call 0") && ran.stderr.contains("pocket"), "{}", ran.screen());
         assert_eq!(refused(daemon, "budget_exceeded"), 1);
         let billed: u64 = scene.bill().iter().map(|line| line.nano).sum();
-        assert!(billed <= 2_000_000, "{billed} nano-USD of 2,000,000");
-        // A hold is no larger than it must be: less than one more call's worst case is left.
-        assert!(billed > 2_000_000 - 400_000, "{billed} nano-USD of 2,000,000");
+        assert!(billed <= LIMIT, "{billed} nano-USD of {LIMIT}");
+        // Less is left than one more call's worst case: 500 tokens out and at most 2,200 in, at the dearest tier that the
+        // project's settings may choose (priority: 1 and 0.25 USD for a million).
+        assert!(billed > LIMIT - (500 * 1_000 + 2_200 * 250), "{billed} nano-USD of {LIMIT}");
     });
 }

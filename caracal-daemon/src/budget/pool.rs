@@ -456,13 +456,16 @@ fn exceeded(level: &Level<'_>, least: NanoUsd) -> Refusal {
         || "It has no window, so raise its limit to go on".to_owned(),
         |ends| format!("Its {} turns at {}", spec.window.name(), shown(ends)),
     );
+    let held = match level.held {
+        NanoUsd::ZERO => String::new(),
+        held => format!(", {} held by open calls", held.short()),
+    };
     let sentence = format!(
-        "refused this call: budget {:?}{part} of {} has {} left ({} spent, {} held by open calls), and this call can cost {} even with a short answer. {turns}.",
+        "refused this call: budget {:?}{part} of {} has {} left ({} spent{held}), and this call can cost {} even with a short answer. {turns}.",
         spec.name,
         spec.limit,
-        level.left().short(),
+        level.left().short_down(),
         level.settled.short(),
-        level.held.short(),
         least.short(),
     );
     refuse(Reason::BudgetExceeded, sentence)

@@ -40,7 +40,10 @@ pub(crate) async fn call(
     // The refusal that the same call was given a moment ago, because clients ask many times.
     let stack = &session.origin.stack;
     let equal = (&session.origin.agent.name, &asked.target, &asked.path, &body);
-    if let Some(refusal) = stack.remembered.get(&equal_key(&equal), stack.clock.now()) {
+    if let Some((refusal, model)) = stack.remembered.get(&equal_key(&equal), stack.clock.now()) {
+        if let Some(model) = model {
+            asked.model.get_or_init(|| model);
+        }
         return session.refuse(asked, &refusal, &[]);
     }
     match prepare(session, asked, provider, operation, &parts.headers, &body, decided).await {
@@ -55,7 +58,7 @@ pub(crate) async fn call(
         }
         Err((refusal, policies)) => {
             if refusal.reason != Reason::JournalUnavailable {
-                stack.remembered.put(&equal_key(&equal), &refusal, stack.clock.now());
+                stack.remembered.put(&equal_key(&equal), &refusal, asked.model.get(), stack.clock.now());
             }
             session.refuse(asked, &refusal, &policies)
         }
@@ -84,6 +87,7 @@ async fn prepare(
     let plain = |refusal: Refusal| (refusal, Vec::new());
     // What is asked for and the longest bill of it.
     let call = stack.meter.read(provider, operation, headers, body).map_err(plain)?;
+    asked.model.get_or_init(|| call.model.clone());
     // May this agent call this model at all?
     let set = stack.policy.current();
     let ask = Ask {

@@ -20,7 +20,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// Kinds of events counted at once.
 const MOST_OPEN: usize = 4_096;
 
-/// What makes two events equal: agent, rule, destination.
+/// What makes two events equal: agent, rule, destination, and a call's model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Equal {
     agent: Option<Arc<str>>,
@@ -29,6 +29,7 @@ struct Equal {
     policies: Vec<Arc<str>>,
     host: Option<String>,
     port: Option<u16>,
+    model: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -45,6 +46,7 @@ pub(crate) struct About<'a> {
     pub(crate) port: u16,
     pub(crate) method: Option<&'a str>,
     pub(crate) path: Option<&'a str>,
+    pub(crate) model: Option<&'a Arc<str>>,
 }
 
 /// Writes decisions.
@@ -104,6 +106,7 @@ impl Recorder {
         draft.data.action = about.action.map(action_code);
         draft.data.policies = policies.to_vec();
         draft.data.policy_set = policy_set;
+        draft.data.model = about.model.cloned();
         draft.detail.host = Some(about.host.to_owned()).filter(|host| !host.is_empty());
         draft.detail.port = Some(about.port).filter(|port| *port != 0);
         draft.detail.method = about.method.map(str::to_owned);
@@ -144,12 +147,14 @@ impl Recorder {
             policies: draft.data.policies.clone(),
             host: draft.detail.host.clone(),
             port: draft.detail.port,
+            model: draft.data.model.clone(),
         };
         let mut draft = draft;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= MOST_OPEN && !open.contains_key(&equal) {
-            (equal.host, equal.port) = (None, None);
+            (equal.host, equal.port, equal.model) = (None, None, None);
             equal.policies = Vec::new();
+            draft.data.model = None;
             draft.detail = Detail::default();
         }
         match open.entry(equal) {

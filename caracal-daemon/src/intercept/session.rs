@@ -17,7 +17,7 @@ use crate::tls::dial::{Alpn, Wanted};
 use bytes::Bytes;
 use http::Response;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// An answer on its way to an agent.
 pub(crate) type Answer = Response<Download<Metered>>;
@@ -121,6 +121,7 @@ impl Session {
             port: asked.target.port,
             method: Some(asked.method.as_str()),
             path: Some(&asked.path),
+            model: asked.model.get(),
         };
         self.origin.refused(refusal, about, policies);
         refuse::answer(refusal, asked.surface).map(whole)
@@ -142,6 +143,8 @@ pub(crate) struct Asked {
     /// Without its query.
     pub(crate) path: String,
     pub(crate) surface: Surface,
+    /// The model of a paid call, once its body is read.
+    pub(crate) model: OnceLock<Arc<str>>,
 }
 
 fn whole(bytes: Bytes) -> Download<Metered> {

@@ -31,6 +31,8 @@ pub(crate) struct Scan {
 /// Reads every segment in `dir`.
 pub(crate) fn scan(dir: &Path, empty: Start) -> Result<Scan, JournalError> {
     let unavailable = |error: std::io::Error| JournalError::Unavailable(format!("{}: {error}", dir.display()));
+    // Before the segments: beside a writer that goes on, the head read last would name a record written since.
+    let head = head::load(dir)?;
     let segments = segment::list(dir).map_err(unavailable)?;
     let mut scan = Scan { segments: Vec::new(), next: empty, position: 0, torn_end: 0 };
     let last = segments.len().saturating_sub(1);
@@ -44,7 +46,7 @@ pub(crate) fn scan(dir: &Path, empty: Start) -> Result<Scan, JournalError> {
         read_segment(&mut scan, segment, &bytes, index == last)?;
     }
     scan.segments = segments;
-    check_end(dir, &scan, empty)?;
+    check_end(dir, &scan, empty, head)?;
     Ok(scan)
 }
 
@@ -89,7 +91,7 @@ fn durable_behind(bytes: &[u8], position: usize) -> u64 {
 }
 
 /// The end must not lie before what was signed or what the ledger has.
-fn check_end(dir: &Path, scan: &Scan, ledger: Start) -> Result<(), JournalError> {
+fn check_end(dir: &Path, scan: &Scan, ledger: Start, head: Option<head::SignedHead>) -> Result<(), JournalError> {
     let missing = |what: &str, have: u64| {
         JournalError::Corrupt(format!(
             "{} ends before record {}, but {what} record {have}; records are missing. Restore the directory, or move \
@@ -107,7 +109,7 @@ fn check_end(dir: &Path, scan: &Scan, ledger: Start) -> Result<(), JournalError>
             dir.display()
         )));
     }
-    match head::load(dir)? {
+    match head {
         Some(head) if head.sequence >= scan.next.sequence => Err(missing("its signed head names", head.sequence)),
         Some(head) if head.sequence + 1 == scan.next.sequence && head.leaf != scan.next.prev => {
             Err(JournalError::Corrupt(format!(

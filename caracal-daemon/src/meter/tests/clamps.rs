@@ -177,3 +177,46 @@ proptest! {
         }
     }
 }
+
+/// The first call of an agent as it is by default: its size, cap, tools and cache marks are those of real captures
+/// (Claude Code 2.1.197, 48 KB; Codex 0.169.0, 68 KB), its words are not.
+fn default_call(operation: Operation) -> String {
+    let words = |bytes: usize| "word ".repeat(bytes / 5);
+    let body = match operation {
+        Operation::Messages => {
+            let mark = json!({"type": "ephemeral"});
+            let tool = |n: usize| json!({"name": format!("Tool{n}"), "description": words(3_000), "input_schema": {"type": "object"}});
+            let system = |bytes| json!({"type": "text", "text": words(bytes), "cache_control": mark});
+            json!({
+                "model": "claude-opus-4-8", "max_tokens": 64_000, "stream": true, "thinking": {"type": "adaptive"},
+                "system": [system(100), system(19_000)], "tools": (0..9).map(tool).collect::<Vec<_>>(),
+                "messages": [{"role": "user", "content": [system(1_000)]}],
+            })
+        }
+        _ => json!({
+            "model": "gpt-6.1-sol", "stream": true, "store": false, "instructions": words(20_000),
+            "tools": [{"type": "function", "name": "exec_command", "description": words(40_000), "parameters": {"type": "object"}}],
+            "tool_choice": "auto", "parallel_tool_calls": true, "reasoning": {"effort": "medium"},
+            "include": ["reasoning.encrypted_content"],
+            "input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": words(8_000)}]}],
+        }),
+    };
+    body.to_string()
+}
+
+#[test]
+fn the_starter_budget_holds_ten_clamped_default_calls_of_each_agent() -> Outcome {
+    let starter = crate::config::Config::parse(crate::config::starter(), std::path::Path::new("starter.toml"))?;
+    let daily = starter.budget.first().ok_or("a budget")?.limit;
+    for (operation, bytes) in [(Operation::Messages, 47_000), (Operation::Responses, 67_000)] {
+        let body = default_call(operation);
+        assert!(body.len() >= bytes, "{operation:?}: {}", body.len());
+        let call = read(operation, &body)?;
+        let least = call.least(starter.clamp.min_output);
+        assert!(daily.0 / least.0 >= 10, "{operation:?}: {least} of {daily}");
+        // Clamping is needed for that: ten such calls as they are written do not fit.
+        assert!(daily.0 / call.most().0 < 10, "{operation:?}: {}", call.most());
+        assert_eq!(call.edit(least)?.edits, ["clamp"]);
+    }
+    Ok(())
+}
