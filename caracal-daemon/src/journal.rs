@@ -284,7 +284,14 @@ impl Drop for Waited<'_> {
 /// # Errors
 /// As [`Journal::open`].
 pub fn check(dir: &Path, ledger: Start) -> Result<Recovered, JournalError> {
-    let scan = recover::scan(dir, ledger)?;
+    // Beside a live writer a segment can be read while it grows or is deleted; damage is still there the next time.
+    let mut tries = 1;
+    let scan = loop {
+        match recover::scan(dir, ledger) {
+            Err(_) if tries < 3 => tries += 1,
+            other => break other?,
+        }
+    };
     Ok(Recovered { next_sequence: scan.next.sequence, torn_bytes: scan.torn_end.saturating_sub(scan.position) })
 }
 

@@ -3,6 +3,7 @@
 
 use super::frame::{self, Parsed};
 use super::segment::{self, HEADER_BYTES, Segment};
+use super::head::SignedHead;
 use super::{JournalError, Start, head};
 use crate::event::write::read_place;
 use std::path::Path;
@@ -31,6 +32,8 @@ pub(crate) struct Scan {
 /// Reads every segment in `dir`.
 pub(crate) fn scan(dir: &Path, empty: Start) -> Result<Scan, JournalError> {
     let unavailable = |error: std::io::Error| JournalError::Unavailable(format!("{}: {error}", dir.display()));
+    // The head first: beside a live writer it moves on while the segments are read, and what it names now is there.
+    let head = head::load(dir);
     let segments = segment::list(dir).map_err(unavailable)?;
     let mut scan = Scan { segments: Vec::new(), next: empty, position: 0, torn_end: 0 };
     let last = segments.len().saturating_sub(1);
@@ -44,7 +47,7 @@ pub(crate) fn scan(dir: &Path, empty: Start) -> Result<Scan, JournalError> {
         read_segment(&mut scan, segment, &bytes, index == last)?;
     }
     scan.segments = segments;
-    check_end(dir, &scan, empty)?;
+    check_end(dir, &scan, empty, head?)?;
     Ok(scan)
 }
 
@@ -89,7 +92,7 @@ fn durable_behind(bytes: &[u8], position: usize) -> u64 {
 }
 
 /// The end must not lie before what was signed or what the ledger has.
-fn check_end(dir: &Path, scan: &Scan, ledger: Start) -> Result<(), JournalError> {
+fn check_end(dir: &Path, scan: &Scan, ledger: Start, head: Option<SignedHead>) -> Result<(), JournalError> {
     let missing = |what: &str, have: u64| {
         JournalError::Corrupt(format!(
             "{} ends before record {}, but {what} record {have}; records are missing. Restore the directory, or move \
@@ -107,7 +110,7 @@ fn check_end(dir: &Path, scan: &Scan, ledger: Start) -> Result<(), JournalError>
             dir.display()
         )));
     }
-    match head::load(dir)? {
+    match head {
         Some(head) if head.sequence >= scan.next.sequence => Err(missing("its signed head names", head.sequence)),
         Some(head) if head.sequence + 1 == scan.next.sequence && head.leaf != scan.next.prev => {
             Err(JournalError::Corrupt(format!(
