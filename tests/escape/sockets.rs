@@ -21,10 +21,11 @@ const ATTEMPTS: &[(&str, &str, u8)] = &[
     ("raw", "203.0.113.10", 1),
     ("raw", "[2001:db8:ca::10]", 58),
     ("ping", "203.0.113.10", 1),
+    ("join", "198.51.100.1", 2),
 ];
 
 fn target(kind: &str, address: &str) -> String {
-    if matches!(kind, "raw" | "ping") {
+    if matches!(kind, "raw" | "ping" | "join") {
         address.trim_matches(['[', ']']).to_owned()
     } else {
         format!("{address}:{CANARY_PORT}")

@@ -9,6 +9,7 @@
 //! probe ping ADDR            an ICMP socket of type SOCK_DGRAM
 //! probe udplite ADDR:PORT    a UDP-Lite socket
 //! probe pair                 listen on loopback, connect to it, talk
+//! probe join ADDR            joins a multicast group on the card with this address: the kernel announces it
 //! probe bind ADDR:PORT       take a port
 //! probe tcp-bound DEVICE ADDR:PORT      a TCP socket bound to a network card
 //! probe udp-bound DEVICE ADDR:PORT      a datagram to ADDR:53, then to the resolver's port, by a network card
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         ["ping", to] => datagram(to, libc::SOCK_DGRAM, icmp_protocol(to)),
         ["udplite", to] => datagram(to, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE),
         ["pair"] => pair(),
+        ["join", by] => join(by),
         ["bind", to] => match bind(to) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => refused("bind", &error),
@@ -181,6 +183,19 @@ fn pair() -> ExitCode {
         }
     });
     tcp(&address.to_string())
+}
+
+fn join(by: &str) -> ExitCode {
+    let IpAddr::V4(by) = address(by).ip() else { return ExitCode::from(2) };
+    let group = std::net::Ipv4Addr::new(239, 1, 2, 3);
+    match UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.join_multicast_v4(&group, &by)) {
+        Ok(()) => {
+            println!("sent");
+            std::thread::sleep(SECOND);
+            ExitCode::from(4)
+        }
+        Err(error) => refused("join", &error),
+    }
 }
 
 fn bind(to: &str) -> std::io::Result<()> {
