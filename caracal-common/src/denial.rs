@@ -28,14 +28,18 @@ pub enum Why {
     NotConfigured = 10,
     /// A port that is the daemon's.
     DaemonPort = 11,
+    /// A connection that was redirected and that no daemon took.
+    DaemonAbsent = 12,
+    /// A membership in a multicast group.
+    Multicast = 13,
 }
 
 impl Why {
     /// Every reason, in the order of its number.
-    pub const ALL: [Why; 11] = [
+    pub const ALL: [Why; 13] = [
         Why::LeaseExpired, Why::UnknownAgent, Why::UnknownNamespace, Why::MapFull, Why::Datagram,
         Why::SocketKind, Why::Packet, Why::Loopback, Why::Inbound, Why::NotConfigured,
-        Why::DaemonPort,
+        Why::DaemonPort, Why::DaemonAbsent, Why::Multicast,
     ];
 
     /// The reason with this number, if there is one.
@@ -59,6 +63,8 @@ impl Why {
             Why::Inbound => "inbound_refused",
             Why::NotConfigured => "not_configured",
             Why::DaemonPort => "daemon_port_refused",
+            Why::DaemonAbsent => "daemon_absent",
+            Why::Multicast => "multicast_refused",
         }
     }
 }
@@ -79,13 +85,15 @@ pub enum Hook {
     Ingress = 5,
     /// `cgroup/bind4` and `cgroup/bind6`.
     Bind = 6,
+    /// `cgroup/setsockopt`.
+    Setsockopt = 7,
 }
 
 impl Hook {
     /// The hook with this number, if there is one.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Hook> {
-        [Hook::Connect, Hook::Sendmsg, Hook::SockCreate, Hook::Egress, Hook::Ingress, Hook::Bind]
+        [Hook::Connect, Hook::Sendmsg, Hook::SockCreate, Hook::Egress, Hook::Ingress, Hook::Bind, Hook::Setsockopt]
             .into_iter()
             .find(|hook| *hook as u32 == number)
     }
@@ -100,6 +108,7 @@ impl Hook {
             Hook::Egress => "egress",
             Hook::Ingress => "ingress",
             Hook::Bind => "bind",
+            Hook::Setsockopt => "setsockopt",
         }
     }
 }

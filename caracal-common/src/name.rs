@@ -20,7 +20,7 @@ pub const DENIALS: &str = "DENIALS";
 pub const COUNTERS: &str = "COUNTERS";
 
 /// Every program, by its function's name.
-pub const PROGRAMS: [&str; 14] = [
+pub const PROGRAMS: [&str; 15] = [
     "connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6",
-    "getpeername4", "getpeername6", "sock_create", "bind4", "bind6", "egress", "ingress", "sock_ops",
+    "getpeername4", "getpeername6", "sock_create", "setsockopt", "bind4", "bind6", "egress", "ingress", "sock_ops",
 ];

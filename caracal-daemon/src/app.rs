@@ -138,7 +138,8 @@ async fn accept(app: Arc<App>, listener: TcpListener) {
             Ok(Accepted::Probe(stream)) => {
                 tokio::spawn(prober::answer(Arc::clone(&app), stream));
             }
-            Ok(Accepted::Refused) => {}
+            Ok(Accepted::TooMany(captured)) => intercept::too_many(&app.stack, captured),
+            Ok(Accepted::Stranger) => {}
             Err(error) => {
                 // Out of descriptors, most likely: the probe does not come through either, and the door shuts.
                 tracing::error!(%error, "Cannot accept.");

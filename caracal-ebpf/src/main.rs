@@ -16,6 +16,7 @@ mod packet;
 mod recvmsg;
 mod refuse;
 mod sendmsg;
+mod setsockopt;
 mod sock_create;
 mod sock_ops;
 

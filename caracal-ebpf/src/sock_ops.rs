@@ -18,6 +18,8 @@ const CONNECTING: u32 = 3;
 const STATE: u32 = 10;
 /// `BPF_SOCK_OPS_STATE_CB_FLAG`.
 const WATCH_STATE: i32 = 1 << 2;
+/// `BPF_TCP_SYN_SENT`.
+const SYN_SENT: u32 = 2;
 /// `BPF_TCP_CLOSE`.
 const CLOSE: u32 = 7;
 const IP6: usize = offset_of!(bpf_sock_ops, local_ip6);
@@ -25,10 +27,10 @@ const IP6: usize = offset_of!(bpf_sock_ops, local_ip6);
 #[sock_ops]
 pub fn sock_ops(ctx: SockOpsContext) -> u32 {
     // SAFETY: the context is the hook's own.
-    let (op, state) = unsafe { (word::<0, _>(ctx.ops), word::<8, _>(ctx.ops)) };
+    let (op, before, state) = unsafe { (word::<0, _>(ctx.ops), word::<4, _>(ctx.ops), word::<8, _>(ctx.ops)) };
     match op {
         CONNECTING => connecting(&ctx),
-        STATE if state == CLOSE => closed(&ctx),
+        STATE if state == CLOSE => closed(&ctx, before),
         _ => {}
     }
     1
@@ -46,8 +48,12 @@ fn connecting(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn closed(ctx: &SockOpsContext) {
+fn closed(ctx: &SockOpsContext, before: u32) {
     if let Some(flow) = flow_of(ctx.ops) {
+        // Redirected, and nobody was there: the daemon died within its lease, or is overrun.
+        if before == SYN_SENT {
+            count(flow.agent, Why::DaemonAbsent as u32, Hook::Connect);
+        }
         let _ = SOURCES.remove(source(ctx.ops, flow));
     }
 }

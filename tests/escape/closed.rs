@@ -47,6 +47,72 @@ fn kill_9_shuts_the_door_and_a_restart_adopts_it() {
     });
 }
 
+/// `kill`, to one process.
+fn signal(pid: i32, signal: i32) {
+    // SAFETY: kill takes integers; the pid is the daemon's.
+    unsafe { libc::kill(pid, signal) };
+}
+
+#[test]
+fn a_killed_keeper_takes_its_data_path_with_it() {
+    case("kill -9 of the keeper alone", RULES, control, |world| {
+        assert_eq!(world.allowed(), "200");
+        let keeper = world.daemon.keeper().expect("a keeper");
+        let data_path = world.daemon.data_path().expect("a data path");
+        signal(keeper, libc::SIGKILL);
+        until("the data path ends too", Duration::from_secs(10), || !alive(data_path)).expect("it ends");
+        shut(world);
+        world.daemon.kill();
+        world.daemon.restart();
+        assert_eq!(world.allowed(), "200");
+    });
+}
+
+/// Whether the process runs: a zombie does not.
+fn alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !matches!(stat.rsplit(") ").next().and_then(|rest| rest.chars().next()), Some('Z' | 'X') | None))
+}
+
+#[test]
+fn a_killed_data_path_is_started_again_and_the_door_is_shut_meanwhile() {
+    case("kill -9 of the data path alone", RULES, control, |world| {
+        for _ in 0..3 {
+            assert_eq!(world.allowed(), "200");
+            let data_path = world.daemon.data_path().expect("a data path");
+            signal(data_path, libc::SIGKILL);
+            // Whatever is tried until the next one is there, nothing leaves.
+            until("another data path serves", Duration::from_secs(30), || {
+                let _ran = world.attempt(&["tcp", &to("203.0.113.10")]);
+                world.scene.wire.silent();
+                world.allowed() == "200"
+            })
+            .expect("it comes back");
+            assert_ne!(world.daemon.data_path(), Some(data_path));
+        }
+        let _ran = world.daemon.verify();
+    });
+}
+
+#[test]
+fn a_stopped_data_path_lets_the_lease_run_out() {
+    case("SIGSTOP of the data path alone", RULES, control, |world| {
+        assert_eq!(world.allowed(), "200");
+        let data_path = world.daemon.data_path().expect("a data path");
+        signal(data_path, libc::SIGSTOP);
+        until("the kernel refuses by itself", Duration::from_secs(20), || {
+            let ran = world.attempt(&["tcp", &to("203.0.113.10")]);
+            world.scene.wire.silent();
+            ran.code == Some(3)
+        })
+        .expect("the lease runs out");
+        shut(world);
+        signal(data_path, libc::SIGCONT);
+        until("it recovers", Duration::from_secs(20), || world.allowed() == "200").expect("the lease is renewed");
+        assert_eq!(world.daemon.data_path(), Some(data_path), "the same one");
+    });
+}
+
 #[test]
 fn a_stopped_daemon_lets_the_lease_run_out() {
     case("SIGSTOP", RULES, control, |world| {

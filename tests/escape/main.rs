@@ -3,6 +3,7 @@
 
 mod closed;
 mod deputies;
+mod facts;
 mod sockets;
 
 use serde_json::{Map, json};

@@ -1,7 +1,7 @@
 //! What a process can send with a socket of its own.
 
 use crate::{RULES, attempt, case};
-use support::daemon::Cgroup;
+use support::daemon::{Cgroup, Daemon};
 use support::scene::Scene;
 use support::wire::CANARY_PORT;
 
@@ -21,10 +21,11 @@ const ATTEMPTS: &[(&str, &str, u8)] = &[
     ("raw", "203.0.113.10", 1),
     ("raw", "[2001:db8:ca::10]", 58),
     ("ping", "203.0.113.10", 1),
+    ("join", "198.51.100.1", 2),
 ];
 
 fn target(kind: &str, address: &str) -> String {
-    if matches!(kind, "raw" | "ping") {
+    if matches!(kind, "raw" | "ping" | "join") {
         address.trim_matches(['[', ']']).to_owned()
     } else {
         format!("{address}:{CANARY_PORT}")
@@ -61,6 +62,32 @@ fn nothing_but_the_data_path_puts_a_packet_on_the_wire() {
             },
         );
     }
+}
+
+#[test]
+fn a_socket_bound_to_a_network_card_sends_nothing_by_it() {
+    let (tcp, dns) = (format!("203.0.113.10:{CANARY_PORT}"), format!("127.0.0.1:{}", Daemon::DNS_PORT));
+    let attempts = [["tcp-bound", "leak", &tcp], ["udp-bound", "leak", &dns]];
+    case(
+        "sockets bound to a network card",
+        RULES,
+        |scene, cgroup| {
+            for attempt in attempts {
+                scene.wire.clear();
+                let ran = crate::attempt(scene, cgroup, &attempt);
+                assert!(!scene.wire.packets().is_empty(), "the control does not leak: {attempt:?} {}", ran.screen());
+            }
+        },
+        |world| {
+            for attempt in attempts {
+                let ran = world.attempt(&attempt);
+                assert_ne!(ran.code, Some(0), "{attempt:?}: {}", ran.screen());
+                world.scene.wire.silent();
+                let ran = world.daemon.run(crate::PROBE).args(attempt).ran();
+                assert_ne!(ran.code, Some(0), "{attempt:?} under run: {}", ran.screen());
+            }
+        },
+    );
 }
 
 #[test]

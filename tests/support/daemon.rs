@@ -34,6 +34,11 @@ pub struct Daemon<'a> {
 }
 
 impl<'a> Daemon<'a> {
+    /// Where it listens unless the configuration says something else.
+    pub const TCP_PORT: u16 = 15_001;
+    /// Where its resolver listens.
+    pub const DNS_PORT: u16 = 15_053;
+
     /// Writes a configuration with these rules and budgets; nothing runs yet.
     ///
     /// # Panics
@@ -213,6 +218,12 @@ impl<'a> Daemon<'a> {
         let same = |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == binary);
         let keeper = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok());
         self.processes().into_iter().filter(|pid| Some(*pid) == keeper || same(pid)).collect()
+    }
+
+    /// The keeper: the daemon's process that is root's.
+    #[must_use]
+    pub fn keeper(&self) -> Option<i32> {
+        self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok())
     }
 
     /// The data path: the daemon's process that is not root's.

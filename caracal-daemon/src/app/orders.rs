@@ -67,8 +67,10 @@ async fn execute(app: &App, order: Order) -> Answer {
     }
 }
 
-/// One record a kind, with its exact count.
+/// One durable record a kind, with its exact count. Answers how many were recorded: the keeper hands the rest over
+/// again, so that nothing is counted twice and nothing is lost when the journal stops in between.
 async fn record_refusals(app: &App, refusals: Vec<KernelRefusal>) -> Answer {
+    let mut recorded = 0_u64;
     for refusal in refusals {
         let agent = app.gate.roster.agent(CgroupId(refusal.agent));
         let data = Data {
@@ -88,9 +90,13 @@ async fn record_refusals(app: &App, refusals: Vec<KernelRefusal>) -> Answer {
             uid: agent.map(|agent| agent.uid),
             ..Detail::default()
         };
-        append(app, Kind::KernelDenial, data, detail).await?;
+        let draft = Draft { kind: Kind::KernelDenial, at: app.stages.clock.now(), data, detail };
+        if app.stages.journal.durable(draft).await.is_err() {
+            break;
+        }
+        recorded += 1;
     }
-    Ok(Value::Null)
+    Ok(recorded.into())
 }
 
 async fn append(app: &App, kind: Kind, data: Data, detail: Detail) -> Answer {

@@ -12,6 +12,7 @@ use caracal_common::flow::{COMM_LEN, Flow, Source};
 use crate::agent::{CgroupId, Process};
 
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const MAP_DELETE_ELEM: libc::c_int = 3;
 
 /// The kernel's memory of who connected from where.
 #[derive(Debug)]
@@ -32,6 +33,16 @@ impl Flows {
     #[must_use]
     pub fn connection(&self, peer: SocketAddr) -> Option<Flow> {
         lookup(&self.connections, &self.source(peer)).ok()
+    }
+
+    /// The same, for the listener that accepts each connection once: the entry is taken out, so that what an agent holds
+    /// open or half closed fills no map that all agents share.
+    #[must_use]
+    pub fn take_connection(&self, peer: SocketAddr) -> Option<Flow> {
+        let source = self.source(peer);
+        let flow = lookup(&self.connections, &source).ok()?;
+        remove(&self.connections, &source);
+        Some(flow)
     }
 
     /// The flow of a DNS query that came from `peer`; a TCP query is a connection.
@@ -72,8 +83,20 @@ fn mapped(addr: IpAddr) -> [u8; 16] {
     }
 }
 
-/// `BPF_MAP_LOOKUP_ELEM`: `linux/bpf.h`.
+/// `BPF_MAP_LOOKUP_ELEM`.
 fn lookup(map: &OwnedFd, key: &Source) -> io::Result<Flow> {
+    let mut flow = Flow::default();
+    element(MAP_LOOKUP_ELEM, map, key, &raw mut flow)?;
+    Ok(flow)
+}
+
+/// `BPF_MAP_DELETE_ELEM`. An entry that is gone already was the socket's end.
+fn remove(map: &OwnedFd, key: &Source) {
+    let _ = element(MAP_DELETE_ELEM, map, key, std::ptr::null_mut());
+}
+
+/// A command on one element of a map: `linux/bpf.h`.
+fn element(command: libc::c_int, map: &OwnedFd, key: &Source, value: *mut Flow) -> io::Result<()> {
     #[repr(C)]
     struct Attr {
         map: u32,
@@ -82,17 +105,17 @@ fn lookup(map: &OwnedFd, key: &Source) -> io::Result<Flow> {
         value: u64,
         flags: u64,
     }
-    let mut flow = Flow::default();
     let attr = Attr {
         map: u32::try_from(map.as_raw_fd()).map_err(io::Error::other)?,
         pad: 0,
         key: std::ptr::from_ref(key) as u64,
-        value: (&raw mut flow) as u64,
+        value: value as u64,
         flags: 0,
     };
-    // SAFETY: key and value are as long as the map's, which the loader has checked, and live across the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, MAP_LOOKUP_ELEM, &raw const attr, size_of::<Attr>()) };
-    if result == 0 { Ok(flow) } else { Err(io::Error::last_os_error()) }
+    // SAFETY: key and value are as long as the map's, which the loader has checked, and live across the call; a null
+    // value is given only with the command that takes none.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const attr, size_of::<Attr>()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

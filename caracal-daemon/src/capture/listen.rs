@@ -21,8 +21,10 @@ pub enum Accepted {
     Agent(Captured, Permit),
     /// Our own probe.
     Probe(TcpStream),
-    /// Nobody's that we know, or one too many: closed.
-    Refused,
+    /// An agent's, and one too many.
+    TooMany(Captured),
+    /// Nobody's that we know: closed.
+    Stranger,
 }
 
 /// Limits on open connections.
@@ -118,17 +120,17 @@ impl Gate {
             return Ok(Accepted::Probe(stream));
         }
         Telemetry::count(&self.telemetry.connections);
-        let Some(flow) = self.flows.connection(peer) else {
+        let known = self.flows.take_connection(peer);
+        let known = known.and_then(|flow| Some((flow, self.roster.agent(CgroupId(flow.agent))?)));
+        let Some((flow, agent)) = known else {
             Telemetry::count(&self.telemetry.refusals);
-            return Ok(Accepted::Refused);
+            return Ok(Accepted::Stranger);
         };
-        let agent = self.roster.agent(CgroupId(flow.agent));
-        let permit = agent.as_ref().and_then(|agent| self.limits.take(agent.cgroup));
-        let (Some(agent), Some(permit)) = (agent, permit) else {
-            Telemetry::count(&self.telemetry.refusals);
-            return Ok(Accepted::Refused);
-        };
-        stream.set_nodelay(true)?;
-        Ok(Accepted::Agent(Captured { stream, original: original(&flow), agent, process: process(&flow) }, permit))
+        let permit = self.limits.take(agent.cgroup);
+        let captured = Captured { stream, original: original(&flow), agent, process: process(&flow) };
+        Ok(match permit {
+            Some(permit) => Accepted::Agent(captured, permit),
+            None => Accepted::TooMany(captured),
+        })
     }
 }

@@ -9,7 +9,9 @@ use tracing_subscriber::EnvFilter;
 use super::control::Control;
 use super::settings;
 use crate::config::{Config, DEFAULT_PATH, starter};
+use crate::keeper::KeeperError;
 use crate::keeper::control::Request;
+use crate::keeper::release::release;
 use crate::keeper::serve::serve;
 
 const EXAMPLES: &str = "Examples:
@@ -40,11 +42,12 @@ pub struct AttachArgs {
 
 /// Release an attached cgroup: its processes connect directly again.
 ///
-/// Works while the daemon runs. `caracald status` lists what is attached.
+/// Also while no daemon runs, whose pins still keep everything shut: then without --cgroup it releases all that the
+/// daemon governed, what `caracald run` started as well.
 #[derive(Debug, Args)]
 pub struct DetachArgs {
     /// The cgroup, as it was attached.
-    #[arg(long, value_name = "PATH", required = true)]
+    #[arg(long, value_name = "PATH")]
     pub cgroup: Vec<PathBuf>,
 }
 
@@ -79,9 +82,21 @@ pub fn attach(args: AttachArgs, path: &Path) -> anyhow::Result<ExitCode> {
 /// Runs `detach`.
 ///
 /// # Errors
-/// When the daemon is not running, or the cgroup is not governed.
+/// When the cgroup is not governed, or none is named while the daemon runs.
 pub fn detach(args: &DetachArgs, config: &Config) -> anyhow::Result<ExitCode> {
-    let mut control = Control::connect(config)?;
+    let Ok(mut control) = Control::connect(config) else {
+        let released = release(config, &args.cgroup)?;
+        if released.is_empty() {
+            println!("nothing is governed");
+        }
+        for released in released {
+            println!("released {released}: its processes connect directly now");
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    if args.cgroup.is_empty() {
+        return Err(KeeperError::Refused("the daemon is running: name what to release with --cgroup PATH".to_owned()).into());
+    }
     for cgroup in &args.cgroup {
         control.ask(&Request::Detach { cgroup: cgroup.clone() })?;
         println!("released {}: its processes connect directly now", cgroup.display());

@@ -14,6 +14,14 @@ pub(super) fn unknown_protocol(origin: &Origin) -> Refusal {
     refusal(Stage::Tls, Side::Agent, Reason::ProtocolUnknown, sentence)
 }
 
+pub(super) fn too_many(origin: &Origin) -> Refusal {
+    let sentence = format!(
+        "Caracal has too many connections of agent {} open; [limits] in the configuration says how many it may have.",
+        origin.agent.name
+    );
+    refusal(Stage::Capture, Side::Agent, Reason::TooManyConnections, sentence)
+}
+
 pub(super) fn agent_tls(name: &str, why: &str) -> Refusal {
     let sentence = format!("Caracal could not end TLS for {name}: {why}. The process may not trust the local CA; see `caracald status`.");
     refusal(Stage::Tls, Side::Agent, Reason::TlsAgent, sentence)

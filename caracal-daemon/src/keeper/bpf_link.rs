@@ -31,6 +31,7 @@ pub fn attach_type(program: &str) -> io::Result<u32> {
         "sendmsg6" => 15,
         "recvmsg4" => 19,
         "recvmsg6" => 20,
+        "setsockopt" => 22,
         "getpeername4" => 29,
         "getpeername6" => 30,
         _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no attach type for {program}"))),

@@ -13,7 +13,7 @@ use super::cgroup::{Cgroup, Hierarchy, within};
 use super::control::Caller;
 use super::kernel::Kernel;
 use super::order::{Answer, Order, Orders};
-use super::serve::{load, save};
+use super::serve::{Registry, load, save};
 use crate::agent::{Agent, CgroupId};
 
 /// A governed cgroup and the agent that it is.
@@ -267,7 +267,7 @@ impl Governor {
     /// Takes over what an earlier keeper governed: leaves of the slice that are still populated, and attached cgroups.
     /// What is not in the registry is dismissed: it stays governed, and everything in it is refused.
     pub fn adopt(&self) {
-        let names: BTreeMap<u64, Agent> = load(&self.registry);
+        let names: Registry = load(&self.registry);
         let admitted = self.kernel().admitted().unwrap_or_default();
         for id in admitted {
             let known = names.get(&id.0).cloned();
@@ -294,7 +294,7 @@ impl Governor {
     /// moment leaves no agent without a name.
     fn register(&self) {
         let governed = self.governed();
-        let agents: BTreeMap<u64, Agent> = governed.iter().map(|(id, one)| (id.0, one.agent.clone())).collect();
+        let agents: Registry = governed.iter().map(|(id, one)| (id.0, one.agent.clone())).collect();
         save(&self.registry, &agents);
     }
 

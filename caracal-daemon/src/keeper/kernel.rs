@@ -225,6 +225,18 @@ impl Kernel {
         Ok(map.iter().filter_map(Result::ok).map(|(key, count)| (key.0, count)).collect())
     }
 
+    /// Tells these counters from others that were made before a boot, or before the pins were removed.
+    #[must_use]
+    pub fn counters_name(&self) -> String {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let map = self.ebpf.map(name::COUNTERS);
+        let id = match map {
+            Some(Map::HashMap(data)) => data.info().map_or(0, |info| info.id()),
+            _ => 0,
+        };
+        format!("{} {id}", boot.trim())
+    }
+
     /// A descriptor of a map for the data path.
     ///
     /// # Errors
@@ -302,6 +314,7 @@ fn load(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSkb(program) => program.load(),
         Program::SockOps(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

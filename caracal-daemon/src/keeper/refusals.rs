@@ -21,9 +21,18 @@ const MAX_DETAILS: usize = 4096;
 
 type Kind = (u64, u32, u32);
 
+/// What was handed over, of which counters. Counters that were made anew (after a boot, after a release of everything)
+/// begin at zero, and so does this.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+struct Handed {
+    counters: String,
+    list: Vec<(Kind, u64)>,
+}
+
 /// Reads, adds up and hands over, for ever. `counted` remembers over restarts what was handed over.
 pub fn drain(mut ring: RingBuf<MapData>, governor: &Governor, counted: &Path) {
-    let mut handed: HashMap<Kind, u64> = load(counted);
+    let name = governor.kernel().counters_name();
+    let mut handed = load(counted, &name);
     loop {
         std::thread::sleep(EVERY);
         let details = read(&mut ring);
@@ -35,34 +44,41 @@ pub fn drain(mut ring: RingBuf<MapData>, governor: &Governor, counted: &Path) {
             }
         };
         let fresh = news(&counters, &handed, &details);
-        if fresh.is_empty() || governor.order(&Order::KernelRefusals(fresh)).is_err() {
+        if fresh.is_empty() {
             continue;
         }
-        handed = counters.iter().map(|(key, count)| (kind(key), *count)).collect();
-        let list: Vec<(Kind, u64)> = handed.iter().map(|(kind, count)| (*kind, *count)).collect();
-        save(counted, &list);
+        let refusals = fresh.iter().map(|(_, refusal)| refusal.clone()).collect();
+        let Ok(answer) = governor.order(&Order::KernelRefusals(refusals)) else { continue };
+        let recorded = usize::try_from(answer.as_u64().unwrap_or(0)).unwrap_or(usize::MAX);
+        for (reading, _) in fresh.iter().take(recorded) {
+            handed.insert(kind(&reading.0), reading.1);
+        }
+        let list = handed.iter().map(|(kind, count)| (*kind, *count)).collect();
+        save(counted, &Handed { counters: name.clone(), list });
     }
 }
 
-fn load(path: &Path) -> HashMap<Kind, u64> {
-    let list: Vec<(Kind, u64)> =
-        std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-    list.into_iter().collect()
+fn load(path: &Path, counters: &str) -> HashMap<Kind, u64> {
+    let handed: Handed = super::serve::load(path);
+    if handed.counters == counters { handed.list.into_iter().collect() } else { HashMap::new() }
 }
+
+/// A counter as it was read.
+type Reading = (CounterKey, u64);
 
 fn kind(key: &CounterKey) -> Kind {
     (key.agent, key.why, key.hook)
 }
 
 /// What the counters say beyond what was handed over. A counter that went back was made anew.
-fn news(counters: &[(CounterKey, u64)], handed: &HashMap<Kind, u64>, details: &HashMap<Kind, Denial>) -> Vec<KernelRefusal> {
+fn news(counters: &[Reading], handed: &HashMap<Kind, u64>, details: &HashMap<Kind, Denial>) -> Vec<(Reading, KernelRefusal)> {
     counters
         .iter()
         .filter(|(key, _)| key.why != 0)
         .filter_map(|(key, count)| {
             let before = handed.get(&kind(key)).copied().unwrap_or(0);
             let fresh = if *count >= before { count - before } else { *count };
-            (fresh > 0).then(|| refusal(key, fresh, details.get(&kind(key))))
+            (fresh > 0).then(|| ((*key, *count), refusal(key, fresh, details.get(&kind(key)))))
         })
         .collect()
 }
@@ -121,9 +137,9 @@ mod tests {
         let redirects = CounterKey { agent: 7, why: 0, hook: 1 };
         let counters = [(key, 5), (redirects, 9)];
         let fresh = news(&counters, &HashMap::from([((7, 1, 1), 3)]), &HashMap::new());
-        assert_eq!(fresh.iter().map(|one| one.count).collect::<Vec<_>>(), [2]);
+        assert_eq!(fresh.iter().map(|(_, one)| one.count).collect::<Vec<_>>(), [2]);
         assert!(news(&counters, &HashMap::from([((7, 1, 1), 5)]), &HashMap::new()).is_empty());
         let remade = news(&counters, &HashMap::from([((7, 1, 1), 50)]), &HashMap::new());
-        assert_eq!(remade.iter().map(|one| one.count).collect::<Vec<_>>(), [5]);
+        assert_eq!(remade.iter().map(|(_, one)| one.count).collect::<Vec<_>>(), [5]);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Order matters: whatever is pinned denies until the data path has proved itself, so nothing here can open the door.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -26,6 +27,7 @@ use super::listeners::{self, Listeners};
 use super::order::{Order, Orders};
 use super::refusals;
 use super::{KeeperError, Signer, signing};
+use crate::agent::Agent;
 use crate::clock::{Clock, monotonic_ns};
 use crate::config::{Config, Require};
 
@@ -33,6 +35,9 @@ use crate::config::{Config, Require};
 const FIRST_RENEWAL: Duration = Duration::from_secs(60);
 /// How long streams may go on after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// What [`Places::registry`] holds.
+pub type Registry = BTreeMap<u64, Agent>;
 
 /// Where an instance keeps its things.
 #[derive(Clone, Debug)]
@@ -57,6 +62,18 @@ impl Places {
             runtime: config.runtime_dir.clone(),
             control: config.runtime_dir.join("control.sock"),
         }
+    }
+
+    /// Every agent by its cgroup's id: what a keeper adopts after another.
+    #[must_use]
+    pub fn registry(&self) -> PathBuf {
+        self.keeper.join("agents.json")
+    }
+
+    /// What was released while no keeper ran, and is not recorded yet.
+    #[must_use]
+    pub fn released(&self) -> PathBuf {
+        self.keeper.join("released.json")
     }
 }
 
@@ -97,8 +114,7 @@ pub fn serve(config: &Config, cgroups: &[PathBuf], agent: Option<&str>, ready: i
     let inherited = Inherited { sockets, lease: lease?, sources: sources?, resolving: resolving? };
     let group = admin_group(config)?;
     let certificate = keys.ca_certificate().to_owned();
-    let registry = places.keeper.join("agents.json");
-    let governor = Arc::new(Governor::new(hierarchy, config.instance.as_str(), kernel, certificate, group, registry)?);
+    let governor = Arc::new(Governor::new(hierarchy, config.instance.as_str(), kernel, certificate, group, places.registry())?);
     governor.adopt();
     let listener = control::listen(&places.control)
         .map_err(|error| KeeperError::Listen(format!("cannot listen on {}: {error}", places.control.display())))?;
@@ -135,6 +151,7 @@ impl Keeper<'_> {
             let mut child = self.start()?;
             match self.first_renewal(&mut child) {
                 Ok(()) => {
+                    self.tell_released();
                     for cgroup in cgroups {
                         self.attach(cgroup)?;
                     }
@@ -182,6 +199,14 @@ impl Keeper<'_> {
             std::thread::sleep(Duration::from_millis(20));
         }
         Err(KeeperError::Gone("the data path did not prove itself within a minute".to_owned()))
+    }
+
+    /// Has recorded what `detach` released while no keeper ran.
+    fn tell_released(&self) {
+        let told: Vec<String> = load(&self.places.released());
+        if told.into_iter().all(|message| self.governor.order(&Order::Lifecycle(message)).is_ok()) {
+            let _ = fs::remove_file(self.places.released());
+        }
     }
 
     /// Attaches what was asked for; what an earlier keeper left attached is adopted already.
@@ -271,7 +296,10 @@ fn make_directories(places: &Places, user: child::User) -> Result<(), KeeperErro
 }
 
 /// One keeper an instance.
-fn lock(places: &Places) -> Result<Flock<File>, KeeperError> {
+///
+/// # Errors
+/// When another one holds the lock.
+pub fn lock(places: &Places) -> Result<Flock<File>, KeeperError> {
     let path = places.runtime.join("keeper.lock");
     let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let file = open.map_err(|error| KeeperError::Key { path: path.display().to_string(), why: error.to_string() })?;
