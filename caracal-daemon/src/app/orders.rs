@@ -14,7 +14,7 @@ use crate::event::{Data, Detail, Draft, Kind};
 use crate::keeper::frame;
 use crate::keeper::order::{Answer, KernelRefusal, Order};
 
-/// Starts obeying. When the keeper is gone the process ends: it would be killed anyway.
+/// Starts obeying. When the keeper is gone, that is the order to stop: nobody signs any more.
 ///
 /// # Errors
 /// When the thread cannot be started.
@@ -27,7 +27,7 @@ pub(super) fn obey(mut stream: UnixStream, app: Arc<App>) -> std::io::Result<()>
                 break;
             }
         }
-        app.stop.send_replace(true);
+        stop(&app);
     })?;
     Ok(())
 }
@@ -54,12 +54,17 @@ async fn execute(app: &App, order: Order) -> Answer {
         Order::Events(query) => app.stages.events(&query).await,
         Order::Spend { agents } => app.stages.spend(agents).await,
         Order::Stop => {
-            app.stopping.store(true, Ordering::Release);
-            app.lease.close();
-            app.stop.send_replace(true);
+            stop(app);
             Ok(Value::Null)
         }
     }
+}
+
+/// Shuts the door; what is open may end.
+fn stop(app: &App) {
+    app.stopping.store(true, Ordering::Release);
+    app.lease.close();
+    app.stop.send_replace(true);
 }
 
 /// One record a kind, with its exact count.

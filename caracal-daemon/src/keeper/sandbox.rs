@@ -91,6 +91,8 @@ pub fn confine(uid: Uid, gid: Gid) -> Result<(), SandboxError> {
     nix::sys::prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;
     // No core dump with agents' data in it, and no ptrace by another process of this user.
     nix::sys::prctl::set_dumpable(false).map_err(step("forbid core dumps"))?;
+    // It does not outlive its keeper. The change of user has cleared what the keeper had set (prctl(2)).
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(step("follow the keeper"))?;
     for program in programs {
         install(&program.map_err(SandboxError::Filter)?).map_err(step("install the seccomp filter"))?;
     }

@@ -129,8 +129,9 @@ impl Keeper<'_> {
             let mut child = self.start()?;
             match self.first_renewal(&mut child) {
                 Ok(()) => {
-                    for cgroup in cgroups {
-                        self.attach(cgroup)?;
+                    if let Err(why) = cgroups.iter().try_for_each(|cgroup| self.attach(cgroup)) {
+                        self.stop(&mut child);
+                        return Err(why);
                     }
                     if let Some(ready) = ready.take() {
                         ready();
@@ -138,6 +139,7 @@ impl Keeper<'_> {
                 }
                 Err(why) if ready.is_some() => {
                     let _ = child.kill();
+                    let _ = child.wait();
                     return Err(why);
                 }
                 Err(why) => tracing::error!(%why, "The data path does not come up; the door stays shut."),
