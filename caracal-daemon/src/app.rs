@@ -30,6 +30,8 @@ use crate::telemetry::Telemetry;
 
 /// How long streams may go on after the keeper said stop.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long the ledger may take for the journal's last records.
+const FLUSH: Duration = Duration::from_secs(4);
 
 /// What the keeper tells its data path on the command line.
 #[derive(Debug, Args)]
@@ -173,7 +175,11 @@ async fn finish(app: &App) {
         tracing::warn!("Streams were still open at the end of the drain limit.");
     }
     app.stack.flush().await;
-    if let Err(why) = app.stages.ledger.flush().await {
-        tracing::warn!(%why, "The ledger is behind the journal; it catches up at the next start.");
-    }
+    // Nothing is signed once the keeper is gone, and the journal has it all: no reason to wait for ever.
+    let why = match tokio::time::timeout(FLUSH, app.stages.ledger.flush()).await {
+        Ok(Ok(_)) => return,
+        Ok(Err(why)) => why.to_string(),
+        Err(_) => "it did not end in time".to_owned(),
+    };
+    tracing::warn!(%why, "The ledger is behind the journal; it catches up at the next start.");
 }

@@ -59,12 +59,17 @@ async fn execute(app: &App, order: Order) -> Answer {
         Order::Events(query) => app.stages.events(&query).await,
         Order::Spend { agents } => app.stages.spend(agents).await,
         Order::Stop => {
-            app.stopping.store(true, Ordering::Release);
-            app.lease.close();
-            app.stop.send_replace(true);
+            stop(app);
             Ok(Value::Null)
         }
     }
+}
+
+/// Shuts the door; what is open may end.
+fn stop(app: &App) {
+    app.stopping.store(true, Ordering::Release);
+    app.lease.close();
+    app.stop.send_replace(true);
 }
 
 /// One durable record a kind, with its exact count. Answers how many were recorded: the keeper hands the rest over

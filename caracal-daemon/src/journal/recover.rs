@@ -3,7 +3,6 @@
 
 use super::frame::{self, Parsed};
 use super::segment::{self, HEADER_BYTES, Segment};
-use super::head::SignedHead;
 use super::{JournalError, Start, head};
 use crate::event::write::read_place;
 use std::path::Path;

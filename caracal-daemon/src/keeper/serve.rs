@@ -152,8 +152,9 @@ impl Keeper<'_> {
             match self.first_renewal(&mut child) {
                 Ok(()) => {
                     self.tell_released();
-                    for cgroup in cgroups {
-                        self.attach(cgroup)?;
+                    if let Err(why) = cgroups.iter().try_for_each(|cgroup| self.attach(cgroup)) {
+                        self.stop(&mut child);
+                        return Err(why);
                     }
                     if self.config.require == Require::Full {
                         let _ = self.governor.order(&Order::Lifecycle("degraded: full is required, network is enforced".to_owned()));
@@ -164,6 +165,7 @@ impl Keeper<'_> {
                 }
                 Err(why) if ready.is_some() => {
                     let _ = child.kill();
+                    let _ = child.wait();
                     return Err(why);
                 }
                 Err(why) => tracing::error!(%why, "The data path does not come up; the door stays shut."),

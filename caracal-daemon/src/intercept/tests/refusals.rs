@@ -24,7 +24,7 @@ async fn a_refused_host_is_told_so_inside_tls() {
     let (status, reason, body) = text(client.send_request(get("/", "denied.test")).await.expect("answer")).await;
     assert_eq!(status, StatusCode::FORBIDDEN);
     assert!(!reason.is_empty());
-    assert!(body.contains("Caracal refused GET denied.test/: no rule allows denied.test"), "{body}");
+    assert!(body.contains("Caracal refused GET denied.test") && body.contains("no rule allows denied.test"), "{body}");
     let mut h2 = world.http2("denied.test").await;
     let request = Request::builder().method("POST").uri("https://denied.test/x").body(full(vec![0_u8; 600_000])).expect("request");
     assert_eq!(text(h2.send_request(request).await.expect("answer")).await.0, StatusCode::FORBIDDEN);
