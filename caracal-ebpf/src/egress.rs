@@ -62,6 +62,7 @@ fn decide(ctx: &SkBuffContext, packet: &mut Packet, whose: &mut u64) -> Result<(
 
 /// Writes down whose query this is: a datagram's source port is known only now.
 #[inline(always)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would not fit the stack")]
 fn resolving(ctx: &SkBuffContext, packet: &Packet) -> Result<(), Why> {
     // SAFETY: the context is the hook's own.
     let sk: *mut bpf_sock = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };

@@ -21,10 +21,11 @@ pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn restore(ctx: &SockAddrContext, from: &[u8; 16], v6: bool) -> i32 {
-    if let (Ok(settings), Some(flow)) = (settings(), flow_of(ctx)) {
-        if is_loopback(from) && asked_port(ctx) == settings.dns_port {
-            show(ctx, flow, v6);
-        }
+    if let (Ok(settings), Some(flow)) = (settings(), flow_of(ctx))
+        && is_loopback(from)
+        && asked_port(ctx) == settings.dns_port
+    {
+        show(ctx, flow, v6);
     }
     1
 }

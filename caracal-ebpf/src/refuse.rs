@@ -26,11 +26,11 @@ pub fn count(agent: u64, why: u32, hook: Hook) {
         return;
     }
     // Two CPUs may both find it absent: NOEXIST keeps the first, and the loser adds.
-    if COUNTERS.insert(key, 1u64, 1).is_err() {
-        if let Some(counter) = COUNTERS.get_ptr_mut(key) {
-            // SAFETY: as above.
-            unsafe { add_one(counter) };
-        }
+    if COUNTERS.insert(key, 1u64, 1).is_err()
+        && let Some(counter) = COUNTERS.get_ptr_mut(key)
+    {
+        // SAFETY: as above.
+        unsafe { add_one(counter) };
     }
 }
 

@@ -70,12 +70,17 @@ fn try_on(name: &str, target: fn(&[u8]), bytes: &[u8]) {
     assert!(outcome.is_ok(), "{name} fails on this input; make it a seed:\n{}", bytes.escape_ascii());
 }
 
+/// How many times as many inputs are tried as usual.
+fn times() -> usize {
+    std::env::var("CARACAL_FUZZ_TIMES").map_or(1, |times| times.parse().expect("CARACAL_FUZZ_TIMES is a number"))
+}
+
 fn run(name: &str, target: fn(&[u8]), rounds: usize) {
     let seeds = seeds(name);
     seeds.iter().for_each(|seed| try_on(name, target, seed));
     try_on(name, target, &[]);
     let mut numbers = Numbers(1);
-    for _ in 0..rounds {
+    for _ in 0..rounds * times() {
         let mut bytes = seeds[numbers.below(seeds.len())].clone();
         for _ in 0..=numbers.below(4) {
             numbers.mutate(&mut bytes, &seeds);

@@ -284,7 +284,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Framed<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncReadExt as _;
+    use tokio::io::AsyncReadExt;
 
     #[tokio::test]
     async fn empty_lines_before_a_request_may_come_in_any_segments() {
@@ -292,7 +292,7 @@ mod tests {
         for (first, second) in [("\r", "\n\r\n"), ("\r\n\r", "\n"), ("\r\n", "\r\n")] {
             let wire = Arc::new(Wire::default());
             let rest = [second.as_bytes(), request].concat();
-            let stream = tokio::io::join(first.as_bytes().chain(rest.as_slice()), tokio::io::sink());
+            let stream = tokio::io::join(AsyncReadExt::chain(first.as_bytes(), rest.as_slice()), tokio::io::sink());
             let mut passed = Vec::new();
             Framed::new(stream, Arc::clone(&wire)).read_to_end(&mut passed).await.expect("read");
             assert_eq!((passed.as_slice(), wire.take_refusal()), (request.as_slice(), None), "{first:?} {second:?}");

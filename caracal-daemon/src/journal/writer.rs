@@ -435,6 +435,7 @@ mod tests {
         let options = Options { segment_bytes: 80 << 10, max_bytes: 1 << 20, ..Options::default() };
         let (tail, room) = (Arc::new(Tail::new(1 << 20)), Arc::new(Semaphore::new(64)));
         let (writer, _) = open(dir.path(), options, tail, room).expect("a writer");
+        #[expect(clippy::disallowed_methods, reason = "as the journal makes it; a few messages here")]
         let (send, queue) = std::sync::mpsc::channel();
         Bench { dir, writer, send, queue, scribe: scribe() }
     }
