@@ -21,7 +21,9 @@ pub enum Accepted {
     Agent(Captured, Permit),
     /// Our own probe.
     Probe(TcpStream),
-    /// Nobody's that we know, or one too many: closed.
+    /// An agent's, beyond a limit: to be recorded and closed.
+    TooMany(Captured),
+    /// Nobody's that we know: closed.
     Refused,
 }
 
@@ -122,13 +124,15 @@ impl Gate {
             Telemetry::count(&self.telemetry.refusals);
             return Ok(Accepted::Refused);
         };
-        let agent = self.roster.agent(CgroupId(flow.agent));
-        let permit = agent.as_ref().and_then(|agent| self.limits.take(agent.cgroup));
-        let (Some(agent), Some(permit)) = (agent, permit) else {
+        let Some(agent) = self.roster.agent(CgroupId(flow.agent)) else {
             Telemetry::count(&self.telemetry.refusals);
             return Ok(Accepted::Refused);
         };
-        stream.set_nodelay(true)?;
-        Ok(Accepted::Agent(Captured { stream, original: original(&flow), agent, process: process(&flow) }, permit))
+        let permit = self.limits.take(agent.cgroup);
+        let captured = Captured { stream, original: original(&flow), agent, process: process(&flow) };
+        Ok(match permit {
+            Some(permit) => Accepted::Agent(captured, permit),
+            None => Accepted::TooMany(captured),
+        })
     }
 }
