@@ -140,7 +140,6 @@ async fn accept(app: Arc<App>, listener: TcpListener) {
             Ok(Accepted::Probe(stream)) => {
                 tokio::spawn(prober::answer(Arc::clone(&app), stream));
             }
-            Ok(Accepted::TooMany(captured)) => intercept::too_many(&app.stack, captured),
             Ok(Accepted::Refused) => {}
             Err(error) => {
                 // Out of descriptors, most likely: the probe does not come through either, and the door shuts.

@@ -43,7 +43,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// The longest refused body that is still read, so that the answer is not overtaken by a reset, bytes.
@@ -53,21 +52,10 @@ const UNWANTED_TIME: Duration = Duration::from_secs(5);
 
 /// Serves one captured connection to its end.
 pub async fn intercept(stack: Arc<Stack>, captured: Captured) {
+    let Captured { stream, original, agent, process } = captured;
     let _open = opening::OpenConnection::new(stack.telemetry.clone());
-    let (origin, stream) = origin(stack, captured);
     // Small writes are whole messages here: waiting to fill a segment only delays them.
     stream.set_nodelay(true).ok();
-    connection(origin, Rewind::new(stream)).await;
-}
-
-/// Records and closes a connection beyond the limits. Nothing of it is read: that is what the limits are for.
-pub fn too_many(stack: &Arc<Stack>, captured: Captured) {
-    let (origin, _closed) = origin(stack.clone(), captured);
-    opening::refuse_connection(&origin, &origin.host, &sentence::too_many(&origin));
-}
-
-fn origin(stack: Arc<Stack>, captured: Captured) -> (Origin, TcpStream) {
-    let Captured { stream, original, agent, process } = captured;
     let address = original.ip().to_canonical();
     let origin = Origin {
         stack,
@@ -78,7 +66,7 @@ fn origin(stack: Arc<Stack>, captured: Captured) -> (Origin, TcpStream) {
         port: original.port(),
         tunnelled: false,
     };
-    (origin, stream)
+    connection(origin, Rewind::new(stream)).await;
 }
 
 /// A connection to a known place, of unknown protocol.

@@ -68,6 +68,12 @@ fn an_update_of_the_binary_leaves_no_gap() {
         let codes = std::fs::read_to_string(&tried).expect("what became of the attempts");
         assert!(codes.lines().all(|code| code != "0"), "an attempt was answered: {codes}");
         scene.wire.silent();
+        // The new one's ledger goes on where the old one's had signed.
+        until("the ledger goes on", Duration::from_secs(30), || {
+            let ledger = &daemon.json(&["status"])["data_path"]["ledger"];
+            ledger["trouble"].is_null() && ledger["size"].as_u64() > Some(0) && ledger["size"] == ledger["checkpoint"]
+        })
+        .unwrap_or_else(|_| panic!("{}\n{}", daemon.json(&["status"])["data_path"]["ledger"], daemon.logs()));
         let _ran = daemon.verify();
         daemon.stop();
     });

@@ -21,9 +21,7 @@ pub enum Accepted {
     Agent(Captured, Permit),
     /// Our own probe.
     Probe(TcpStream),
-    /// An agent's, beyond a limit: to be recorded and closed.
-    TooMany(Captured),
-    /// Nobody's that we know: closed.
+    /// Nobody's that we know, or one too many: closed.
     Refused,
 }
 
@@ -124,15 +122,13 @@ impl Gate {
             Telemetry::count(&self.telemetry.refusals);
             return Ok(Accepted::Refused);
         };
-        let Some(agent) = self.roster.agent(CgroupId(flow.agent)) else {
+        let agent = self.roster.agent(CgroupId(flow.agent));
+        let permit = agent.as_ref().and_then(|agent| self.limits.take(agent.cgroup));
+        let (Some(agent), Some(permit)) = (agent, permit) else {
             Telemetry::count(&self.telemetry.refusals);
             return Ok(Accepted::Refused);
         };
-        let permit = self.limits.take(agent.cgroup);
-        let captured = Captured { stream, original: original(&flow), agent, process: process(&flow) };
-        Ok(match permit {
-            Some(permit) => Accepted::Agent(captured, permit),
-            None => Accepted::TooMany(captured),
-        })
+        stream.set_nodelay(true)?;
+        Ok(Accepted::Agent(Captured { stream, original: original(&flow), agent, process: process(&flow) }, permit))
     }
 }

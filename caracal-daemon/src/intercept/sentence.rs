@@ -19,14 +19,6 @@ pub(super) fn agent_tls(name: &str, why: &str) -> Refusal {
     refusal(Stage::Tls, Side::Agent, Reason::TlsAgent, sentence)
 }
 
-pub(super) fn too_many(origin: &Origin) -> Refusal {
-    let sentence = format!(
-        "Caracal refused a connection of agent {}: too many are open. See `connections_per_agent` and `connections` in [limits].",
-        origin.agent.name
-    );
-    refusal(Stage::Capture, Side::Agent, Reason::TooManyConnections, sentence)
-}
-
 pub(super) fn unmetered(asked: &Asked) -> Refusal {
     let sentence = format!("Caracal does not meter WebSockets to {}; use HTTP.", asked.target.host);
     refusal(Stage::Meter, Side::Agent, Reason::WebsocketUnmetered, sentence)
