@@ -3,7 +3,7 @@
 use crate::{RULES, case, fails};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use support::daemon::Daemon;
+use support::daemon::{Daemon, caracald};
 
 fn traffic(daemon: &Daemon<'_>) {
     for _ in 0..3 {
@@ -25,7 +25,7 @@ fn a_torn_tail_of_the_journal_is_repaired() {
             .records_when(|records| records.iter().filter(|record| record.kind.contains("decision")).count() >= 3)
             .len();
         daemon.kill();
-        let journal = daemon.state().join("journal");
+        let journal = daemon.state().join("data/journal");
         let mut segments = files(&journal);
         segments.sort();
         let last =
@@ -46,13 +46,17 @@ fn a_torn_tail_of_the_journal_is_repaired() {
 
 #[test]
 fn a_ledger_edited_by_hand_is_found_out() {
-    case("ledger edited by hand", RULES, |_, daemon| {
+    case("ledger edited by hand", RULES, |scene, daemon| {
         daemon.restart();
         traffic(daemon);
         let _records = daemon
             .records_when(|records| records.iter().filter(|record| record.kind.contains("decision")).count() >= 3);
         daemon.stop();
         let _ran = daemon.verify();
+        // Into the main file: what is edited in the write-ahead log is not read, but dropped and taken from the journal.
+        let merge = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('PRAGMA wal_checkpoint(TRUNCATE)'); c.close()";
+        let path = daemon.state().join("data/ledger.sqlite");
+        let _ran = scene.net.a.run("python3").args(["-c", merge]).arg(&path).ran().ok();
         let old = b"caracal.decision.v1";
         let mut edited = 0;
         for path in files(&daemon.state()).into_iter().filter(|path| path.to_string_lossy().contains("ledger")) {
@@ -84,13 +88,18 @@ fn a_receipt_is_checked_without_the_ledger() {
         if !receipt.exists() {
             std::fs::write(&receipt, &proven.stdout).expect("the receipt");
         }
-        let _ran = daemon.command(&["ledger", "verify", "--receipt", &path]).ran().ok();
+        let keys = scene.file("keys", &daemon.command(&["ledger", "keys"]).ran().ok().stdout).display().to_string();
+        // With the public key alone: no ledger, no journal, no configuration.
+        let check = || {
+            scene.agent(caracald()).args(["ledger", "verify", "--receipt", &path, "--public-key", &keys]).ran()
+        };
+        let _ran = check().ok();
         let text = std::fs::read_to_string(&receipt).expect("the receipt");
         let at = text.len() / 2;
         let mut forged = text.into_bytes();
         forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
         std::fs::write(&receipt, forged).expect("the receipt");
-        fails(daemon.command(&["ledger", "verify", "--receipt", &path]).ran(), &[]);
+        fails(check(), &[]);
         daemon.stop();
     });
 }

@@ -1,14 +1,18 @@
 //! Bad input and trouble: each is a clear message that says what to do, and an exit code.
 
+mod crowd;
 mod evidence;
 mod run;
 mod trouble;
+mod update;
 
 use support::daemon::Daemon;
 use support::scene::Scene;
 
 /// The stand-in's binary.
 const STAND_IN: &str = env!("CARGO_BIN_EXE_stand-in");
+/// One attempt to get out.
+const PROBE: &str = env!("CARGO_BIN_EXE_probe");
 
 /// One allowed host.
 const RULES: &str = "[[allow]]\nhosts = [\"example.com\"]\n";

@@ -48,6 +48,51 @@ fn what_was_refused_is_listed_with_the_line_that_allows_it() {
 }
 
 #[test]
+fn a_refused_host_is_listed_once() {
+    case("one line for one refused host", RULES, |_, daemon| {
+        daemon.restart();
+        let ran = daemon.run("curl").args(["-sS", "https://denied.example/one", "https://denied.example/two"]).ran();
+        let lines: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("refused denied.example")).collect();
+        assert!(matches!(lines.as_slice(), [line] if line.contains("2 times")), "{}", ran.screen());
+        daemon.stop();
+    });
+}
+
+#[test]
+fn learn_prints_the_policy_that_would_have_sufficed() {
+    case("--learn", RULES, |scene, daemon| {
+        daemon.restart();
+        let urls = ["https://other.example/hello", "http://denied.example/hello"];
+        let upload = ["--next", "-sS", "-d", "x", "https://other.example/echo"];
+        let fetch = |daemon: &support::daemon::Daemon<'_>, options: &[&str]| {
+            let format = ["-sS", "-o", "/dev/null", "-w", "%{http_code} "];
+            let run = daemon.run_as(options, "curl").args(format).args(["-o", "/dev/null"]).args(urls).args(upload);
+            run.args(["-o", "/dev/null", "-w", "%{http_code} "]).ran().ok()
+        };
+        let refused = fetch(daemon, &["--agent", "scout"]);
+        assert_eq!(refused.stdout, "403 403 403 ", "{}", refused.screen());
+        let learned = fetch(daemon, &["--agent", "scout", "--learn"]);
+        assert_eq!(learned.stdout, "200 200 200 ", "{}", learned.screen());
+        let (_, policy) = learned.stderr.split_once("would have sufficed:").expect("the policy");
+        daemon.configure(policy);
+        let _ran = daemon.command(&["policy", "check"]).ran().ok();
+        let _ran = daemon.command(&["policy", "reload"]).ran().ok();
+        let allowed = fetch(daemon, &["--agent", "scout"]);
+        assert_eq!(allowed.stdout, "200 200 200 ", "it did not suffice: {policy}\n{}", allowed.screen());
+        // And no more than that: another path, another host, another agent.
+        let status = |agent: &str, url: &str| {
+            let run = daemon.run_as(&["--agent", agent], "curl");
+            run.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", url]).ran().ok().stdout
+        };
+        assert_eq!(status("scout", "https://other.example/text"), "403");
+        assert_eq!(status("scout", "https://example.com/hello"), "403");
+        assert_eq!(status("another", "https://other.example/hello"), "403");
+        assert_eq!(scene.requests("other.example", "/text"), 0);
+        daemon.stop();
+    });
+}
+
+#[test]
 fn without_a_daemon_it_says_how_to_start_one() {
     case("run without a daemon", RULES, |_, daemon| {
         fails(daemon.run("true").ran(), &["caracald", "attach"]);

@@ -4,7 +4,8 @@ use crate::{RULES, case, fails};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
-use support::daemon::caracald;
+use support::daemon::{Cgroup, caracald};
+use support::ledger::Record;
 use support::netns::until;
 
 #[test]
@@ -65,6 +66,64 @@ fn a_path_that_is_no_cgroup_is_named() {
                 &[path, "cgroup"],
             );
         }
+    });
+}
+
+#[test]
+fn a_governed_cgroup_is_not_governed_twice() {
+    case("cgroup already governed", RULES, |_, daemon| {
+        let cgroup = Cgroup::new();
+        let (path, inside) = (cgroup.path(), cgroup.path().join("inside"));
+        std::fs::create_dir(&inside).expect("a cgroup below");
+        daemon.attach(&path);
+        daemon.restart();
+        let slice = support::daemon::cgroup_mount().join(format!("{}.slice", daemon.instance()));
+        for (again, says) in [(&path, "governed already"), (&inside, "governed already"), (&slice, "slice")] {
+            let again = again.display().to_string();
+            fails(daemon.command(&["attach", "--cgroup", &again]).limit(Duration::from_secs(30)).ran(), &[says]);
+        }
+        let agents = |daemon: &support::daemon::Daemon<'_>| {
+            let status = daemon.json(&["status"]);
+            status["agents"].as_array().map(Vec::len).unwrap_or_default()
+        };
+        assert_eq!(agents(daemon), 1, "{}", daemon.json(&["status"]));
+        // A restart adopts it, and being told of it again is no mistake then.
+        daemon.stop();
+        daemon.restart();
+        assert_eq!(agents(daemon), 1, "{}", daemon.json(&["status"]));
+        daemon.stop();
+    });
+}
+
+#[test]
+fn a_body_that_two_readers_read_differently_is_refused() {
+    let rules = "[[allow]]\nhosts = [\"api.openai.com\"]\n\n[[budget]]\nname = \"purse\"\nlimit = \"1 USD\"\nwindow = \"day\"\n";
+    case("duplicate JSON keys on a priced host", rules, |scene, daemon| {
+        daemon.restart();
+        let ask = |body: &str| {
+            let run = daemon.run("curl").args(["-sS", "-D", "-", "https://api.openai.com/v1/chat/completions"]);
+            run.args(["-H", "Authorization: Bearer x", "-H", "Content-Type: application/json", "-d", body]).ran().ok()
+        };
+        let body = |more: &str| {
+            format!(r#"{{"model":"gpt-4.1-mini","max_tokens":16,"messages":[{{"role":"user","content":"hello"}}]{more}}}"#)
+        };
+        for more in [r#","model":"gpt-5""#, r#","max_tokens":100000"#, r#","max_\u0074okens":100000"#, r#","n":1,"n":50"#] {
+            let said = ask(&body(more)).stdout.to_lowercase();
+            assert!(said.starts_with("http/2 400"), "{more}: {said}");
+            assert!(said.contains("x-caracal-reason: ambiguous_request"), "{more}: {said}");
+        }
+        assert_eq!(scene.requests("api.openai.com", "/v1/chat/completions"), 0, "something was let through");
+        assert_eq!(scene.bill().len(), 0);
+        // The control: each key once.
+        let said = ask(&body("")).stdout.to_lowercase();
+        assert!(said.starts_with("http/2 200"), "{said}");
+        let refused = |records: &[Record]| -> u64 {
+            records.iter().filter(|record| record.is_denial("ambiguous_request")).map(Record::count).sum()
+        };
+        let records =
+            daemon.records_when(|records| refused(records) >= 4 && records.iter().any(Record::is_outcome));
+        assert_eq!(refused(&records), 4, "each refusal is recorded once: {records:#?}");
+        daemon.stop();
     });
 }
 

@@ -27,6 +27,7 @@ pub struct Daemon<'a> {
     scene: &'a Scene,
     child: Option<Child>,
     instance: String,
+    binary: PathBuf,
     dir: PathBuf,
     starts: u32,
     attach: Vec<PathBuf>,
@@ -51,7 +52,8 @@ impl<'a> Daemon<'a> {
         let dir = scene.net.files().join(&instance);
         std::fs::create_dir(&dir).expect("a scratch directory");
         crate::netns::open_to_all(&dir).expect("its mode");
-        let daemon = Daemon { scene, child: None, instance, dir, starts: 0, attach: Vec::new(), routed: Vec::new() };
+        let (attach, routed) = (Vec::new(), Vec::new());
+        let daemon = Daemon { scene, child: None, instance, binary: caracald(), dir, starts: 0, attach, routed };
         daemon.configure(rules);
         daemon
     }
@@ -105,6 +107,11 @@ impl<'a> Daemon<'a> {
     /// Governs this cgroup as well from the next start on.
     pub fn attach(&mut self, cgroup: &Path) {
         self.attach.push(cgroup.to_owned());
+    }
+
+    /// Starts this program instead from now on: another version of the binary under test.
+    pub fn install(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
     }
 
     /// Starts the process and does not wait.
@@ -214,7 +221,7 @@ impl<'a> Daemon<'a> {
 
     /// Keeper and data path: what the keeper started for agents has another program.
     fn own_processes(&self) -> Vec<i32> {
-        let binary = std::fs::canonicalize(caracald()).unwrap_or_default();
+        let binary = std::fs::canonicalize(&self.binary).unwrap_or_default();
         let same = |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == binary);
         let keeper = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok());
         self.processes().into_iter().filter(|pid| Some(*pid) == keeper || same(pid)).collect()
@@ -259,7 +266,7 @@ impl<'a> Daemon<'a> {
     /// A subcommand, as root.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Run {
-        self.scene.net.a.run(caracald()).clean_env().env("HOME", "/root").arg("--config").arg(self.config()).args(args)
+        self.scene.net.a.run(&self.binary).clean_env().env("HOME", "/root").arg("--config").arg(self.config()).args(args)
     }
 
     /// The local CA's certificate, in a file that agents can read: for programs in an attached cgroup.

@@ -38,6 +38,21 @@ pub fn user(name: &str) -> Result<User, KeeperError> {
     Ok(user)
 }
 
+/// Lets this process and the data path open as many descriptors as the limits on connections need: two for each, one to
+/// either side. The usual limit of a service, 1,024, would shut the door long before.
+pub fn allow_descriptors(connections: usize) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(1_024);
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let set = |limit: u64| setrlimit(Resource::RLIMIT_NOFILE, limit.max(soft), limit.max(hard));
+    if soft >= wanted || set(wanted).is_ok() {
+        return;
+    }
+    // In a container the hard limit may be somebody else's.
+    let _ = set(hard);
+    tracing::warn!(wanted, allowed = hard, "Not enough descriptors for the limits on connections; raise LimitNOFILE, or lower [limits].");
+}
+
 /// What every data path inherits.
 #[derive(Debug)]
 pub struct Inherited {
@@ -109,8 +124,11 @@ pub fn start(
         .arg("--state")
         .arg(&config.state_dir)
         .env_clear()
-        .env("RUST_LOG", std::env::var_os("RUST_LOG").unwrap_or_default())
         .current_dir("/");
+    // An empty one would silence it.
+    if let Some(filter) = std::env::var_os("RUST_LOG") {
+        command.env("RUST_LOG", filter);
+    }
     // SAFETY: between fork and exec only dup2, fcntl and prctl are called, all of them async-signal-safe.
     unsafe { command.pre_exec(move || place(&sources)) };
     let child = command.spawn().map_err(failed)?;

@@ -96,6 +96,7 @@ pub fn serve(config: &Config, cgroups: &[PathBuf], agent: Option<&str>, ready: i
     let places = Places::of(config);
     let user = child::user(&config.user)?;
     make_directories(&places, user)?;
+    child::allow_descriptors(config.limits.connections);
     let _lock = lock(&places)?;
     let host_id = host_id(&config.state_dir)?;
     let keys = Arc::new(Keys::open(&places.keeper, &host_id, Clock::system())?);

@@ -22,6 +22,8 @@ enum Answer {
     Bytes(Vec<u8>),
     Note(String),
     Refused(String),
+    /// An error of its own: the ledger asks with size 0 to learn what was signed before.
+    Fork { asked: u64, signed: u64 },
 }
 
 /// The data path's side: keys that live in another process.
@@ -41,6 +43,7 @@ impl RemoteSigner {
         frame::write(&mut *stream, request).map_err(gone)?;
         match frame::read(&mut *stream).map_err(gone)? {
             Answer::Refused(why) => Err(KeeperError::Refused(why)),
+            Answer::Fork { asked, signed } => Err(KeeperError::Fork { asked, signed }),
             answer => Ok(answer),
         }
     }
@@ -84,9 +87,48 @@ pub fn serve(mut stream: UnixStream, keys: &Arc<dyn Signer>) {
             Request::Checkpoint { size, root } => keys.sign_checkpoint(size, root).map(Answer::Note),
             Request::ChainHead { sequence, leaf_hash } => keys.sign_chain_head(sequence, leaf_hash).map(Answer::Bytes),
         };
-        let answer = answer.unwrap_or_else(|error| Answer::Refused(error.to_string()));
+        let answer = answer.unwrap_or_else(|error| match error {
+            KeeperError::Fork { asked, signed } => Answer::Fork { asked, signed },
+            error => Answer::Refused(error.to_string()),
+        });
         if frame::write(&mut stream, &answer).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Signed(u64);
+
+    impl Signer for Signed {
+        fn issue_leaf(&self, _: &str, _: &[u8]) -> Result<Vec<u8>, KeeperError> {
+            Err(KeeperError::Refused("no".to_owned()))
+        }
+
+        fn sign_checkpoint(&self, asked: u64, _: [u8; 32]) -> Result<String, KeeperError> {
+            if asked < self.0 { Err(KeeperError::Fork { asked, signed: self.0 }) } else { Ok(asked.to_string()) }
+        }
+
+        fn sign_chain_head(&self, _: u64, _: [u8; 32]) -> Result<Vec<u8>, KeeperError> {
+            Ok(vec![7])
+        }
+    }
+
+    #[test]
+    fn what_was_signed_before_is_learnt_over_the_road() {
+        let (near, far) = UnixStream::pair().expect("a pair");
+        let keys: Arc<dyn Signer> = Arc::new(Signed(8));
+        let keeper = std::thread::spawn(move || serve(far, &keys));
+        let signer = RemoteSigner::new(near);
+        assert!(matches!(signer.sign_checkpoint(0, [0; 32]), Err(KeeperError::Fork { asked: 0, signed: 8 })));
+        assert_eq!(signer.sign_checkpoint(9, [0; 32]).ok().as_deref(), Some("9"));
+        assert!(matches!(signer.issue_leaf("a.test", &[]), Err(KeeperError::Refused(_))));
+        assert_eq!(signer.sign_chain_head(1, [0; 32]).ok(), Some(vec![7]));
+        drop(signer);
+        keeper.join().expect("the keeper ends");
     }
 }
