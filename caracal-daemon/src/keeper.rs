@@ -14,6 +14,7 @@ pub mod ledger_key;
 pub mod listeners;
 pub mod order;
 pub mod refusals;
+pub mod release;
 pub mod sandbox;
 pub mod serve;
 pub mod signing;
