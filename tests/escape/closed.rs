@@ -215,8 +215,10 @@ fn a_journal_at_its_limit_refuses_says_why_and_resumes() {
         let free = world.scene.net.files().join("free");
         let holder = world.scene.net.a.run("python3").args(["-c", HOLDER]).arg(&database).arg(&free);
         let mut holder = holder.spawn(Stdio::from(out), Stdio::null()).expect("python3");
-        until("the ledger is held", Duration::from_secs(60), || std::fs::read_to_string(&held).is_ok_and(|text| text.contains("held")))
-            .expect("a hold");
+        until("the ledger is held", Duration::from_secs(60), || {
+            std::fs::read_to_string(&held).is_ok_and(|text| text.contains("held"))
+        })
+        .expect("a hold");
         // Every destination is a record of its own.
         let mut flood = 0_u8;
         until("the journal is full", Duration::from_secs(120), || {
@@ -227,7 +229,11 @@ fn a_journal_at_its_limit_refuses_says_why_and_resumes() {
         .expect("a refusal");
         let forwarded = world.scene.requests("example.com", "/hello");
         let told = world.daemon.run("curl").args(["-sS", "https://example.com/hello"]).ran();
-        assert!(told.stdout.contains("limit") && told.stdout.contains("ledger"), "it does not say why: {}", told.screen());
+        assert!(
+            told.stdout.contains("limit") && told.stdout.contains("ledger"),
+            "it does not say why: {}",
+            told.screen()
+        );
         assert_eq!(world.scene.requests("example.com", "/hello"), forwarded, "forwarded without a record");
         std::fs::write(&free, "").expect("the file that frees it");
         let _status = holder.wait();
