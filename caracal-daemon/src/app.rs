@@ -22,6 +22,7 @@ use crate::capture::lease::Lease;
 use crate::capture::listen::{Accepted, Gate, Limits, Probes};
 use crate::capture::roster::Roster;
 use crate::config::Config;
+use crate::dns::answer::Transport;
 use crate::dns::serve::{self as dns, Desk};
 use crate::intercept::{self, Stack};
 use crate::keeper::child;
@@ -112,7 +113,7 @@ async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -
     }
     for listener in sockets.dns_tcp {
         let (listener, desk) = (TcpListener::from_std(listener)?, Arc::clone(&desk));
-        tokio::spawn(async move { ended("DNS over TCP", dns::tcp(listener, desk).await) });
+        tokio::spawn(dns::tcp(listener, desk));
     }
     tokio::spawn(prober::renew(Arc::clone(&app), probed));
     let mut stop = app.stop.subscribe();
@@ -156,8 +157,11 @@ fn desk(app: &Arc<App>) -> Desk {
     Desk {
         policy: Arc::clone(&app.stages.policy),
         resolver: Arc::clone(app.stack.resolver()),
-        who: Box::new(move |from| {
-            let flow = asking.gate.flows.query(from).or_else(|| asking.gate.flows.connection(from))?;
+        who: Box::new(move |from, transport| {
+            let flow = match transport {
+                Transport::Udp => asking.gate.flows.query(from),
+                Transport::Tcp => asking.gate.flows.connection(from),
+            }?;
             asking.gate.roster.agent(CgroupId(flow.agent))
         }),
         decided: Box::new(move |agent, host, decision| deciding.stack.name_decided(agent, host, decision)),

@@ -1,8 +1,9 @@
 //! The door is shut whenever the daemon is not there: killed, stopped, broken, full.
 
 use crate::{RULES, World, attempt, case};
+use std::process::Stdio;
 use std::time::Duration;
-use support::daemon::Cgroup;
+use support::daemon::{Cgroup, alive};
 use support::netns::until;
 use support::scene::Scene;
 use support::wire::CANARY_PORT;
@@ -66,12 +67,6 @@ fn a_killed_keeper_takes_its_data_path_with_it() {
         world.daemon.restart();
         assert_eq!(world.allowed(), "200");
     });
-}
-
-/// Whether the process runs: a zombie does not.
-fn alive(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !matches!(stat.rsplit(") ").next().and_then(|rest| rest.chars().next()), Some('Z' | 'X') | None))
 }
 
 #[test]
@@ -193,6 +188,56 @@ fn a_full_disk_refuses_and_recovers() {
         scene.wire.silent();
         scene.net.a.shell(&format!("rm {state}/filler")).expect("room");
         until("it resumes", Duration::from_secs(30), || world.allowed() == "200").expect("a recovery");
+        let _ran = world.daemon.verify();
+    });
+}
+
+/// Keeps the ledger's database from being written until a file exists.
+const HOLDER: &str = "
+import os, sqlite3, sys, time
+database = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+database.execute('BEGIN IMMEDIATE')
+print('held', flush=True)
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.05)
+database.execute('ROLLBACK')
+";
+
+#[test]
+fn a_journal_at_its_limit_refuses_says_why_and_resumes() {
+    let rules = format!("[journal]\nsegment_bytes = 1048576\nlimit_bytes = 3145728\n\n{RULES}");
+    case("a journal at its limit", &rules, control, |world| {
+        assert_eq!(world.allowed(), "200");
+        let database = world.daemon.state().join("data/ledger.sqlite");
+        assert!(database.exists(), "{} is not there", database.display());
+        let held = world.scene.file("held", "");
+        let out = std::fs::OpenOptions::new().write(true).open(&held).expect("a file");
+        let free = world.scene.net.files().join("free");
+        let holder = world.scene.net.a.run("python3").args(["-c", HOLDER]).arg(&database).arg(&free);
+        let mut holder = holder.spawn(Stdio::from(out), Stdio::null()).expect("python3");
+        until("the ledger is held", Duration::from_secs(60), || {
+            std::fs::read_to_string(&held).is_ok_and(|text| text.contains("held"))
+        })
+        .expect("a hold");
+        // Every destination is a record of its own.
+        let mut flood = 0_u8;
+        until("the journal is full", Duration::from_secs(120), || {
+            flood += 1;
+            let _ran = world.attempt(&["swarm", "1000", &format!("198.51.{}.0", 100 + 4 * (flood % 32))]);
+            world.allowed() != "200"
+        })
+        .expect("a refusal");
+        let forwarded = world.scene.requests("example.com", "/hello");
+        let told = world.daemon.run("curl").args(["-sS", "https://example.com/hello"]).ran();
+        assert!(
+            told.stdout.contains("limit") && told.stdout.contains("ledger"),
+            "it does not say why: {}",
+            told.screen()
+        );
+        assert_eq!(world.scene.requests("example.com", "/hello"), forwarded, "forwarded without a record");
+        std::fs::write(&free, "").expect("the file that frees it");
+        let _status = holder.wait();
+        until("the ledger catches up", Duration::from_secs(60), || world.allowed() == "200").expect("it resumes");
         let _ran = world.daemon.verify();
     });
 }

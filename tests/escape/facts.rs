@@ -39,7 +39,9 @@ fn dead(records: &[Record], cgroup: u64) -> u64 {
 
 fn counted(records: &[Record], cgroup: u64, reason: &str, place: &str) -> u64 {
     let ours = |record: &&Record| {
-        record.is_denial(reason) && record.text("caracal.stage") == place && record.number("caracal.cgroup") == Some(cgroup)
+        record.is_denial(reason)
+            && record.text("caracal.stage") == place
+            && record.number("caracal.cgroup") == Some(cgroup)
     };
     records.iter().filter(ours).map(Record::count).sum()
 }
@@ -75,7 +77,8 @@ fn kernel_side_refusals_are_counted_exactly_also_while_the_daemon_is_dead() {
         world.daemon.kill();
         world.daemon.restart();
         burst(world, "udp", 1, "203.0.113.10");
-        let records = world.daemon.records_when(|records| counted(records, cgroup, "datagram_refused", "sendmsg") > 2 * 137);
+        let records =
+            world.daemon.records_when(|records| counted(records, cgroup, "datagram_refused", "sendmsg") > 2 * 137);
         for (kind, times, _, reason, place) in KINDS {
             let more = u64::from(*kind == "udp");
             assert_eq!(counted(&records, cgroup, reason, place), 2 * times + more, "{kind}");
@@ -97,41 +100,54 @@ fn made(line: &str) -> Made {
 
 #[test]
 fn two_thousand_connections_have_their_own_identity_and_destination() {
-    case("identity and destination of 2,000 connections", RULES, |_, _| (), |world| {
-        use std::os::unix::fs::MetadataExt as _;
-        let inner = world.cgroup.path().join("inner");
-        std::fs::create_dir(&inner).expect("a cgroup below");
-        let mut wanted: BTreeMap<Made, u64> = BTreeMap::new();
-        let runs = std::thread::scope(|scope| {
-            let runs: Vec<_> = (0..4_u32)
-                .map(|number| {
-                    let path = if number % 2 == 0 { world.cgroup.path() } else { inner.clone() };
-                    let run = world.scene.agent(crate::PROBE).cgroup(&path).user(if number < 2 { 0 } else { AGENT_UID });
-                    let id = std::fs::metadata(&path).expect("the cgroup").ino();
-                    scope.spawn(move || (id, run.args(["swarm", "500", &format!("198.51.{}.0", 104 + number)]).ran().ok()))
-                })
-                .collect();
-            runs.into_iter().map(|run| run.join().expect("a prober")).collect::<Vec<_>>()
-        });
-        for (cgroup, ran) in runs {
-            wanted.extend(ran.stdout.lines().map(|line| (made(line), cgroup)));
-        }
-        assert_eq!(wanted.len(), 2_000, "each connection is another one");
-        let ours = |record: &&Record| record.is_denial("protocol_unknown");
-        let records = world.daemon.records_when(|records| {
-            records.iter().filter(ours).map(Record::count).sum::<u64>() >= 2_000
-        });
-        let mut seen = BTreeSet::new();
-        for record in records.iter().filter(ours) {
-            let number = |key: &str| record.number(key).unwrap_or_default();
-            let detail = |key: &str| record.detail[key].as_u64().unwrap_or_default();
-            let host = record.detail["host"].as_str().unwrap_or_default().to_owned();
-            let one: Made =
-                (host, detail("port"), number("process.pid"), detail("uid"), record.text("caracal.comm").to_owned());
-            assert_eq!(wanted.get(&one), Some(&number("caracal.cgroup")), "nobody made {one:?}: {record:?}");
-            assert_eq!(record.count(), 1, "{record:?}");
-            assert!(seen.insert(one), "twice: {record:?}");
-        }
-        assert_eq!(seen.len(), 2_000);
-    });
+    case(
+        "identity and destination of 2,000 connections",
+        RULES,
+        |_, _| (),
+        |world| {
+            use std::os::unix::fs::MetadataExt as _;
+            let inner = world.cgroup.path().join("inner");
+            std::fs::create_dir(&inner).expect("a cgroup below");
+            let mut wanted: BTreeMap<Made, u64> = BTreeMap::new();
+            let runs = std::thread::scope(|scope| {
+                let runs: Vec<_> = (0..4_u32)
+                    .map(|number| {
+                        let path = if number % 2 == 0 { world.cgroup.path() } else { inner.clone() };
+                        let run =
+                            world.scene.agent(crate::PROBE).cgroup(&path).user(if number < 2 { 0 } else { AGENT_UID });
+                        let id = std::fs::metadata(&path).expect("the cgroup").ino();
+                        scope.spawn(move || {
+                            (id, run.args(["swarm", "500", &format!("198.51.{}.0", 104 + number)]).ran().ok())
+                        })
+                    })
+                    .collect();
+                runs.into_iter().map(|run| run.join().expect("a prober")).collect::<Vec<_>>()
+            });
+            for (cgroup, ran) in runs {
+                wanted.extend(ran.stdout.lines().map(|line| (made(line), cgroup)));
+            }
+            assert_eq!(wanted.len(), 2_000, "each connection is another one");
+            let ours = |record: &&Record| record.is_denial("protocol_unknown");
+            let records = world
+                .daemon
+                .records_when(|records| records.iter().filter(ours).map(Record::count).sum::<u64>() >= 2_000);
+            let mut seen = BTreeSet::new();
+            for record in records.iter().filter(ours) {
+                let number = |key: &str| record.number(key).unwrap_or_default();
+                let detail = |key: &str| record.detail[key].as_u64().unwrap_or_default();
+                let host = record.detail["host"].as_str().unwrap_or_default().to_owned();
+                let one: Made = (
+                    host,
+                    detail("port"),
+                    number("process.pid"),
+                    detail("uid"),
+                    record.text("caracal.comm").to_owned(),
+                );
+                assert_eq!(wanted.get(&one), Some(&number("caracal.cgroup")), "nobody made {one:?}: {record:?}");
+                assert_eq!(record.count(), 1, "{record:?}");
+                assert!(seen.insert(one), "twice: {record:?}");
+            }
+            assert_eq!(seen.len(), 2_000);
+        },
+    );
 }

@@ -43,7 +43,10 @@ fn no_charge_is_lost_or_doubled_and_nothing_goes_direct() {
             states.push(json!({"in_flight": scene.in_flight(), "billed": scene.bill().len()}));
             daemon.kill();
             door_is_shut(&scene, &cgroup);
+            // Sound as the blow left it, and sound once the next one has charged what was open.
+            let _ran = daemon.verify();
             daemon.restart();
+            let _ran = daemon.verify();
         }
         until("the load goes on after the last kill", Duration::from_secs(60), || scene.in_flight() >= IN_FLIGHT)
             .expect("streams");

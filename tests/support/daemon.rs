@@ -239,13 +239,15 @@ impl<'a> Daemon<'a> {
         self.own_processes().into_iter().find(|pid| uid_of(*pid).is_some_and(|uid| uid != 0))
     }
 
-    /// `kill -9`, keeper and data path, and waits for the end.
+    /// `kill -9`, keeper and data path, and waits until neither holds a socket any more.
     pub fn kill(&mut self) {
+        let all = self.own_processes();
         self.signal(libc::SIGKILL);
         if let Some(mut child) = self.child.take() {
             let _dead = child.kill();
             let _status = child.wait();
         }
+        let _late = until("the end of the daemon", PATIENCE, || all.iter().all(|pid| !alive(*pid)));
     }
 
     /// Asks it to stop and demands that it does, with exit code 0.
@@ -351,6 +353,14 @@ impl Drop for Daemon<'_> {
         self.kill();
         remove_slice(&self.instance);
     }
+}
+
+/// Whether any thread of the process runs: its first one can be a zombie while another still holds the listener.
+#[must_use]
+pub fn alive(pid: i32) -> bool {
+    let runs = |stat: String| !matches!(stat.rsplit(") ").next().and_then(|rest| rest.chars().next()), Some('Z' | 'X') | None);
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok()).any(runs)
 }
 
 fn uid_of(pid: i32) -> Option<u32> {

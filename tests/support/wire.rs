@@ -189,12 +189,16 @@ fn parse(bytes: &[u8]) -> Option<Packet> {
     }
 }
 
+/// The group that `probe join` joins: a report of it is not the kernel's own.
+const JOINED: [u8; 4] = [239, 1, 2, 3];
+
 /// Neighbour discovery, multicast listener reports: the kernel's own words about the cable.
 fn cable_noise(packet: &Packet) -> bool {
     let v6 = packet.source.is_ipv6();
     // A listener report carries a hop-by-hop header (protocol 0) before its ICMPv6 type.
     let kind = if packet.protocol == 0 { packet.bytes.get(48) } else { packet.bytes.get(40) };
-    (v6 && matches!(packet.protocol, 0 | 58) && matches!(kind, Some(130..=137 | 143))) || packet.protocol == 2
+    let joined = || packet.bytes.windows(JOINED.len()).any(|bytes| bytes == JOINED);
+    (v6 && matches!(packet.protocol, 0 | 58) && matches!(kind, Some(130..=137 | 143))) || (packet.protocol == 2 && !joined())
 }
 
 /// Echoes on [`CANARY_PORT`], so that an attempt that gets out is a success for the one who tries. The wildcard sockets

@@ -20,11 +20,13 @@ const MOST_CONNECTIONS: usize = 128;
 const MOST_ON_ONE: usize = 256;
 /// How long a connection may be idle, and a query or an answer may take to pass.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long to wait after an accept that failed.
+const PAUSE: Duration = Duration::from_millis(20);
 /// A UDP query longer than this is not read whole and so is malformed.
 const MOST_DATAGRAM: usize = 4_097;
 
-/// Tells whose socket an address is.
-pub type Who = dyn Fn(SocketAddr) -> Option<Arc<Agent>> + Send + Sync;
+/// Tells whose socket an address is. A port of TCP and the same port of UDP may be two agents'.
+pub type Who = dyn Fn(SocketAddr, Transport) -> Option<Arc<Agent>> + Send + Sync;
 /// Is told of a decision: agent, name, decision.
 pub type Decided = dyn Fn(&Arc<Agent>, &str, &Decision) + Send + Sync;
 
@@ -48,7 +50,7 @@ impl std::fmt::Debug for Desk {
 
 impl Desk {
     async fn answer(&self, query: &[u8], from: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
-        let Some(agent) = (self.who)(from) else {
+        let Some(agent) = (self.who)(from, transport) else {
             return answer::refused(query);
         };
         let policy = self.policy.current();
@@ -93,14 +95,19 @@ async fn one_datagram(socket: Arc<UdpSocket>, desk: Arc<Desk>, query: Vec<u8>, f
     drop(permit);
 }
 
-/// Answers connections until the listener fails.
-///
-/// # Errors
-/// The listener's error.
-pub async fn tcp(listener: TcpListener, desk: Arc<Desk>) -> std::io::Result<()> {
+/// Answers connections.
+pub async fn tcp(listener: TcpListener, desk: Arc<Desk>) {
     let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
-        let (stream, from) = listener.accept().await?;
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // Out of descriptors, or an asker that left: no reason to stop for everybody.
+            Err(error) => {
+                tracing::error!(%error, "Cannot accept a connection for DNS.");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
         // Without a permit the connection is closed at once: the asker tries again or goes without.
         let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
         let desk = desk.clone();

@@ -174,7 +174,7 @@ async fn the_loops_answer_agents_and_refuse_strangers() {
     let desk = Arc::new(Desk {
         policy: stages.policy.clone(),
         resolver: Arc::new(resolver()),
-        who: Box::new(move |from| {
+        who: Box::new(move |from, _| {
             (from == known_address || from.port() == 0 || from.ip() == IpAddr::from([127, 0, 0, 2])).then(|| {
                 Arc::new(Agent { name: Arc::from("rich"), cgroup: CgroupId(1), path: String::new(), uid: 0, learn: false })
             })

@@ -98,12 +98,11 @@ pub(super) fn refuse_connection(origin: &Origin, host: &str, refusal: &Refusal) 
     origin.refused(refusal, about, &[]);
 }
 
-/// Counts a connection while it is open.
+/// Counts a connection among the open ones while it is.
 pub(super) struct OpenConnection(Arc<Telemetry>);
 
 impl OpenConnection {
     pub(super) fn new(telemetry: Arc<Telemetry>) -> OpenConnection {
-        Telemetry::count(&telemetry.connections);
         Telemetry::count(&telemetry.open);
         OpenConnection(telemetry)
     }

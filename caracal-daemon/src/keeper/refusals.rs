@@ -71,7 +71,11 @@ fn kind(key: &CounterKey) -> Kind {
 }
 
 /// What the counters say beyond what was handed over. A counter that went back was made anew.
-fn news(counters: &[Reading], handed: &HashMap<Kind, u64>, details: &HashMap<Kind, Denial>) -> Vec<(Reading, KernelRefusal)> {
+fn news(
+    counters: &[Reading],
+    handed: &HashMap<Kind, u64>,
+    details: &HashMap<Kind, Denial>,
+) -> Vec<(Reading, KernelRefusal)> {
     counters
         .iter()
         .filter(|(key, _)| key.why != 0)

@@ -23,7 +23,8 @@ pub fn release(config: &Config, cgroups: &[PathBuf]) -> Result<Vec<String>, Keep
         return Err(KeeperError::NotRoot);
     }
     let places = Places::of(config);
-    fs::create_dir_all(&places.runtime).map_err(|error| KeeperError::Refused(format!("{}: {error}", places.runtime.display())))?;
+    fs::create_dir_all(&places.runtime)
+        .map_err(|error| KeeperError::Refused(format!("{}: {error}", places.runtime.display())))?;
     let _lock = lock(&places)?;
     let pins = Kernel::pin_directory(config.instance.as_str());
     let mut agents: Registry = load(&places.registry());

@@ -92,6 +92,7 @@ pub fn serve(config: &Config, cgroups: &[PathBuf], agent: Option<&str>, ready: i
                 .to_owned(),
         ));
     }
+    raise_descriptors(config.limits.connections);
     let signals = block_signals()?;
     let places = Places::of(config);
     let user = child::user(&config.user)?;
@@ -272,6 +273,19 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Keeper
         .spawn(work)
         .map(drop)
         .map_err(|error| KeeperError::Kernel(format!("cannot start the thread {name}: {error}")))
+}
+
+/// Room for two descriptors a connection and the files beside them: the limits that are configured must bind before the
+/// system's does, or one agent's connections stop all.
+fn raise_descriptors(connections: usize) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(4_096);
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard.max(wanted))
+        .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if raised.is_err() || hard.max(soft) < wanted && getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(soft, _)| soft < wanted) {
+        tracing::warn!(wanted, "Cannot raise the limit of open descriptors; [limits] connections cannot be reached.");
+    }
 }
 
 /// Signals are taken by the main thread alone.

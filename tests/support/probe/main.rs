@@ -287,7 +287,8 @@ fn swarm(times: u32, base: SocketAddr) -> ExitCode {
                 0 => IpAddr::V4(four),
                 1 => IpAddr::V6(four.to_ipv6_mapped()),
                 _ => {
-                    let [a, b] = [u32::from(base) >> 16, u32::from(base) & 0xffff].map(|half| u16::try_from(half).unwrap_or(0));
+                    let [a, b] =
+                        [u32::from(base) >> 16, u32::from(base) & 0xffff].map(|half| u16::try_from(half).unwrap_or(0));
                     IpAddr::from([0x2001, 0xdb8, 0xca, a, b, 0, 0, u16::try_from(number).unwrap_or(0)])
                 }
             };
