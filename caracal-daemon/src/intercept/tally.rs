@@ -19,6 +19,8 @@ const MOST: usize = 256;
 /// One agent's doings.
 #[derive(Debug, Default)]
 struct Doings {
+    /// Calls and charges by model: as many as the price book has.
+    models: BTreeMap<String, (u64, NanoUsd)>,
     agent: String,
     requests: u64,
     calls: u64,
@@ -34,6 +36,21 @@ struct Refused {
     port: u16,
     reason: String,
     sentence: String,
+}
+
+impl Doings {
+    /// One line for a person: calls and charges, by model where there are several.
+    fn text(&self) -> String {
+        let plural = |count: u64, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+        let models = self.models.iter().map(|(model, (calls, spent))| match self.models.len() {
+            1 => model.clone(),
+            _ => format!("{model} {calls} for {}", spent.short()),
+        });
+        let models = models.collect::<Vec<_>>().join(", ");
+        let models = if models.is_empty() { models } else { format!(" ({models})") };
+        let (calls, requests) = (plural(self.calls, "paid call"), plural(self.requests, "other request"));
+        format!("{calls}, {} spent{models}; {requests} allowed", self.spent.short())
+    }
 }
 
 /// Every agent's doings.
@@ -52,6 +69,8 @@ impl Tally {
         }
         match draft.kind {
             Kind::Outcome => {
+                let model = doings.models.entry(draft.data.model.as_deref().unwrap_or("?").to_owned()).or_default();
+                *model = (model.0 + 1, model.1.saturating_add(draft.data.cost.unwrap_or_default()));
                 doings.calls += 1;
                 doings.spent = doings.spent.saturating_add(draft.data.cost.unwrap_or_default());
             }
@@ -73,7 +92,7 @@ impl Tally {
         let Some(doings) = all.get(&agent) else { return json!({ "text": "nothing was sent" }) };
         let refused: Vec<Value> = doings.refused.iter().map(|(refused, count)| refused.to_json(*count)).collect();
         let policy = learn.then(|| rules_for(&doings.agent, doings.observed.values()));
-        let mut text = format!("{} paid calls, {} spent; {} other requests", doings.calls, doings.spent, doings.requests);
+        let mut text = doings.text();
         if doings.left_out > 0 {
             text.push_str(&format!("; {} more kinds of refusals or requests are in `caracald events`", doings.left_out));
         }
@@ -131,5 +150,21 @@ impl Refused {
             "host": self.host, "port": self.port, "reason": self.reason, "count": count,
             "allow": host_rule.then(|| line_that_would_allow(Action::Request, &self.host, self.port)),
         })
+    }
+}
+
+#[cfg(test)]
+mod text {
+    use super::*;
+
+    #[test]
+    fn the_last_words_name_the_models() {
+        let mut doings = Doings::default();
+        assert_eq!(doings.text(), "0 paid calls, $0.00 spent; 0 other requests allowed");
+        (doings.calls, doings.spent, doings.requests) = (1, NanoUsd(34_556_000), 1);
+        doings.models.insert("gpt-6.1-sol".into(), (1, NanoUsd(34_556_000)));
+        assert_eq!(doings.text(), "1 paid call, $0.0346 spent (gpt-6.1-sol); 1 other request allowed");
+        doings.models.insert("o".into(), (2, NanoUsd(1)));
+        assert!(doings.text().contains("(gpt-6.1-sol 1 for $0.0346, o 2 for $0.000000001)"), "{}", doings.text());
     }
 }
