@@ -97,13 +97,17 @@ fn failed(error: &SpawnError) -> ExitCode {
 
 fn print(summary: &Value) {
     eprintln!("caracald: {}", summary["text"].as_str().unwrap_or("nothing was sent"));
-    for line in summary["refused"].as_array().map(Vec::as_slice).unwrap_or_default() {
+    let refused = summary["refused"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for line in refused {
         eprintln!("  refused {}", line["what"].as_str().unwrap_or("?"));
         if let Some(rule) = line["allow"].as_str() {
             for rule in rule.lines() {
                 eprintln!("      {rule}");
             }
         }
+    }
+    if refused.iter().any(|line| line["allow"].is_string()) {
+        eprintln!("caracald: to allow what you want of it, add its lines to caracal.toml, then: sudo caracald policy reload");
     }
     if let Some(policy) = summary["policy"].as_str() {
         eprintln!("caracald: this policy would have sufficed:\n\n{policy}");

@@ -1,6 +1,8 @@
 //! What each agent did since it started, for the last words of `run`. A convenience: records are the truth.
 //! Bounded per agent; what does not fit is counted, not kept.
 
+mod words;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -19,6 +21,8 @@ const MOST: usize = 256;
 /// One agent's doings.
 #[derive(Debug, Default)]
 struct Doings {
+    /// Calls and charges by model: as many as the price book has.
+    models: BTreeMap<String, (u64, NanoUsd)>,
     agent: String,
     requests: u64,
     calls: u64,
@@ -61,6 +65,8 @@ impl Tally {
         }
         match draft.kind {
             Kind::Outcome => {
+                let model = doings.models.entry(draft.data.model.as_deref().unwrap_or("?").to_owned()).or_default();
+                *model = (model.0 + 1, model.1.saturating_add(draft.data.cost.unwrap_or_default()));
                 doings.calls += 1;
                 doings.spent = doings.spent.saturating_add(draft.data.cost.unwrap_or_default());
             }
@@ -82,7 +88,7 @@ impl Tally {
         let Some(doings) = all.get(&agent) else { return json!({ "text": "nothing was sent" }) };
         let refused: Vec<Value> = doings.refusals().map(|(refused, some)| refused.to_json(some)).collect();
         let policy = learn.then(|| rules_for(&doings.agent, doings.observed.values()));
-        let mut text = format!("{} paid calls, {} spent; {} other requests", doings.calls, doings.spent, doings.requests);
+        let mut text = doings.text();
         if doings.left_out > 0 {
             text.push_str(&format!("; {} more kinds of refusals or requests are in `caracald events`", doings.left_out));
         }
