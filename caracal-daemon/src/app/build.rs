@@ -225,7 +225,14 @@ fn upstream(config: &Config) -> anyhow::Result<Settings> {
         None => None,
         Some(url) => Some(Proxy::new(&url.url(), &upstream.no_proxy)?),
     };
-    Ok(Settings { system_roots: true, roots, client_certificates, proxy })
+    Ok(Settings {
+        system_roots: true,
+        roots,
+        client_certificates,
+        proxy,
+        connect_timeout: Some(Duration::from_millis(upstream.connect_timeout_ms)),
+        handshake_timeout: Some(Duration::from_millis(upstream.tls_timeout_ms)),
+    })
 }
 
 fn specs(config: &Config) -> Vec<BudgetSpec> {

@@ -84,12 +84,6 @@ pub struct Upstream {
     pub connect_timeout_ms: u64,
     /// TLS handshake, milliseconds. Default 10,000.
     pub tls_timeout_ms: u64,
-    /// One name look-up, milliseconds. Default 5,000.
-    pub resolve_timeout_ms: u64,
-    /// From the request's last byte to the answer's head, milliseconds. Default 600,000, which the providers' SDKs wait.
-    pub response_timeout_ms: u64,
-    /// Silence within an answer, milliseconds. Default 600,000.
-    pub idle_timeout_ms: u64,
 }
 
 impl Default for Upstream {
@@ -103,9 +97,6 @@ impl Default for Upstream {
             client_certificate: Vec::new(),
             connect_timeout_ms: 10_000,
             tls_timeout_ms: 10_000,
-            resolve_timeout_ms: 5_000,
-            response_timeout_ms: 600_000,
-            idle_timeout_ms: 600_000,
         }
     }
 }
@@ -208,13 +199,11 @@ pub struct Journal {
     pub segment_bytes: u64,
     /// All segments together, bytes; nothing is forwarded beyond. Default 4 GiB.
     pub limit_bytes: u64,
-    /// Warn when the limit or the disk is this full, percent. Default 80.
-    pub warn_percent: u8,
 }
 
 impl Default for Journal {
     fn default() -> Journal {
-        Journal { segment_bytes: 64 << 20, limit_bytes: 4 << 30, warn_percent: 80 }
+        Journal { segment_bytes: 64 << 20, limit_bytes: 4 << 30 }
     }
 }
 
@@ -226,15 +215,13 @@ pub struct Limits {
     pub connections_per_agent: usize,
     /// Open connections of all agents. Default 16,384.
     pub connections: usize,
-    /// A request's or answer's head, bytes. Default 64 KiB.
-    pub request_head_bytes: usize,
     /// A body that is read for pricing, before and after decoding, bytes. Default 64 MiB.
     pub pricing_body_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { connections_per_agent: 4096, connections: 16_384, request_head_bytes: 64 << 10, pricing_body_bytes: 64 << 20 }
+        Limits { connections_per_agent: 4096, connections: 16_384, pricing_body_bytes: 64 << 20 }
     }
 }
 
@@ -284,7 +271,7 @@ pub(super) fn check(config: &Config) -> Result<(), Found> {
     if config.admin_group.as_deref().is_some_and(|group| !account(group)) {
         return found("admin_group", "a group's name is 1 to 32 of a-z, 0-9, _ and -");
     }
-    let Journal { segment_bytes, limit_bytes, warn_percent } = config.journal;
+    let Journal { segment_bytes, limit_bytes } = config.journal;
     let limits = config.limits;
     let timeouts = &config.upstream;
     if config.listen.tcp_port == config.listen.dns_port || config.listen.tcp_port == 0 || config.listen.dns_port == 0 {
@@ -293,14 +280,8 @@ pub(super) fn check(config: &Config) -> Result<(), Found> {
     if !(1 << 20..=1 << 30).contains(&segment_bytes) || limit_bytes < segment_bytes.saturating_mul(2) {
         return found("journal", "`segment_bytes` is 1 MiB to 1 GiB and `limit_bytes` at least two segments");
     }
-    if !(1..=99).contains(&warn_percent) {
-        return found("journal.warn_percent", "a percentage from 1 to 99");
-    }
     if limits.connections == 0 || limits.connections_per_agent == 0 || limits.connections_per_agent > limits.connections {
         return found("limits", "`connections_per_agent` is at least 1 and at most `connections`");
-    }
-    if !(4 << 10..=1 << 20).contains(&limits.request_head_bytes) {
-        return found("limits.request_head_bytes", "4 KiB (4096) to 1 MiB (1048576)");
     }
     if !(64 << 10..=1 << 30).contains(&limits.pricing_body_bytes) {
         return found("limits.pricing_body_bytes", "64 KiB (65536) to 1 GiB (1073741824)");
@@ -308,8 +289,8 @@ pub(super) fn check(config: &Config) -> Result<(), Found> {
     if config.clamp.min_output == 0 {
         return found("clamp.min_output", "at least 1 token");
     }
-    let waits = [timeouts.connect_timeout_ms, timeouts.tls_timeout_ms, timeouts.resolve_timeout_ms];
-    if waits.iter().chain([&timeouts.response_timeout_ms, &timeouts.idle_timeout_ms]).any(|ms| !(1..=86_400_000).contains(ms)) {
+    let waits = [timeouts.connect_timeout_ms, timeouts.tls_timeout_ms];
+    if waits.iter().any(|ms| !(1..=86_400_000).contains(ms)) {
         return found("upstream", "timeouts are 1 ms to 86400000 ms (a day)");
     }
     if timeouts.split_dns.iter().any(|split| split.servers.is_empty() || split.domain.is_empty()) {

@@ -52,7 +52,6 @@ fn a_bad_value_is_named_with_its_key() {
         ("[upstream]\nproxy = \"https://p:1\"", "`proxy`: a proxy is spoken to in plain HTTP"),
         ("[upstream]\nnameservers = [\"dns.example\"]", "`nameservers`: \"dns.example\""),
         ("[listen]\ntcp_port = 70000", "`tcp_port`: invalid value"),
-        ("[clamp]\n[journal]\nwarn_percent = 100", "caracal.toml:3: `journal.warn_percent`"),
         ("\n[listen]\ntcp_port = 15053", "caracal.toml:2: `listen`"),
         ("instance = \"x\"\nuser = \"root\"", "caracal.toml:2: `user`: the data path runs as a user of its own"),
         ("user = \"0\"", "caracal.toml:1: `user`"),

@@ -71,6 +71,10 @@ pub struct Settings {
     pub client_certificates: HashMap<String, (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     /// An HTTP proxy to go through.
     pub proxy: Option<Proxy>,
+    /// How long a connection may take; 10 s where none is said.
+    pub connect_timeout: Option<Duration>,
+    /// How long a handshake may take; 10 s where none is said.
+    pub handshake_timeout: Option<Duration>,
 }
 
 /// Why a dialer could not be built.
@@ -101,6 +105,8 @@ pub struct Dialer {
     config: Arc<ClientConfig>,
     by_host: HashMap<String, Arc<ClientConfig>>,
     proxy: Option<Proxy>,
+    connect_timeout: Duration,
+    handshake_timeout: Duration,
 }
 
 impl std::fmt::Debug for Dialer {
@@ -131,7 +137,14 @@ impl Dialer {
                 .map_err(|why| DialerError::ClientCertificate { host: host.clone(), why })?;
             by_host.insert(host.to_ascii_lowercase(), Arc::new(config));
         }
-        Ok(Dialer { resolver, config, by_host, proxy: settings.proxy })
+        Ok(Dialer {
+            resolver,
+            config,
+            by_host,
+            proxy: settings.proxy,
+            connect_timeout: settings.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+            handshake_timeout: settings.handshake_timeout.unwrap_or(HANDSHAKE_TIMEOUT),
+        })
     }
 
     /// Connects without TLS.
@@ -139,7 +152,7 @@ impl Dialer {
     /// # Errors
     /// `upstream_resolve`, `private_address`, `upstream_connect`.
     pub async fn tcp(&self, route: Route<'_>) -> Result<TcpStream, Refusal> {
-        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let deadline = Instant::now() + self.connect_timeout;
         let stream = match &self.proxy {
             Some(proxy) if !proxy.is_excepted(route.host, route.port) => self.through(proxy, route, deadline).await?,
             _ => {
@@ -167,10 +180,10 @@ impl Dialer {
         let config = self.by_host.get(route.host).unwrap_or(&self.config).clone();
         let connector = TlsConnector::from(config);
         let handshake = connector.with_alpn(protocols).connect(name, stream);
-        let stream = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        let stream = match timeout(self.handshake_timeout, handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(tls_refusal(route.host, &tls_error(&error))),
-            Err(_) => return Err(tls_refusal(route.host, "the handshake took longer than 10 s")),
+            Err(_) => return Err(tls_refusal(route.host, "the handshake took too long")),
         };
         let alpn = match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Alpn::H2,
