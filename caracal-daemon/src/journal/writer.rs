@@ -114,7 +114,7 @@ pub(crate) fn start(
 ) -> Result<(Handle, Recovered), JournalError> {
     let (mut writer, recovered) = open(dir, options, tail, room, Arc::clone(&bell))?;
     let run = move || {
-        raise_priority();
+        set_priority(FIRST);
         writer.run(&queue);
     };
     let thread = std::thread::Builder::new().name("journal".into()).spawn(run);
@@ -199,11 +199,16 @@ fn cut(file: &File, from: u64, to: u64) -> std::io::Result<()> {
     file.sync_data()
 }
 
-/// Under CPU pressure the sync's wake-up is what everybody waits for. Needs a privilege; without it nothing changes.
-fn raise_priority() {
+/// Under CPU pressure the sync's wake-up is what everybody waits for: ahead of the others.
+const FIRST: libc::c_int = -10;
+/// What the writer starts inherits its priority, and nobody waits for it.
+const LAST: libc::c_int = 5;
+
+/// Sets the calling thread's priority. To go ahead takes a right or a limit that allows it; without it nothing changes.
+fn set_priority(nice: libc::c_int) {
     // SAFETY: setpriority takes plain numbers; 0 names the calling thread.
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, -10);
+        libc::setpriority(libc::PRIO_PROCESS, 0, nice);
     }
 }
 
@@ -372,7 +377,10 @@ impl Writer {
         // Ahead of its use and off this thread; if it fails, the next roll tries again and says so.
         self.spare = std::thread::Builder::new()
             .name("journal-spare".into())
-            .spawn(move || drop(segment::prepare_spare(&dir, bytes)))
+            .spawn(move || {
+                set_priority(LAST);
+                drop(segment::prepare_spare(&dir, bytes));
+            })
             .ok();
         Ok(())
     }
