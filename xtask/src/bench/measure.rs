@@ -306,12 +306,10 @@ fn cases(results: &Results) -> Vec<Case> {
             ("first_byte_p50_us".to_owned(), json!(value(|sample| sample.seen.first_byte_p50_us as f64))),
             ("rss_kb".to_owned(), json!(value(|sample| sample.rss_kb as f64))),
         ]);
-        if let Some(last) = samples.iter().flatten().next_back() {
-            let thread = |(name, spent): (&String, &profile::Spent)| {
-                (name.clone(), json!([rounded(spent.user_us), rounded(spent.system_us)]))
-            };
-            case.more.insert("threads".to_owned(), last.threads.iter().map(thread).collect::<Map<_, _>>().into());
-        }
+        let threads = profile::mean(samples.iter().flatten().map(|sample| &sample.threads));
+        let thread =
+            |(name, spent): (String, profile::Spent)| (name, json!([rounded(spent.user_us), rounded(spent.system_us)]));
+        case.more.insert("threads".to_owned(), threads.into_iter().map(thread).collect::<Map<_, _>>().into());
         cases.push(case);
     }
     cases

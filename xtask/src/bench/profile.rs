@@ -61,6 +61,25 @@ pub(super) fn per_request(before: &Threads, after: &Threads, requests: u64) -> T
     after.iter().map(spent).collect()
 }
 
+/// The mean of the rounds: a tick is long beside a thread that does little in one of them.
+pub(super) fn mean<'t>(rounds: impl Iterator<Item = &'t Threads>) -> Threads {
+    let mut mean = Threads::new();
+    let mut count = 0.0;
+    for round in rounds {
+        count += 1.0;
+        for (name, spent) in round {
+            let sum = mean.entry(name.clone()).or_default();
+            sum.user_us += spent.user_us;
+            sum.system_us += spent.system_us;
+        }
+    }
+    for spent in mean.values_mut() {
+        spent.user_us /= count;
+        spent.system_us /= count;
+    }
+    mean
+}
+
 /// Starts sampling `pids`; it ends when `stop` is called. `None` where there is no perf.
 pub(super) fn sample(pids: &[u32], file: &Path) -> Option<Child> {
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
@@ -141,6 +160,8 @@ mod tests {
         let after = Threads::from([("a".to_owned(), Spent { user_us: 30.0, system_us: 4.0 })]);
         let each = per_request(&before, &after, 2);
         assert_eq!(each.get("a"), Some(&Spent { user_us: 10.0, system_us: 2.0 }));
+        let idle = Threads::new();
+        assert_eq!(mean([&each, &idle].into_iter()).get("a"), Some(&Spent { user_us: 5.0, system_us: 1.0 }));
     }
 
     #[test]
