@@ -13,6 +13,7 @@ mod session;
 mod settle;
 mod stack;
 mod tally;
+mod unstoppable;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -2,14 +2,17 @@
 //! Refuses when it cannot write. Never drops or reorders a record it accepted. Next: `bus`.
 //!
 //! One thread writes. It takes all that is queued, writes it at once, and syncs at once if somebody waits for
-//! durability; records that nobody waits for are synced with the next group or [`Options::sync_within`] later. A
-//! write or sync that fails is told to everybody who waited; the place is then written again, so that the disk's
-//! return leaves neither a gap nor a duplicate.
+//! durability; records that nobody waits for are synced with the next group or [`Options::sync_within`] later. Such
+//! records do not wake a writer that has just worked: it looks by itself within two milliseconds, or with the next
+//! record that is waited for. A write or sync that fails is told to everybody who waited; the place is then written
+//! again, so that the disk's return leaves neither a gap nor a duplicate.
 
+mod bell;
 pub(crate) mod frame;
 pub mod head;
 pub mod read;
 pub(crate) mod recover;
+mod relay;
 pub(crate) mod segment;
 mod tail;
 #[cfg(test)]
@@ -27,6 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
+use bell::Bell;
 use writer::Message;
 
 /// A record's place.
@@ -91,6 +95,7 @@ pub struct Start {
 pub struct Journal {
     scribe: Scribe,
     queue: std::sync::mpsc::Sender<Message>,
+    bell: Arc<Bell>,
     room: Arc<Semaphore>,
     tail: Arc<Tail>,
     dir: Arc<PathBuf>,
@@ -119,10 +124,12 @@ impl Journal {
         #[expect(clippy::disallowed_methods, reason = "`room` bounds it: a record takes a permit before it is queued")]
         let (queue, taken) = std::sync::mpsc::channel();
         let room_within = options.room_within;
-        let (handle, recovered) = writer::start(dir, options, Arc::clone(&tail), Arc::clone(&room), taken)?;
+        let bell = Arc::new(Bell::default());
+        let (handle, recovered) = writer::start(dir, options, Arc::clone(&tail), Arc::clone(&room), Arc::clone(&bell), taken)?;
         let journal = Journal {
             scribe,
             queue,
+            bell,
             room,
             tail,
             dir: Arc::new(dir.to_owned()),
@@ -191,7 +198,8 @@ impl Journal {
 
     /// Deletes whole segments whose records are all below `sequence`. For the ledger, after its commit.
     pub fn release(&self, sequence: u64) {
-        let _ = self.queue.send(Message::Release(sequence));
+        // It fails only when the writer has stopped; the next start then releases again.
+        let _ = self.send(Message::Release(sequence));
     }
 
     /// A reader of what is durable, from `sequence` on.
@@ -224,6 +232,10 @@ impl Journal {
 
     /// Takes a place in the queue; the writer gives it back once the record is durable or refused.
     async fn take_room(&self) -> Result<(), JournalError> {
+        if let Ok(permit) = self.room.try_acquire() {
+            permit.forget();
+            return Ok(());
+        }
         match tokio::time::timeout(self.room_within, self.room.acquire()).await {
             Ok(Ok(permit)) => {
                 permit.forget();
@@ -237,7 +249,10 @@ impl Journal {
     }
 
     fn send(&self, message: Message) -> Result<(), JournalError> {
-        self.queue.send(message).map_err(|_| stopped())
+        let waited_for = message.is_waited_for();
+        self.queue.send(message).map_err(|_| stopped())?;
+        self.bell.ring(waited_for);
+        Ok(())
     }
 
     fn report_cut(&self, torn: u64, clock: &Clock) -> Result<(), JournalError> {

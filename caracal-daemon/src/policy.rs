@@ -10,6 +10,7 @@ mod engine;
 pub mod explain;
 mod facts;
 pub mod learn;
+mod recent;
 mod set;
 mod source;
 pub mod sugar;

@@ -30,6 +30,8 @@ mod peer_squid;
 #[cfg(feature = "bench")]
 mod process;
 #[cfg(feature = "bench")]
+mod profile;
+#[cfg(feature = "bench")]
 mod provider;
 #[cfg(feature = "bench")]
 mod scene;

@@ -111,7 +111,8 @@ impl Scribe {
     /// # Errors
     /// When the detail cannot be sealed, or the windows of a hold are longer than a record can carry.
     pub fn seal(&self, draft: &Draft) -> Result<Sealed, SealError> {
-        let mut out = Vec::with_capacity(1_024);
+        // An outcome with one budget has 1.3 KB.
+        let mut out = Vec::with_capacity(1_792);
         let id = event_id(draft);
         let mut id_text = [0u8; uuid::fmt::Hyphenated::LENGTH];
         let id_text: &str = id.hyphenated().encode_lower(&mut id_text);

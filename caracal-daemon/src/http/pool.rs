@@ -28,8 +28,6 @@ const STREAM_WINDOW: u32 = 256 * 1_024;
 const CONNECTION_WINDOW: u32 = 2 * 1_024 * 1_024;
 /// The longest head of an answer, bytes.
 const MOST_ANSWER_HEAD: usize = 256 * 1_024;
-/// Headers of an answer.
-const MOST_ANSWER_HEADERS: usize = 256;
 
 /// Where a request goes, and how it may get there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -242,7 +240,6 @@ where
 {
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .preserve_header_case(true)
-        .max_headers(MOST_ANSWER_HEADERS)
         .max_header_size(MOST_ANSWER_HEAD)
         .handshake(TokioIo::new(stream))
         .await?;

@@ -25,8 +25,6 @@ const STREAM_WINDOW: u32 = 256 * 1_024;
 const CONNECTION_WINDOW: u32 = 1_024 * 1_024;
 /// Bytes of an answer that are held for one slow HTTP/2 stream.
 const SEND_BUFFER: usize = 256 * 1_024;
-/// Headers of one request.
-const MOST_HEADERS: usize = 256;
 
 /// Serves one connection to its end.
 ///
@@ -50,7 +48,6 @@ where
                 .header_read_timeout(HEAD_TIMEOUT)
                 .preserve_header_case(true)
                 .auto_date_header(false)
-                .max_headers(MOST_HEADERS)
                 .max_header_size(framing::MOST_HEAD + 1)
                 .half_close(false)
                 .serve_connection(TokioIo::new(Framed::new(stream, wire)), service)

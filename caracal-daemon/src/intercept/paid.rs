@@ -8,6 +8,7 @@ use crate::http::pool::{Key, SendError};
 use crate::intercept::record::action_code;
 use crate::intercept::session::{Answer, Asked, Decided, Session, granted, no_journal};
 use crate::intercept::settle::{Metered, Ticket, Unknown};
+use crate::intercept::unstoppable::Unstoppable;
 use crate::meter::{Call, Edited, Operation, Provider};
 use crate::policy::{Action, Ask};
 use crate::refusal::{Reason, Refusal, Side, Stage};
@@ -49,11 +50,11 @@ pub(crate) async fn call(
     match prepare(session, asked, provider, operation, &parts.headers, &body, decided).await {
         Ok(prepared) => {
             let sent = send(session, asked, parts, body.clone(), prepared, decided);
-            // A task of its own: an agent that hangs up must not cancel what the provider bills for.
-            match tokio::spawn(sent).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(refusal)) => session.refuse(asked, &refusal, &[]),
-                Err(_) => session.refuse(asked, &failed(), &[]),
+            // An agent that hangs up must not cancel what the provider bills for.
+            match Unstoppable::new(sent).await {
+                Some(Ok(answer)) => answer,
+                Some(Err(refusal)) => session.refuse(asked, &refusal, &[]),
+                None => session.refuse(asked, &failed(), &[]),
             }
         }
         Err((refusal, policies)) => {

@@ -8,7 +8,7 @@ use crate::http::body::{BodyError, Streamed};
 use crate::intercept::stack::Stack;
 use crate::meter::{Call, Reading, UsageReader};
 use crate::money::NanoUsd;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::pin::Pin;
@@ -28,6 +28,9 @@ pub(crate) struct Ticket {
     /// The intent may be in the journal, so the outcome must follow.
     intended: bool,
 }
+
+/// Bytes of an answer that are worth a record of their own: a TLS record holds 16 KB.
+const ENOUGH: usize = 8 * 1_024;
 
 /// Why the charge of a call is the whole hold.
 #[derive(Clone, Copy, Debug)]
@@ -118,8 +121,10 @@ impl Ticket {
         }
     }
 
-    fn close(&self, settle: &'static str, reason: Option<&'static str>, cost: NanoUsd) -> Draft {
-        let mut draft = self.outcome.clone();
+    /// The outcome's record. Called once: whoever calls it has taken the hold.
+    fn close(&mut self, settle: &'static str, reason: Option<&'static str>, cost: NanoUsd) -> Draft {
+        let (data, detail) = (std::mem::take(&mut self.outcome.data), std::mem::take(&mut self.outcome.detail));
+        let mut draft = Draft { kind: self.outcome.kind, at: self.outcome.at, data, detail };
         draft.at = self.stack.clock.now();
         draft.data.settle = Some(settle);
         draft.data.reason = reason;
@@ -164,6 +169,13 @@ impl Drop for Ticket {
 pub(crate) struct Metered(Option<Box<Open>>);
 
 struct Open {
+    /// Read already, and written together with what follows at once: a token's event is far smaller than what its own
+    /// record and segment cost.
+    gathered: BytesMut,
+    /// Something went out: the first byte never waits for a second one.
+    begun: bool,
+    /// The upstream's task had its turn since the last frame.
+    yielded: bool,
     body: Streamed,
     reader: Option<UsageReader>,
     ticket: Option<Ticket>,
@@ -180,7 +192,7 @@ impl std::fmt::Debug for Metered {
 
 impl Metered {
     pub(crate) fn new(stack: Arc<Stack>, body: Streamed, reader: UsageReader, ticket: Ticket) -> Metered {
-        Metered(Some(Box::new(Open { body, reader: Some(reader), ticket: Some(ticket), closing: None, last: None, stack })))
+        Metered(Some(Box::new(Open { gathered: BytesMut::new(), begun: false, yielded: false, body, reader: Some(reader), ticket: Some(ticket), closing: None, last: None, stack })))
     }
 }
 
@@ -194,16 +206,43 @@ impl Open {
         }
     }
 
-    /// `data` and what the reader still held back, as the last frame.
+    /// What was gathered, `data`, and what the reader still held back, as the last frame.
     fn flush(&mut self, data: Bytes) -> Option<Result<Frame<Bytes>, BodyError>> {
         let held = self.reader.as_mut().map_or_else(Bytes::new, UsageReader::flush);
-        let whole = match (data.is_empty(), held.is_empty()) {
-            (true, true) => return None,
-            (false, true) => data,
-            (true, false) => held,
-            (false, false) => [data, held].concat().into(),
+        let gathered = self.gathered.split().freeze();
+        let whole = match (gathered.is_empty(), data.is_empty(), held.is_empty()) {
+            (true, true, true) => return None,
+            (true, false, true) => data,
+            (true, true, false) => held,
+            _ => [gathered, data, held].concat().into(),
         };
         Some(Ok(Frame::data(whole)))
+    }
+
+    /// Adds `data` to what is gathered; gives it when it is enough, or the very first.
+    fn gather(&mut self, data: Bytes) -> Option<Bytes> {
+        let alone = self.gathered.is_empty() && (!self.begun || data.len() >= ENOUGH);
+        if alone && !data.is_empty() {
+            self.begun = true;
+            return Some(data);
+        }
+        self.gathered.extend_from_slice(&data);
+        (self.gathered.len() >= ENOUGH).then(|| self.gathered.split().freeze())
+    }
+
+    /// Nothing more is there. The task that reads the upstream may only want its turn, so it gets one; there is no other
+    /// wait, and a paced stream keeps its pace.
+    fn nothing_more(&mut self, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.gathered.is_empty() {
+            return Poll::Pending;
+        }
+        if !self.yielded {
+            self.yielded = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.yielded = false;
+        Poll::Ready(Some(Ok(Frame::data(self.gathered.split().freeze()))))
     }
 
     fn is_open(&self) -> bool {
@@ -228,19 +267,29 @@ impl Body for Metered {
                 this.0 = None;
                 return Poll::Ready(last);
             }
-            match ready!(Pin::new(&mut open.body).poll_frame(context)) {
+            let Poll::Ready(frame) = Pin::new(&mut open.body).poll_frame(context) else {
+                return open.nothing_more(context);
+            };
+            open.yielded = false;
+            match frame {
                 None => {
                     let rest = open.flush(Bytes::new());
                     open.close(rest, None);
                 }
-                Some(Err(error)) => open.close(Some(Err(error)), Some(Unknown::Upstream)),
+                Some(Err(error)) => {
+                    open.close(Some(Err(error)), Some(Unknown::Upstream));
+                    // What came before the failure goes before it.
+                    if !open.gathered.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(open.gathered.split().freeze()))));
+                    }
+                }
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         let data = open.reader.as_mut().map_or_else(Bytes::new, |reader| reader.feed(data));
                         if open.body.is_end_stream() {
                             let rest = open.flush(data);
                             open.close(rest, None);
-                        } else if !data.is_empty() {
+                        } else if let Some(data) = open.gather(data) {
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
                     }

@@ -1,7 +1,9 @@
 //! The one thread that writes. Takes what is queued; gives places, syncs, and answers.
 
+use super::bell::Bell;
 use super::frame::{self, FRAME_BYTES, MAX_FRAME_BYTES};
 use super::recover::{self, Recovered};
+use super::relay::{Relay, Waiter as Answer};
 use super::segment::{self, HEADER_BYTES, Segment};
 use super::{JournalError, Options, Receipt, Start, Tail};
 use crate::clock::monotonic_ns;
@@ -11,11 +13,9 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
-
-type Answer = oneshot::Sender<Result<Receipt, JournalError>>;
 
 /// A group is written when it has this many bytes, even if more is queued.
 const MAX_GROUP_BYTES: usize = 4 << 20;
@@ -37,9 +37,21 @@ pub(crate) enum Message {
     Release(u64),
 }
 
+impl Message {
+    /// Whether somebody waits for what the writer does with it.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        match self {
+            Message::Append { done, .. } => done.is_some(),
+            Message::Probe(_) | Message::Flush(_) => true,
+            Message::Release(_) => false,
+        }
+    }
+}
+
 /// Joins the writer when dropped, so that what was accepted is synced before the process ends.
 #[derive(Debug)]
 pub(crate) struct Handle {
+    bell: Arc<Bell>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -47,6 +59,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // The queue's sender goes before this field does; the thread then ends by itself. It must not be waited
         // for from inside the writer, which never holds a handle.
+        self.bell.wake();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -68,6 +81,8 @@ struct Writer {
     options: Options,
     tail: Arc<Tail>,
     room: Arc<Semaphore>,
+    bell: Arc<Bell>,
+    relay: Relay,
     segments: VecDeque<Segment>,
     file: File,
     /// The place of the next record, and where it goes in the file.
@@ -94,16 +109,18 @@ pub(crate) fn start(
     options: Options,
     tail: Arc<Tail>,
     room: Arc<Semaphore>,
+    bell: Arc<Bell>,
     queue: Receiver<Message>,
 ) -> Result<(Handle, Recovered), JournalError> {
-    let (mut writer, recovered) = open(dir, options, tail, room)?;
+    let (mut writer, recovered) = open(dir, options, tail, room, Arc::clone(&bell))?;
     let run = move || {
-        raise_priority();
+        set_priority(FIRST);
         writer.run(&queue);
     };
     let thread = std::thread::Builder::new().name("journal".into()).spawn(run);
     let thread = thread.map_err(|error| JournalError::Unavailable(error.to_string()))?;
-    Ok((Handle { thread: Some(thread) }, recovered))
+    bell.is_answered_by(thread.thread().clone());
+    Ok((Handle { bell, thread: Some(thread) }, recovered))
 }
 
 fn open(
@@ -111,6 +128,7 @@ fn open(
     options: Options,
     tail: Arc<Tail>,
     room: Arc<Semaphore>,
+    bell: Arc<Bell>,
 ) -> Result<(Writer, Recovered), JournalError> {
     let unavailable = |error: std::io::Error| JournalError::Unavailable(format!("{}: {error}", dir.display()));
     if options.segment_bytes < HEADER_BYTES + MAX_FRAME_BYTES as u64 || options.max_bytes < options.segment_bytes * 2 {
@@ -139,6 +157,8 @@ fn open(
         options,
         tail,
         room,
+        bell,
+        relay: Relay::new(),
         segments,
         file,
         next: scan.next,
@@ -179,11 +199,16 @@ fn cut(file: &File, from: u64, to: u64) -> std::io::Result<()> {
     file.sync_data()
 }
 
-/// Under CPU pressure the sync's wake-up is what everybody waits for. Needs a privilege; without it nothing changes.
-fn raise_priority() {
+/// Under CPU pressure the sync's wake-up is what everybody waits for: ahead of the others.
+const FIRST: libc::c_int = -10;
+/// What the writer starts inherits its priority, and nobody waits for it.
+const LAST: libc::c_int = 5;
+
+/// Sets the calling thread's priority. To go ahead takes a right or a limit that allows it; without it nothing changes.
+fn set_priority(nice: libc::c_int) {
     // SAFETY: setpriority takes plain numbers; 0 names the calling thread.
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, -10);
+        libc::setpriority(libc::PRIO_PROCESS, 0, nice);
     }
 }
 
@@ -203,12 +228,16 @@ impl Writer {
     }
 
     fn receive(&self, queue: &Receiver<Message>) -> Result<Message, RecvTimeoutError> {
-        let wait = match self.sync_at {
-            _ if self.failing => RETRY,
-            Some(at) => Duration::from_nanos(at.saturating_sub(monotonic_ns())),
-            None => return queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        let look = || match queue.try_recv() {
+            Ok(message) => Some(Ok(message)),
+            Err(TryRecvError::Disconnected) => Some(Err(RecvTimeoutError::Disconnected)),
+            Err(TryRecvError::Empty) => None,
         };
-        queue.recv_timeout(wait)
+        let within = match self.sync_at {
+            _ if self.failing => Some(RETRY),
+            at => at.map(|at| Duration::from_nanos(at.saturating_sub(monotonic_ns()))),
+        };
+        look().or_else(|| self.bell.wait(within, look)).unwrap_or(Err(RecvTimeoutError::Timeout))
     }
 
     /// Takes `first` and all that is queued behind it, and writes it.
@@ -317,11 +346,11 @@ impl Writer {
         self.unsynced_bytes = 0;
         self.tail.advance(self.durable);
         self.room.add_permits(self.unsynced.len());
-        for pending in self.unsynced.drain(..) {
-            if let Some(done) = pending.done {
-                let _ = done.send(Ok(Receipt { sequence: pending.sequence }));
-            }
-        }
+        let answers = self.unsynced.drain(..).filter_map(|pending| {
+            let receipt = Receipt { sequence: pending.sequence };
+            pending.done.map(|done| (done, Ok(receipt)))
+        });
+        self.relay.give(answers.collect());
         Ok(())
     }
 
@@ -348,7 +377,10 @@ impl Writer {
         // Ahead of its use and off this thread; if it fails, the next roll tries again and says so.
         self.spare = std::thread::Builder::new()
             .name("journal-spare".into())
-            .spawn(move || drop(segment::prepare_spare(&dir, bytes)))
+            .spawn(move || {
+                set_priority(LAST);
+                drop(segment::prepare_spare(&dir, bytes));
+            })
             .ok();
         Ok(())
     }
@@ -434,7 +466,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let options = Options { segment_bytes: 80 << 10, max_bytes: 1 << 20, ..Options::default() };
         let (tail, room) = (Arc::new(Tail::new(1 << 20)), Arc::new(Semaphore::new(64)));
-        let (writer, _) = open(dir.path(), options, tail, room).expect("a writer");
+        let (writer, _) = open(dir.path(), options, tail, room, Arc::default()).expect("a writer");
         #[expect(clippy::disallowed_methods, reason = "as the journal makes it; a few messages here")]
         let (send, queue) = std::sync::mpsc::channel();
         Bench { dir, writer, send, queue, scribe: scribe() }

@@ -5,6 +5,7 @@
 //! A forbid in one of them denies, else a permit in one of them allows: the same as all policies at once.
 
 use super::facts::Facts;
+use super::recent::Recent;
 use super::source::{self, Entry, Notes, PolicyError, PolicyProblem, SCHEMA};
 use super::{Action, Ask, Decision, Grant, Mode, Verdict};
 use crate::address::is_private;
@@ -46,6 +47,7 @@ pub struct PolicySet {
     authorizer: Authorizer,
     nobody: Entities,
     errors: AtomicU64,
+    recent: Recent,
 }
 
 type ByAgent = HashMap<Box<str>, ByHost>;
@@ -114,6 +116,7 @@ impl PolicySet {
             authorizer: Authorizer::new(),
             nobody: Entities::empty(),
             errors: AtomicU64::new(0),
+            recent: Recent::default(),
         }
     }
 
@@ -151,11 +154,14 @@ impl PolicySet {
     /// deciding permit names it.
     #[must_use]
     pub fn decide(&self, ask: &Ask<'_>) -> Decision {
-        let outcome = self.outcome(ask);
-        if outcome.failed {
-            self.report(ask.action, &outcome);
-        }
-        outcome.decision
+        self.recent.decision(ask, self.read.contains(&"estimate_nano"), || {
+            let outcome = self.outcome(ask);
+            if outcome.failed {
+                // Told and counted each time, so never answered from memory.
+                self.report(ask.action, &outcome);
+            }
+            (outcome.decision, !outcome.failed)
+        })
     }
 
     pub(super) fn outcome(&self, ask: &Ask<'_>) -> Outcome {

@@ -7,9 +7,6 @@ use crate::tls::dial::Alpn;
 use crate::tls::hello::Hello;
 use crate::tls::leaf::Leaves;
 use crate::tls::rewind::Rewind;
-use rustls::ServerConfig;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
@@ -18,7 +15,6 @@ use tokio_rustls::server::TlsStream;
 #[derive(Debug)]
 pub struct Acceptor {
     leaves: Leaves,
-    provider: Arc<rustls::crypto::CryptoProvider>,
 }
 
 /// What is offered to the agent.
@@ -39,9 +35,6 @@ pub enum AcceptError {
     /// The agent broke off, or sent nonsense.
     #[error("{0}")]
     Agent(std::io::Error),
-    /// The TLS library refused our own settings.
-    #[error("{0}")]
-    Settings(rustls::Error),
 }
 
 impl Acceptor {
@@ -50,10 +43,7 @@ impl Acceptor {
     /// # Errors
     /// When no leaf key can be made.
     pub fn new(signer: Arc<dyn Signer>, clock: Clock) -> Result<Acceptor, KeeperError> {
-        Ok(Acceptor {
-            leaves: Leaves::new(signer, clock)?,
-            provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
-        })
+        Ok(Acceptor { leaves: Leaves::new(signer, clock)? })
     }
 
     /// Finishes the handshake as `name`.
@@ -64,9 +54,8 @@ impl Acceptor {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let certified = self.leaves.get(name).await?;
-        let config = self.config(certified, offer).map_err(AcceptError::Settings)?;
-        let stream = hello.into_handshake().into_stream(Arc::new(config)).await.map_err(AcceptError::Agent)?;
+        let settings = self.leaves.get(name).await?;
+        let stream = hello.into_handshake().into_stream(settings.of(offer)).await.map_err(AcceptError::Agent)?;
         let alpn = match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Alpn::H2,
             _ => Alpn::Http1,
@@ -74,33 +63,8 @@ impl Acceptor {
         Ok((stream, alpn))
     }
 
-    fn config(&self, certified: Arc<CertifiedKey>, offer: Offer) -> Result<ServerConfig, rustls::Error> {
-        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Only(certified)));
-        config.alpn_protocols = match offer {
-            Offer::Both => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-            Offer::Http1 => vec![b"http/1.1".to_vec()],
-        };
-        // A resumed handshake saves the server nothing, and a ticket would outlive the policy that the handshake met.
-        config.send_tls13_tickets = 0;
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(config)
-    }
-
     #[cfg(test)]
     pub(crate) fn leaves(&self) -> usize {
         self.leaves.count()
-    }
-}
-
-/// One certificate, whatever is asked for.
-#[derive(Debug)]
-struct Only(Arc<CertifiedKey>);
-
-impl ResolvesServerCert for Only {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.clone())
     }
 }

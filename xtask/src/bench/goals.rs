@@ -4,7 +4,7 @@ use super::{
     PeerName::{Caracal, Floor, Squid},
     measure::Results,
 };
-use crate::report::{Report, Verdict};
+use crate::report::{Case, Report, Verdict};
 
 /// One line of the table.
 pub(super) struct Goal {
@@ -18,6 +18,7 @@ pub(super) struct Goal {
     pub(super) value: fn(&Results) -> Option<f64>,
 }
 
+/// CPU first: requests per second and times move by half with whatever else the machine does, CPU ratios by a tenth.
 pub(super) const GOALS: &[Goal] = &[
     Goal {
         key: "cpu_x_floor_32",
@@ -26,6 +27,30 @@ pub(super) const GOALS: &[Goal] = &[
         bar: 2.5,
         at_most: true,
         value: |results| results.between(Caracal, Floor, "paid-32", |a, b| a.cpu_us / b.cpu_us),
+    },
+    Goal {
+        key: "cpu_x_squid_32",
+        what: "CPU per request, 32 connections",
+        unit: "x squid",
+        bar: 0.62,
+        at_most: true,
+        value: |results| results.between(Caracal, Squid, "paid-32", |a, b| a.cpu_us / b.cpu_us),
+    },
+    Goal {
+        key: "stream_cpu_x_floor",
+        what: "CPU per stream",
+        unit: "x floor",
+        bar: 1.2,
+        at_most: true,
+        value: |results| results.between(Caracal, Floor, "stream-8", |a, b| a.cpu_us / b.cpu_us),
+    },
+    Goal {
+        key: "fresh_cpu_x_floor",
+        what: "CPU per new TLS connection",
+        unit: "x floor",
+        bar: 1.35,
+        at_most: true,
+        value: |results| results.between(Caracal, Floor, "fresh-8", |a, b| a.cpu_us / b.cpu_us),
     },
     Goal {
         key: "rps_x_squid_32",
@@ -68,23 +93,14 @@ pub(super) const GOALS: &[Goal] = &[
         value: |results| results.between(Caracal, Floor, "fresh-8", |a, b| a.rps() / b.rps()),
     },
     Goal {
-        key: "stream_cpu_x_floor",
-        what: "CPU per stream",
-        unit: "x floor",
-        bar: 1.2,
-        at_most: true,
-        value: |results| results.between(Caracal, Floor, "stream-8", |a, b| a.cpu_us / b.cpu_us),
-    },
-    Goal {
         key: "stream_first_byte_over_floor_us",
-        what: "first byte of a stream, one connection",
+        what: "first byte of a stream, less one sync",
         unit: "us over floor",
         bar: 100.0,
         at_most: true,
         value: |results| {
-            results.between(Caracal, Floor, "stream-1", |a, b| {
-                a.seen.first_byte_p50_us as f64 - b.seen.first_byte_p50_us as f64
-            })
+            // The sync before the first byte goes upstream is the price of the promise, and depends on the disk.
+            Some(first_byte_over_floor(results)? - results.fdatasync_us as f64)
         },
     },
     Goal {
@@ -109,6 +125,13 @@ fn over_floor(results: &Results, plan: &str) -> Option<f64> {
     results.between(Caracal, Floor, plan, |a, b| a.seen.p50_us as f64 - b.seen.p50_us as f64)
 }
 
+/// The same with the sync in it.
+pub(super) fn first_byte_over_floor(results: &Results) -> Option<f64> {
+    results.between(Caracal, Floor, "stream-1", |a, b| {
+        a.seen.first_byte_p50_us as f64 - b.seen.first_byte_p50_us as f64
+    })
+}
+
 /// Prints what was measured and which goals are met, from the report alone.
 pub(super) fn print(report: &Report) {
     println!();
@@ -116,7 +139,8 @@ pub(super) fn print(report: &Report) {
         "{:24} {:>10} {:>9} {:>9} {:>9} {:>12} {:>9}",
         "peer shape", "req/s", "CPU us", "p50 us", "p99 us", "1st byte us", "RSS MB"
     );
-    for case in report.cases.iter().filter(|case| case.verdict == Verdict::Passed) {
+    let measured = |case: &&Case| case.verdict == Verdict::Passed && case.more.contains_key("rps");
+    for case in report.cases.iter().filter(measured) {
         let number = |key: &str| case.more.get(key).and_then(serde_json::Value::as_f64).unwrap_or(f64::NAN);
         println!(
             "{:24} {:>10.0} {:>9.1} {:>9.0} {:>9.0} {:>12.0} {:>9.1}",
@@ -141,6 +165,7 @@ pub(super) fn print(report: &Report) {
         };
         println!("{:40} {measured:>9} {sign}{:>7} {:18} {verdict}", goal.what, goal.bar, goal.unit);
     }
+    where_time_goes(report);
     println!();
     for (name, value) in &report.figures {
         if !GOALS.iter().any(|goal| goal.key == name) {
@@ -149,5 +174,32 @@ pub(super) fn print(report: &Report) {
     }
     for case in report.red() {
         println!("{:?} {}: {}", case.verdict, case.name, case.why.as_deref().unwrap_or_default());
+    }
+}
+
+/// CPU per request by kind of thread, and by purpose where it was sampled.
+fn where_time_goes(report: &Report) {
+    println!();
+    println!("{:40} {:>9} {:>9}", "where caracald's time goes", "user us", "system us");
+    for case in report.cases.iter().filter(|case| case.name.starts_with("caracal ")) {
+        let threads = case.more.get("threads").and_then(serde_json::Value::as_object);
+        let spent = |value: &serde_json::Value, at: usize| value.get(at).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+        for (name, value) in threads.into_iter().flatten() {
+            let (user, system) = (spent(value, 0), spent(value, 1));
+            if user + system >= 0.5 {
+                println!("{:40} {user:>9.1} {system:>9.1}", format!("{}: {name}", case.name));
+            }
+        }
+    }
+    for case in &report.cases {
+        for kind in ["purposes", "functions"] {
+            let Some(shares) = case.more.get(kind).and_then(serde_json::Value::as_array) else { continue };
+            println!("{}, {kind}", case.name);
+            for share in shares {
+                let name = share.get(0).and_then(serde_json::Value::as_str).unwrap_or_default();
+                let percent = share.get(1).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+                println!("{percent:>8.1} %  {}", name.get(..90).unwrap_or(name));
+            }
+        }
     }
 }

@@ -17,20 +17,31 @@ pub(super) struct Usage {
 /// Adds up `roots` and everything below them, reaped children included.
 pub(super) fn usage(roots: &[u32]) -> Usage {
     let all = processes();
-    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for (pid, process) in &all {
-        children.entry(process.parent).or_default().push(*pid);
-    }
     let mut usage = Usage::default();
-    let mut open: Vec<u32> = roots.to_vec();
-    while let Some(pid) = open.pop() {
-        if let Some(process) = all.get(&pid) {
-            usage.cpu_seconds += process.ticks as f64 / TICKS;
-            usage.rss_kb += rss_kb(pid);
-        }
-        open.extend(children.remove(&pid).unwrap_or_default());
+    for (pid, process) in below(roots, &all) {
+        usage.cpu_seconds += process.ticks as f64 / TICKS;
+        usage.rss_kb += rss_kb(pid);
     }
     usage
+}
+
+/// `roots` and everything below them.
+pub(super) fn tree(roots: &[u32]) -> Vec<u32> {
+    below(roots, &processes()).into_iter().map(|(pid, _)| pid).collect()
+}
+
+fn below<'all>(roots: &[u32], all: &'all HashMap<u32, Process>) -> Vec<(u32, &'all Process)> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for (pid, process) in all {
+        children.entry(process.parent).or_default().push(*pid);
+    }
+    let mut found = Vec::new();
+    let mut open: Vec<u32> = roots.to_vec();
+    while let Some(pid) = open.pop() {
+        found.extend(all.get(&pid).map(|process| (pid, process)));
+        open.extend(children.remove(&pid).unwrap_or_default());
+    }
+    found
 }
 
 struct Process {
