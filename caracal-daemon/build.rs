@@ -5,10 +5,8 @@ use std::{env, fs};
 
 fn main() {
     println!("cargo:rerun-if-env-changed=CARACAL_BPF_OBJECT");
-    let object = env::var_os("CARACAL_BPF_OBJECT").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/caracal.o"),
-        PathBuf::from,
-    );
+    let object = env::var_os("CARACAL_BPF_OBJECT")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/caracal.o"), PathBuf::from);
     println!("cargo:rerun-if-changed={}", object.display());
     let Some(out) = env::var_os("OUT_DIR") else { return };
     let Ok(bytes) = fs::read(&object) else {

@@ -37,9 +37,19 @@ pub enum Why {
 impl Why {
     /// Every reason, in the order of its number.
     pub const ALL: [Why; 13] = [
-        Why::LeaseExpired, Why::UnknownAgent, Why::UnknownNamespace, Why::MapFull, Why::Datagram,
-        Why::SocketKind, Why::Packet, Why::Loopback, Why::Inbound, Why::NotConfigured,
-        Why::DaemonPort, Why::DaemonAbsent, Why::Multicast,
+        Why::LeaseExpired,
+        Why::UnknownAgent,
+        Why::UnknownNamespace,
+        Why::MapFull,
+        Why::Datagram,
+        Why::SocketKind,
+        Why::Packet,
+        Why::Loopback,
+        Why::Inbound,
+        Why::NotConfigured,
+        Why::DaemonPort,
+        Why::DaemonAbsent,
+        Why::Multicast,
     ];
 
     /// The reason with this number, if there is one.

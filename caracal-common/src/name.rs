@@ -21,6 +21,19 @@ pub const COUNTERS: &str = "COUNTERS";
 
 /// Every program, by its function's name.
 pub const PROGRAMS: [&str; 15] = [
-    "connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6",
-    "getpeername4", "getpeername6", "sock_create", "setsockopt", "bind4", "bind6", "egress", "ingress", "sock_ops",
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+    "sock_create",
+    "setsockopt",
+    "bind4",
+    "bind6",
+    "egress",
+    "ingress",
+    "sock_ops",
 ];

@@ -120,12 +120,7 @@ impl Budgets {
 
 /// A refusal of this stage. The sentence goes on after `Caracal `.
 pub(crate) fn refuse(reason: Reason, sentence: String) -> Refusal {
-    Refusal {
-        stage: Stage::Budget,
-        side: Side::Us,
-        reason,
-        sentence: format!("Caracal {sentence}"),
-    }
+    Refusal { stage: Stage::Budget, side: Side::Us, reason, sentence: format!("Caracal {sentence}") }
 }
 
 /// Money set aside: HELD until [`Hold::sent`], then SENT until one of the three ends.
@@ -151,15 +146,7 @@ impl Hold {
         };
         let back = self.held.saturating_sub(amount);
         if back > NanoUsd::ZERO {
-            Pool::end(
-                pool,
-                &self.windows,
-                End {
-                    held: back,
-                    settled: NanoUsd::ZERO,
-                },
-                None,
-            );
+            Pool::end(pool, &self.windows, End { held: back, settled: NanoUsd::ZERO }, None);
             self.held = self.held.saturating_sub(back);
         }
         self.amount = self.held;
@@ -199,15 +186,7 @@ impl Hold {
                 "a bill is above its hold: charged truly, the model is refused until its price is put right"
             );
         }
-        Pool::end(
-            &pool,
-            &self.windows,
-            End {
-                held: self.held,
-                settled,
-            },
-            over.then_some(&self.who),
-        );
+        Pool::end(&pool, &self.windows, End { held: self.held, settled }, over.then_some(&self.who));
     }
 }
 

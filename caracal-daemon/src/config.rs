@@ -10,16 +10,16 @@ mod rules;
 mod sections;
 mod starter;
 
+pub use crate::address::Cidr;
 pub use amount::{AmountError, format_usd, parse_usd};
 pub use budgets::{Budget, Per, Window, WindowKind};
-pub use crate::address::Cidr;
 pub use hosts::HostPattern;
-pub use problem::{ConfigError, Problem};
 pub(crate) use problem::position;
+pub use problem::{ConfigError, Problem};
 pub use rules::{AgentEntry, AgentPattern, AllowRule, DenyRule, Glob, PRICED_HOSTS, RuleMode, may_be_priced};
 pub use sections::{
-    Clamp, ClientCertificate, Instance, Journal, Limits, Listen, Nameserver, PolicyFiles, Prices, ProxyUrl, Require, SplitDns,
-    Upstream,
+    Clamp, ClientCertificate, Instance, Journal, Limits, Listen, Nameserver, PolicyFiles, Prices, ProxyUrl, Require,
+    SplitDns, Upstream,
 };
 pub use starter::starter;
 

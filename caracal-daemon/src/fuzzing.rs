@@ -11,7 +11,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use connection::{client_hello, dns_query, first_bytes, http1_stream, http_target, proxy_answer};
+pub use connection::{client_hello, dns_query, first_bytes, http_target, http1_stream, proxy_answer};
 pub use evidence::{checkpoint, frame, journal_segment, kernel_denial, receipt, record};
 pub use paid::{paid_request, usage_answer};
 pub use settings::{config, policy_table, price_book};

@@ -97,7 +97,9 @@ where
         Some(Protocol::Tls) => encrypted(origin, stream).await,
         Some(Protocol::Http1) => requests(origin, None, stream, Alpn::Http1).await,
         Some(Protocol::H2c) => requests(origin, None, stream, Alpn::H2).await,
-        Some(Protocol::Other) => opening::refuse_connection(&origin, &origin.host, &sentence::unknown_protocol(&origin)),
+        Some(Protocol::Other) => {
+            opening::refuse_connection(&origin, &origin.host, &sentence::unknown_protocol(&origin))
+        }
         None => {}
     }
 }
@@ -110,8 +112,20 @@ where
     let limit = origin.stack.limits.handshake;
     let hello = match timeout(limit, hello::read(stream)).await {
         Ok(Ok(hello)) => hello,
-        Ok(Err(error)) => return opening::refuse_connection(&origin, &origin.host, &sentence::agent_tls(&origin.host, &error.to_string())),
-        Err(_) => return opening::refuse_connection(&origin, &origin.host, &sentence::agent_tls(&origin.host, "its first message did not end in time")),
+        Ok(Err(error)) => {
+            return opening::refuse_connection(
+                &origin,
+                &origin.host,
+                &sentence::agent_tls(&origin.host, &error.to_string()),
+            );
+        }
+        Err(_) => {
+            return opening::refuse_connection(
+                &origin,
+                &origin.host,
+                &sentence::agent_tls(&origin.host, "its first message did not end in time"),
+            );
+        }
     };
     // Whom does it want to speak to? Without a name, a rule must name the address.
     let name: Arc<str> = hello.name.as_deref().map_or_else(|| origin.host.clone(), Arc::from);
@@ -140,7 +154,11 @@ where
             Err(_) => return,
             Ok(_) => {
                 opening::distrusted(&origin, name);
-                return opening::refuse_connection(&origin, name, &sentence::agent_tls(name, "it closed the connection without one byte"));
+                return opening::refuse_connection(
+                    &origin,
+                    name,
+                    &sentence::agent_tls(name, "it closed the connection without one byte"),
+                );
             }
         }
     }
@@ -188,13 +206,17 @@ async fn answer(session: Arc<Session>, mut request: Request<Incoming>) -> Answer
     };
     // What does it cost? Nothing is forwarded to a priced host without an answer.
     match asked.surface {
-        Surface::Paid(provider, operation) => paid::call(&session, &asked, provider, operation, request, &decided).await,
+        Surface::Paid(provider, operation) => {
+            paid::call(&session, &asked, provider, operation, request, &decided).await
+        }
         Surface::Websocket(_) => session.refuse(&asked, &sentence::unmetered(&asked), &decided.policies),
         Surface::Unknown(provider) if !decided.grant.free => {
             discard(request).await;
             session.refuse(&asked, &sentence::unknown_path(&asked, provider), &decided.policies)
         }
-        Surface::Unpriced | Surface::Free(_) | Surface::Unknown(_) => forward(&session, &asked, request, &decided).await,
+        Surface::Unpriced | Surface::Free(_) | Surface::Unknown(_) => {
+            forward(&session, &asked, request, &decided).await
+        }
     }
 }
 
@@ -203,7 +225,13 @@ fn asked(session: &Session, request: Request<Incoming>) -> Result<(Asked, Reques
     let (parts, body) = request.into_parts();
     let target = head::target(&parts, &session.expected)?;
     let surface = session.origin.stack.meter.surface(&target.host, &parts.method, parts.uri.path(), &parts.headers);
-    let asked = Asked { target, method: parts.method.clone(), path: parts.uri.path().to_owned(), surface, model: OnceLock::new() };
+    let asked = Asked {
+        target,
+        method: parts.method.clone(),
+        path: parts.uri.path().to_owned(),
+        surface,
+        model: OnceLock::new(),
+    };
     Ok((asked, Request::from_parts(parts, body)))
 }
 
@@ -244,7 +272,9 @@ async fn forward(session: &Arc<Session>, asked: &Asked, mut request: Request<Inc
             }
             response.map(|body| Download::Stream(Streamed::new(body, lease)))
         }
-        Err(SendError::NotSent(refusal) | SendError::Failed(refusal)) => session.refuse(asked, &refusal, &decided.policies),
+        Err(SendError::NotSent(refusal) | SendError::Failed(refusal)) => {
+            session.refuse(asked, &refusal, &decided.policies)
+        }
     }
 }
 
@@ -259,7 +289,13 @@ fn tunnel(session: &Arc<Session>, mut request: Request<Incoming>) -> Answer {
         Ok(target) => target,
         Err(refusal) => return session.refuse_head(&refusal),
     };
-    let origin = Origin { host: target.host, address: target.address, port: target.port, tunnelled: true, ..session.origin.clone() };
+    let origin = Origin {
+        host: target.host,
+        address: target.address,
+        port: target.port,
+        tunnelled: true,
+        ..session.origin.clone()
+    };
     session.wire.upgrade();
     // Boxed, because the story contains itself.
     let story: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {

@@ -26,11 +26,11 @@ pub use tail::Tail;
 
 use crate::clock::Clock;
 use crate::event::{Data, Detail, Draft, Hash, Kind, Scribe};
+use bell::Bell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
-use bell::Bell;
 use writer::Message;
 
 /// A record's place.
@@ -125,7 +125,8 @@ impl Journal {
         let (queue, taken) = std::sync::mpsc::channel();
         let room_within = options.room_within;
         let bell = Arc::new(Bell::default());
-        let (handle, recovered) = writer::start(dir, options, Arc::clone(&tail), Arc::clone(&room), Arc::clone(&bell), taken)?;
+        let (handle, recovered) =
+            writer::start(dir, options, Arc::clone(&tail), Arc::clone(&room), Arc::clone(&bell), taken)?;
         let journal = Journal {
             scribe,
             queue,
@@ -288,7 +289,13 @@ struct Waited<'a> {
 impl Drop for Waited<'_> {
     fn drop(&mut self) {
         let Some(intent) = self.draft.take().filter(|draft| draft.kind == Kind::Intent) else { return };
-        let data = Data { reason: Some("abandoned"), settle: Some("released"), max_tokens: None, edits: Vec::new(), ..intent.data };
+        let data = Data {
+            reason: Some("abandoned"),
+            settle: Some("released"),
+            max_tokens: None,
+            edits: Vec::new(),
+            ..intent.data
+        };
         let outcome = Draft { kind: Kind::Outcome, at: intent.at, data, detail: Detail::default() };
         // It fails only when the writer has stopped; the next start then charges the open intent.
         let _ = self.journal.append_now(&outcome);

@@ -4,6 +4,8 @@
 
 pub mod books;
 pub mod export;
+#[cfg(test)]
+pub(crate) mod memory;
 pub mod note;
 pub mod proof;
 pub mod query;
@@ -13,12 +15,10 @@ pub mod sequence;
 pub mod sqlite;
 pub mod state;
 pub mod store;
-pub mod tree;
-pub mod verify;
-#[cfg(test)]
-pub(crate) mod memory;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod tree;
+pub mod verify;
 
 pub use books::{OpenIntent, Spend, SpendKey};
 pub use run::{Handle, RunOptions, spawn};
@@ -54,7 +54,9 @@ pub enum LedgerError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// The signer says that another tree of this size was signed before.
-    #[error("this ledger contradicts a checkpoint that was signed before ({0}); it was changed or restored wrongly: run `caracald ledger verify`")]
+    #[error(
+        "this ledger contradicts a checkpoint that was signed before ({0}); it was changed or restored wrongly: run `caracald ledger verify`"
+    )]
     Fork(KeeperError),
     /// The signer does not answer.
     #[error(transparent)]

@@ -13,17 +13,17 @@ pub mod money;
 pub mod refusal;
 pub mod telemetry;
 
+pub mod budget;
+pub mod bus;
 pub mod capture;
 pub mod dns;
-pub mod tls;
 pub mod http;
-pub mod policy;
-pub mod meter;
-pub mod budget;
 pub mod journal;
-pub mod bus;
 pub mod ledger;
+pub mod meter;
+pub mod policy;
 pub mod spend;
+pub mod tls;
 
 pub mod intercept;
 

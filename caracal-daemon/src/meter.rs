@@ -62,9 +62,7 @@ impl Provider {
     /// The provider of this name, for configuration.
     #[must_use]
     pub fn named(name: &str) -> Option<Provider> {
-        [Provider::OpenAi, Provider::Anthropic, Provider::Google]
-            .into_iter()
-            .find(|provider| provider.name() == name)
+        [Provider::OpenAi, Provider::Anthropic, Provider::Google].into_iter().find(|provider| provider.name() == name)
     }
 }
 
@@ -112,20 +110,12 @@ impl Operation {
 
 /// A refusal of this stage that is our side's doing. The sentence goes on after `Caracal `.
 pub(crate) fn refuse(reason: Reason, sentence: String) -> Refusal {
-    Refusal {
-        stage: Stage::Meter,
-        side: Side::Us,
-        reason,
-        sentence: format!("Caracal {sentence}"),
-    }
+    Refusal { stage: Stage::Meter, side: Side::Us, reason, sentence: format!("Caracal {sentence}") }
 }
 
 /// A refusal of this stage for what the agent sent.
 pub(crate) fn refuse_agent(reason: Reason, sentence: String) -> Refusal {
-    Refusal {
-        side: Side::Agent,
-        ..refuse(reason, sentence)
-    }
+    Refusal { side: Side::Agent, ..refuse(reason, sentence) }
 }
 
 /// Reads calls and usage with the price book in force.
@@ -140,24 +130,15 @@ impl Meter {
     /// A meter for the known providers' hosts and `extra_hosts` that speak their shape (names in lower case).
     #[must_use]
     pub fn new(book: PriceBook, extra_hosts: impl IntoIterator<Item = (String, Provider)>) -> Meter {
-        let extra_hosts = extra_hosts
-            .into_iter()
-            .map(|(host, provider)| (host.to_ascii_lowercase(), provider))
-            .collect();
-        Meter {
-            book: ArcSwap::from_pointee(book),
-            extra_hosts,
-            body_limit: BODY_LIMIT,
-        }
+        let extra_hosts =
+            extra_hosts.into_iter().map(|(host, provider)| (host.to_ascii_lowercase(), provider)).collect();
+        Meter { book: ArcSwap::from_pointee(book), extra_hosts, body_limit: BODY_LIMIT }
     }
 
     /// Reads at most `bytes` of a decoded body.
     #[must_use]
     pub fn with_body_limit(self, bytes: usize) -> Meter {
-        Meter {
-            body_limit: bytes,
-            ..self
-        }
+        Meter { body_limit: bytes, ..self }
     }
 
     /// Puts another price book in force. Calls that were read keep theirs.
@@ -218,12 +199,8 @@ impl Meter {
 }
 
 fn text(body: &Bytes) -> Result<&str, Refusal> {
-    std::str::from_utf8(body).map_err(|_| {
-        refuse_agent(
-            Reason::AmbiguousRequest,
-            "cannot price a body that is not UTF-8.".to_owned(),
-        )
-    })
+    std::str::from_utf8(body)
+        .map_err(|_| refuse_agent(Reason::AmbiguousRequest, "cannot price a body that is not UTF-8.".to_owned()))
 }
 
 /// The price of the model that is named, if it is sold for this operation.
@@ -312,10 +289,7 @@ impl Call {
     #[must_use]
     pub fn bill(&self, reading: &Reading) -> Option<NanoUsd> {
         let usage = reading.usage.as_ref()?;
-        let answered = reading
-            .model
-            .as_deref()
-            .and_then(|name| self.book.model(self.provider, name));
+        let answered = reading.model.as_deref().and_then(|name| self.book.model(self.provider, name));
         Some(self.charge_on(usage, &reading.terms, answered.as_ref().unwrap_or(&self.price)))
     }
 }

@@ -92,9 +92,7 @@ fn decimal(text: &str, whole: &str) -> Result<(u64, u32), MoneyError> {
         return Err(MoneyError::NotANumber(whole.to_owned()));
     }
     let after = after.trim_end_matches('0');
-    let digits = format!("{before}{after}")
-        .parse()
-        .map_err(|_| MoneyError::TooLarge(whole.to_owned()))?;
+    let digits = format!("{before}{after}").parse().map_err(|_| MoneyError::TooLarge(whole.to_owned()))?;
     let places = u32::try_from(after.len()).map_err(|_| MoneyError::TooFine(whole.to_owned()))?;
     Ok((digits, places))
 }
@@ -112,13 +110,8 @@ impl FromStr for NanoUsd {
             (Some(_), Some(_)) => return Err(MoneyError::NotANumber(text.to_owned())),
         };
         let (digits, places) = decimal(bare, text)?;
-        let missing = 9u32
-            .checked_sub(places)
-            .ok_or_else(|| MoneyError::TooFine(text.to_owned()))?;
-        digits
-            .checked_mul(10u64.pow(missing))
-            .map(NanoUsd)
-            .ok_or_else(|| MoneyError::TooLarge(text.to_owned()))
+        let missing = 9u32.checked_sub(places).ok_or_else(|| MoneyError::TooFine(text.to_owned()))?;
+        digits.checked_mul(10u64.pow(missing)).map(NanoUsd).ok_or_else(|| MoneyError::TooLarge(text.to_owned()))
     }
 }
 
@@ -145,14 +138,8 @@ impl UnitPrice {
             let nano = digits.checked_mul(10u64.pow(9 - places)).ok_or_else(too_large)?;
             return Ok(UnitPrice { nano, per });
         }
-        let finer = 10u64
-            .checked_pow(places - 9)
-            .and_then(|scale| per.checked_mul(scale))
-            .ok_or_else(too_large)?;
-        Ok(UnitPrice {
-            nano: digits,
-            per: finer,
-        })
+        let finer = 10u64.checked_pow(places - 9).and_then(|scale| per.checked_mul(scale)).ok_or_else(too_large)?;
+        Ok(UnitPrice { nano: digits, per: finer })
     }
 
     /// The dearer of two.
@@ -184,10 +171,7 @@ impl Factor {
         if places > 9 {
             return Err(MoneyError::TooFine(text.to_owned()));
         }
-        Ok(Factor {
-            times: digits,
-            over: 10u64.pow(places),
-        })
+        Ok(Factor { times: digits, over: 10u64.pow(places) })
     }
 }
 
@@ -230,10 +214,7 @@ impl Bill {
     #[must_use]
     pub fn times(self, factor: Factor) -> Bill {
         Bill(self.0.and_then(|(num, den)| {
-            let (num, den) = (
-                num.checked_mul(factor.times.into())?,
-                den.checked_mul(factor.over.max(1).into())?,
-            );
+            let (num, den) = (num.checked_mul(factor.times.into())?, den.checked_mul(factor.over.max(1).into())?);
             let shared = gcd(num, den);
             Some((num / shared, den / shared))
         }))
@@ -242,9 +223,7 @@ impl Bill {
     /// The amount, rounded up to whole nano-USD.
     #[must_use]
     pub fn round_up(self) -> NanoUsd {
-        self.0
-            .and_then(|(num, den)| u64::try_from(num.div_ceil(den)).ok())
-            .map_or(NanoUsd::MAX, NanoUsd)
+        self.0.and_then(|(num, den)| u64::try_from(num.div_ceil(den)).ok()).map_or(NanoUsd::MAX, NanoUsd)
     }
 }
 
@@ -265,13 +244,8 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(NanoUsd(nano)), "{text}");
         }
-        for text in [
-            "", "5 EUR", "-1", "1e3", "1.", ".5", "1,000", "$5 USD", "+5", "0x10", "1 000", "NaN", "5USDUSD",
-        ] {
-            assert!(
-                matches!(text.parse::<NanoUsd>(), Err(MoneyError::NotANumber(_))),
-                "{text}"
-            );
+        for text in ["", "5 EUR", "-1", "1e3", "1.", ".5", "1,000", "$5 USD", "+5", "0x10", "1 000", "NaN", "5USDUSD"] {
+            assert!(matches!(text.parse::<NanoUsd>(), Err(MoneyError::NotANumber(_))), "{text}");
         }
         assert!(matches!("0.0000000001".parse::<NanoUsd>(), Err(MoneyError::TooFine(_))));
         assert!(matches!("99999999999".parse::<NanoUsd>(), Err(MoneyError::TooLarge(_))));
@@ -301,10 +275,7 @@ mod tests {
     #[test]
     fn rounds_up_once_and_not_per_item() -> Result<(), MoneyError> {
         let third = UnitPrice::new("0.000000001", 3)?;
-        assert_eq!(
-            Bill::default().plus(1, third).plus(1, third).plus(1, third).round_up(),
-            NanoUsd(1)
-        );
+        assert_eq!(Bill::default().plus(1, third).plus(1, third).plus(1, third).round_up(), NanoUsd(1));
         assert_eq!(Bill::default().plus(1, third).plus(3, third).round_up(), NanoUsd(2));
         let fine = UnitPrice::new("0.00000000013", 1)?;
         assert_eq!(Bill::default().plus(100, fine).round_up(), NanoUsd(13));
@@ -315,10 +286,7 @@ mod tests {
     fn what_cannot_be_counted_is_the_largest_amount() -> Result<(), MoneyError> {
         let dear = UnitPrice::new("18000000000", 1)?;
         assert_eq!(Bill::default().plus(u64::MAX, dear).round_up(), NanoUsd::MAX);
-        assert_eq!(
-            Bill::default().plus(1, dear).times(Factor::new("1.1")?).round_up(),
-            NanoUsd::MAX
-        );
+        assert_eq!(Bill::default().plus(1, dear).times(Factor::new("1.1")?).round_up(), NanoUsd::MAX);
         Ok(())
     }
 

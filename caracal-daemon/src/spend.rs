@@ -85,18 +85,30 @@ mod tests {
 
     #[test]
     fn dollars_are_exact() {
-        for (nano, text) in [(0, "$0.00"), (1, "$0.000000001"), (12_500_000, "$0.0125"), (2_500_000_000, "$2.50"), (u64::MAX, "$18446744073.709551615")] {
+        for (nano, text) in [
+            (0, "$0.00"),
+            (1, "$0.000000001"),
+            (12_500_000, "$0.0125"),
+            (2_500_000_000, "$2.50"),
+            (u64::MAX, "$18446744073.709551615"),
+        ] {
             assert_eq!(usd(NanoUsd(nano)), text);
         }
     }
 
     #[test]
     fn sums_are_by_what_is_asked() {
-        let key = |agent: &str, day: &str| SpendKey { agent: agent.into(), provider: "openai".into(), model: "m".into(), day: day.into() };
+        let key = |agent: &str, day: &str| SpendKey {
+            agent: agent.into(),
+            provider: "openai".into(),
+            model: "m".into(),
+            day: day.into(),
+        };
         let spend = |cost| Spend { calls: 1, cost: NanoUsd(cost), ..Spend::default() };
         let view = View::new([(key("a", "1"), spend(1)), (key("a", "2"), spend(2)), (key("b", "1"), spend(4))]);
         let rows = view.rows(|_| true);
-        let by_agent: Vec<_> = sum(&rows, &[By::Agent]).into_iter().map(|(key, spend)| (key.agent, spend.cost.0, spend.calls)).collect();
+        let by_agent: Vec<_> =
+            sum(&rows, &[By::Agent]).into_iter().map(|(key, spend)| (key.agent, spend.cost.0, spend.calls)).collect();
         assert_eq!(by_agent, [("a".to_owned(), 3, 2), ("b".to_owned(), 4, 1)]);
         assert_eq!(sum(&view.rows(|key| key.agent == "b"), &[]).len(), 1);
     }

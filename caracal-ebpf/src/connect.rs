@@ -13,7 +13,9 @@ use caracal_common::flow::{AF_INET, AF_INET6, Flow};
 use core::mem::offset_of;
 
 use crate::context::{set_word, word};
-use crate::decide::{LOOPBACK_DEVICE, bytes, caller, is_loopback, is_v4, lease, mapped, remember, settings, socket_flow};
+use crate::decide::{
+    LOOPBACK_DEVICE, bytes, caller, is_loopback, is_v4, lease, mapped, remember, settings, socket_flow,
+};
 use crate::refuse::{by_current, count, denial, refused, report};
 
 const TCP: u32 = 6;
@@ -50,7 +52,9 @@ pub fn asked4(ctx: &SockAddrContext) -> [u8; 16] {
 pub fn asked6(ctx: &SockAddrContext) -> [u8; 16] {
     let sa = ctx.sock_addr;
     // SAFETY: the context is the hook's own.
-    unsafe { bytes([word::<IP6, _>(sa), word::<{ IP6 + 4 }, _>(sa), word::<{ IP6 + 8 }, _>(sa), word::<{ IP6 + 12 }, _>(sa)]) }
+    unsafe {
+        bytes([word::<IP6, _>(sa), word::<{ IP6 + 4 }, _>(sa), word::<{ IP6 + 8 }, _>(sa), word::<{ IP6 + 12 }, _>(sa)])
+    }
 }
 
 /// The port that the caller asked for, host byte order.

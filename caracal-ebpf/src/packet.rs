@@ -13,6 +13,8 @@ use crate::decide::{admitted, is_v4};
 
 /// TCP's protocol number.
 pub const TCP: u8 = 6;
+/// The hop-by-hop header's number (RFC 8200).
+const HOP_BY_HOP: u8 = 0;
 /// UDP's protocol number.
 pub const UDP: u8 = 17;
 /// `BPF_F_CURRENT_NETNS`.
@@ -28,7 +30,8 @@ pub struct Packet {
     pub from_port: u16,
     /// Destination port, host byte order.
     pub to_port: u16,
-    /// IP protocol; 0 for an IPv6 packet with extension headers and for fragments: nothing that a governed socket needs.
+    /// IP protocol; 0 for an IPv6 packet with other extension headers than hop-by-hop, and for fragments: nothing that a
+    /// governed socket needs.
     pub protocol: u8,
 }
 
@@ -52,7 +55,7 @@ pub fn read(ctx: &SkBuffContext, packet: &mut Packet) -> bool {
         return false;
     }
     let mut next = [0u8; 1];
-    let transport;
+    let mut transport;
     if first[0] >> 4 == 4 {
         let mut fragment = [0u8; 2];
         let (Some(from), Some(to)) = (packet.from.last_chunk_mut::<4>(), packet.to.last_chunk_mut::<4>()) else {
@@ -70,6 +73,16 @@ pub fn read(ctx: &SkBuffContext, packet: &mut Packet) -> bool {
             return false;
         }
         transport = 40;
+        // A segment beyond 64 KiB, which loopback has (BIG TCP, Linux 5.19), carries a jumbo option in a hop-by-hop
+        // header; the transport header stands behind it.
+        if next[0] == HOP_BY_HOP {
+            let mut extension = [0u8; 2];
+            if !load(ctx, 40, &mut extension) {
+                return false;
+            }
+            next[0] = extension[0];
+            transport += (u32::from(extension[1]) + 1) * 8;
+        }
     }
     if next[0] == TCP || next[0] == UDP {
         if !load(ctx, transport, &mut ports) {

@@ -44,5 +44,6 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
 /// `linux/in.h`, `linux/in6.h`: memberships, filters that imply one, anycast.
 #[inline(always)]
 fn joins(level: u32, name: u32) -> bool {
-    (level == IP && matches!(name, 35 | 39 | 41 | 42 | 46 | 48)) || (level == IPV6 && matches!(name, 20 | 27 | 42 | 46 | 48))
+    (level == IP && matches!(name, 35 | 39 | 41 | 42 | 46 | 48))
+        || (level == IPV6 && matches!(name, 20 | 27 | 42 | 46 | 48))
 }

@@ -76,7 +76,12 @@ fn source(ops: *mut bpf_sock_ops, flow: &Flow) -> Source {
         let addr = if is_v4(&flow.addr) {
             mapped(word::<{ offset_of!(bpf_sock_ops, local_ip4) }, _>(ops))
         } else {
-            bytes([word::<IP6, _>(ops), word::<{ IP6 + 4 }, _>(ops), word::<{ IP6 + 8 }, _>(ops), word::<{ IP6 + 12 }, _>(ops)])
+            bytes([
+                word::<IP6, _>(ops),
+                word::<{ IP6 + 4 }, _>(ops),
+                word::<{ IP6 + 8 }, _>(ops),
+                word::<{ IP6 + 12 }, _>(ops),
+            ])
         };
         (addr, word::<{ offset_of!(bpf_sock_ops, local_port) }, _>(ops) as u16)
     };

@@ -50,7 +50,11 @@ fn a_denied_call_is_one_request_and_the_sentence_is_on_screen() {
         let records = daemon.records_when(|records| asked(records, "claude-opus") > 0);
         assert_eq!(asked(&records, "claude-opus"), 1, "{records:#?}");
         assert!(asked(&records, "claude-haiku") <= 1, "{records:#?}");
-        assert_eq!(asked(&records, ""), asked(&records, "claude-opus") + asked(&records, "claude-haiku"), "{records:#?}");
+        assert_eq!(
+            asked(&records, ""),
+            asked(&records, "claude-opus") + asked(&records, "claude-haiku"),
+            "{records:#?}"
+        );
         assert!(scene.bill().is_empty());
     });
 }

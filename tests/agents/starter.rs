@@ -1,9 +1,9 @@
 //! The configuration that is written where there is none: both agents work with nothing else configured, and its daily
 //! budget is enough for a day's first calls.
 
+use crate::case;
 use crate::claude::claude;
 use crate::codex::codex;
-use crate::case;
 use support::daemon::Daemon;
 use support::ledger::{Record, calls};
 use support::netns::Run;
@@ -20,8 +20,13 @@ fn works(scene: &Scene, daemon: &Daemon<'_>, agent: Run) {
     assert!(ran.screen().contains(script::DONE), "{}", ran.screen());
     assert!(scene.bill().len() >= script::TURNS, "{:?}", scene.bill());
     let records = daemon.records();
-    let refused = |reason: &str| records.iter().filter(|record| record.is_denial(reason)).map(Record::count).sum::<u64>();
-    assert_eq!((refused("budget_exceeded"), refused("path_unknown"), refused("price_unknown")), (0, 0, 0), "{records:#?}");
+    let refused =
+        |reason: &str| records.iter().filter(|record| record.is_denial(reason)).map(Record::count).sum::<u64>();
+    assert_eq!(
+        (refused("budget_exceeded"), refused("path_unknown"), refused("price_unknown")),
+        (0, 0, 0),
+        "{records:#?}"
+    );
     let denied = std::fs::read_to_string(scene.home.path().join("denied.txt")).unwrap_or_default();
     assert!(denied.contains("Caracal"), "the tool did not see the refusal: {denied}");
     assert_eq!(scene.log("request").iter().filter(|line| line["host"] == "github.com").count(), 0);

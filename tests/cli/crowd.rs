@@ -25,15 +25,13 @@ fn ten_thousand_idle_connections() {
         daemon.restart();
         let script = scene.file("crowd.py", CROWD);
         let python = programs::python();
-        let line = format!(
-            "for n in $(seq {PROCESSES}); do {} {} {EACH} $n & done; wait",
-            python.display(),
-            script.display()
-        );
+        let line =
+            format!("for n in $(seq {PROCESSES}); do {} {} {EACH} $n & done; wait", python.display(), script.display());
         let file = |name: &str| scene.home.path().join(name);
         std::thread::scope(|scope| {
             let crowd = {
-                let run = daemon.run_as(&["--agent", "crowd"], "sh").args(["-c", &line]).limit(Duration::from_secs(300));
+                let run =
+                    daemon.run_as(&["--agent", "crowd"], "sh").args(["-c", &line]).limit(Duration::from_secs(300));
                 scope.spawn(move || run.ran())
             };
             let all_open = || (1..=PROCESSES).all(|n| file(&format!("open.{n}")).exists());

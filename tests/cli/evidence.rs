@@ -90,9 +90,8 @@ fn a_receipt_is_checked_without_the_ledger() {
         }
         let keys = scene.file("keys", &daemon.command(&["ledger", "keys"]).ran().ok().stdout).display().to_string();
         // With the public key alone: no ledger, no journal, no configuration.
-        let check = || {
-            scene.agent(caracald()).args(["ledger", "verify", "--receipt", &path, "--public-key", &keys]).ran()
-        };
+        let check =
+            || scene.agent(caracald()).args(["ledger", "verify", "--receipt", &path, "--public-key", &keys]).ran();
         let _ran = check().ok();
         let text = std::fs::read_to_string(&receipt).expect("the receipt");
         let at = text.len() / 2;

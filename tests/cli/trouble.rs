@@ -105,9 +105,13 @@ fn a_body_that_two_readers_read_differently_is_refused() {
             run.args(["-H", "Authorization: Bearer x", "-H", "Content-Type: application/json", "-d", body]).ran().ok()
         };
         let body = |more: &str| {
-            format!(r#"{{"model":"gpt-4.1-mini","max_tokens":16,"messages":[{{"role":"user","content":"hello"}}]{more}}}"#)
+            format!(
+                r#"{{"model":"gpt-4.1-mini","max_tokens":16,"messages":[{{"role":"user","content":"hello"}}]{more}}}"#
+            )
         };
-        for more in [r#","model":"gpt-5""#, r#","max_tokens":100000"#, r#","max_\u0074okens":100000"#, r#","n":1,"n":50"#] {
+        for more in
+            [r#","model":"gpt-5""#, r#","max_tokens":100000"#, r#","max_\u0074okens":100000"#, r#","n":1,"n":50"#]
+        {
             let said = ask(&body(more)).stdout.to_lowercase();
             assert!(said.starts_with("http/2 400"), "{more}: {said}");
             assert!(said.contains("x-caracal-reason: ambiguous_request"), "{more}: {said}");
@@ -120,8 +124,7 @@ fn a_body_that_two_readers_read_differently_is_refused() {
         let refused = |records: &[Record]| -> u64 {
             records.iter().filter(|record| record.is_denial("ambiguous_request")).map(Record::count).sum()
         };
-        let records =
-            daemon.records_when(|records| refused(records) >= 4 && records.iter().any(Record::is_outcome));
+        let records = daemon.records_when(|records| refused(records) >= 4 && records.iter().any(Record::is_outcome));
         assert_eq!(refused(&records), 4, "each refusal is recorded once: {records:#?}");
         daemon.stop();
     });

@@ -268,7 +268,15 @@ impl<'a> Daemon<'a> {
     /// A subcommand, as root.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Run {
-        self.scene.net.a.run(&self.binary).clean_env().env("HOME", "/root").arg("--config").arg(self.config()).args(args)
+        self.scene
+            .net
+            .a
+            .run(&self.binary)
+            .clean_env()
+            .env("HOME", "/root")
+            .arg("--config")
+            .arg(self.config())
+            .args(args)
     }
 
     /// The local CA's certificate, in a file that agents can read: for programs in an attached cgroup.
@@ -358,7 +366,8 @@ impl Drop for Daemon<'_> {
 /// Whether any thread of the process runs: its first one can be a zombie while another still holds the listener.
 #[must_use]
 pub fn alive(pid: i32) -> bool {
-    let runs = |stat: String| !matches!(stat.rsplit(") ").next().and_then(|rest| rest.chars().next()), Some('Z' | 'X') | None);
+    let runs =
+        |stat: String| !matches!(stat.rsplit(") ").next().and_then(|rest| rest.chars().next()), Some('Z' | 'X') | None);
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok()).any(runs)
 }

@@ -198,7 +198,8 @@ fn cable_noise(packet: &Packet) -> bool {
     // A listener report carries a hop-by-hop header (protocol 0) before its ICMPv6 type.
     let kind = if packet.protocol == 0 { packet.bytes.get(48) } else { packet.bytes.get(40) };
     let joined = || packet.bytes.windows(JOINED.len()).any(|bytes| bytes == JOINED);
-    (v6 && matches!(packet.protocol, 0 | 58) && matches!(kind, Some(130..=137 | 143))) || (packet.protocol == 2 && !joined())
+    (v6 && matches!(packet.protocol, 0 | 58) && matches!(kind, Some(130..=137 | 143)))
+        || (packet.protocol == 2 && !joined())
 }
 
 /// Echoes on [`CANARY_PORT`], so that an attempt that gets out is a success for the one who tries. The wildcard sockets

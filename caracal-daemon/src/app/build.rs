@@ -20,9 +20,9 @@ use crate::event::{Data, Detail, Draft};
 use crate::http::pool::Pool;
 use crate::intercept::{Limits, Parts, Stack};
 use crate::journal::{self, Journal};
+use crate::keeper::Signer;
 use crate::keeper::order::{Answer, EventsQuery};
 use crate::keeper::signing::RemoteSigner;
-use crate::keeper::Signer;
 use crate::ledger::{self, Ledger, RunOptions, SqliteStore, StateDir};
 use crate::meter::{Meter, PriceBook};
 use crate::policy::Engine;
@@ -113,9 +113,27 @@ pub(super) async fn build(
         netns: args.netns,
     });
     let message = Some(format!("data path {} started", env!("CARGO_PKG_VERSION")));
-    let data = Data { message, policy_set: Some(policy.current().hash()), price_book: Some(meter.book().id()), ..Data::default() };
-    journal.append(Draft { kind: crate::event::Kind::Lifecycle, at: clock.now(), data, detail: Detail::default() }).await.ok();
-    let stages = Stages { clock, policy, meter, journal, ledger, budgets, state, file: config.file, trouble: Mutex::new(trouble) };
+    let data = Data {
+        message,
+        policy_set: Some(policy.current().hash()),
+        price_book: Some(meter.book().id()),
+        ..Data::default()
+    };
+    journal
+        .append(Draft { kind: crate::event::Kind::Lifecycle, at: clock.now(), data, detail: Detail::default() })
+        .await
+        .ok();
+    let stages = Stages {
+        clock,
+        policy,
+        meter,
+        journal,
+        ledger,
+        budgets,
+        state,
+        file: config.file,
+        trouble: Mutex::new(trouble),
+    };
     Ok((stack, stages))
 }
 
@@ -161,7 +179,8 @@ impl Stages {
     pub(super) async fn events(&self, query: &EventsQuery) -> Answer {
         let filter = ledger::query::Filter { agents: query.agent.clone().map(|agent| vec![agent]), uid: query.uid };
         let limit = query.limit.clamp(1, 1_000) as usize;
-        let (events, _) = ledger::query::events(&self.state, &filter, limit).await.map_err(|error| error.to_string())?;
+        let (events, _) =
+            ledger::query::events(&self.state, &filter, limit).await.map_err(|error| error.to_string())?;
         let mut lines = Vec::with_capacity(events.len());
         for event in &events {
             lines.push(crate::cli::events::line(event).map_err(|error| error.to_string())?);

@@ -109,18 +109,7 @@ impl Pool {
         clock: Clock,
         totals: HashMap<WindowKey, NanoUsd>,
     ) -> Result<Pool, SpecError> {
-        let cells = totals
-            .into_iter()
-            .map(|(key, settled)| {
-                (
-                    key,
-                    Cell {
-                        settled,
-                        ..Cell::default()
-                    },
-                )
-            })
-            .collect();
+        let cells = totals.into_iter().map(|(key, settled)| (key, Cell { settled, ..Cell::default() })).collect();
         let state = State {
             budgets: budgets(specs)?,
             cells,
@@ -130,10 +119,7 @@ impl Pool {
             frozen: HashSet::new(),
             allow_uncovered: false,
         };
-        Ok(Pool {
-            clock,
-            state: Mutex::new(state),
-        })
+        Ok(Pool { clock, state: Mutex::new(state) })
     }
 
     /// Runs `work` under the lock, with the time brought up to date.
@@ -169,20 +155,8 @@ impl Pool {
                     let (answer, wait) = oneshot::channel();
                     let id = state.next_id;
                     state.next_id += 1;
-                    state.queue.push_back(Waiter {
-                        id,
-                        scope: scope.clone(),
-                        least,
-                        most,
-                        answer,
-                    });
-                    Asked::Queued(Waiting {
-                        pool: Arc::clone(pool),
-                        id,
-                        wait,
-                        time,
-                        refusal,
-                    })
+                    state.queue.push_back(Waiter { id, scope: scope.clone(), least, most, answer });
+                    Asked::Queued(Waiting { pool: Arc::clone(pool), id, wait, time, refusal })
                 }
             }
         })
@@ -190,14 +164,7 @@ impl Pool {
 
     fn hold(pool: &Arc<Pool>, scope: &Scope, amount: NanoUsd, windows: Vec<WindowKey>) -> Hold {
         let who = (scope.provider, Arc::clone(&scope.model));
-        Hold {
-            amount,
-            windows,
-            held: amount,
-            who,
-            sent: false,
-            pool: Some(Arc::clone(pool)),
-        }
+        Hold { amount, windows, held: amount, who, sent: false, pool: Some(Arc::clone(pool)) }
     }
 
     /// Ends a hold, or a part of it, in the windows that it was taken from; then serves who waits.
@@ -236,15 +203,7 @@ impl Pool {
 
 fn budgets(specs: Vec<BudgetSpec>) -> Result<Vec<Budget>, SpecError> {
     check(&specs)?;
-    specs
-        .into_iter()
-        .map(|spec| {
-            Ok(Budget {
-                windows: Windows::new(&spec)?,
-                spec,
-            })
-        })
-        .collect()
+    specs.into_iter().map(|spec| Ok(Budget { windows: Windows::new(&spec)?, spec })).collect()
 }
 
 impl State {
@@ -268,11 +227,7 @@ impl State {
 
     fn level<'s>(&self, budget: &'s Budget, part: Arc<str>) -> Level<'s> {
         let place = budget.windows.at(self.latest);
-        let key = |window| WindowKey {
-            budget: Arc::clone(&budget.spec.name),
-            scope: Arc::clone(&part),
-            window,
-        };
+        let key = |window| WindowKey { budget: Arc::clone(&budget.spec.name), scope: Arc::clone(&part), window };
         let newest = key(place.key);
         let (mut settled, mut held) = (NanoUsd::ZERO, NanoUsd::ZERO);
         for key in std::iter::once(newest.clone()).chain(place.counted.into_iter().map(key)) {
@@ -280,14 +235,7 @@ impl State {
             settled = settled.saturating_add(cell.settled);
             held = held.saturating_add(cell.held);
         }
-        Level {
-            spec: &budget.spec,
-            key: newest,
-            ends: place.ends,
-            forget: place.forget,
-            settled,
-            held,
-        }
+        Level { spec: &budget.spec, key: newest, ends: place.ends, forget: place.forget, settled, held }
     }
 
     /// Takes money from every level or from none. A level in `behind` has somebody waiting for it already.
@@ -307,49 +255,32 @@ impl State {
             );
             return Taken::Denied(refuse(Reason::PolicyDenied, sentence));
         }
-        if let Some(level) = levels
-            .iter()
-            .find(|level| level.settled.saturating_add(least) > level.spec.limit)
-        {
+        if let Some(level) = levels.iter().find(|level| level.settled.saturating_add(least) > level.spec.limit) {
             return Taken::Denied(exceeded(level, least));
         }
         let left = levels.iter().map(Level::left).min().unwrap_or(NanoUsd::MAX);
-        let tight = levels
-            .iter()
-            .find(|level| level.left() < least || behind.contains(&level.key));
+        let tight = levels.iter().find(|level| level.left() < least || behind.contains(&level.key));
         if let Some(level) = tight {
             return Taken::Later {
                 calls: levels.iter().map(|level| level.spec.wait.calls).min().unwrap_or(0),
-                time: levels
-                    .iter()
-                    .map(|level| level.spec.wait.time)
-                    .min()
-                    .unwrap_or_default(),
+                time: levels.iter().map(|level| level.spec.wait.time).min().unwrap_or_default(),
                 refusal: exceeded(level, least),
                 windows: levels.into_iter().map(|level| level.key).collect(),
             };
         }
-        let amount = if levels.is_empty() {
-            most
-        } else {
-            most.min(least.max(NanoUsd(left.0 / 2)))
-        };
+        let amount = if levels.is_empty() { most } else { most.min(least.max(NanoUsd(left.0 / 2))) };
         let taken: Vec<(WindowKey, Option<UnixNanos>)> =
             levels.into_iter().map(|level| (level.key, level.forget)).collect();
         for (key, forget) in &taken {
             self.add(key, *forget, amount);
         }
-        Taken::Granted {
-            amount,
-            windows: taken.into_iter().map(|(key, _)| key).collect(),
-        }
+        Taken::Granted { amount, windows: taken.into_iter().map(|(key, _)| key).collect() }
     }
 
     fn add(&mut self, key: &WindowKey, forget: Option<UnixNanos>, amount: NanoUsd) {
         if !self.cells.contains_key(key) {
             let now = self.latest;
-            self.cells
-                .retain(|_, cell| cell.held > NanoUsd::ZERO || cell.forget.is_none_or(|at| now < at));
+            self.cells.retain(|_, cell| cell.held > NanoUsd::ZERO || cell.forget.is_none_or(|at| now < at));
         }
         let cell = self.cells.entry(key.clone()).or_default();
         cell.forget = forget;
@@ -357,11 +288,7 @@ impl State {
     }
 
     fn waited_for(&self) -> HashSet<WindowKey> {
-        self.queue
-            .iter()
-            .flat_map(|waiter| self.levels(&waiter.scope))
-            .map(|level| level.key)
-            .collect()
+        self.queue.iter().flat_map(|waiter| self.levels(&waiter.scope)).map(|level| level.key).collect()
     }
 
     fn serve(&mut self, pool: &Arc<Pool>) -> Vec<(Answer, oneshot::Sender<Answer>)> {
@@ -386,9 +313,7 @@ impl State {
     pub(crate) fn turns(&self, id: u64) -> Duration {
         let waiter = self.queue.iter().find(|waiter| waiter.id == id);
         let ends = waiter.and_then(|waiter| self.levels(&waiter.scope).iter().filter_map(|level| level.ends).min());
-        ends.map_or(Duration::from_secs(3_600), |ends| {
-            Duration::from_nanos(ends.0.saturating_sub(self.latest.0))
-        })
+        ends.map_or(Duration::from_secs(3_600), |ends| Duration::from_nanos(ends.0.saturating_sub(self.latest.0)))
     }
 
     /// Calls in the queue.
@@ -404,12 +329,8 @@ impl State {
             let counts = |key: &WindowKey| {
                 key.budget == budget.spec.name && (key.window == now.key || now.counted.contains(&key.window))
             };
-            let mut parts: Vec<Arc<str>> = self
-                .cells
-                .keys()
-                .filter(|key| counts(key))
-                .map(|key| Arc::clone(&key.scope))
-                .collect();
+            let mut parts: Vec<Arc<str>> =
+                self.cells.keys().filter(|key| counts(key)).map(|key| Arc::clone(&key.scope)).collect();
             parts.sort();
             parts.dedup();
             if parts.is_empty() {
@@ -447,11 +368,7 @@ fn part(spec: &BudgetSpec, scope: &Scope) -> Arc<str> {
 
 fn exceeded(level: &Level<'_>, least: NanoUsd) -> Refusal {
     let spec = level.spec;
-    let part = if level.key.scope.is_empty() {
-        String::new()
-    } else {
-        format!(" for {}", level.key.scope)
-    };
+    let part = if level.key.scope.is_empty() { String::new() } else { format!(" for {}", level.key.scope) };
     let turns = level.ends.map_or_else(
         || "It has no window, so raise its limit to go on".to_owned(),
         |ends| format!("Its {} turns at {}", spec.window.name(), shown(ends)),

@@ -71,10 +71,7 @@ pub struct Wait {
 
 impl Default for Wait {
     fn default() -> Wait {
-        Wait {
-            calls: 256,
-            time: Duration::from_secs(60),
-        }
+        Wait { calls: 256, time: Duration::from_secs(60) }
     }
 }
 
@@ -128,10 +125,8 @@ impl BudgetSpec {
         if self.time_zone.is_empty() || self.time_zone == "UTC" {
             return Ok(TimeZone::UTC);
         }
-        TimeZone::get(&self.time_zone).map_err(|_| SpecError::Zone {
-            budget: self.name.to_string(),
-            zone: self.time_zone.clone(),
-        })
+        TimeZone::get(&self.time_zone)
+            .map_err(|_| SpecError::Zone { budget: self.name.to_string(), zone: self.time_zone.clone() })
     }
 }
 
@@ -184,10 +179,7 @@ pub(crate) fn check(specs: &[BudgetSpec]) -> Result<(), SpecError> {
         for _ in 0..=specs.len() {
             let Some(name) = above else { break };
             let Some(parent) = specs.iter().find(|other| other.name == *name) else {
-                return Err(SpecError::NoParent {
-                    budget: spec.name.to_string(),
-                    parent: name.to_string(),
-                });
+                return Err(SpecError::NoParent { budget: spec.name.to_string(), parent: name.to_string() });
             };
             above = parent.parent.as_ref();
         }
@@ -255,29 +247,13 @@ mod tests {
             ..BudgetSpec::daily(name, NanoUsd(1))
         };
         assert_eq!(check(&[spec("a", None), spec("b", Some("a"))]), Ok(()));
-        assert!(matches!(
-            check(&[spec("a", None), spec("a", None)]),
-            Err(SpecError::Name(_))
-        ));
-        assert!(matches!(
-            check(&[spec("a", Some("x"))]),
-            Err(SpecError::NoParent { .. })
-        ));
-        assert!(matches!(
-            check(&[spec("a", Some("b")), spec("b", Some("a"))]),
-            Err(SpecError::Circle(_))
-        ));
+        assert!(matches!(check(&[spec("a", None), spec("a", None)]), Err(SpecError::Name(_))));
+        assert!(matches!(check(&[spec("a", Some("x"))]), Err(SpecError::NoParent { .. })));
+        assert!(matches!(check(&[spec("a", Some("b")), spec("b", Some("a"))]), Err(SpecError::Circle(_))));
         assert!(matches!(check(&[spec("a", Some("a"))]), Err(SpecError::Circle(_))));
-        let zone = BudgetSpec {
-            time_zone: "Mars/Olympus".to_owned(),
-            ..spec("a", None)
-        };
+        let zone = BudgetSpec { time_zone: "Mars/Olympus".to_owned(), ..spec("a", None) };
         assert!(matches!(check(&[zone]), Err(SpecError::Zone { .. })));
-        let rolling = BudgetSpec {
-            kind: Kind::Rolling,
-            window: Window::Total,
-            ..spec("a", None)
-        };
+        let rolling = BudgetSpec { kind: Kind::Rolling, window: Window::Total, ..spec("a", None) };
         assert!(matches!(check(&[rolling]), Err(SpecError::RollingTotal(_))));
     }
 }

@@ -8,11 +8,7 @@ const NOON: u64 = 1_795_521_600 * SECOND; // 2026-11-24T12:00:00Z
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn scope(agent: &str, model: &str) -> Scope {
-    Scope {
-        agent: agent.into(),
-        provider: "openai",
-        model: model.into(),
-    }
+    Scope { agent: agent.into(), provider: "openai", model: model.into() }
 }
 
 fn budgets(specs: Vec<BudgetSpec>) -> Result<(Budgets, Clock), SpecError> {
@@ -21,21 +17,11 @@ fn budgets(specs: Vec<BudgetSpec>) -> Result<(Budgets, Clock), SpecError> {
 }
 
 fn daily(name: &str, limit: u64) -> BudgetSpec {
-    BudgetSpec {
-        wait: Wait {
-            calls: 1_000,
-            time: Duration::from_secs(60),
-        },
-        ..BudgetSpec::daily(name, NanoUsd(limit))
-    }
+    BudgetSpec { wait: Wait { calls: 1_000, time: Duration::from_secs(60) }, ..BudgetSpec::daily(name, NanoUsd(limit)) }
 }
 
 fn left(budgets: &Budgets, name: &str) -> Option<u64> {
-    budgets
-        .snapshot()
-        .into_iter()
-        .find(|status| status.key.budget.as_ref() == name)
-        .map(|status| status.left.0)
+    budgets.snapshot().into_iter().find(|status| status.key.budget.as_ref() == name).map(|status| status.left.0)
 }
 
 #[tokio::test]
@@ -75,44 +61,22 @@ async fn the_ends_of_a_hold_follow_its_state() -> Outcome {
     assert_eq!(held.amount, NanoUsd(100), "a hold that was sent keeps its amount");
     held.amount = NanoUsd(1);
     drop(held);
-    assert_eq!(
-        left(&budgets, "b"),
-        Some(900),
-        "eggrd: a hang-up is not free; dropped while sent: charged in full"
-    );
+    assert_eq!(left(&budgets, "b"), Some(900), "eggrd: a hang-up is not free; dropped while sent: charged in full");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_hold_is_taken_from_every_budget_above_or_from_none() -> Outcome {
-    let child = BudgetSpec {
-        parent: Some("top".into()),
-        agents: vec!["a*".into()],
-        ..daily("child", 1_000)
-    };
-    let small = BudgetSpec {
-        models: vec!["dear".into()],
-        ..daily("small", 10)
-    };
-    let (budgets, _) = budgets(vec![
-        child,
-        BudgetSpec {
-            agents: vec!["nobody".into()],
-            ..daily("top", 300)
-        },
-        small,
-    ])?;
+    let child = BudgetSpec { parent: Some("top".into()), agents: vec!["a*".into()], ..daily("child", 1_000) };
+    let small = BudgetSpec { models: vec!["dear".into()], ..daily("small", 10) };
+    let (budgets, _) = budgets(vec![child, BudgetSpec { agents: vec!["nobody".into()], ..daily("top", 300) }, small])?;
     let held = budgets.hold(&scope("a1", "m"), NanoUsd(100), NanoUsd(100)).await?;
     assert_eq!(held.windows.len(), 2);
     assert_eq!(
         (left(&budgets, "child"), left(&budgets, "top"), left(&budgets, "small")),
         (Some(900), Some(200), Some(10))
     );
-    let refusal = budgets
-        .hold(&scope("a1", "dear"), NanoUsd(100), NanoUsd(100))
-        .await
-        .err()
-        .ok_or("fits")?;
+    let refusal = budgets.hold(&scope("a1", "dear"), NanoUsd(100), NanoUsd(100)).await.err().ok_or("fits")?;
     assert_eq!(refusal.reason, Reason::BudgetExceeded);
     assert!(
         refusal.sentence.starts_with("Caracal ")
@@ -125,11 +89,7 @@ async fn a_hold_is_taken_from_every_budget_above_or_from_none() -> Outcome {
         (left(&budgets, "child"), left(&budgets, "top"), left(&budgets, "small")),
         (Some(900), Some(200), Some(10))
     );
-    let refusal = budgets
-        .hold(&scope("b", "m"), NanoUsd(1), NanoUsd(1))
-        .await
-        .err()
-        .ok_or("covered")?;
+    let refusal = budgets.hold(&scope("b", "m"), NanoUsd(1), NanoUsd(1)).await.err().ok_or("covered")?;
     assert_eq!(refusal.reason, Reason::PolicyDenied, "no budget covers it");
     budgets.allow_uncovered(true);
     let free = budgets.hold(&scope("b", "m"), NanoUsd(1), NanoUsd(5)).await?;
@@ -139,18 +99,12 @@ async fn a_hold_is_taken_from_every_budget_above_or_from_none() -> Outcome {
 
 #[tokio::test]
 async fn parts_have_limits_of_their_own() -> Outcome {
-    let (budgets, _) = budgets(vec![BudgetSpec {
-        per: Per::Agent,
-        ..daily("each", 100)
-    }])?;
+    let (budgets, _) = budgets(vec![BudgetSpec { per: Per::Agent, ..daily("each", 100) }])?;
     let one = budgets.hold(&scope("a", "m"), NanoUsd(100), NanoUsd(100)).await?;
     let two = budgets.hold(&scope("b", "m"), NanoUsd(100), NanoUsd(100)).await?;
     assert_eq!(one.windows.first().map(|key| key.scope.as_ref()), Some("a"));
-    let all: Vec<(String, u64)> = budgets
-        .snapshot()
-        .into_iter()
-        .map(|status| (status.key.scope.to_string(), status.held.0))
-        .collect();
+    let all: Vec<(String, u64)> =
+        budgets.snapshot().into_iter().map(|status| (status.key.scope.to_string(), status.held.0)).collect();
     assert_eq!(all, [("a".to_owned(), 100), ("b".to_owned(), 100)]);
     drop((one, two));
     Ok(())
@@ -169,25 +123,14 @@ async fn litellm_rs_a_late_settle_goes_to_the_window_of_its_hold() -> Outcome {
     next.release();
     assert_eq!(left(&budgets, "b"), Some(100));
     clock.set(UnixNanos(NOON));
-    assert_eq!(
-        left(&budgets, "b"),
-        Some(100),
-        "a clock that steps back opens no former window"
-    );
+    assert_eq!(left(&budgets, "b"), Some(100), "a clock that steps back opens no former window");
     Ok(())
 }
 
 #[tokio::test]
 async fn litellm_34492_totals_are_restored_exactly() -> Outcome {
-    let key = |window: &str| WindowKey {
-        budget: "b".into(),
-        scope: "".into(),
-        window: window.into(),
-    };
-    let totals = HashMap::from([
-        (key("day/2026-11-24"), NanoUsd(70)),
-        (key("day/2026-11-23"), NanoUsd(99)),
-    ]);
+    let key = |window: &str| WindowKey { budget: "b".into(), scope: "".into(), window: window.into() };
+    let totals = HashMap::from([(key("day/2026-11-24"), NanoUsd(70)), (key("day/2026-11-23"), NanoUsd(99))]);
     let budgets = Budgets::new(vec![daily("b", 100)], Clock::fixed(UnixNanos(NOON)), totals)?;
     assert_eq!(left(&budgets, "b"), Some(30));
     Ok(())
@@ -198,24 +141,15 @@ async fn a_rolling_window_never_spends_twice() -> Outcome {
     let spec = BudgetSpec {
         window: Window::Hour,
         kind: Kind::Rolling,
-        wait: Wait {
-            calls: 0,
-            time: Duration::ZERO,
-        },
+        wait: Wait { calls: 0, time: Duration::ZERO },
         ..daily("b", 100)
     };
     let (budgets, clock) = budgets(vec![spec])?;
     let ask = scope("a", "m");
-    budgets
-        .hold(&ask, NanoUsd(100), NanoUsd(100))
-        .await?
-        .settle(NanoUsd(100));
+    budgets.hold(&ask, NanoUsd(100), NanoUsd(100)).await?.settle(NanoUsd(100));
     for minutes in [1, 30, 59, 60] {
         clock.set(UnixNanos(NOON + minutes * 60 * SECOND));
-        assert!(
-            budgets.hold(&ask, NanoUsd(1), NanoUsd(1)).await.is_err(),
-            "after {minutes} minutes"
-        );
+        assert!(budgets.hold(&ask, NanoUsd(1), NanoUsd(1)).await.is_err(), "after {minutes} minutes");
     }
     clock.set(UnixNanos(NOON + 61 * 60 * SECOND));
     assert!(budgets.hold(&ask, NanoUsd(100), NanoUsd(100)).await.is_ok());
@@ -230,11 +164,7 @@ async fn a_bill_above_its_hold_is_charged_and_freezes_the_model() -> Outcome {
     held.sent();
     held.settle(NanoUsd(15));
     assert_eq!(left(&budgets, "b"), Some(985));
-    let refusal = budgets
-        .hold(&ask, NanoUsd(1), NanoUsd(1))
-        .await
-        .err()
-        .ok_or("not frozen")?;
+    let refusal = budgets.hold(&ask, NanoUsd(1), NanoUsd(1)).await.err().ok_or("not frozen")?;
     assert_eq!(refusal.reason, Reason::PriceUnknown);
     assert!(budgets.hold(&scope("a", "other"), NanoUsd(1), NanoUsd(1)).await.is_ok());
     assert!(budgets.unfreeze("openai", &ask.model) && budgets.frozen().is_empty());
@@ -261,10 +191,7 @@ async fn who_waits_is_served_in_order_and_a_small_call_does_not_overtake() -> Ou
             tokio::task::yield_now().await;
         }
     }
-    assert!(
-        told.try_recv().is_err(),
-        "10 are left and yet the small ones wait their turn"
-    );
+    assert!(told.try_recv().is_err(), "10 are left and yet the small ones wait their turn");
     first.settle(NanoUsd(1));
     for want in 1..=3 {
         assert_eq!(told.recv().await, Some((want, true)));
@@ -278,13 +205,8 @@ async fn who_waits_is_served_in_order_and_a_small_call_does_not_overtake() -> Ou
 
 #[tokio::test]
 async fn waiting_is_bounded_in_time_and_number() -> Outcome {
-    let (budgets, _) = budgets(vec![BudgetSpec {
-        wait: Wait {
-            calls: 1,
-            time: Duration::from_millis(1_500),
-        },
-        ..daily("b", 100)
-    }])?;
+    let (budgets, _) =
+        budgets(vec![BudgetSpec { wait: Wait { calls: 1, time: Duration::from_millis(1_500) }, ..daily("b", 100) }])?;
     let ask = scope("a", "m");
     let held = budgets.hold(&ask, NanoUsd(100), NanoUsd(100)).await?;
     let waiting = tokio::spawn({
@@ -296,10 +218,7 @@ async fn waiting_is_bounded_in_time_and_number() -> Outcome {
     }
     let full = budgets.hold(&ask, NanoUsd(1), NanoUsd(1)).await.err().ok_or("queued")?;
     assert_eq!(full.reason, Reason::BudgetWaitTimeout);
-    assert_eq!(
-        waiting.await?.err().map(|refusal| refusal.reason),
-        Some(Reason::BudgetWaitTimeout)
-    );
+    assert_eq!(waiting.await?.err().map(|refusal| refusal.reason), Some(Reason::BudgetWaitTimeout));
     assert_eq!(
         (budgets.0.with(|state| state.waiting()), left(&budgets, "b")),
         (0, Some(0)),
@@ -317,12 +236,7 @@ async fn who_leaves_the_queue_blocks_nobody() -> Outcome {
     let held = budgets.hold(&ask, NanoUsd(50), NanoUsd(50)).await?;
     let wait = |least: u64| {
         let (budgets, ask) = (budgets.clone(), ask.clone());
-        tokio::spawn(async move {
-            budgets
-                .hold(&ask, NanoUsd(least), NanoUsd(least))
-                .await
-                .map(|held| held.amount)
-        })
+        tokio::spawn(async move { budgets.hold(&ask, NanoUsd(least), NanoUsd(least)).await.map(|held| held.amount) })
     };
     let big = wait(90);
     while budgets.0.with(|state| state.waiting()) < 1 {
@@ -348,53 +262,33 @@ async fn a_reload_keeps_what_was_spent_and_serves_who_waits() -> Outcome {
     held.sent();
     let waiting = tokio::spawn({
         let (budgets, ask) = (budgets.clone(), ask.clone());
-        async move {
-            budgets
-                .hold(&ask, NanoUsd(50), NanoUsd(50))
-                .await
-                .map(|held| held.amount)
-        }
+        async move { budgets.hold(&ask, NanoUsd(50), NanoUsd(50)).await.map(|held| held.amount) }
     });
     while budgets.0.with(|state| state.waiting()) < 1 {
         tokio::task::yield_now().await;
     }
-    assert!(
-        budgets.reload(vec![daily("b", 1), daily("b", 1)]).is_err(),
-        "the former ones stay"
-    );
+    assert!(budgets.reload(vec![daily("b", 1), daily("b", 1)]).is_err(), "the former ones stay");
     budgets.reload(vec![daily("b", 200)])?;
     assert_eq!(waiting.await??, NanoUsd(50));
     held.settle(NanoUsd(60));
     assert_eq!(left(&budgets, "b"), Some(110));
     budgets.reload(vec![daily("b", 50)])?;
-    assert_eq!(
-        left(&budgets, "b"),
-        Some(0),
-        "bifrost_5770: a lower limit below what is spent"
-    );
+    assert_eq!(left(&budgets, "b"), Some(0), "bifrost_5770: a lower limit below what is spent");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_lone_client_uses_the_budget_up() -> Outcome {
     for (least, most, actual) in [(10u64, 900u64, 7u64), (40, 5_000, 3), (25, 25, 25)] {
-        let (budgets, _) = budgets(vec![BudgetSpec {
-            wait: Wait {
-                calls: 0,
-                time: Duration::ZERO,
-            },
-            ..daily("b", 1_000)
-        }])?;
+        let (budgets, _) =
+            budgets(vec![BudgetSpec { wait: Wait { calls: 0, time: Duration::ZERO }, ..daily("b", 1_000) }])?;
         let mut spent = 0;
         while let Ok(mut held) = budgets.hold(&scope("a", "m"), NanoUsd(least), NanoUsd(most)).await {
             held.sent();
             held.settle(NanoUsd(actual));
             spent += actual;
         }
-        assert!(
-            spent > 1_000 - least && spent <= 1_000,
-            "{spent} of 1000 with least {least}"
-        );
+        assert!(spent > 1_000 - least && spent <= 1_000, "{spent} of 1000 with least {least}");
     }
     Ok(())
 }
@@ -402,14 +296,8 @@ async fn a_lone_client_uses_the_budget_up() -> Outcome {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn litellm_40002_sixty_four_clients_never_overspend() -> Outcome {
     let limit = 20_000;
-    let specs = vec![
-        daily("top", limit),
-        BudgetSpec {
-            parent: Some("top".into()),
-            per: Per::Agent,
-            ..daily("each", 9_000)
-        },
-    ];
+    let specs =
+        vec![daily("top", limit), BudgetSpec { parent: Some("top".into()), per: Per::Agent, ..daily("each", 9_000) }];
     let (budgets, _) = budgets(specs)?;
     let mut tasks = Vec::new();
     for n in 0..64u64 {
@@ -422,11 +310,7 @@ async fn litellm_40002_sixty_four_clients_never_overspend() -> Outcome {
                 let Ok(mut held) = budgets.hold(&ask, NanoUsd(least), NanoUsd(least * 9)).await else {
                     break;
                 };
-                if budgets
-                    .snapshot()
-                    .iter()
-                    .any(|status| status.settled.0 + status.held.0 > status.limit.0)
-                {
+                if budgets.snapshot().iter().any(|status| status.settled.0 + status.held.0 > status.limit.0) {
                     return Err("settled and held are above the limit");
                 }
                 tokio::task::yield_now().await;
@@ -458,16 +342,8 @@ async fn litellm_40002_sixty_four_clients_never_overspend() -> Outcome {
     for task in tasks {
         spent += task.await??;
     }
-    let top = budgets
-        .snapshot()
-        .into_iter()
-        .find(|status| status.key.budget.as_ref() == "top")
-        .ok_or("no top")?;
-    assert_eq!(
-        (top.held.0, top.settled.0),
-        (0, spent),
-        "nothing is lost and nothing is held for ever"
-    );
+    let top = budgets.snapshot().into_iter().find(|status| status.key.budget.as_ref() == "top").ok_or("no top")?;
+    assert_eq!((top.held.0, top.settled.0), (0, spent), "nothing is lost and nothing is held for ever");
     assert!(spent <= limit);
     Ok(())
 }

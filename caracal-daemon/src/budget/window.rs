@@ -33,12 +33,7 @@ pub(crate) struct Windows {
 
 impl Windows {
     pub(crate) fn new(spec: &BudgetSpec) -> Result<Windows, SpecError> {
-        Ok(Windows {
-            window: spec.window,
-            kind: spec.kind,
-            zone: spec.zone()?,
-            last: Mutex::new(None),
-        })
+        Ok(Windows { window: spec.window, kind: spec.kind, zone: spec.zone()?, last: Mutex::new(None) })
     }
 
     /// The window of `now`.
@@ -61,15 +56,7 @@ impl Windows {
     fn calendar(&self, now: UnixNanos) -> (UnixNanos, Place) {
         let fixed = |label: String, from: u64, length: u64| {
             let ends = Some(UnixNanos(from.saturating_add(length)));
-            (
-                UnixNanos(from),
-                Place {
-                    key: label.into(),
-                    ends,
-                    forget: ends,
-                    counted: Vec::new(),
-                },
-            )
+            (UnixNanos(from), Place { key: label.into(), ends, forget: ends, counted: Vec::new() })
         };
         match self.window {
             Window::Minute | Window::Hour => {
@@ -79,21 +66,11 @@ impl Windows {
                     (3_600 * SECOND, "hour/%Y-%m-%dT%HZ")
                 };
                 let from = now.0 - now.0 % length;
-                fixed(
-                    instant(from).to_zoned(TimeZone::UTC).strftime(form).to_string(),
-                    from,
-                    length,
-                )
+                fixed(instant(from).to_zoned(TimeZone::UTC).strftime(form).to_string(), from, length)
             }
-            Window::Total => (
-                UnixNanos(0),
-                Place {
-                    key: "total".into(),
-                    ends: None,
-                    forget: None,
-                    counted: Vec::new(),
-                },
-            ),
+            Window::Total => {
+                (UnixNanos(0), Place { key: "total".into(), ends: None, forget: None, counted: Vec::new() })
+            }
             Window::Day | Window::Week | Window::Month => {
                 let local = instant(now.0).to_zoned(self.zone.clone());
                 let bounds = bounds(self.window, &local);
@@ -121,20 +98,9 @@ impl Windows {
         let part = now.0 / length;
         let name = |part: u64| Arc::from(format!("rolling-{}/{part}", self.window.name()));
         let from = UnixNanos(part * length);
-        let counted = (1..=PARTS)
-            .filter_map(|back| part.checked_sub(back))
-            .map(name)
-            .collect();
+        let counted = (1..=PARTS).filter_map(|back| part.checked_sub(back)).map(name).collect();
         let after = |parts: u64| Some(UnixNanos(from.0.saturating_add(length.saturating_mul(parts))));
-        (
-            from,
-            Place {
-                key: name(part),
-                ends: after(1),
-                forget: after(PARTS + 1),
-                counted,
-            },
-        )
+        (from, Place { key: name(part), ends: after(1), forget: after(PARTS + 1), counted })
     }
 }
 
@@ -158,15 +124,11 @@ fn bounds(window: Window, local: &Zoned) -> Option<(u64, u64)> {
     let date = local.date();
     let (first, next) = match window {
         Window::Week => {
-            let first = date
-                .checked_sub(jiff::Span::new().days(i64::from(date.weekday().to_monday_zero_offset())))
-                .ok()?;
+            let first =
+                date.checked_sub(jiff::Span::new().days(i64::from(date.weekday().to_monday_zero_offset()))).ok()?;
             (first, first.checked_add(jiff::Span::new().weeks(1)).ok()?)
         }
-        Window::Month => (
-            date.first_of_month(),
-            date.first_of_month().checked_add(jiff::Span::new().months(1)).ok()?,
-        ),
+        Window::Month => (date.first_of_month(), date.first_of_month().checked_add(jiff::Span::new().months(1)).ok()?),
         _ => (date, date.tomorrow().ok()?),
     };
     let start = |date: jiff::civil::Date| {
@@ -178,10 +140,7 @@ fn bounds(window: Window, local: &Zoned) -> Option<(u64, u64)> {
 
 /// A time as people read it.
 pub(crate) fn shown(at: UnixNanos) -> String {
-    instant(at.0)
-        .to_zoned(TimeZone::UTC)
-        .strftime("%Y-%m-%d %H:%M:%S UTC")
-        .to_string()
+    instant(at.0).to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 #[cfg(test)]
@@ -191,18 +150,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn windows(window: Window, kind: Kind, zone: &str) -> Result<Windows, SpecError> {
-        Windows::new(&BudgetSpec {
-            window,
-            kind,
-            time_zone: zone.to_owned(),
-            ..BudgetSpec::daily("b", NanoUsd(1))
-        })
+        Windows::new(&BudgetSpec { window, kind, time_zone: zone.to_owned(), ..BudgetSpec::daily("b", NanoUsd(1)) })
     }
 
     fn time(text: &str) -> Result<UnixNanos, jiff::Error> {
-        Ok(UnixNanos(
-            u64::try_from(text.parse::<Timestamp>()?.as_nanosecond()).unwrap_or(0),
-        ))
+        Ok(UnixNanos(u64::try_from(text.parse::<Timestamp>()?.as_nanosecond()).unwrap_or(0)))
     }
 
     type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -225,60 +177,23 @@ mod tests {
         // A zone whose midnight does not exist on that day.
         let day = windows(Window::Day, Kind::Calendar, "America/Santiago")?;
         let place = day.at(time("2026-09-06T04:00:00Z")?);
-        assert_eq!(
-            (place.key.as_ref(), place.ends),
-            ("day/2026-09-06", Some(time("2026-09-07T03:00:00Z")?))
-        );
+        assert_eq!((place.key.as_ref(), place.ends), ("day/2026-09-06", Some(time("2026-09-07T03:00:00Z")?)));
         Ok(())
     }
 
     #[test]
     fn months_weeks_and_the_rest() -> Outcome {
         for (window, at, key, ends) in [
-            (
-                Window::Month,
-                "2028-02-29T12:00:00Z",
-                "month/2028-02",
-                Some("2028-03-01T00:00:00Z"),
-            ),
-            (
-                Window::Month,
-                "2026-12-31T23:59:59Z",
-                "month/2026-12",
-                Some("2027-01-01T00:00:00Z"),
-            ),
-            (
-                Window::Week,
-                "2027-01-03T12:00:00Z",
-                "week/2026-W53",
-                Some("2027-01-04T00:00:00Z"),
-            ),
-            (
-                Window::Week,
-                "2027-01-04T00:00:00Z",
-                "week/2027-W01",
-                Some("2027-01-11T00:00:00Z"),
-            ),
-            (
-                Window::Hour,
-                "2026-11-24T12:34:56Z",
-                "hour/2026-11-24T12Z",
-                Some("2026-11-24T13:00:00Z"),
-            ),
-            (
-                Window::Minute,
-                "2026-11-24T12:34:56Z",
-                "minute/2026-11-24T12:34Z",
-                Some("2026-11-24T12:35:00Z"),
-            ),
+            (Window::Month, "2028-02-29T12:00:00Z", "month/2028-02", Some("2028-03-01T00:00:00Z")),
+            (Window::Month, "2026-12-31T23:59:59Z", "month/2026-12", Some("2027-01-01T00:00:00Z")),
+            (Window::Week, "2027-01-03T12:00:00Z", "week/2026-W53", Some("2027-01-04T00:00:00Z")),
+            (Window::Week, "2027-01-04T00:00:00Z", "week/2027-W01", Some("2027-01-11T00:00:00Z")),
+            (Window::Hour, "2026-11-24T12:34:56Z", "hour/2026-11-24T12Z", Some("2026-11-24T13:00:00Z")),
+            (Window::Minute, "2026-11-24T12:34:56Z", "minute/2026-11-24T12:34Z", Some("2026-11-24T12:35:00Z")),
             (Window::Total, "2026-11-24T12:34:56Z", "total", None),
         ] {
             let place = windows(window, Kind::Calendar, "")?.at(time(at)?);
-            assert_eq!(
-                (place.key.as_ref(), place.ends),
-                (key, ends.map(time).transpose()?),
-                "{at}"
-            );
+            assert_eq!((place.key.as_ref(), place.ends), (key, ends.map(time).transpose()?), "{at}");
         }
         Ok(())
     }

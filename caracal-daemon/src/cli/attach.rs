@@ -66,8 +66,16 @@ pub fn attach(args: AttachArgs, path: &Path) -> anyhow::Result<ExitCode> {
             anyhow::bail!("the daemon is running already: `caracald status` shows it");
         }
         for cgroup in args.cgroup {
-            let value = control.ask(&Request::Attach { cgroup, agent: args.agent.clone(), allow_degraded: config.allow_degraded })?;
-            println!("attached {} as agent {}", value["cgroup"].as_str().unwrap_or("?"), value["agent"].as_str().unwrap_or("?"));
+            let value = control.ask(&Request::Attach {
+                cgroup,
+                agent: args.agent.clone(),
+                allow_degraded: config.allow_degraded,
+            })?;
+            println!(
+                "attached {} as agent {}",
+                value["cgroup"].as_str().unwrap_or("?"),
+                value["agent"].as_str().unwrap_or("?")
+            );
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -95,7 +103,9 @@ pub fn detach(args: &DetachArgs, config: &Config) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     if args.cgroup.is_empty() {
-        return Err(KeeperError::Refused("the daemon is running: name what to release with --cgroup PATH".to_owned()).into());
+        return Err(
+            KeeperError::Refused("the daemon is running: name what to release with --cgroup PATH".to_owned()).into()
+        );
     }
     for cgroup in &args.cgroup {
         control.ask(&Request::Detach { cgroup: cgroup.clone() })?;

@@ -66,7 +66,10 @@ fn show(pem: &str, json: bool) -> anyhow::Result<()> {
         });
         println!("{value}");
     } else {
-        println!("subject     {subject}\nnot before  {}\nnot after   {}\nSHA-256     {fingerprint}", validity.not_before, validity.not_after);
+        println!(
+            "subject     {subject}\nnot before  {}\nnot after   {}\nSHA-256     {fingerprint}",
+            validity.not_before, validity.not_after
+        );
     }
     Ok(())
 }

@@ -37,7 +37,9 @@ impl ControlError {
     pub fn exit_code(&self) -> u8 {
         match self {
             ControlError::NotRunning { .. } | ControlError::Broken(_) => exit::UNAVAILABLE,
-            ControlError::Refused(why) if why.contains("root") || why.contains("governed process") => exit::NOT_PERMITTED,
+            ControlError::Refused(why) if why.contains("root") || why.contains("governed process") => {
+                exit::NOT_PERMITTED
+            }
             ControlError::Refused(_) => 1,
         }
     }

@@ -105,7 +105,8 @@ pub fn probe(hooks: &[Hook]) -> Vec<Check> {
         name: "unix sockets, passed descriptors".into(),
         state: State::No,
         need: Need::Full,
-        found: "this version has no LSM programs; what `run` starts is confined by namespaces and seccomp instead".into(),
+        found: "this version has no LSM programs; what `run` starts is confined by namespaces and seccomp instead"
+            .into(),
         remedy: "require = \"network\"".into(),
     });
     checks.extend(hooks.iter().map(|hook| Check {
@@ -191,7 +192,13 @@ impl Host<'_> {
 
     fn kernel(&self) -> Check {
         let new = self.version().map(|version| version >= (5, 14));
-        check("kernel", state(new), Need::Required, &self.release, "Linux 5.14 or later: the first that tells which namespace a socket is in")
+        check(
+            "kernel",
+            state(new),
+            Need::Required,
+            &self.release,
+            "Linux 5.14 or later: the first that tells which namespace a socket is in",
+        )
     }
 
     fn bpffs(&self, mounts: &str) -> Check {

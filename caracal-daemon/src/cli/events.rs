@@ -41,7 +41,8 @@ pub struct EventsArgs {
 pub fn run(args: &EventsArgs, state: &Path) -> anyhow::Result<ExitCode> {
     let state = StateDir::new(state);
     let filter = Filter { agents: (!args.agent.is_empty()).then(|| args.agent.clone()), uid: None };
-    let (events, next) = super::ledger::block_on(async { anyhow::Ok(query::events(&state, &filter, args.limit).await?) })?;
+    let (events, next) =
+        super::ledger::block_on(async { anyhow::Ok(query::events(&state, &filter, args.limit).await?) })?;
     let mut out = std::io::stdout().lock();
     if args.json {
         events.iter().try_for_each(|event| write_json(&mut out, event))?;
@@ -54,7 +55,13 @@ pub fn run(args: &EventsArgs, state: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn follow(args: &EventsArgs, state: &StateDir, filter: &Filter, next: u64, out: &mut impl std::io::Write) -> anyhow::Result<()> {
+fn follow(
+    args: &EventsArgs,
+    state: &StateDir,
+    filter: &Filter,
+    next: u64,
+    out: &mut impl std::io::Write,
+) -> anyhow::Result<()> {
     let keys = DetailKeys::read_only(&state.detail_keys());
     let mut reader = Reader::of_files(&state.journal(), next);
     loop {
@@ -76,7 +83,11 @@ fn follow(args: &EventsArgs, state: &StateDir, filter: &Filter, next: u64, out: 
                 write_json(out, &event)?;
             } else {
                 let cells = cells(&event);
-                writeln!(out, "{}", cells.iter().filter(|cell| !cell.is_empty()).map(String::as_str).collect::<Vec<_>>().join("  "))?;
+                writeln!(
+                    out,
+                    "{}",
+                    cells.iter().filter(|cell| !cell.is_empty()).map(String::as_str).collect::<Vec<_>>().join("  ")
+                )?;
             }
         }
     }

@@ -126,7 +126,9 @@ fn print_report(report: &Report) {
     }
     match report.findings.len() {
         0 => println!("The ledger is sound."),
-        count => println!("The ledger is NOT sound: {count} findings. Keep a copy of it, and compare with exports and receipts."),
+        count => println!(
+            "The ledger is NOT sound: {count} findings. Keep a copy of it, and compare with exports and receipts."
+        ),
     }
 }
 
@@ -150,7 +152,10 @@ fn check_receipt(path: &Path, keys: &[Verifier], json: bool) -> anyhow::Result<E
                 );
             } else {
                 println!("{record}");
-                println!("is record {} of the {} in {}.", proven.index, proven.checkpoint.size, proven.checkpoint.origin);
+                println!(
+                    "is record {} of the {} in {}.",
+                    proven.index, proven.checkpoint.size, proven.checkpoint.origin
+                );
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -190,7 +195,10 @@ fn prove(args: &ProveArgs, state: &StateDir) -> anyhow::Result<ExitCode> {
     match &args.out {
         Some(path) => {
             std::fs::write(path, text).with_context(|| path.display().to_string())?;
-            eprintln!("wrote {}; `caracald ledger verify --receipt {0} --public-key FILE` checks it anywhere", path.display());
+            eprintln!(
+                "wrote {}; `caracald ledger verify --receipt {0} --public-key FILE` checks it anywhere",
+                path.display()
+            );
         }
         None => std::io::stdout().write_all(text.as_bytes())?,
     }

@@ -145,7 +145,8 @@ pub fn run(args: &PolicyArgs, reload: Reload<'_>) -> anyhow::Result<ExitCode> {
 fn run_to(args: &PolicyArgs, reload: Reload<'_>, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<u8> {
     if let PolicyCommand::Reload = args.command {
         let hash = reload().context("the policy was not reloaded; the one in force stays")?;
-        let text = if args.json { json!({"policy_set": hash}).to_string() } else { format!("in force: policy set {hash}") };
+        let text =
+            if args.json { json!({"policy_set": hash}).to_string() } else { format!("in force: policy set {hash}") };
         writeln!(out, "{text}")?;
         return Ok(0);
     }
@@ -174,7 +175,10 @@ fn report(problems: &[String], as_json: bool, out: &mut dyn Write, err: &mut dyn
         writeln!(out, "{}", json!({"ok": false, "problems": problems}))?;
     } else {
         problems.iter().try_for_each(|problem| writeln!(err, "error: {problem}"))?;
-        writeln!(err, "Nothing was changed. A running daemon keeps its last good policy; one that starts with this denies everything.")?;
+        writeln!(
+            err,
+            "Nothing was changed. A running daemon keeps its last good policy; one that starts with this denies everything."
+        )?;
     }
     Ok(WRONG)
 }
@@ -184,7 +188,11 @@ fn check(config: &Config, set: &PolicySet, print: bool, as_json: bool, out: &mut
     if as_json {
         let cedar = print.then(|| set.to_cedar());
         let sizes = json!({"allow": config.allow.len(), "deny": config.deny.len(), "budgets": config.budget.len(), "policies": set.len()});
-        writeln!(out, "{}", json!({"ok": true, "policy_set": &*set.hash(), "counts": sizes, "warnings": warnings, "cedar": cedar}))?;
+        writeln!(
+            out,
+            "{}",
+            json!({"ok": true, "policy_set": &*set.hash(), "counts": sizes, "warnings": warnings, "cedar": cedar})
+        )?;
         return Ok(0);
     }
     if print {
@@ -214,7 +222,11 @@ fn test(file: &Path, set: &PolicySet, as_json: bool, out: &mut dyn Write) -> any
     let failed = rows.iter().filter(|row| !row.passed).count();
     if as_json {
         let cases: Vec<Value> = rows.iter().map(row_json).collect();
-        writeln!(out, "{}", json!({"ok": failed == 0, "passed": rows.len() - failed, "failed": failed, "cases": cases}))?;
+        writeln!(
+            out,
+            "{}",
+            json!({"ok": failed == 0, "passed": rows.len() - failed, "failed": failed, "cases": cases})
+        )?;
     } else {
         writeln!(out, "{}", rows_table(&rows))?;
         writeln!(out, "{} as expected, {failed} not", rows.len() - failed)?;
@@ -234,7 +246,15 @@ fn rows_table(rows: &[Row]) -> Table {
             Expect::Deny => case.reason.as_ref().map_or_else(|| "deny".to_owned(), |reason| format!("deny: {reason}")),
         };
         let by = row.decision.policies.join(", ");
-        table.add_row([mark, case.agent.clone(), case.action.clone(), what(case), expected, verdict(&row.decision), by]);
+        table.add_row([
+            mark,
+            case.agent.clone(),
+            case.action.clone(),
+            what(case),
+            expected,
+            verdict(&row.decision),
+            by,
+        ]);
     }
     table
 }
@@ -242,8 +262,14 @@ fn rows_table(rows: &[Row]) -> Table {
 fn what(case: &Case) -> String {
     let place = format!("{}:{}", case.host, case.port);
     match case.action.as_str() {
-        "request" => format!("{} {place}{}", case.method.as_deref().unwrap_or("GET"), case.path.as_deref().unwrap_or("/")),
-        "llm" => format!("{}/{} at {place}", case.provider.as_deref().unwrap_or_default(), case.model.as_deref().unwrap_or_default()),
+        "request" => {
+            format!("{} {place}{}", case.method.as_deref().unwrap_or("GET"), case.path.as_deref().unwrap_or("/"))
+        }
+        "llm" => format!(
+            "{}/{} at {place}",
+            case.provider.as_deref().unwrap_or_default(),
+            case.model.as_deref().unwrap_or_default()
+        ),
         "tool" => format!("{} at {place}", case.tool.as_deref().unwrap_or_default()),
         _ => place,
     }
@@ -358,7 +384,10 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let file = dir.path().join("caracal.toml");
         std::fs::write(&file, config)?;
-        std::fs::write(dir.path().join("t.toml"), "[[case]]\nhost = \"x.test\"\nexpect = \"allow\"\n[[case]]\nhost = \"y.test\"\nexpect = \"deny\"\n")?;
+        std::fs::write(
+            dir.path().join("t.toml"),
+            "[[case]]\nhost = \"x.test\"\nexpect = \"allow\"\n[[case]]\nhost = \"y.test\"\nexpect = \"deny\"\n",
+        )?;
         let table = dir.path().join("t.toml").display().to_string();
         let line = line.iter().map(|word| if *word == "TABLE" { table.clone() } else { (*word).to_owned() });
         let words = ["policy".to_owned()].into_iter().chain(line);
@@ -380,12 +409,21 @@ mod tests {
         let (code, out, _) = ran(RULE, &["check"], &no_daemon)?;
         assert!(code == 0 && out.contains("good. 1 allow and 0 deny rules"), "{out}");
         let (code, out, err) = ran("[[allow]]\nhost = \"x\"\n", &["check"], &no_daemon)?;
-        assert!(code == WRONG && out.is_empty() && err.contains("caracal.toml:2:1: `host`") && err.contains("did you mean `hosts`?"), "{err}");
+        assert!(
+            code == WRONG
+                && out.is_empty()
+                && err.contains("caracal.toml:2:1: `host`")
+                && err.contains("did you mean `hosts`?"),
+            "{err}"
+        );
         let (code, out, _) = ran("x = 1", &["check", "--json"], &no_daemon)?;
         let said: Value = serde_json::from_str(&out)?;
         assert_eq!((code, &said["ok"]), (WRONG, &Value::Bool(false)));
         let (_, out, _) = ran(RULE, &["check", "--print"], &no_daemon)?;
-        assert!(out.contains("@id(\"allow-1-x-test\")\npermit (principal, action == Action::\"resolve\", resource)"), "{out}");
+        assert!(
+            out.contains("@id(\"allow-1-x-test\")\npermit (principal, action == Action::\"resolve\", resource)"),
+            "{out}"
+        );
         Ok(())
     }
 
@@ -397,7 +435,10 @@ mod tests {
         assert!(code == 1 && out.contains("1 DIFFERS") && out.contains("deny: host_not_allowed"), "{out}");
         let (code, out, _) = ran("", &["test", "TABLE", "--json"], &no_daemon)?;
         let said: Value = serde_json::from_str(&out)?;
-        assert_eq!((code, &said["failed"], &said["cases"][0]["decision"]["reason"]), (1, &json!(1), &json!("host_not_allowed")));
+        assert_eq!(
+            (code, &said["failed"], &said["cases"][0]["decision"]["reason"]),
+            (1, &json!(1), &json!("host_not_allowed"))
+        );
         Ok(())
     }
 

@@ -107,7 +107,9 @@ fn print(summary: &Value) {
         }
     }
     if refused.iter().any(|line| line["allow"].is_string()) {
-        eprintln!("caracald: to allow what you want of it, add its lines to caracal.toml, then: sudo caracald policy reload");
+        eprintln!(
+            "caracald: to allow what you want of it, add its lines to caracal.toml, then: sudo caracald policy reload"
+        );
     }
     if let Some(policy) = summary["policy"].as_str() {
         eprintln!("caracald: this policy would have sufficed:\n\n{policy}");

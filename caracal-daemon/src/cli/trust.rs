@@ -25,24 +25,22 @@ use std::path::{Path, PathBuf};
 
 /// Variables whose file replaces the program's roots. They all get the full bundle.
 pub const REPLACING: &[&str] = &[
-    "SSL_CERT_FILE",       // OpenSSL, Go, rustls, httpx, aiohttp, curl, Claude Code, Codex
-    "REQUESTS_CA_BUNDLE",  // Python requests
-    "CURL_CA_BUNDLE",      // curl, requests
-    "GIT_SSL_CAINFO",      // git
-    "PIP_CERT",            // pip
-    "CARGO_HTTP_CAINFO",   // cargo
-    "npm_config_cafile",   // npm; either spelling
+    "SSL_CERT_FILE",      // OpenSSL, Go, rustls, httpx, aiohttp, curl, Claude Code, Codex
+    "REQUESTS_CA_BUNDLE", // Python requests
+    "CURL_CA_BUNDLE",     // curl, requests
+    "GIT_SSL_CAINFO",     // git
+    "PIP_CERT",           // pip
+    "CARGO_HTTP_CAINFO",  // cargo
+    "npm_config_cafile",  // npm; either spelling
     "NPM_CONFIG_CAFILE",
-    "AWS_CA_BUNDLE",       // AWS CLI and SDKs
-    "BUNDLE_SSL_CA_CERT",  // Ruby's bundler
-    "DENO_CERT",           // Deno
+    "AWS_CA_BUNDLE",      // AWS CLI and SDKs
+    "BUNDLE_SSL_CA_CERT", // Ruby's bundler
+    "DENO_CERT",          // Deno
 ];
 
 /// Variables whose file is read beside the program's own roots. They get the CA and what the inherited value held.
-pub const ADDING: &[(&str, &str)] = &[
-    ("NODE_EXTRA_CA_CERTS", "node-extra.pem"),
-    ("CODEX_CA_CERTIFICATE", "codex-extra.pem"),
-];
+pub const ADDING: &[(&str, &str)] =
+    &[("NODE_EXTRA_CA_CERTS", "node-extra.pem"), ("CODEX_CA_CERTIFICATE", "codex-extra.pem")];
 
 const BUNDLE: &str = "ca-bundle.pem";
 const STORE: &str = "ca-bundle.jks";
@@ -181,12 +179,8 @@ fn java_options(inherited: Option<&OsStr>, store: &Path) -> OsString {
 /// Writes a new file. The directory is private and fresh, so a file or link that is there already is not ours.
 fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf, TrustError> {
     let path = dir.join(name);
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .open(&path)
-        .and_then(|mut file| {
+    let written =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path).and_then(|mut file| {
             // The caller's umask may be narrower; a child that changes its uid must still read it.
             std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
             file.write_all(bytes)

@@ -34,7 +34,9 @@ pub fn parse_usd(text: &str) -> Result<NanoUsd, AmountError> {
     let whole: u64 = digits(&whole.replace('_', ""))?;
     let fraction = match fraction {
         None => 0,
-        Some(text) if text.len() > 9 => return Err(if all_digits(text) { AmountError::TooFine } else { AmountError::Shape }),
+        Some(text) if text.len() > 9 => {
+            return Err(if all_digits(text) { AmountError::TooFine } else { AmountError::Shape });
+        }
         Some(text) => digits(text)? * 10_u64.pow(9 - u32::try_from(text.len()).unwrap_or(9)),
     };
     whole.checked_mul(NANOS).and_then(|nanos| nanos.checked_add(fraction)).map(NanoUsd).ok_or(AmountError::TooLarge)

@@ -131,7 +131,9 @@ fn time_zone<'de, D: Deserializer<'de>>(from: D) -> Result<TimeZone, D::Error> {
         return Ok(TimeZone::UTC);
     }
     TimeZone::get(&name).map_err(|_| {
-        let message = format!("{name:?} is no time zone of this host; write one as \"Europe/Berlin\" or \"UTC\" (package tzdata)");
+        let message = format!(
+            "{name:?} is no time zone of this host; write one as \"Europe/Berlin\" or \"UTC\" (package tzdata)"
+        );
         serde::de::Error::custom(message)
     })
 }
@@ -195,7 +197,9 @@ fn check_ancestors(budget: &Budget, by_name: &HashMap<&str, &Budget>) -> Result<
         let same_window = below.window == parent.window && below.kind == parent.kind;
         if same_window && below.limit > parent.limit {
             let (own, above) = (super::format_usd(below.limit), super::format_usd(parent.limit));
-            let message = format!("a child narrows its parent: {own} is more than the {above} that {name:?} allows in the same window");
+            let message = format!(
+                "a child narrows its parent: {own} is more than the {above} that {name:?} allows in the same window"
+            );
             return Err(Found::new(below.line, "limit", message));
         }
         below = parent;

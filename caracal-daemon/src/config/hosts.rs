@@ -80,7 +80,9 @@ fn check_name(name: &str, written: &str) -> Result<(), String> {
     };
     let numeric_end = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     if name.len() > 253 || numeric_end || !name.split('.').all(good_label) {
-        return Err(format!("{written:?} is neither a name, a suffix (\"*.example.com\"), an address nor a range (\"10.0.0.0/8\")"));
+        return Err(format!(
+            "{written:?} is neither a name, a suffix (\"*.example.com\"), an address nor a range (\"10.0.0.0/8\")"
+        ));
     }
     Ok(())
 }
@@ -122,7 +124,18 @@ mod tests {
         assert!(host("example.com:8443").is_err_and(|e| e.contains("ports = [8443]")));
         assert!(host("10.1.2.3/8").is_err_and(|e| e.contains("\"10.0.0.0/8\"")));
         assert!(host("api.*.com").is_err_and(|e| e.contains("*.example.com")));
-        for bad in ["", ".", "a..b", "1.2.3", "10.0.0.0/33", "10.0.0.0/+8", "b\u{fc}cher.de", "a b", "::ffff:10.0.0.0/104", "x\"y"] {
+        for bad in [
+            "",
+            ".",
+            "a..b",
+            "1.2.3",
+            "10.0.0.0/33",
+            "10.0.0.0/+8",
+            "b\u{fc}cher.de",
+            "a b",
+            "::ffff:10.0.0.0/104",
+            "x\"y",
+        ] {
             assert!(host(bad).is_err(), "{bad:?}");
         }
     }
@@ -131,6 +144,10 @@ mod tests {
     fn a_suffix_is_whole_labels() {
         let suffix = HostPattern::Suffix("example.com".into());
         assert!(suffix.matches_name("a.example.com") && suffix.matches_name("a.b.example.com"));
-        assert!(!suffix.matches_name("example.com") && !suffix.matches_name("notexample.com") && !suffix.matches_name(".example.com"));
+        assert!(
+            !suffix.matches_name("example.com")
+                && !suffix.matches_name("notexample.com")
+                && !suffix.matches_name(".example.com")
+        );
     }
 }

@@ -72,7 +72,14 @@ impl Found {
 impl Problem {
     pub(super) fn of_check(path: &Path, text: &str, found: Found) -> Problem {
         let line = if found.line > 0 { found.line } else { line_of(text, found.key) };
-        Problem { path: path.to_owned(), line, column: None, key: Some(found.key.to_owned()), message: found.message, help: None }
+        Problem {
+            path: path.to_owned(),
+            line,
+            column: None,
+            key: Some(found.key.to_owned()),
+            message: found.message,
+            help: None,
+        }
     }
 
     /// The parser's error with its place, the key and, for a misspelling, the nearest word that is allowed.
@@ -95,7 +102,9 @@ impl Problem {
 /// The line of `section.key`, of `[section]` where the key is not written, else the first.
 fn line_of(text: &str, dotted: &str) -> usize {
     let (section, key) = dotted.split_once('.').unwrap_or((dotted, dotted));
-    let starts = |line: &str, key: &str| line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='));
+    let starts = |line: &str, key: &str| {
+        line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
     let head = text.lines().position(|line| line.trim_start().starts_with(&format!("[{section}]")));
     let from = head.unwrap_or(0);
     let line = text.lines().skip(from).position(|line| starts(line, key)).map(|at| from + at);

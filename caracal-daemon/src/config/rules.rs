@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use toml::Spanned;
 
 /// Hosts whose calls cost money, each with every name below it: their bytes are always read.
-pub const PRICED_HOSTS: [&str; 4] = ["api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com", "chatgpt.com"];
+pub const PRICED_HOSTS: [&str; 4] =
+    ["api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com", "chatgpt.com"];
 
 /// Paths of priced hosts that are paid calls: no rule may call them free.
 const PAID_PATHS: [&str; 4] = ["/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/messages"];
@@ -69,7 +70,11 @@ impl TryFrom<String> for Glob {
 
     fn try_from(text: String) -> Result<Glob, String> {
         let good = (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control);
-        if good { Ok(Glob(text)) } else { Err(format!("{text:?}: a pattern is 1 to 1024 bytes without control characters")) }
+        if good {
+            Ok(Glob(text))
+        } else {
+            Err(format!("{text:?}: a pattern is 1 to 1024 bytes without control characters"))
+        }
     }
 }
 
@@ -98,7 +103,11 @@ impl TryFrom<String> for AgentPattern {
     fn try_from(text: String) -> Result<AgentPattern, String> {
         let good = (1..=64).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-*".contains(&b));
-        if good { Ok(AgentPattern(Glob(text))) } else { Err(format!("{text:?}: an agent is 1 to 64 of a-z, 0-9, . _ - (and * for any)")) }
+        if good {
+            Ok(AgentPattern(Glob(text)))
+        } else {
+            Err(format!("{text:?}: an agent is 1 to 64 of a-z, 0-9, . _ - (and * for any)"))
+        }
     }
 }
 
@@ -224,7 +233,9 @@ pub(super) fn placed_deny<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Deny
 pub fn may_be_priced(pattern: &HostPattern) -> Option<&'static str> {
     PRICED_HOSTS.into_iter().find(|priced| {
         let below = match pattern {
-            HostPattern::Name(name) | HostPattern::Suffix(name) => name == priced || name.ends_with(&format!(".{priced}")),
+            HostPattern::Name(name) | HostPattern::Suffix(name) => {
+                name == priced || name.ends_with(&format!(".{priced}"))
+            }
             _ => false,
         };
         below || pattern.matches_name(priced)
@@ -238,7 +249,10 @@ pub(super) fn check(agents: &[AgentEntry], allow: &[AllowRule], deny: &[DenyRule
         let pattern = AgentPattern::try_from(agent.name.clone());
         let starts_well = agent.name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
         if !starts_well || !pattern.is_ok_and(|pattern| pattern.0.is_exact()) {
-            let message = format!("agent {:?}: a name is 1 to 64 of a-z, 0-9, . _ - and begins with a letter or digit", agent.name);
+            let message = format!(
+                "agent {:?}: a name is 1 to 64 of a-z, 0-9, . _ - and begins with a letter or digit",
+                agent.name
+            );
             return Err(Found::new(agent.line, "name", message));
         }
         if !names.insert(&agent.name) {
@@ -263,7 +277,11 @@ fn check_id(id: &str, line: usize) -> Result<(), Found> {
         return Err(Found::new(line, "id", format!("{id:?}: an id is 1 to 64 of letters, digits, . _ -")));
     }
     if id == "learn" || ["builtin-", "allow-", "deny-"].iter().any(|taken| id.starts_with(taken)) {
-        return Err(Found::new(line, "id", format!("{id:?}: `learn`, `builtin-`, `allow-` and `deny-` are kept for generated ids")));
+        return Err(Found::new(
+            line,
+            "id",
+            format!("{id:?}: `learn`, `builtin-`, `allow-` and `deny-` are kept for generated ids"),
+        ));
     }
     Ok(())
 }
@@ -283,20 +301,31 @@ fn check_allow(rule: &AllowRule) -> Result<(), Found> {
     if rule.mode != RuleMode::Inspect {
         let mode = rule.mode.as_str();
         if !(rule.methods.is_empty() && rule.paths.is_empty() && rule.models.is_empty()) || rule.free {
-            return found("mode", format!("`{mode}` bytes are not read: `methods`, `paths`, `models` and `free` mean nothing there"));
-        }
-        if let Some((host, priced)) = rule.hosts.iter().find_map(|host| may_be_priced(host).map(|priced| (host, priced))) {
             return found(
                 "mode",
-                format!("`{mode}` for {host} would let calls to {priced} pass unpriced; use `mode = \"inspect\"`, or name other hosts"),
+                format!("`{mode}` bytes are not read: `methods`, `paths`, `models` and `free` mean nothing there"),
+            );
+        }
+        if let Some((host, priced)) =
+            rule.hosts.iter().find_map(|host| may_be_priced(host).map(|priced| (host, priced)))
+        {
+            return found(
+                "mode",
+                format!(
+                    "`{mode}` for {host} would let calls to {priced} pass unpriced; use `mode = \"inspect\"`, or name other hosts"
+                ),
             );
         }
     }
     if rule.free && rule.paths.is_empty() {
-        return found("free", "a free rule names its `paths`: without them every path of the host would go unmetered".into());
+        return found(
+            "free",
+            "a free rule names its `paths`: without them every path of the host would go unmetered".into(),
+        );
     }
     let priced = rule.hosts.iter().any(|host| may_be_priced(host).is_some());
-    let paid = |glob: &Glob| PAID_PATHS.into_iter().find(|paid| glob.matches(paid) || glob.matches(&format!("{paid}/")));
+    let paid =
+        |glob: &Glob| PAID_PATHS.into_iter().find(|paid| glob.matches(paid) || glob.matches(&format!("{paid}/")));
     if let Some(paid) = rule.paths.iter().filter(|_| rule.free && priced).find_map(paid) {
         return found("free", format!("`paths` of a free rule must not reach {paid}, which is a paid call"));
     }
@@ -307,8 +336,11 @@ fn check_deny(rule: &DenyRule) -> Result<(), Found> {
     if rule.agents.is_empty() {
         return Err(Found::new(rule.line, "agents", "an empty list denies nobody; leave `agents` out for everyone"));
     }
-    let everything =
-        rule.hosts.is_empty() && rule.ports.is_empty() && rule.methods.is_empty() && rule.paths.is_empty() && rule.models.is_empty();
+    let everything = rule.hosts.is_empty()
+        && rule.ports.is_empty()
+        && rule.methods.is_empty()
+        && rule.paths.is_empty()
+        && rule.models.is_empty();
     if everything {
         return Err(Found::new(rule.line, "hosts", "say what is denied; `hosts = [\"*\"]` is everything"));
     }
@@ -321,7 +353,11 @@ fn check_ports_and_methods(ports: &[u16], methods: &[String], paths: &[Glob], li
     }
     let good = |method: &String| !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
     if let Some(method) = methods.iter().find(|method| !good(method)) {
-        return Err(Found::new(line, "methods", format!("{method:?}: a method is written in capitals, such as \"GET\"")));
+        return Err(Found::new(
+            line,
+            "methods",
+            format!("{method:?}: a method is written in capitals, such as \"GET\""),
+        ));
     }
     if let Some(path) = paths.iter().find(|path| !path.0.starts_with(['/', '*']) || path.0.contains(['?', '#'])) {
         return Err(Found::new(line, "paths", format!("{:?}: a path begins with / (or *) and has no query", path.0)));

@@ -33,7 +33,11 @@ impl TryFrom<String> for Instance {
         let good = (1..=32).contains(&name.len())
             && !name.starts_with('-')
             && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if good { Ok(Instance(name)) } else { Err(format!("{name:?}: an instance is 1 to 32 of a-z, 0-9 and - (not in front)")) }
+        if good {
+            Ok(Instance(name))
+        } else {
+            Err(format!("{name:?}: an instance is 1 to 32 of a-z, 0-9 and - (not in front)"))
+        }
     }
 }
 
@@ -146,7 +150,9 @@ impl TryFrom<String> for ProxyUrl {
         let uri: http::Uri = text.parse().map_err(|_| "write a proxy as \"http://host:port\"")?;
         match (uri.scheme_str(), uri.host(), uri.path_and_query().map(|p| p.as_str())) {
             (Some("http"), Some(host), None | Some("/" | "")) if !host.is_empty() => Ok(ProxyUrl(uri)),
-            (Some("https"), ..) => Err("a proxy is spoken to in plain HTTP (CONNECT); write it as \"http://host:port\""),
+            (Some("https"), ..) => {
+                Err("a proxy is spoken to in plain HTTP (CONNECT); write it as \"http://host:port\"")
+            }
             _ => Err("write a proxy as \"http://host:port\""),
         }
     }
@@ -164,7 +170,9 @@ impl TryFrom<String> for Nameserver {
         let with_port = SocketAddr::from_str(&text).ok();
         let plain = || IpAddr::from_str(&text).ok().map(|address| SocketAddr::new(address, 53));
         with_port.or_else(plain).map(Nameserver).ok_or_else(|| {
-            format!("{text:?}: write a resolver as an address, such as \"9.9.9.9\", \"9.9.9.9:53\" or \"[2620:fe::fe]:53\"")
+            format!(
+                "{text:?}: write a resolver as an address, such as \"9.9.9.9\", \"9.9.9.9:53\" or \"[2620:fe::fe]:53\""
+            )
         })
     }
 }
@@ -280,7 +288,8 @@ pub(super) fn check(config: &Config) -> Result<(), Found> {
     if !(1 << 20..=1 << 30).contains(&segment_bytes) || limit_bytes < segment_bytes.saturating_mul(2) {
         return found("journal", "`segment_bytes` is 1 MiB to 1 GiB and `limit_bytes` at least two segments");
     }
-    if limits.connections == 0 || limits.connections_per_agent == 0 || limits.connections_per_agent > limits.connections {
+    if limits.connections == 0 || limits.connections_per_agent == 0 || limits.connections_per_agent > limits.connections
+    {
         return found("limits", "`connections_per_agent` is at least 1 and at most `connections`");
     }
     if !(64 << 10..=1 << 30).contains(&limits.pricing_body_bytes) {

@@ -46,9 +46,15 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest() {
 fn a_bad_value_is_named_with_its_key() {
     for (text, expected) in [
         ("instance = \"A\"", "caracal.toml:1:12: `instance`: \"A\": an instance is"),
-        ("[[budget]]\nname = \"a\"\nlimit = \"5 EUR\"\nwindow = \"day\"", "caracal.toml:3:9: `limit`: \"5 EUR\": only USD"),
+        (
+            "[[budget]]\nname = \"a\"\nlimit = \"5 EUR\"\nwindow = \"day\"",
+            "caracal.toml:3:9: `limit`: \"5 EUR\": only USD",
+        ),
         ("[[budget]]\nname = \"a\"\nlimit = 5.0\nwindow = \"day\"", "caracal.toml:3:9: `limit`: invalid type"),
-        ("[[allow]]\nhosts = [\n  \"ok.example\",\n  \"https://x.example/\",\n]", "`hosts`: \"https://x.example/\" is a URL"),
+        (
+            "[[allow]]\nhosts = [\n  \"ok.example\",\n  \"https://x.example/\",\n]",
+            "`hosts`: \"https://x.example/\" is a URL",
+        ),
         ("[upstream]\nproxy = \"https://p:1\"", "`proxy`: a proxy is spoken to in plain HTTP"),
         ("[upstream]\nnameservers = [\"dns.example\"]", "`nameservers`: \"dns.example\""),
         ("[listen]\ntcp_port = 70000", "`tcp_port`: invalid value"),
@@ -70,14 +76,25 @@ fn rules_are_typed_and_know_their_lines() -> Outcome {
     )?;
     let allow = config.allow.first().ok_or("no rule")?;
     assert_eq!((allow.line, allow.ports.as_slice()), (2, [80, 443].as_slice()));
-    assert_eq!(allow.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a.example", "*.b.example", "10.0.0.0/8"]);
+    assert_eq!(
+        allow.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["a.example", "*.b.example", "10.0.0.0/8"]
+    );
     assert_eq!(config.deny.first().map(|rule| rule.line), Some(5));
     Ok(())
 }
 
 #[test]
 fn a_priced_host_is_never_passed_through() {
-    for host in ["api.openai.com", "*.openai.com", "*", "API.Anthropic.com.", "chatgpt.com", "eu.api.openai.com", "*.chatgpt.com"] {
+    for host in [
+        "api.openai.com",
+        "*.openai.com",
+        "*",
+        "API.Anthropic.com.",
+        "chatgpt.com",
+        "eu.api.openai.com",
+        "*.chatgpt.com",
+    ] {
         for mode in ["tcp", "tls-passthrough"] {
             let message = refused(&format!("[[allow]]\nhosts = [\"{host}\"]\nmode = \"{mode}\""));
             assert!(message.contains("caracal.toml:1: `mode`") && message.contains("unpriced"), "{message}");
@@ -100,7 +117,10 @@ fn rules_that_mean_nothing_are_refused() {
         ("[[allow]]\nhosts = [\"*.openai.com\"]\npaths = [\"/v1/*\"]\nfree = true", "which is a paid call"),
         ("[[allow]]\nhosts = [\"a.example\"]\nmode = \"tcp\"\npaths = [\"/x\"]", "not read"),
         ("[[allow]]\nhosts = [\"a.example\"]\nid = \"learn\"", "kept for generated ids"),
-        ("[[allow]]\nid = \"x\"\nhosts = [\"a.example\"]\n[[deny]]\nid = \"x\"\nhosts = [\"b.example\"]", "there twice"),
+        (
+            "[[allow]]\nid = \"x\"\nhosts = [\"a.example\"]\n[[deny]]\nid = \"x\"\nhosts = [\"b.example\"]",
+            "there twice",
+        ),
         ("[[deny]]\nagents = [\"a\"]", "say what is denied"),
         ("\n[[agent]]\nname = \"-a\"", "caracal.toml:2: `name`: agent \"-a\""),
         ("[[agent]]\nname = \"a\"\n[[agent]]\nname = \"a\"", "there twice"),
@@ -117,10 +137,18 @@ fn budget(name: &str, limit: &str, window: &str, rest: &str) -> String {
 #[test]
 fn budgets_form_a_tree() -> Outcome {
     let text = budget("month", "200 USD", "month", "time_zone = \"UTC\"")
-        + &budget("day", "10.5 USD", "day", "parent = \"month\"\nper = \"agent\"\nkind = \"rolling\"\nmodels = [\"gpt-*\"]");
+        + &budget(
+            "day",
+            "10.5 USD",
+            "day",
+            "parent = \"month\"\nper = \"agent\"\nkind = \"rolling\"\nmodels = [\"gpt-*\"]",
+        );
     let config = parse(&text)?;
     let day = config.budget.get(1).ok_or("no second budget")?;
-    assert_eq!((day.limit, day.window, day.kind, day.per), (NanoUsd(10_500_000_000), Window::Day, WindowKind::Rolling, Per::Agent));
+    assert_eq!(
+        (day.limit, day.window, day.kind, day.per),
+        (NanoUsd(10_500_000_000), Window::Day, WindowKind::Rolling, Per::Agent)
+    );
     assert_eq!((day.parent.as_deref(), day.line, day.wait_ms), (Some("month"), 6, 30_000));
     Ok(())
 }
@@ -131,15 +159,26 @@ fn a_broken_budget_tree_is_refused() {
     for (text, expected) in [
         (one("a", "parent = \"b\"") + &one("b", "parent = \"a\""), "a -> b -> a"),
         (one("a", "parent = \"a\""), "a -> a"),
-        (one("daily", "") + &one("b", "parent = \"dayly\""), "caracal.toml:6: `parent`: there is no budget \"dayly\"; did you mean `daily`?"),
+        (
+            one("daily", "") + &one("b", "parent = \"dayly\""),
+            "caracal.toml:6: `parent`: there is no budget \"dayly\"; did you mean `daily`?",
+        ),
         (one("a", "") + &one("a", ""), "budget \"a\" is there twice"),
         (one("A", ""), "a budget's name"),
-        (one("a", "") + &budget("b", "2 USD", "day", "parent = \"a\""), "2.00 USD is more than the 1.00 USD that \"a\" allows"),
+        (
+            one("a", "") + &budget("b", "2 USD", "day", "parent = \"a\""),
+            "2.00 USD is more than the 1.00 USD that \"a\" allows",
+        ),
         (budget("a", "1 USD", "total", "kind = \"rolling\""), "never ends"),
         (one("a", "time_zone = \"Europe/Atlantis\""), "\"Europe/Atlantis\" is no time zone"),
         (one("a", "per = \"host\""), "expected one of `all`, `agent`, `model`"),
         (one("a", "wait_ms = 600001"), "at most 600000 ms"),
-        ((0..9).map(|n| one(&format!("b{n}"), &if n > 0 { format!("parent = \"b{}\"", n - 1) } else { String::new() })).collect(), "at most 8"),
+        (
+            (0..9)
+                .map(|n| one(&format!("b{n}"), &if n > 0 { format!("parent = \"b{}\"", n - 1) } else { String::new() }))
+                .collect(),
+            "at most 8",
+        ),
     ] {
         let message = refused(&text);
         assert!(message.contains(expected), "{message}\n  lacks {expected}");
@@ -148,7 +187,9 @@ fn a_broken_budget_tree_is_refused() {
 
 /// Lines that begin with `#` and no space are examples.
 fn with_examples(text: &str) -> String {
-    let example = |line: &'_ str| line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')).map(ToOwned::to_owned);
+    let example = |line: &'_ str| {
+        line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')).map(ToOwned::to_owned)
+    };
     text.lines().map(|line| example(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
 }
 

@@ -137,7 +137,9 @@ async fn fill(
     }
     match resolver.records(host, kind).await {
         Ok(records) => {
-            let kept = records.into_iter().filter(|record| !matches!(record.record_type(), RecordType::HTTPS | RecordType::SVCB));
+            let kept = records
+                .into_iter()
+                .filter(|record| !matches!(record.record_type(), RecordType::HTTPS | RecordType::SVCB));
             reply.add_answers(kept.take(MOST_RECORDS).map(|mut record| {
                 record.ttl = record.ttl.min(MOST_TTL);
                 record
@@ -155,7 +157,9 @@ fn is_search_expansion(host: &str, agent: &Agent, policy: &PolicySet, search: &[
     search.iter().any(|suffix| {
         let rest = host.strip_suffix(suffix.as_str()).and_then(|rest| rest.strip_suffix('.'));
         // The name without the suffix must be one that could stand alone; `www.corp.example` itself is a name of the suffix.
-        rest.is_some_and(|rest| rest.contains('.') || matches!(policy.decide(&ask(agent, rest)).verdict, Verdict::Allow(_)))
+        rest.is_some_and(|rest| {
+            rest.contains('.') || matches!(policy.decide(&ask(agent, rest)).verdict, Verdict::Allow(_))
+        })
     })
 }
 

@@ -162,8 +162,12 @@ fn absolute(host: &str) -> Option<Name> {
 
 fn search_of(config: &ResolverConfig) -> Vec<String> {
     let domain = config.domain().into_iter();
-    let mut suffixes: Vec<String> =
-        config.search().iter().chain(domain).map(|name| name.to_ascii().trim_matches('.').to_ascii_lowercase()).collect();
+    let mut suffixes: Vec<String> = config
+        .search()
+        .iter()
+        .chain(domain)
+        .map(|name| name.to_ascii().trim_matches('.').to_ascii_lowercase())
+        .collect();
     suffixes.retain(|suffix| !suffix.is_empty());
     suffixes.dedup();
     suffixes

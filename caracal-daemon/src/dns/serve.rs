@@ -88,7 +88,13 @@ pub async fn udp(socket: UdpSocket, desk: Arc<Desk>) -> std::io::Result<()> {
     }
 }
 
-async fn one_datagram(socket: Arc<UdpSocket>, desk: Arc<Desk>, query: Vec<u8>, from: SocketAddr, permit: OwnedSemaphorePermit) {
+async fn one_datagram(
+    socket: Arc<UdpSocket>,
+    desk: Arc<Desk>,
+    query: Vec<u8>,
+    from: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) {
     if let Some(bytes) = desk.answer(&query, from, Transport::Udp).await {
         socket.send_to(&bytes, from).await.ok();
     }

@@ -36,7 +36,9 @@ fn resolver() -> Resolver {
 
 async fn ask(name: &str, kind: RecordType) -> (Message, Answer) {
     let (stages, _directory) = stages();
-    let answer = answer(&query(name, kind), Transport::Udp, &agent(), &stages.policy.current(), &resolver()).await.expect("an answer");
+    let answer = answer(&query(name, kind), Transport::Udp, &agent(), &stages.policy.current(), &resolver())
+        .await
+        .expect("an answer");
     let message = Message::from_vec(&answer.bytes).expect("a message");
     assert_eq!(message.metadata.id, 77);
     assert_eq!(message.metadata.message_type, MessageType::Response);
@@ -158,7 +160,10 @@ async fn split_dns_asks_the_longest_match_and_caches() {
     assert!(corp_log.lock().expect("lock").iter().all(|asked| asked.starts_with("git.corp.test. ")));
     // Passed on to an agent, the record lives a minute at most, and its own name is kept.
     let (stages, _directory) = stages();
-    let answer = answer(&query("www.test.", RecordType::A), Transport::Udp, &agent(), &stages.policy.current(), &resolver).await.expect("answer");
+    let answer =
+        answer(&query("www.test.", RecordType::A), Transport::Udp, &agent(), &stages.policy.current(), &resolver)
+            .await
+            .expect("answer");
     let message = Message::from_vec(&answer.bytes).expect("message");
     assert_eq!(addresses(&message), [(IpAddr::from([192, 0, 2, 1]), 60)]);
 }
@@ -176,7 +181,13 @@ async fn the_loops_answer_agents_and_refuse_strangers() {
         resolver: Arc::new(resolver()),
         who: Box::new(move |from, _| {
             (from == known_address || from.port() == 0 || from.ip() == IpAddr::from([127, 0, 0, 2])).then(|| {
-                Arc::new(Agent { name: Arc::from("rich"), cgroup: CgroupId(1), path: String::new(), uid: 0, learn: false })
+                Arc::new(Agent {
+                    name: Arc::from("rich"),
+                    cgroup: CgroupId(1),
+                    path: String::new(),
+                    uid: 0,
+                    learn: false,
+                })
             })
         }),
         decided: Box::new(move |_, host, _| log.lock().expect("lock").push(host.to_owned())),

@@ -166,7 +166,8 @@ impl Record {
         if envelope.caracalschema != u64::from(SCHEMA) {
             return Err(RecordError::Version(envelope.caracalschema));
         }
-        let (sequence, prev) = read_place(bytes).ok_or_else(|| RecordError::Malformed("no sequence and chain".into()))?;
+        let (sequence, prev) =
+            read_place(bytes).ok_or_else(|| RecordError::Malformed("no sequence and chain".into()))?;
         let at: jiff::Timestamp =
             envelope.time.parse().map_err(|error: jiff::Error| RecordError::Malformed(error.to_string()))?;
         let mut more = envelope.more;

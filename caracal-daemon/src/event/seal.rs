@@ -85,7 +85,11 @@ impl DetailKeys {
         sealed.extend_from_slice(&nonce);
         sealed.extend_from_slice(plain);
         let tag = key
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(context), &mut sealed[NONCE_BYTES..])
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(context),
+                &mut sealed[NONCE_BYTES..],
+            )
             .map_err(|_| SealError::Key { path: self.path(subject), why: "AES-GCM failed".into() })?;
         sealed.extend_from_slice(tag.as_ref());
         Ok(sealed)
@@ -98,7 +102,8 @@ impl DetailKeys {
         let mut sealed = base64::engine::general_purpose::STANDARD.decode(record.sealed.as_deref()?).ok()?;
         let nonce: [u8; NONCE_BYTES] = sealed.get(..NONCE_BYTES)?.try_into().ok()?;
         let body = sealed.get_mut(NONCE_BYTES..)?;
-        let plain = key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(record.id.as_bytes()), body).ok()?;
+        let plain =
+            key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(record.id.as_bytes()), body).ok()?;
         serde_json::from_slice(plain).ok()
     }
 
@@ -151,7 +156,8 @@ impl DetailKeys {
         rand::rng().fill_bytes(&mut bytes);
         let draft = path.with_extension(format!("new-{}", hex::encode(rand::random::<[u8; 8]>())));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-        let linked = file.write_all(&bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::hard_link(&draft, path));
+        let linked =
+            file.write_all(&bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::hard_link(&draft, path));
         std::fs::remove_file(&draft)?;
         match linked {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => return read_key(path),

@@ -369,7 +369,11 @@ pub(crate) mod tests {
                 hold: Some(NanoUsd(5_000)),
                 cost: (kind == Kind::Outcome).then_some(NanoUsd(1_234)),
                 settle: (kind == Kind::Outcome).then_some("settled"),
-                windows: vec![WindowKey { budget: "team".into(), scope: "coder".into(), window: "day/2026-11-24".into() }],
+                windows: vec![WindowKey {
+                    budget: "team".into(),
+                    scope: "coder".into(),
+                    window: "day/2026-11-24".into(),
+                }],
                 usage: (kind == Kind::Outcome).then_some(Usage {
                     input: 10,
                     cache_read: 20,
@@ -381,7 +385,12 @@ pub(crate) mod tests {
                 }),
                 ..Data::default()
             },
-            detail: Detail { host: Some("api.openai.com".into()), port: Some(443), uid: Some(1000), ..Detail::default() },
+            detail: Detail {
+                host: Some("api.openai.com".into()),
+                port: Some(443),
+                uid: Some(1000),
+                ..Detail::default()
+            },
         }
     }
 
@@ -424,7 +433,8 @@ pub(crate) mod tests {
     fn windows_are_never_cut() {
         let (_dir, scribe) = scribe();
         let mut draft = paid(Kind::Intent, uuid::Uuid::nil());
-        draft.data.windows = vec![WindowKey { budget: "b".repeat(30_000).into(), scope: "".into(), window: "total".into() }];
+        draft.data.windows =
+            vec![WindowKey { budget: "b".repeat(30_000).into(), scope: "".into(), window: "total".into() }];
         assert!(matches!(scribe.seal(&draft), Err(SealError::TooLong(_))));
     }
 

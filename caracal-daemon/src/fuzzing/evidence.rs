@@ -82,7 +82,8 @@ pub fn kernel_denial(bytes: &[u8]) {
 /// The input's first byte says how many records there are, the next three where and how one byte is changed.
 pub fn journal_segment(bytes: &[u8]) {
     let (count, bytes) = choice(bytes);
-    let (at, bytes) = bytes.split_first_chunk::<2>().map_or((0, bytes), |(at, rest)| (usize::from(u16::from_le_bytes(*at)), rest));
+    let (at, bytes) =
+        bytes.split_first_chunk::<2>().map_or((0, bytes), |(at, rest)| (usize::from(u16::from_le_bytes(*at)), rest));
     let (change, tail) = choice(bytes);
     let start = Start::default();
     let mut image = segment::header(start).to_vec();

@@ -13,7 +13,11 @@ pub fn config(bytes: &[u8]) {
         Err(error) => assert!(!error.to_string().is_empty()),
         Ok(config) if config.policy.cedar.is_empty() => {
             let compiled = PolicySet::compile(&config, Path::new("/"));
-            assert!(compiled.is_ok(), "a configuration that is accepted has a policy: {}", compiled.expect_err("checked"));
+            assert!(
+                compiled.is_ok(),
+                "a configuration that is accepted has a policy: {}",
+                compiled.expect_err("checked")
+            );
         }
         Ok(_) => {}
     }

@@ -9,8 +9,28 @@ use std::path::{Path, PathBuf};
 const MOST: usize = 16 * 1_024;
 /// What parsers look for.
 const WORDS: &[&[u8]] = &[
-    b"\r\n", b"\n\n", b"\r\n\r\n", b"\0", b"\xff", b"0", b"-1", b"18446744073709551616", b"1e9", b"null", b"{}", b"[]", b"\"\"", b"\\u0000",
-    b"\x7f", b" ", b":", b"=", b"data: ", b"Content-Length: ", b"chunked", b"\xf0\x9f\x90\x86",
+    b"\r\n",
+    b"\n\n",
+    b"\r\n\r\n",
+    b"\0",
+    b"\xff",
+    b"0",
+    b"-1",
+    b"18446744073709551616",
+    b"1e9",
+    b"null",
+    b"{}",
+    b"[]",
+    b"\"\"",
+    b"\\u0000",
+    b"\x7f",
+    b" ",
+    b":",
+    b"=",
+    b"data: ",
+    b"Content-Length: ",
+    b"chunked",
+    b"\xf0\x9f\x90\x86",
 ];
 
 /// A generator of numbers that are the same on every machine (SplitMix64).

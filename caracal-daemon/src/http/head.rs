@@ -105,7 +105,11 @@ fn authority_of(text: &str) -> Result<(String, Option<u16>), Refusal> {
         return Ok((address.to_canonical().to_string(), port));
     }
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    if host.parse::<IpAddr>().is_ok() || crate::keeper::authority::is_dns_name(&host) { Ok((host, port)) } else { Err(invalid()) }
+    if host.parse::<IpAddr>().is_ok() || crate::keeper::authority::is_dns_name(&host) {
+        Ok((host, port))
+    } else {
+        Err(invalid())
+    }
 }
 
 fn agree(host: &str, expected: &Expected) -> Result<(), Refusal> {
@@ -137,7 +141,10 @@ fn port_of(parts: &Parts, named: Option<u16>, expected: &Expected) -> Result<u16
             stage: Stage::Http,
             side: Side::Agent,
             reason: Reason::HostMismatch,
-            sentence: format!("Caracal does not forward this request: it is for port {named}, but the connection is to port {}.", expected.port),
+            sentence: format!(
+                "Caracal does not forward this request: it is for port {named}, but the connection is to port {}.",
+                expected.port
+            ),
         }),
         _ => Ok(expected.port),
     }
@@ -177,8 +184,14 @@ mod tests {
     fn host_and_server_name_agree() {
         let found = target(&parts("/a", Some("A.Example.:443")), &tls("a.example")).expect("agrees");
         assert_eq!((&*found.host, found.port), ("a.example", 443));
-        assert_eq!(target(&parts("/", Some("b.example")), &tls("a.example")).expect_err("differs").reason, Reason::HostMismatch);
-        assert_eq!(target(&parts("/", Some("a.example:8443")), &tls("a.example")).expect_err("port").reason, Reason::HostMismatch);
+        assert_eq!(
+            target(&parts("/", Some("b.example")), &tls("a.example")).expect_err("differs").reason,
+            Reason::HostMismatch
+        );
+        assert_eq!(
+            target(&parts("/", Some("a.example:8443")), &tls("a.example")).expect_err("port").reason,
+            Reason::HostMismatch
+        );
         let tunnel = Expected { tunnel: Some(Arc::from("b.example")), ..tls("a.example") };
         assert_eq!(target(&parts("/", Some("a.example")), &tunnel).expect_err("tunnel").reason, Reason::HostMismatch);
     }
@@ -195,7 +208,21 @@ mod tests {
 
     #[test]
     fn odd_hosts_are_refused() {
-        for host in ["u@a.example", "a b", "a..b", "*.a", "[::1", "a:0", "a:99999", "a:x", "", "ex\u{e4}mple", "a/b", "a#b", "a?b"] {
+        for host in [
+            "u@a.example",
+            "a b",
+            "a..b",
+            "*.a",
+            "[::1",
+            "a:0",
+            "a:99999",
+            "a:x",
+            "",
+            "ex\u{e4}mple",
+            "a/b",
+            "a#b",
+            "a?b",
+        ] {
             let mut head = parts("/", None);
             head.headers.append(HOST, http::HeaderValue::from_bytes(host.as_bytes()).expect("value"));
             assert_eq!(target(&head, &clear()).expect_err(host).reason, Reason::HeadInvalid, "{host:?}");

@@ -43,7 +43,8 @@ fn native(refusal: &Refusal, provider: Provider) -> Response<Bytes> {
 }
 
 fn plain(refusal: &Refusal, status: StatusCode) -> Response<Bytes> {
-    let error = serde_json::json!({ "message": refusal.sentence, "type": "caracal_refusal", "code": refusal.reason.code() });
+    let error =
+        serde_json::json!({ "message": refusal.sentence, "type": "caracal_refusal", "code": refusal.reason.code() });
     let mut text = serde_json::json!({ "error": error }).to_string();
     text.push('\n');
     let mut answer = Response::new(Bytes::from(text));
@@ -65,7 +66,9 @@ fn status(reason: Reason) -> StatusCode {
         Reason::AmbiguousRequest | Reason::HeadInvalid | Reason::EncodingUnknown => StatusCode::BAD_REQUEST,
         Reason::HostMismatch => StatusCode::MISDIRECTED_REQUEST,
         Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Reason::JournalUnavailable | Reason::ShuttingDown | Reason::TooManyConnections => StatusCode::SERVICE_UNAVAILABLE,
+        Reason::JournalUnavailable | Reason::ShuttingDown | Reason::TooManyConnections => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Reason::UpstreamConnect => StatusCode::GATEWAY_TIMEOUT,
         Reason::UpstreamResolve | Reason::UpstreamTls | Reason::UpstreamFailed => StatusCode::BAD_GATEWAY,
         Reason::WebsocketUnmetered => StatusCode::UPGRADE_REQUIRED,

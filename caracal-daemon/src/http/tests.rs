@@ -15,7 +15,11 @@ struct Pieces {
 }
 
 impl AsyncRead for Pieces {
-    fn poll_read(mut self: Pin<&mut Self>, _context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let size = self.sizes[self.turn % self.sizes.len()];
         self.turn += 1;
         let end = (self.at + size.min(buffer.remaining())).min(self.bytes.len());
@@ -52,7 +56,9 @@ fn pipeline(bodies: &[(Vec<u8>, bool)]) -> Vec<u8> {
             }
             bytes.extend_from_slice(b"0\r\nX-T: 1\r\n\r\n");
         } else {
-            bytes.extend_from_slice(format!("POST /l HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes());
+            bytes.extend_from_slice(
+                format!("POST /l HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(),
+            );
             bytes.extend_from_slice(body);
         }
     }

@@ -214,7 +214,9 @@ fn rebuild(parts: Parts, body: Bytes, edited: &Edited, tls: bool) -> Option<(Req
 }
 
 /// What makes two calls equal, hashed whole.
-fn equal_key<'a>(equal: &(&'a Arc<str>, &'a crate::http::head::Target, &'a String, &'a Bytes)) -> (&'a str, &'a str, u16, &'a str, &'a [u8]) {
+fn equal_key<'a>(
+    equal: &(&'a Arc<str>, &'a crate::http::head::Target, &'a String, &'a Bytes),
+) -> (&'a str, &'a str, u16, &'a str, &'a [u8]) {
     (equal.0, &equal.1.host, equal.1.port, equal.2, equal.3)
 }
 
@@ -259,6 +261,9 @@ fn failed() -> Refusal {
         stage: Stage::Http,
         side: Side::Us,
         reason: Reason::UpstreamFailed,
-        sentence: format!("Caracal could not forward this call ({}); its hold stands as charged if it was sent.", StatusCode::BAD_GATEWAY),
+        sentence: format!(
+            "Caracal could not forward this call ({}); its hold stands as charged if it was sent.",
+            StatusCode::BAD_GATEWAY
+        ),
     }
 }

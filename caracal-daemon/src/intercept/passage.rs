@@ -34,7 +34,9 @@ where
             stage: Stage::Policy,
             side: Side::Us,
             reason: Reason::PolicyDenied,
-            sentence: format!("Caracal does not pass {host} through unread: its calls cost money. Remove the tcp or tls-passthrough rule."),
+            sentence: format!(
+                "Caracal does not pass {host} through unread: its calls cost money. Remove the tcp or tls-passthrough rule."
+            ),
         };
         return origin.refused(&refusal, about, &decision.policies);
     }

@@ -48,7 +48,13 @@ impl Remembered {
     }
 
     /// Remembers a refusal.
-    pub(crate) fn put<K: std::hash::Hash>(&self, call: &K, refusal: &Refusal, model: Option<&Arc<str>>, now: UnixNanos) {
+    pub(crate) fn put<K: std::hash::Hash>(
+        &self,
+        call: &K,
+        refusal: &Refusal,
+        model: Option<&Arc<str>>,
+        now: UnixNanos,
+    ) {
         let key = self.hasher.hash_one(call);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|_, kept| kept.fresh(now));

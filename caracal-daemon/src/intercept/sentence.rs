@@ -10,7 +10,10 @@ fn refusal(stage: Stage, side: Side, reason: Reason, sentence: String) -> Refusa
 }
 
 pub(super) fn unknown_protocol(origin: &Origin) -> Refusal {
-    let sentence = format!("Caracal does not know the protocol spoken to {}:{}; a tcp rule would let it pass.", origin.host, origin.port);
+    let sentence = format!(
+        "Caracal does not know the protocol spoken to {}:{}; a tcp rule would let it pass.",
+        origin.host, origin.port
+    );
     refusal(Stage::Tls, Side::Agent, Reason::ProtocolUnknown, sentence)
 }
 
@@ -23,7 +26,9 @@ pub(super) fn too_many(origin: &Origin) -> Refusal {
 }
 
 pub(super) fn agent_tls(name: &str, why: &str) -> Refusal {
-    let sentence = format!("Caracal could not end TLS for {name}: {why}. The process may not trust the local CA; see `caracald status`.");
+    let sentence = format!(
+        "Caracal could not end TLS for {name}: {why}. The process may not trust the local CA; see `caracald status`."
+    );
     refusal(Stage::Tls, Side::Agent, Reason::TlsAgent, sentence)
 }
 
@@ -34,12 +39,19 @@ pub(super) fn unmetered(asked: &Asked) -> Refusal {
 
 pub(super) fn unknown_path(asked: &Asked, provider: Provider) -> Refusal {
     let (host, path, provider) = (&asked.target.host, &asked.path, paid::provider_code(provider));
-    let sentence = format!("Caracal cannot price {path} on {host} ({provider}), so it may cost anything; a rule can mark the path free.");
+    let sentence = format!(
+        "Caracal cannot price {path} on {host} ({provider}), so it may cost anything; a rule can mark the path free."
+    );
     refusal(Stage::Meter, Side::Agent, Reason::PathUnknown, sentence)
 }
 
 pub(super) fn no_host() -> Refusal {
-    refusal(Stage::Http, Side::Agent, Reason::HeadInvalid, "Caracal does not forward this request: it names no host.".to_owned())
+    refusal(
+        Stage::Http,
+        Side::Agent,
+        Reason::HeadInvalid,
+        "Caracal does not forward this request: it names no host.".to_owned(),
+    )
 }
 
 pub(super) fn nested(host: &str) -> Refusal {

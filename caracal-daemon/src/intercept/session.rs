@@ -129,7 +129,12 @@ impl Session {
 
     /// Answers a request whose target is not known, and records it.
     pub(crate) fn refuse_head(&self, refusal: &Refusal) -> Answer {
-        let about = About { action: Some(Action::Request), host: &self.origin.host, port: self.origin.port, ..About::default() };
+        let about = About {
+            action: Some(Action::Request),
+            host: &self.origin.host,
+            port: self.origin.port,
+            ..About::default()
+        };
         self.origin.refused(refusal, about, &[]);
         refuse::answer(refusal, Surface::Unpriced).map(whole)
     }

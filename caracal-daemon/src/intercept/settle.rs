@@ -192,7 +192,17 @@ impl std::fmt::Debug for Metered {
 
 impl Metered {
     pub(crate) fn new(stack: Arc<Stack>, body: Streamed, reader: UsageReader, ticket: Ticket) -> Metered {
-        Metered(Some(Box::new(Open { gathered: BytesMut::new(), begun: false, yielded: false, body, reader: Some(reader), ticket: Some(ticket), closing: None, last: None, stack })))
+        Metered(Some(Box::new(Open {
+            gathered: BytesMut::new(),
+            begun: false,
+            yielded: false,
+            body,
+            reader: Some(reader),
+            ticket: Some(ticket),
+            closing: None,
+            last: None,
+            stack,
+        })))
     }
 }
 

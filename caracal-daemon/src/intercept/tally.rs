@@ -90,7 +90,10 @@ impl Tally {
         let policy = learn.then(|| rules_for(&doings.agent, doings.observed.values()));
         let mut text = doings.text();
         if doings.left_out > 0 {
-            text.push_str(&format!("; {} more kinds of refusals or requests are in `caracald events`", doings.left_out));
+            text.push_str(&format!(
+                "; {} more kinds of refusals or requests are in `caracald events`",
+                doings.left_out
+            ));
         }
         json!({ "text": text, "calls": doings.calls, "spent_nano_usd": doings.spent.0, "refused": refused, "policy": policy })
     }
@@ -123,7 +126,11 @@ impl Doings {
     /// words: where it did, the look-up is the same refusal and not told again.
     fn refusals(&self) -> impl Iterator<Item = (&Refused, &Refusals)> {
         let told = |one: &Refused| {
-            one.port == 0 && self.refused.keys().any(|other| other.port != 0 && other.host == one.host && other.reason == one.reason)
+            one.port == 0
+                && self
+                    .refused
+                    .keys()
+                    .any(|other| other.port != 0 && other.host == one.host && other.reason == one.reason)
         };
         self.refused.iter().filter(move |(one, _)| !told(one))
     }
@@ -159,7 +166,8 @@ impl Refused {
         let times = if count > 1 { format!(", {count} times") } else { String::new() };
         let host_rule = self.reason == Reason::HostNotAllowed.code();
         let why = if host_rule || some.sentence.is_empty() { String::new() } else { format!(": {}", some.sentence) };
-        let place = if self.port == 0 { format!("{}, looked up", self.host) } else { format!("{}:{}", self.host, self.port) };
+        let place =
+            if self.port == 0 { format!("{}, looked up", self.host) } else { format!("{}:{}", self.host, self.port) };
         json!({
             "what": format!("{place} ({}{times}){why}", self.reason),
             "host": self.host, "port": self.port, "reason": self.reason, "count": count,
@@ -174,8 +182,12 @@ mod tests {
     use crate::event::{Data, Detail};
 
     fn draft(action: Action, host: &str, port: Option<u16>, reason: Reason, sentence: &str) -> Draft {
-        let data =
-            Data { decision: Some("deny"), action: Some(action.as_str()), reason: Some(reason.code()), ..Data::default() };
+        let data = Data {
+            decision: Some("deny"),
+            action: Some(action.as_str()),
+            reason: Some(reason.code()),
+            ..Data::default()
+        };
         let sentence = Some(sentence.to_owned()).filter(|text| !text.is_empty());
         let detail = Detail { host: Some(host.to_owned()), port, sentence, ..Detail::default() };
         Draft { kind: Kind::Decision, at: crate::clock::UnixNanos(0), data, detail }
@@ -186,7 +198,11 @@ mod tests {
         drafts.iter().for_each(|draft| tally.note(CgroupId(1), draft));
         let summary = tally.summary(CgroupId(1), false);
         let line = |line: &Value| {
-            (line["what"].as_str().unwrap_or_default().to_owned(), line["port"].as_u64().unwrap_or(9), line["count"].as_u64().unwrap_or(0))
+            (
+                line["what"].as_str().unwrap_or_default().to_owned(),
+                line["port"].as_u64().unwrap_or(9),
+                line["count"].as_u64().unwrap_or(0),
+            )
         };
         summary["refused"].as_array().map(|lines| lines.iter().map(line).collect()).unwrap_or_default()
     }
@@ -194,7 +210,8 @@ mod tests {
     #[test]
     fn a_refused_host_is_told_once() {
         let lookup = || draft(Action::Resolve, "a.test", None, Reason::HostNotAllowed, "");
-        let request = |path: &str| draft(Action::Request, "a.test", Some(443), Reason::HostNotAllowed, &format!("no GET {path}"));
+        let request =
+            |path: &str| draft(Action::Request, "a.test", Some(443), Reason::HostNotAllowed, &format!("no GET {path}"));
         let once = vec![("a.test:443 (host_not_allowed, 2 times)".to_owned(), 443, 2)];
         assert_eq!(told(&[lookup(), lookup(), request("/1"), request("/2")]), once);
         assert_eq!(told(&[request("/1"), request("/2"), lookup()]), once);
@@ -203,7 +220,9 @@ mod tests {
 
     #[test]
     fn other_refusals_are_told_apart() {
-        let unknown = |model: &str| draft(Action::Llm, "a.test", Some(443), Reason::PriceUnknown, &format!("no price of {model}"));
+        let unknown = |model: &str| {
+            draft(Action::Llm, "a.test", Some(443), Reason::PriceUnknown, &format!("no price of {model}"))
+        };
         let lines = told(&[
             draft(Action::Resolve, "b.test", None, Reason::HostNotAllowed, ""),
             unknown("one"),

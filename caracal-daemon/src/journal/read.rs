@@ -4,8 +4,8 @@
 use super::frame::{self, MAX_FRAME_BYTES, Parsed};
 use super::segment::{self, HEADER_BYTES, Segment};
 use super::tail::Tail;
-use crate::event::write::read_place;
 use crate::event::Hash;
+use crate::event::write::read_place;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -134,9 +134,16 @@ impl Reader {
     }
 
     /// Reads frames from one block of `open`.
-    fn read_block(&mut self, open: &mut Open, records: usize, end: u64, batch: &mut Vec<Entry>) -> Result<(), ReadError> {
+    fn read_block(
+        &mut self,
+        open: &mut Open,
+        records: usize,
+        end: u64,
+        batch: &mut Vec<Entry>,
+    ) -> Result<(), ReadError> {
         self.block.resize(BLOCK_BYTES.max(MAX_FRAME_BYTES), 0);
-        let filled = read_at(&open.file, &mut self.block, open.position).map_err(|error| io(&open.segment.path, error))?;
+        let filled =
+            read_at(&open.file, &mut self.block, open.position).map_err(|error| io(&open.segment.path, error))?;
         let mut rest = self.block.get(..filled).unwrap_or_default();
         while batch.len() < records && self.next < end {
             let Parsed::Frame(frame) = frame::parse(rest) else { break };

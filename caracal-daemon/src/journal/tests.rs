@@ -12,7 +12,12 @@ use std::path::Path;
 const SEGMENT: u64 = 80 << 10;
 
 fn options() -> Options {
-    Options { segment_bytes: SEGMENT, max_bytes: 64 * SEGMENT, room_within: Duration::from_secs(60), ..Options::default() }
+    Options {
+        segment_bytes: SEGMENT,
+        max_bytes: 64 * SEGMENT,
+        room_within: Duration::from_secs(60),
+        ..Options::default()
+    }
 }
 
 fn open_with(dir: &Path, options: Options) -> Result<(Journal, Recovered), JournalError> {
@@ -173,7 +178,8 @@ async fn an_intent_that_is_given_up_is_released() {
         number += 1;
     }
     journal.flush().await.expect("flushed");
-    let records: Vec<Record> = read(dir.path()).iter().map(|entry| Record::parse(&entry.bytes).expect("a record")).collect();
+    let records: Vec<Record> =
+        read(dir.path()).iter().map(|entry| Record::parse(&entry.bytes).expect("a record")).collect();
     let [.., sent, end] = &records[..] else { panic!("an intent and its end") };
     assert_eq!((sent.kind.as_str(), end.kind.as_str()), (Kind::Intent.code(), Kind::Outcome.code()));
     assert_eq!((&sent.data.call, end.data.settle.as_deref()), (&end.data.call, Some("released")));
@@ -212,7 +218,8 @@ impl SmallDisk {
         let dir = tempfile::tempdir().expect("a directory");
         let size = format!("size={bytes}");
         let flags = nix::mount::MsFlags::empty();
-        nix::mount::mount(Some("tmpfs"), dir.path(), Some("tmpfs"), flags, Some(size.as_str())).expect("a tmpfs (root?)");
+        nix::mount::mount(Some("tmpfs"), dir.path(), Some("tmpfs"), flags, Some(size.as_str()))
+            .expect("a tmpfs (root?)");
         SmallDisk(dir)
     }
 }
@@ -337,7 +344,8 @@ fn take(line: &str, acknowledged: &mut std::collections::BTreeMap<u64, u128>) {
 #[tokio::test]
 async fn a_reader_never_sees_what_is_not_durable() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (journal, _) = open_with(dir.path(), Options { sync_within: Duration::from_secs(3_600), ..options() }).expect("a journal");
+    let (journal, _) =
+        open_with(dir.path(), Options { sync_within: Duration::from_secs(3_600), ..options() }).expect("a journal");
     journal.append(intent(1)).await.expect("appended");
     journal.probe().await.expect("alive");
     let mut reader = journal.reader(0);

@@ -132,7 +132,9 @@ fn open(
 ) -> Result<(Writer, Recovered), JournalError> {
     let unavailable = |error: std::io::Error| JournalError::Unavailable(format!("{}: {error}", dir.display()));
     if options.segment_bytes < HEADER_BYTES + MAX_FRAME_BYTES as u64 || options.max_bytes < options.segment_bytes * 2 {
-        return Err(JournalError::Unavailable("a segment must hold the longest record, and the journal two segments".into()));
+        return Err(JournalError::Unavailable(
+            "a segment must hold the longest record, and the journal two segments".into(),
+        ));
     }
     std::fs::DirBuilder::new().mode(0o700).recursive(true).create(dir).map_err(unavailable)?;
     let lock = lock(dir)?;
@@ -387,7 +389,8 @@ impl Writer {
 
     /// Tells everybody who waits; keeps what was accepted without a wait, to be written again.
     fn failed(&mut self, error: &std::io::Error) -> Result<(), JournalError> {
-        let why = format!("{}: {error}; free space or replace the disk, caracald goes on by itself", self.dir.display());
+        let why =
+            format!("{}: {error}; free space or replace the disk, caracald goes on by itself", self.dir.display());
         if !self.failing {
             tracing::error!(dir = %self.dir.display(), %error, "the journal cannot be written; nothing is forwarded");
         }
@@ -441,7 +444,11 @@ impl Writer {
         self.tail.set_bytes(bytes);
         let high = bytes / 4 * 5 >= self.options.max_bytes;
         if high && !self.warned {
-            tracing::warn!(bytes, limit = self.options.max_bytes, "the journal is over 80 % full; is the ledger behind?");
+            tracing::warn!(
+                bytes,
+                limit = self.options.max_bytes,
+                "the journal is over 80 % full; is the ledger behind?"
+            );
         }
         self.warned = high;
     }

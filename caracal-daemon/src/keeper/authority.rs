@@ -70,7 +70,10 @@ impl Authority {
             // The key is written first: a crash in between leaves a key that no certificate names yet.
             (false, true) => certify(directory, &read_key(&key_path)?, &clock)?,
             (true, false) => {
-                return Err(failed(&key_path, "is missing while ca.pem is there: restore it, or remove ca.pem to start a new authority"));
+                return Err(failed(
+                    &key_path,
+                    "is missing while ca.pem is there: restore it, or remove ca.pem to start a new authority",
+                ));
             }
             (true, true) => {}
         }
@@ -83,7 +86,10 @@ impl Authority {
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
             .map_err(|error| failed(certificate_path, &format!("is not a certificate: {error}")))?;
         if parsed.public_key().raw != key.subject_public_key_info() {
-            return Err(failed(certificate_path, "was made for another key than ca.key: restore the pair that belongs together"));
+            return Err(failed(
+                certificate_path,
+                "was made for another key than ca.key: restore the pair that belongs together",
+            ));
         }
         if !parsed.is_ca() {
             return Err(failed(certificate_path, "is not a CA certificate"));
@@ -149,8 +155,8 @@ pub fn export(directory: &Path) -> Result<String, KeeperError> {
 pub fn show(directory: &Path) -> Result<CertificateFacts, KeeperError> {
     let path = directory.join(CERTIFICATE_FILE);
     let (_, der) = read_certificate(&path)?;
-    let (_, parsed) =
-        x509_parser::parse_x509_certificate(&der).map_err(|error| failed(&path, &format!("is not a certificate: {error}")))?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der)
+        .map_err(|error| failed(&path, &format!("is not a certificate: {error}")))?;
     let digest = Sha256::digest(&der);
     let pairs: Vec<String> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
     Ok(CertificateFacts {
@@ -189,7 +195,8 @@ pub fn is_dns_name(name: &str) -> bool {
 fn create(directory: &Path, clock: &Clock) -> Result<(), KeeperError> {
     fs::create_dir_all(directory).map_err(|error| failed(directory, &error.to_string()))?;
     let key_path = directory.join(KEY_FILE);
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|error| failed(&key_path, &error.to_string()))?;
+    let key =
+        KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|error| failed(&key_path, &error.to_string()))?;
     let pem = zeroize::Zeroizing::new(key.serialize_pem());
     write_whole(&key_path, pem.as_bytes(), 0o600)?;
     certify(directory, &key, clock)
@@ -238,11 +245,17 @@ fn read_key(path: &Path) -> Result<KeyPair, KeeperError> {
     let facts = file.metadata().map_err(|error| failed(path, &error.to_string()))?;
     if facts.mode() & 0o077 != 0 {
         let mode = facts.mode() & 0o777;
-        return Err(failed(path, &format!("is open to group or others (mode {mode:04o}): run chmod 0600 on it, and make a new authority if others may have read it")));
+        return Err(failed(
+            path,
+            &format!(
+                "is open to group or others (mode {mode:04o}): run chmod 0600 on it, and make a new authority if others may have read it"
+            ),
+        ));
     }
     let text = std::io::read_to_string(file).map_err(|error| failed(path, &format!("cannot be read: {error}")))?;
     let text = zeroize::Zeroizing::new(text);
-    let key = KeyPair::from_pem(&text).map_err(|error| failed(path, &format!("is not a private key in PEM: {error}")))?;
+    let key =
+        KeyPair::from_pem(&text).map_err(|error| failed(path, &format!("is not a private key in PEM: {error}")))?;
     if !key.is_compatible(&rcgen::PKCS_ECDSA_P256_SHA256) {
         return Err(failed(path, "is not an ECDSA P-256 key"));
     }

@@ -52,17 +52,29 @@ impl Hierarchy {
     /// # Errors
     /// When it is not a directory of the hierarchy, or is its root.
     pub fn open(&self, path: &Path) -> Result<Cgroup, KeeperError> {
-        let absolute = if path.starts_with(&self.root) { path.to_owned() } else { self.root.join(path.strip_prefix("/").unwrap_or(path)) };
-        let absolute = fs::canonicalize(&absolute).map_err(|error| cgroup(format!("{}: {error}", absolute.display())))?;
+        let absolute = if path.starts_with(&self.root) {
+            path.to_owned()
+        } else {
+            self.root.join(path.strip_prefix("/").unwrap_or(path))
+        };
+        let absolute =
+            fs::canonicalize(&absolute).map_err(|error| cgroup(format!("{}: {error}", absolute.display())))?;
         let Ok(below) = absolute.strip_prefix(&self.root) else {
             return Err(cgroup(format!("{} is not below {}", absolute.display(), self.root.display())));
         };
         let level = u32::try_from(below.components().count()).unwrap_or(u32::MAX);
         if level == 0 {
-            return Err(cgroup(format!("{} is the root of the hierarchy: name a cgroup below it", self.root.display())));
+            return Err(cgroup(format!(
+                "{} is the root of the hierarchy: name a cgroup below it",
+                self.root.display()
+            )));
         }
         if level > caracal_common::settings::MAX_LEVEL {
-            return Err(cgroup(format!("{} lies more than {} levels deep", absolute.display(), caracal_common::settings::MAX_LEVEL)));
+            return Err(cgroup(format!(
+                "{} lies more than {} levels deep",
+                absolute.display(),
+                caracal_common::settings::MAX_LEVEL
+            )));
         }
         if !absolute.join("cgroup.procs").is_file() {
             return Err(cgroup(format!("{} is not a cgroup v2 directory: it has no cgroup.procs", absolute.display())));

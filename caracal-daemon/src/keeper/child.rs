@@ -35,9 +35,12 @@ pub struct User {
 /// When it is root.
 pub fn user(name: &str) -> Result<User, KeeperError> {
     let found = nix::unistd::User::from_name(name).ok().flatten();
-    let user = found.map_or(User { uid: FALLBACK, gid: FALLBACK }, |user| User { uid: user.uid.as_raw(), gid: user.gid.as_raw() });
+    let user = found
+        .map_or(User { uid: FALLBACK, gid: FALLBACK }, |user| User { uid: user.uid.as_raw(), gid: user.gid.as_raw() });
     if user.uid == 0 {
-        return Err(KeeperError::Refused(format!("user = {name:?}: the data path never runs as root; name another user")));
+        return Err(KeeperError::Refused(format!(
+            "user = {name:?}: the data path never runs as root; name another user"
+        )));
     }
     Ok(user)
 }
@@ -54,7 +57,11 @@ pub fn allow_descriptors(connections: usize) {
     }
     // In a container the hard limit may be somebody else's.
     let _ = set(hard);
-    tracing::warn!(wanted, allowed = hard, "Not enough descriptors for the limits on connections; raise LimitNOFILE, or lower [limits].");
+    tracing::warn!(
+        wanted,
+        allowed = hard,
+        "Not enough descriptors for the limits on connections; raise LimitNOFILE, or lower [limits]."
+    );
 }
 
 /// What every data path inherits.

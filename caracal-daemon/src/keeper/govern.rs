@@ -143,13 +143,7 @@ impl Governor {
         check_child(caller, pid)?;
         let text = |error: KeeperError| error.to_string();
         let leaf = self.leaf(name).map_err(text)?;
-        let agent = Agent {
-            name: Arc::from(name),
-            cgroup: leaf.id,
-            path: leaf.path.clone(),
-            uid: caller.uid,
-            learn,
-        };
+        let agent = Agent { name: Arc::from(name), cgroup: leaf.id, path: leaf.path.clone(), uid: caller.uid, learn };
         let start = || -> Result<(), String> {
             self.order(&Order::Admit(agent.clone()))?;
             self.kernel().admit(leaf.id, leaf.level).map_err(text)?;
@@ -210,9 +204,16 @@ impl Governor {
         let name = name.unwrap_or(&fallback).to_owned();
         check_name(&name)?;
         if within(&self.slice.path, &cgroup.path) || within(&cgroup.path, &self.slice.path) {
-            return Err(format!("{} holds, or is held by, the slice of `caracald run`; name another cgroup", cgroup.path));
+            return Err(format!(
+                "{} holds, or is held by, the slice of `caracald run`; name another cgroup",
+                cgroup.path
+            ));
         }
-        if let Some(other) = self.governed().values().find(|one| within(&one.cgroup.path, &cgroup.path) || within(&cgroup.path, &one.cgroup.path)) {
+        if let Some(other) = self
+            .governed()
+            .values()
+            .find(|one| within(&one.cgroup.path, &cgroup.path) || within(&cgroup.path, &one.cgroup.path))
+        {
             return Err(format!("{} is governed already, as agent {:?}", other.cgroup.path, &*other.agent.name));
         }
         let root = cgroup.root_process();
@@ -360,7 +361,9 @@ fn check_name(name: &str) -> Result<(), String> {
     if (1..=64).contains(&name.len()) && name.bytes().all(good) && !name.starts_with(['.', '-', '_']) {
         return Ok(());
     }
-    Err(format!("{name:?} is not an agent's name: a-z, 0-9, dot, dash and underscore, at most 64, a letter or digit first"))
+    Err(format!(
+        "{name:?} is not an agent's name: a-z, 0-9, dot, dash and underscore, at most 64, a letter or digit first"
+    ))
 }
 
 /// A directory's or command's name as an agent's name.
@@ -380,9 +383,13 @@ pub fn sanitise(name: &str) -> String {
 
 /// The process must be the caller's child and run as the same user.
 fn check_child(caller: Caller, pid: u32) -> Result<(), String> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| format!("process {pid}: {error}"))?;
+    let status =
+        std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| format!("process {pid}: {error}"))?;
     let field = |name: &str| {
-        status.lines().find_map(|line| line.strip_prefix(name)).and_then(|rest| rest.split_whitespace().next()?.parse::<u32>().ok())
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(|rest| rest.split_whitespace().next()?.parse::<u32>().ok())
     };
     if field("PPid:") != Some(caller.pid) {
         return Err(format!("process {pid} is not a child of the caller's"));

@@ -61,7 +61,8 @@ impl Kernel {
         let mut ebpf = Kernel::open(pins)?;
         for name in name::PROGRAMS {
             let program = ebpf.program_mut(name).ok_or_else(|| kernel(format!("the program {name} is missing")))?;
-            load(program).map_err(|error| kernel(format!("the kernel refuses the program {name}: {}", chain(&error))))?;
+            load(program)
+                .map_err(|error| kernel(format!("the kernel refuses the program {name}: {}", chain(&error))))?;
         }
         let mut kernel = Kernel { ebpf, pins: pins.to_owned(), links: BTreeMap::new() };
         kernel.close_lease()?;
@@ -73,10 +74,12 @@ impl Kernel {
     /// The object with its maps pinned below `pins`; no program is loaded yet.
     fn open(pins: &Path) -> Result<Ebpf, KeeperError> {
         let maps = pins.join("maps");
-        fs::create_dir_all(&maps).and_then(|()| fs::create_dir_all(pins.join("links"))).map_err(|error| kernel(format!(
-            "cannot make {}: {error}; is bpffs mounted (mount -t bpf bpf /sys/fs/bpf), and is this root?",
-            maps.display()
-        )))?;
+        fs::create_dir_all(&maps).and_then(|()| fs::create_dir_all(pins.join("links"))).map_err(|error| {
+            kernel(format!(
+                "cannot make {}: {error}; is bpffs mounted (mount -t bpf bpf /sys/fs/bpf), and is this root?",
+                maps.display()
+            ))
+        })?;
         let has_set_retval = u32::from(kernel_at_least(5, 18));
         EbpfLoader::new()
             .default_map_pin_directory(&maps)
@@ -268,7 +271,9 @@ impl Kernel {
     fn adopt(&mut self) -> Result<(), KeeperError> {
         let Ok(entries) = fs::read_dir(self.pins.join("links")) else { return Ok(()) };
         for entry in entries.flatten() {
-            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(CgroupId) else { continue };
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(CgroupId) else {
+                continue;
+            };
             if let Some(links) = self.adopt_cgroup(&entry.path())? {
                 self.links.insert(id, links);
             }

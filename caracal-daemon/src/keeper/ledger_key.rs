@@ -161,7 +161,9 @@ pub fn read_signed(dir: &Path) -> Result<Option<Signed>, KeeperError> {
         hex::decode_to_slice(root, &mut hash).ok()?;
         Some(Signed { size: size.parse().ok()?, root: hash })
     };
-    parse().map(Some).ok_or_else(|| key_error(&path, "it does not say what was signed; restore it from a backup".into()))
+    parse()
+        .map(Some)
+        .ok_or_else(|| key_error(&path, "it does not say what was signed; restore it from a backup".into()))
 }
 
 fn store_signed(dir: &Path, signed: Signed) -> std::io::Result<()> {
@@ -215,7 +217,9 @@ fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>, KeeperError> {
     };
     let mode = file.metadata().map_err(|error| fail(error.to_string()))?.mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(fail(format!("mode {mode:o} lets others read it; run chmod 0600 on it, and replace it if others could")));
+        return Err(fail(format!(
+            "mode {mode:o} lets others read it; run chmod 0600 on it, and replace it if others could"
+        )));
     }
     let mut text = Zeroizing::new(String::new());
     file.read_to_string(&mut text).map_err(|error| fail(error.to_string()))?;

@@ -81,7 +81,12 @@ impl Places {
 ///
 /// # Errors
 /// When the keeper cannot start. What was pinned stays pinned, and shut.
-pub fn serve(config: &Config, cgroups: &[PathBuf], agent: Option<&str>, ready: impl FnOnce()) -> Result<(), KeeperError> {
+pub fn serve(
+    config: &Config,
+    cgroups: &[PathBuf],
+    agent: Option<&str>,
+    ready: impl FnOnce(),
+) -> Result<(), KeeperError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(KeeperError::NotRoot);
     }
@@ -116,18 +121,39 @@ pub fn serve(config: &Config, cgroups: &[PathBuf], agent: Option<&str>, ready: i
     let inherited = Inherited { sockets, lease: lease?, sources: sources?, resolving: resolving? };
     let group = admin_group(config)?;
     let certificate = keys.ca_certificate().to_owned();
-    let governor = Arc::new(Governor::new(hierarchy, config.instance.as_str(), kernel, certificate, group, places.registry())?);
+    let governor =
+        Arc::new(Governor::new(hierarchy, config.instance.as_str(), kernel, certificate, group, places.registry())?);
     governor.adopt();
     let listener = control::listen(&places.control)
         .map_err(|error| KeeperError::Listen(format!("cannot listen on {}: {error}", places.control.display())))?;
-    thread("control-accept", { let governor = Arc::clone(&governor); move || control::serve(&listener, &governor) })?;
-    thread("refusals", { let governor = Arc::clone(&governor); let counted = places.keeper.join("counted.json"); move || refusals::drain(denials, &governor, &counted) })?;
-    thread("sweep", { let governor = Arc::clone(&governor); move || loop {
-        std::thread::sleep(Duration::from_secs(1));
-        governor.sweep_all();
-    } })?;
+    thread("control-accept", {
+        let governor = Arc::clone(&governor);
+        move || control::serve(&listener, &governor)
+    })?;
+    thread("refusals", {
+        let governor = Arc::clone(&governor);
+        let counted = places.keeper.join("counted.json");
+        move || refusals::drain(denials, &governor, &counted)
+    })?;
+    thread("sweep", {
+        let governor = Arc::clone(&governor);
+        move || loop {
+            std::thread::sleep(Duration::from_secs(1));
+            governor.sweep_all();
+        }
+    })?;
 
-    let keeper = Keeper { config, places: &places, host_id: &host_id, netns, user, inherited: &inherited, keys: &keys, governor: &governor, agent };
+    let keeper = Keeper {
+        config,
+        places: &places,
+        host_id: &host_id,
+        netns,
+        user,
+        inherited: &inherited,
+        keys: &keys,
+        governor: &governor,
+        agent,
+    };
     keeper.supervise(&signals, cgroups, ready)
 }
 
@@ -159,7 +185,9 @@ impl Keeper<'_> {
                         return Err(why);
                     }
                     if self.config.require == Require::Full {
-                        let _ = self.governor.order(&Order::Lifecycle("degraded: full is required, network is enforced".to_owned()));
+                        let _ = self
+                            .governor
+                            .order(&Order::Lifecycle("degraded: full is required, network is enforced".to_owned()));
                     }
                     if let Some(ready) = ready.take() {
                         ready();
@@ -177,13 +205,18 @@ impl Keeper<'_> {
             }
             let _ = self.governor.kernel().close_lease();
             self.governor.set_orders(None);
-            pause = if started.elapsed() > Duration::from_secs(10) { Duration::from_millis(100) } else { (pause * 2).min(Duration::from_secs(5)) };
+            pause = if started.elapsed() > Duration::from_secs(10) {
+                Duration::from_millis(100)
+            } else {
+                (pause * 2).min(Duration::from_secs(5))
+            };
             std::thread::sleep(pause);
         }
     }
 
     fn start(&self) -> Result<Child, KeeperError> {
-        let (child, signing_end, orders_end) = child::start(self.config, self.host_id, self.netns, self.user, self.inherited)?;
+        let (child, signing_end, orders_end) =
+            child::start(self.config, self.host_id, self.netns, self.user, self.inherited)?;
         let keys: Arc<dyn Signer> = Arc::clone(self.keys) as Arc<dyn Signer>;
         thread("signing", move || signing::serve(signing_end, &keys))?;
         let orders = Orders::new(orders_end).map_err(|error| KeeperError::Gone(error.to_string()))?;
@@ -218,8 +251,16 @@ impl Keeper<'_> {
         if self.governor.is_attached(cgroup) {
             return Ok(());
         }
-        let name = self.config.agent.iter().find(|entry| entry.cgroup.as_deref() == Some(cgroup)).map(|entry| entry.name.as_str());
-        self.governor.attach(cgroup, self.agent.or(name), self.config.allow_degraded).map(drop).map_err(KeeperError::Refused)
+        let name = self
+            .config
+            .agent
+            .iter()
+            .find(|entry| entry.cgroup.as_deref() == Some(cgroup))
+            .map(|entry| entry.name.as_str());
+        self.governor
+            .attach(cgroup, self.agent.or(name), self.config.allow_degraded)
+            .map(drop)
+            .map_err(KeeperError::Refused)
     }
 
     /// Waits for a signal or for the child's end. True: stop.
@@ -232,7 +273,10 @@ impl Keeper<'_> {
                 },
                 Ok(Signal::SIGCHLD) => {
                     if let Ok(Some(status)) = child.try_wait() {
-                        tracing::error!(status = describe(status), "The data path died; the door is shut until it is back.");
+                        tracing::error!(
+                            status = describe(status),
+                            "The data path died; the door is shut until it is back."
+                        );
                         return Ok(false);
                     }
                 }
@@ -283,7 +327,9 @@ fn raise_descriptors(connections: usize) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let raised = setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard.max(wanted))
         .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if raised.is_err() || hard.max(soft) < wanted && getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(soft, _)| soft < wanted) {
+    if raised.is_err()
+        || hard.max(soft) < wanted && getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(soft, _)| soft < wanted)
+    {
         tracing::warn!(wanted, "Cannot raise the limit of open descriptors; [limits] connections cannot be reached.");
     }
 }
@@ -299,7 +345,10 @@ fn block_signals() -> Result<SigSet, KeeperError> {
 }
 
 fn make_directories(places: &Places, user: child::User) -> Result<(), KeeperError> {
-    let failed = |path: &Path, error: std::io::Error| KeeperError::Key { path: path.display().to_string(), why: error.to_string() };
+    let failed = |path: &Path, error: std::io::Error| KeeperError::Key {
+        path: path.display().to_string(),
+        why: error.to_string(),
+    };
     let make = |path: &Path, mode: u32| {
         fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|error| failed(path, error))
     };

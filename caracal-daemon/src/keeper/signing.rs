@@ -23,7 +23,10 @@ enum Answer {
     Note(String),
     Refused(String),
     /// An error of its own: the ledger asks with size 0 to learn what was signed before.
-    Fork { asked: u64, signed: u64 },
+    Fork {
+        asked: u64,
+        signed: u64,
+    },
 }
 
 /// The data path's side: keys that live in another process.

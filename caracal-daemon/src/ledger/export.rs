@@ -90,7 +90,8 @@ async fn tiles(store: &mut SqliteStore, dir: &Path, size: u64) -> Result<(), Exp
         for n in 0..hashes.div_ceil(TILE_WIDTH as u64) {
             let width = width(size, n, level);
             let stored = store.tile(level, n).await?;
-            let tile = stored.get(..width).ok_or_else(|| StoreError::Damaged(format!("tile {level}/{n} is missing")))?;
+            let tile =
+                stored.get(..width).ok_or_else(|| StoreError::Damaged(format!("tile {level}/{n} is missing")))?;
             put(&dir.join(path(&level.to_string(), n, width)), tile.as_flattened())?;
         }
         level += 1;

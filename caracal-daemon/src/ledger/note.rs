@@ -218,7 +218,8 @@ impl Checkpoint {
         let mut checkpoint = Checkpoint::parse_text(&text)?;
         for line in lines.split('\n') {
             let (name, signature) = parse_line(line)?;
-            let (id, signature) = signature.split_first_chunk::<4>().ok_or(NoteError::Malformed("a signature is short"))?;
+            let (id, signature) =
+                signature.split_first_chunk::<4>().ok_or(NoteError::Malformed("a signature is short"))?;
             let Some(key) = trusted.iter().find(|key| key.name == name && key.id == *id) else { continue };
             if key.name != checkpoint.origin {
                 return Err(NoteError::Origin { found: checkpoint.origin, expected: key.name.clone() });
@@ -233,7 +234,8 @@ impl Checkpoint {
 
     fn parse_text(text: &str) -> Result<Checkpoint, NoteError> {
         let mut lines = text.strip_suffix('\n').unwrap_or(text).split('\n');
-        let (Some(origin), Some(size), Some(root), None) = (lines.next(), lines.next(), lines.next(), lines.next()) else {
+        let (Some(origin), Some(size), Some(root), None) = (lines.next(), lines.next(), lines.next(), lines.next())
+        else {
             return Err(NoteError::Malformed("it has three lines of text"));
         };
         let parsed: u64 = size.parse().map_err(|_| NoteError::Malformed("its size is no number"))?;

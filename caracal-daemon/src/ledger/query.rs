@@ -1,12 +1,12 @@
 //! Answers questions about records and spend for the command line and the control socket. Reads; never writes.
 //! Who may see what is said by the caller through a [`Filter`]; an ordinary user's is their own uid and agents.
 
+use super::Store as _;
 use super::books::{Spend, SpendKey};
 use super::sequence::{FORK, GAP};
+use super::sqlite::SqliteStore;
 use super::state::StateDir;
 use super::store::{Chunk, StoreError};
-use super::sqlite::SqliteStore;
-use super::Store as _;
 use crate::event::{Detail, DetailKeys, Record, WindowKey};
 use crate::journal::Reader;
 use crate::money::NanoUsd;

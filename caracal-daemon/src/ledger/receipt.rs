@@ -5,9 +5,9 @@
 
 use super::note::{Checkpoint, NoteError, Verifier};
 use super::proof::{self, Tiles};
+use super::sequence;
 use super::sqlite::SqliteStore;
 use super::store::{Chunk, Store, StoreError};
-use super::sequence;
 use crate::event::{Hash, leaf_hash};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -79,7 +79,9 @@ async fn find(store: &mut SqliteStore, wanted: &str) -> Result<(u64, Vec<u8>), R
     let ms = sequence::ms_of_id(wanted).ok_or_else(missing)?;
     let found = store.chunks_at(ms).await?.iter().find_map(|chunk: &Chunk| {
         let mut records = (chunk.first..).zip(chunk.records());
-        records.find(|(_, record)| sequence::event_id(record) == Some(wanted)).map(|(index, record)| (index, record.to_vec()))
+        records
+            .find(|(_, record)| sequence::event_id(record) == Some(wanted))
+            .map(|(index, record)| (index, record.to_vec()))
     });
     found.ok_or_else(missing)
 }
@@ -115,8 +117,10 @@ pub fn check(receipt: &str, trusted: &[Verifier]) -> Result<Proven, ReceiptError
         digits.parse::<u64>().ok().filter(|index| index.to_string() == digits)
     });
     let index = index.ok_or(ReceiptError::Malformed("it has no index"))?;
-    let path: Option<Vec<Hash>> =
-        lines.take(MAX_PROOF + 1).map(|line| STANDARD.decode(line).ok().and_then(|hash| hash.try_into().ok())).collect();
+    let path: Option<Vec<Hash>> = lines
+        .take(MAX_PROOF + 1)
+        .map(|line| STANDARD.decode(line).ok().and_then(|hash| hash.try_into().ok()))
+        .collect();
     let path = path.filter(|path| path.len() <= MAX_PROOF).ok_or(ReceiptError::Malformed("its path is not hashes"))?;
     let checkpoint = Checkpoint::open(note, trusted)?;
     if !proof::check_inclusion(&leaf_hash(&record), index, checkpoint.size, &path, &checkpoint.root) {

@@ -74,7 +74,16 @@ pub fn spawn<S: Store + 'static>(
     let stop = Arc::new(Stop::default());
     let (report, progress) = watch::channel(progress(&ledger, None));
     let feed = Feed::new(journal, ledger.cursor().sequence);
-    let mut worker = Worker { ledger, feed, signer: Arc::clone(&signer), view, options, report, stop: Arc::clone(&stop), agreed: false };
+    let mut worker = Worker {
+        ledger,
+        feed,
+        signer: Arc::clone(&signer),
+        view,
+        options,
+        report,
+        stop: Arc::clone(&stop),
+        agreed: false,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ledger_thread = std::thread::Builder::new().name("ledger".into()).spawn(move || {
         lower_priority();
@@ -103,9 +112,8 @@ impl Handle {
         self.stop.hurry.store(true, Ordering::Release);
         self.threads.iter().for_each(|thread| thread.thread().unpark());
         let mut progress = self.progress.clone();
-        let there = progress.wait_for(|now| {
-            (now.next_sequence >= wanted && now.checkpoint >= now.size) || now.trouble.is_some()
-        });
+        let there = progress
+            .wait_for(|now| (now.next_sequence >= wanted && now.checkpoint >= now.size) || now.trouble.is_some());
         let now = there.await.map_err(|_| "the ledger has stopped".to_owned())?.clone();
         now.trouble.clone().map_or(Ok(now), Err)
     }
@@ -142,7 +150,10 @@ impl<S: Store> Worker<S> {
             };
             let failed = trouble.is_some();
             if failed && self.report.borrow().trouble != trouble {
-                tracing::error!(error = trouble.as_deref(), "the ledger does not go on; records are kept in the journal");
+                tracing::error!(
+                    error = trouble.as_deref(),
+                    "the ledger does not go on; records are kept in the journal"
+                );
             }
             self.report.send_replace(progress(&self.ledger, trouble));
             if stopping {

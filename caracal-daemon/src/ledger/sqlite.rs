@@ -71,11 +71,13 @@ impl SqliteStore {
     /// # Errors
     /// The database's.
     pub async fn chunks_from(&mut self, first: u64, limit: u32) -> Result<Vec<Chunk>, StoreError> {
-        let rows = sqlx::query("SELECT first, count, min_ms, max_ms, data FROM events WHERE first >= ? ORDER BY first LIMIT ?")
-            .bind(signed(first))
-            .bind(limit)
-            .fetch_all(&mut self.connection)
-            .await;
+        let rows = sqlx::query(
+            "SELECT first, count, min_ms, max_ms, data FROM events WHERE first >= ? ORDER BY first LIMIT ?",
+        )
+        .bind(signed(first))
+        .bind(limit)
+        .fetch_all(&mut self.connection)
+        .await;
         self.rows(rows, chunk)
     }
 
@@ -84,12 +86,13 @@ impl SqliteStore {
     /// # Errors
     /// The database's.
     pub async fn chunks_before(&mut self, first: u64, limit: u32) -> Result<Vec<Chunk>, StoreError> {
-        let rows =
-            sqlx::query("SELECT first, count, min_ms, max_ms, data FROM events WHERE first < ? ORDER BY first DESC LIMIT ?")
-                .bind(signed(first))
-                .bind(limit)
-                .fetch_all(&mut self.connection)
-                .await;
+        let rows = sqlx::query(
+            "SELECT first, count, min_ms, max_ms, data FROM events WHERE first < ? ORDER BY first DESC LIMIT ?",
+        )
+        .bind(signed(first))
+        .bind(limit)
+        .fetch_all(&mut self.connection)
+        .await;
         self.rows(rows, chunk)
     }
 
@@ -98,12 +101,13 @@ impl SqliteStore {
     /// # Errors
     /// The database's.
     pub async fn chunks_at(&mut self, ms: u64) -> Result<Vec<Chunk>, StoreError> {
-        let rows =
-            sqlx::query("SELECT first, count, min_ms, max_ms, data FROM events WHERE min_ms <= ? AND max_ms >= ? ORDER BY first")
-                .bind(signed(ms))
-                .bind(signed(ms))
-                .fetch_all(&mut self.connection)
-                .await;
+        let rows = sqlx::query(
+            "SELECT first, count, min_ms, max_ms, data FROM events WHERE min_ms <= ? AND max_ms >= ? ORDER BY first",
+        )
+        .bind(signed(ms))
+        .bind(signed(ms))
+        .fetch_all(&mut self.connection)
+        .await;
         self.rows(rows, chunk)
     }
 
@@ -121,7 +125,8 @@ impl SqliteStore {
     /// # Errors
     /// The database's.
     pub async fn checkpoints(&mut self) -> Result<Vec<(u64, String)>, StoreError> {
-        let rows = sqlx::query("SELECT size, note FROM checkpoints ORDER BY size").fetch_all(&mut self.connection).await;
+        let rows =
+            sqlx::query("SELECT size, note FROM checkpoints ORDER BY size").fetch_all(&mut self.connection).await;
         self.rows(rows, |row| Ok((number(row, "size")?, row.try_get("note")?)))
     }
 
@@ -130,10 +135,15 @@ impl SqliteStore {
     /// # Errors
     /// The database's.
     pub async fn heads(&mut self) -> Result<Vec<SignedHead>, StoreError> {
-        let rows =
-            sqlx::query("SELECT sequence, leaf, signature FROM host_heads ORDER BY sequence").fetch_all(&mut self.connection).await;
+        let rows = sqlx::query("SELECT sequence, leaf, signature FROM host_heads ORDER BY sequence")
+            .fetch_all(&mut self.connection)
+            .await;
         self.rows(rows, |row| {
-            Ok(SignedHead { sequence: number(row, "sequence")?, leaf: hash(row, "leaf")?, signature: row.try_get("signature")? })
+            Ok(SignedHead {
+                sequence: number(row, "sequence")?,
+                leaf: hash(row, "leaf")?,
+                signature: row.try_get("signature")?,
+            })
         })
     }
 
@@ -152,7 +162,9 @@ impl SqliteStore {
     /// # Errors
     /// The database's.
     pub async fn spend(&mut self) -> Result<Vec<(SpendKey, Spend)>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM spend ORDER BY day, agent, provider, model").fetch_all(&mut self.connection).await;
+        let rows = sqlx::query("SELECT * FROM spend ORDER BY day, agent, provider, model")
+            .fetch_all(&mut self.connection)
+            .await;
         self.rows(rows, spend_row)
     }
 
@@ -168,7 +180,8 @@ impl SqliteStore {
             .fetch_optional(&mut self.connection)
             .await;
         let row = row.map_err(|error| database(&self.path, &error))?;
-        row.map_or(Ok(NanoUsd(0)), |row| number(&row, "nano").map(NanoUsd)).map_err(|error| database(&self.path, &error))
+        row.map_or(Ok(NanoUsd(0)), |row| number(&row, "nano").map(NanoUsd))
+            .map_err(|error| database(&self.path, &error))
     }
 
     /// The triggers that keep evidence from being changed by mistake.
@@ -176,8 +189,9 @@ impl SqliteStore {
     /// # Errors
     /// The database's.
     pub async fn triggers(&mut self) -> Result<Vec<String>, StoreError> {
-        let rows =
-            sqlx::query("SELECT name FROM sqlite_schema WHERE type = 'trigger' ORDER BY name").fetch_all(&mut self.connection).await;
+        let rows = sqlx::query("SELECT name FROM sqlite_schema WHERE type = 'trigger' ORDER BY name")
+            .fetch_all(&mut self.connection)
+            .await;
         self.rows(rows, |row| row.try_get("name"))
     }
 
@@ -232,10 +246,14 @@ impl Store for SqliteStore {
     }
 
     async fn totals(&mut self) -> Result<HashMap<WindowKey, NanoUsd>, StoreError> {
-        let rows = sqlx::query(r#"SELECT budget, scope, "window", nano FROM totals"#).fetch_all(&mut self.connection).await;
+        let rows =
+            sqlx::query(r#"SELECT budget, scope, "window", nano FROM totals"#).fetch_all(&mut self.connection).await;
         let rows = self.rows(rows, |row| {
             let text = |name: &str| row.try_get::<String, _>(name).map(Into::into);
-            Ok((WindowKey { budget: text("budget")?, scope: text("scope")?, window: text("window")? }, NanoUsd(number(row, "nano")?)))
+            Ok((
+                WindowKey { budget: text("budget")?, scope: text("scope")?, window: text("window")? },
+                NanoUsd(number(row, "nano")?),
+            ))
         })?;
         Ok(rows.into_iter().collect())
     }
@@ -265,7 +283,8 @@ async fn connect_quietly(options: SqliteConnectOptions) -> Result<SqliteConnecti
 
 async fn load(connection: &mut SqliteConnection) -> Result<State, sqlx::Error> {
     let mut state = State::default();
-    let row = sqlx::query("SELECT origin, size, root, next_sequence, prev FROM log").fetch_optional(&mut *connection).await?;
+    let row =
+        sqlx::query("SELECT origin, size, root, next_sequence, prev FROM log").fetch_optional(&mut *connection).await?;
     let Some(row) = row else { return Ok(state) };
     state.position = Some(Position {
         origin: row.try_get("origin")?,
@@ -284,8 +303,11 @@ async fn load(connection: &mut SqliteConnection) -> Result<State, sqlx::Error> {
             serde_json::from_str(row.try_get("intent")?).map_err(|error| sqlx::Error::Decode(error.into()))?;
         state.open.push(intent);
     }
-    let row = sqlx::query("SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1").fetch_optional(&mut *connection).await?;
-    state.checkpoint = row.map(|row| Ok::<_, sqlx::Error>((number(&row, "size")?, row.try_get("note")?))).transpose()?;
+    let row = sqlx::query("SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1")
+        .fetch_optional(&mut *connection)
+        .await?;
+    state.checkpoint =
+        row.map(|row| Ok::<_, sqlx::Error>((number(&row, "size")?, row.try_get("note")?))).transpose()?;
     let row = sqlx::query("SELECT max(sequence) AS sequence FROM host_heads").fetch_one(&mut *connection).await?;
     state.head = row.try_get::<Option<i64>, _>("sequence")?.and_then(|sequence| u64::try_from(sequence).ok());
     Ok(state)
@@ -348,7 +370,11 @@ async fn write_evidence(connection: &mut SqliteConnection, batch: &Batch) -> Res
         }
     }
     if let Some((size, note)) = &batch.checkpoint {
-        sqlx::query("INSERT INTO checkpoints VALUES (?, ?)").bind(signed(*size)).bind(note).execute(&mut *connection).await?;
+        sqlx::query("INSERT INTO checkpoints VALUES (?, ?)")
+            .bind(signed(*size))
+            .bind(note)
+            .execute(&mut *connection)
+            .await?;
     }
     if let Some(head) = &batch.head {
         sqlx::query("INSERT INTO host_heads VALUES (?, ?, ?)")

@@ -129,7 +129,9 @@ pub trait Store: Send {
     /// Every total of a budget window, nano-USD.
     fn totals(
         &mut self,
-    ) -> impl Future<Output = Result<std::collections::HashMap<crate::event::WindowKey, crate::money::NanoUsd>, StoreError>> + Send;
+    ) -> impl Future<
+        Output = Result<std::collections::HashMap<crate::event::WindowKey, crate::money::NanoUsd>, StoreError>,
+    > + Send;
 }
 
 /// Splits hashes that stand together.

@@ -46,13 +46,16 @@ fn call(number: u128) -> uuid::Uuid {
 fn entries(drafts: &[Draft]) -> Vec<Entry> {
     let (_dir, scribe) = scribe();
     let mut prev = [0; 32];
-    (0..).zip(drafts).map(|(sequence, draft)| {
-        let mut bytes = Vec::new();
-        scribe.seal(draft).expect("sealed").place(sequence, &prev, &mut bytes);
-        let entry = Entry { sequence, prev, leaf: leaf_hash(&bytes), bytes };
-        prev = entry.leaf;
-        entry
-    }).collect()
+    (0..)
+        .zip(drafts)
+        .map(|(sequence, draft)| {
+            let mut bytes = Vec::new();
+            scribe.seal(draft).expect("sealed").place(sequence, &prev, &mut bytes);
+            let entry = Entry { sequence, prev, leaf: leaf_hash(&bytes), bytes };
+            prev = entry.leaf;
+            entry
+        })
+        .collect()
 }
 
 /// Intents of `count` calls, with outcomes for all but each fifth.
@@ -81,9 +84,10 @@ async fn every_split_into_batches_gives_the_same_ledger() {
     whole.ingest(&entries, None, None).await.expect("ingested");
     assert_eq!(root(&whole), naive_root(&leaves));
     for size in [1, 7, 256, 300] {
-        let mut split = Ledger::open(SqliteStore::open(&dir.path().join(format!("{size}"))).await.expect("a store"), "h")
-            .await
-            .expect("a ledger");
+        let mut split =
+            Ledger::open(SqliteStore::open(&dir.path().join(format!("{size}"))).await.expect("a store"), "h")
+                .await
+                .expect("a ledger");
         for batch in entries.chunks(size) {
             split.ingest(batch, None, None).await.expect("ingested");
         }
@@ -114,7 +118,10 @@ async fn money_is_that_of_the_outcomes_and_nothing_counts_twice() {
     let open = &ledger.store().state.open;
     assert_eq!(open.iter().map(|intent| intent.call.clone()).collect::<Vec<_>>(), [call(3).to_string()]);
     let outcome = open[0].crash_outcome(UnixNanos(9));
-    assert_eq!((outcome.data.cost, outcome.data.settle, outcome.data.reason), (Some(NanoUsd(5_000)), Some("charged_max"), Some("crash")));
+    assert_eq!(
+        (outcome.data.cost, outcome.data.settle, outcome.data.reason),
+        (Some(NanoUsd(5_000)), Some("charged_max"), Some("crash"))
+    );
     assert_eq!(outcome.data.call, Some(call(3)));
     assert_eq!(outcome.data.usage, None::<Usage>);
 }
@@ -173,7 +180,12 @@ async fn after_a_restore_nothing_is_signed_until_the_log_has_caught_up() {
             continue;
         }
         agreed.expect("nothing to say yet");
-        other.ingest(&longer[before..after], None, Some(&*signer)).await.map(drop).or_else(is_fork).expect("a fork or no signature");
+        other
+            .ingest(&longer[before..after], None, Some(&*signer))
+            .await
+            .map(drop)
+            .or_else(is_fork)
+            .expect("a fork or no signature");
         let grown = other.ingest(&longer[other.cursor().sequence as usize..], None, Some(&*signer)).await;
         assert!(matches!(grown, Err(LedgerError::Fork(_))), "{grown:?}");
         assert_eq!(other.checkpoint(), None);
@@ -202,7 +214,11 @@ async fn gaps_and_forks_become_leaves() {
     ledger.ingest(&good[..4], None, None).await.expect("duplicates");
     assert_eq!(ledger.size(), 8);
     ledger.ingest(&other[8..9], None, None).await.expect("a broken chain");
-    let kinds: Vec<String> = ledger.store().chunks.iter().flat_map(|chunk| chunk.records().map(<[u8]>::to_vec).collect::<Vec<_>>())
+    let kinds: Vec<String> = ledger
+        .store()
+        .chunks
+        .iter()
+        .flat_map(|chunk| chunk.records().map(<[u8]>::to_vec).collect::<Vec<_>>())
         .map(|record| crate::event::Record::parse(&record).expect("a record").kind)
         .filter(|kind| kind.starts_with("caracal.gap") || kind.starts_with("caracal.fork"))
         .collect();
@@ -220,8 +236,10 @@ pub(crate) async fn sample(dir: &Path) -> (StateDir, Vec<Verifier>) {
     let state = StateDir::new(dir);
     let signer = signer(dir);
     let (journal, _) =
-        Journal::open(&state.journal(), &state.detail_keys(), "h", Options::default(), &Clock::fixed(UnixNanos(1))).expect("a journal");
-    let mut ledger = Ledger::open(SqliteStore::open(&state.ledger()).await.expect("a store"), "h").await.expect("a ledger");
+        Journal::open(&state.journal(), &state.detail_keys(), "h", Options::default(), &Clock::fixed(UnixNanos(1)))
+            .expect("a journal");
+    let mut ledger =
+        Ledger::open(SqliteStore::open(&state.ledger()).await.expect("a store"), "h").await.expect("a ledger");
     let drafts = drafts(300);
     for (round, part) in drafts.chunks(150).enumerate() {
         for draft in part {
@@ -252,9 +270,15 @@ async fn audit(state: &StateDir, keys: &[Verifier]) -> Report {
 async fn edit(state: &StateDir, sql: &'static [&'static str]) {
     let mut connection =
         sqlx::sqlite::SqliteConnectOptions::new().filename(state.ledger()).connect().await.expect("opened");
-    let names: Vec<(String, String)> = sqlx::query_as("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetch_all(&mut connection).await.expect("triggers");
+    let names: Vec<(String, String)> = sqlx::query_as("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
+        .fetch_all(&mut connection)
+        .await
+        .expect("triggers");
     for (name, _) in &names {
-        sqlx::query(sqlx::AssertSqlSafe(format!("DROP TRIGGER {name}"))).execute(&mut connection).await.expect("dropped");
+        sqlx::query(sqlx::AssertSqlSafe(format!("DROP TRIGGER {name}")))
+            .execute(&mut connection)
+            .await
+            .expect("dropped");
     }
     for statement in sql {
         let done = sqlx::query(*statement).execute(&mut connection).await.expect("edited");
@@ -275,7 +299,9 @@ async fn a_sound_ledger_passes_and_any_hand_edit_is_found() {
     assert_eq!((sound.leaves, sound.journal_records, sound.checkpoints, sound.heads, sound.tiles), (450, 90, 3, 3, 1));
     let kept = std::fs::read(state.ledger()).expect("the ledger");
     let edits: [&[&str]; 27] = [
-        &["UPDATE events SET data = CAST(substr(data, 1, 600) || x'2a' || substr(data, 602) AS BLOB) WHERE first = 150"],
+        &[
+            "UPDATE events SET data = CAST(substr(data, 1, 600) || x'2a' || substr(data, 602) AS BLOB) WHERE first = 150",
+        ],
         &["DELETE FROM events WHERE first = 150"],
         &["DELETE FROM events WHERE first = (SELECT max(first) FROM events)"],
         &["UPDATE events SET min_ms = min_ms - 1 WHERE first = 0"],
@@ -293,7 +319,9 @@ async fn a_sound_ledger_passes_and_any_hand_edit_is_found() {
         &["DELETE FROM checkpoints WHERE size = 150"],
         &["UPDATE checkpoints SET size = size + 1 WHERE size = 300"],
         &["UPDATE host_heads SET leaf = (SELECT leaf FROM host_heads WHERE sequence = 149) WHERE sequence = 299"],
-        &["UPDATE host_heads SET signature = CAST(substr(signature, 1, length(signature) - 1) || x'00' AS BLOB) WHERE sequence = 149"],
+        &[
+            "UPDATE host_heads SET signature = CAST(substr(signature, 1, length(signature) - 1) || x'00' AS BLOB) WHERE sequence = 149",
+        ],
         &["DELETE FROM host_heads WHERE sequence = 149"],
         &["UPDATE log SET size = size - 1"],
         &["UPDATE log SET root = (SELECT leaf FROM host_heads WHERE sequence = 149)"],
@@ -311,12 +339,15 @@ async fn a_sound_ledger_passes_and_any_hand_edit_is_found() {
     assert_eq!(audit(&state, &keys).await.findings, []);
     // The whole ledger rolled back to an older, sound one.
     let older: &[&str] = &[
-        "DELETE FROM events WHERE first >= 300", "DELETE FROM checkpoints WHERE size > 300", "DELETE FROM host_heads WHERE sequence > 299",
+        "DELETE FROM events WHERE first >= 300",
+        "DELETE FROM checkpoints WHERE size > 300",
+        "DELETE FROM host_heads WHERE sequence > 299",
     ];
     edit(&state, older).await;
     assert!(!audit(&state, &keys).await.findings.is_empty());
     put_back(&state, &kept);
-    let mut connection = sqlx::sqlite::SqliteConnectOptions::new().filename(state.ledger()).connect().await.expect("opened");
+    let mut connection =
+        sqlx::sqlite::SqliteConnectOptions::new().filename(state.ledger()).connect().await.expect("opened");
     assert!(sqlx::query("DELETE FROM events").execute(&mut connection).await.is_err(), "the triggers refuse");
     sqlx::query("DROP TRIGGER events_keep_update").execute(&mut connection).await.expect("dropped");
     connection.close().await.expect("closed");
@@ -336,7 +367,8 @@ async fn an_audit_accepts_a_gap_that_the_ledger_recorded_and_no_other() {
     let (state, signer) = (StateDir::new(dir.path()), signer(dir.path()));
     std::fs::create_dir(dir.path().join("data")).expect("the data path's directory");
     let all = entries(&drafts(20));
-    let mut ledger = Ledger::open(SqliteStore::open(&state.ledger()).await.expect("a store"), "h").await.expect("a ledger");
+    let mut ledger =
+        Ledger::open(SqliteStore::open(&state.ledger()).await.expect("a store"), "h").await.expect("a ledger");
     ledger.ingest(&all[..10], None, Some(&*signer)).await.expect("ingested");
     ledger.ingest(&all[12..], None, Some(&*signer)).await.expect("ingested");
     drop(ledger);
@@ -385,14 +417,18 @@ async fn a_receipt_convinces_with_the_public_key_alone() {
             assert_eq!((Some(proven.index), &proven.record), (event.index, &event.bytes));
         }
         assert!(receipt::check(&text, &keys[2..]).is_err(), "the host's key signs no checkpoints");
-        let by_index = receipt::prove(&mut read().await, &event.index.expect("in the ledger").to_string()).await.expect("a receipt");
+        let by_index = receipt::prove(&mut read().await, &event.index.expect("in the ledger").to_string())
+            .await
+            .expect("a receipt");
         assert_eq!(by_index, text);
         assert!(text.len() < 4_096);
     }
     assert!(receipt::prove(&mut read().await, "450").await.is_err());
     assert!(receipt::prove(&mut read().await, "no such id").await.is_err());
     let text = receipt::prove(&mut read().await, "3").await.expect("a receipt");
-    let end = text.find("\n\n").expect("a checkpoint") + 2 + text[text.find("\n\n").expect("one") + 2..].find("\n\n").expect("lines");
+    let end = text.find("\n\n").expect("a checkpoint")
+        + 2
+        + text[text.find("\n\n").expect("one") + 2..].find("\n\n").expect("lines");
     for at in 0..end {
         let mut bad = text.clone().into_bytes();
         bad[at] ^= 1;
@@ -418,7 +454,10 @@ async fn an_export_holds_the_tree() {
         leaves.extend(store::Records(&bundle).map(leaf_hash));
     }
     assert_eq!((leaves.len() as u64, naive_root(&leaves)), (checkpoint.size, checkpoint.root));
-    let tiles: Vec<u8> = ["tile/0/000", "tile/0/001.p/194"].iter().flat_map(|name| std::fs::read(out.join(name)).expect("a tile")).collect();
+    let tiles: Vec<u8> = ["tile/0/000", "tile/0/001.p/194"]
+        .iter()
+        .flat_map(|name| std::fs::read(out.join(name)).expect("a tile"))
+        .collect();
     assert_eq!(tiles, leaves.as_flattened());
     assert_eq!(std::fs::read(out.join("tile/1/000.p/1")).expect("a tile"), naive_root(&leaves[..256]));
 }
@@ -430,13 +469,16 @@ async fn the_running_ledger_recovers_signs_and_lets_segments_go() {
     std::fs::create_dir(dir.path().join("data")).expect("the data path's directory");
     let signer = signer(dir.path());
     let options = Options { segment_bytes: 128 << 10, ..Options::default() };
-    let pace = RunOptions { gather: Duration::from_millis(1), head_every: Duration::from_millis(5), ..RunOptions::default() };
+    let pace =
+        RunOptions { gather: Duration::from_millis(1), head_every: Duration::from_millis(5), ..RunOptions::default() };
     let mut expected = 0;
     for round in 0..3u128 {
-        let mut ledger = Ledger::open(SqliteStore::open(&state.ledger()).await.expect("a store"), "h").await.expect("a ledger");
+        let mut ledger =
+            Ledger::open(SqliteStore::open(&state.ledger()).await.expect("a store"), "h").await.expect("a ledger");
         let options = Options { start: ledger.cursor(), ..options.clone() };
         let (journal, _) =
-            Journal::open(&state.journal(), &state.detail_keys(), "h", options, &Clock::fixed(UnixNanos(1))).expect("a journal");
+            Journal::open(&state.journal(), &state.detail_keys(), "h", options, &Clock::fixed(UnixNanos(1)))
+                .expect("a journal");
         let recovery = ledger.recover(&journal).await.expect("recovered");
         assert_eq!(recovery.open.len(), usize::from(round > 0));
         for intent in &recovery.open {
@@ -452,7 +494,12 @@ async fn the_running_ledger_recovers_signs_and_lets_segments_go() {
         }
         let progress = handle.flush().await.expect("flushed");
         assert_eq!((progress.size, progress.checkpoint), (journal.tail().next().sequence, progress.size));
-        let total: u64 = query::spend(&state, &query::Filter::default()).await.expect("spend").iter().map(|(_, spend)| spend.cost.0).sum();
+        let total: u64 = query::spend(&state, &query::Filter::default())
+            .await
+            .expect("spend")
+            .iter()
+            .map(|(_, spend)| spend.cost.0)
+            .sum();
         assert_eq!(total, expected);
         // A daemon that dies here has sent this call, perhaps.
         journal.durable(paid(Kind::Intent, call(round * 1_000 + 999))).await.expect("durable");
@@ -477,7 +524,8 @@ async fn a_users_events_are_their_own() {
     let dir = tempfile::tempdir().expect("a directory");
     let (state, _) = sample(dir.path()).await;
     let state = &state;
-    let ask = |filter: query::Filter| async move { query::events(state, &filter, 10_000).await.expect("events").0.len() };
+    let ask =
+        |filter: query::Filter| async move { query::events(state, &filter, 10_000).await.expect("events").0.len() };
     assert_eq!(ask(query::Filter { uid: Some(1000), ..Default::default() }).await, 540);
     assert_eq!(ask(query::Filter { uid: Some(1001), ..Default::default() }).await, 0);
     assert_eq!(ask(query::Filter { agents: Some(vec!["other".into()]), ..Default::default() }).await, 0);

@@ -20,8 +20,14 @@ const CHUNKS_AT_ONCE: u32 = 64;
 /// Findings that are kept: one broken byte near the start can break everything behind it.
 const MAX_FINDINGS: usize = 200;
 const TRIGGERS: [&str; 8] = [
-    "checkpoints_keep_delete", "checkpoints_keep_update", "events_keep_delete", "events_keep_update",
-    "host_heads_keep_delete", "host_heads_keep_update", "tiles_keep_delete", "tiles_keep_update",
+    "checkpoints_keep_delete",
+    "checkpoints_keep_update",
+    "events_keep_delete",
+    "events_keep_update",
+    "host_heads_keep_delete",
+    "host_heads_keep_update",
+    "tiles_keep_delete",
+    "tiles_keep_update",
 ];
 
 /// What to check against.
@@ -190,7 +196,10 @@ impl<'a> Audit<'a> {
         if stored != (checkpoints, heads) {
             self.report.find(
                 "count",
-                format!("{checkpoints} checkpoints and {heads} heads were committed; {} and {} are there", stored.0, stored.1),
+                format!(
+                    "{checkpoints} checkpoints and {heads} heads were committed; {} and {} are there",
+                    stored.0, stored.1
+                ),
             );
         }
     }
@@ -210,7 +219,8 @@ impl<'a> Audit<'a> {
         let at = self.tree.size();
         let last = chunk.first.saturating_add(chunk.count.saturating_sub(1));
         if chunk.first != at || chunk.first / TILE_WIDTH as u64 != last / TILE_WIDTH as u64 {
-            self.report.find("leaf_missing", format!("leaf {at} is not where it belongs; a row begins at {}", chunk.first));
+            self.report
+                .find("leaf_missing", format!("leaf {at} is not where it belongs; a row begins at {}", chunk.first));
         }
         let (mut count, mut bytes) = (0, 0);
         let (mut min, mut max) = (u64::MAX, 0);
@@ -253,7 +263,10 @@ impl<'a> Audit<'a> {
         if here != self.cursor && !(explained && sequence >= self.cursor.sequence) {
             self.report.find(
                 "chain",
-                format!("leaf {index} is record {sequence} of the host, but record {} should follow", self.cursor.sequence),
+                format!(
+                    "leaf {index} is record {sequence} of the host, but record {} should follow",
+                    self.cursor.sequence
+                ),
             );
         }
         self.link(sequence, leaf);
@@ -268,7 +281,8 @@ impl<'a> Audit<'a> {
         self.cursor = Start { sequence: sequence.saturating_add(1), prev: leaf };
         while let Some(head) = self.heads.pop_front_if(|head| head.sequence <= sequence) {
             if (head.sequence, head.leaf) != (sequence, leaf) {
-                self.report.find("head", format!("the chain's signed head {} is not the record that is there", head.sequence));
+                self.report
+                    .find("head", format!("the chain's signed head {} is not the record that is there", head.sequence));
             }
         }
     }
@@ -286,7 +300,8 @@ impl<'a> Audit<'a> {
                     self.report.find("checkpoint", format!("checkpoint {size} is not of these records"));
                 }
                 Ok(opened) if opened.origin != origin(self.against.host_id) || opened.signed_by.len() != 2 => {
-                    self.report.find("checkpoint", format!("checkpoint {size} is not signed by both keys of this ledger"));
+                    self.report
+                        .find("checkpoint", format!("checkpoint {size} is not signed by both keys of this ledger"));
                 }
                 Ok(_) => {}
                 Err(error) => self.report.find("checkpoint", format!("checkpoint {size}: {error}")),
@@ -356,7 +371,10 @@ impl<'a> Audit<'a> {
         }
         while let Some(entry) = self.journal.as_mut().and_then(|journal| journal.from(self.cursor.sequence)) {
             if entry.prev != self.cursor.prev || entry.sequence != self.cursor.sequence {
-                self.report.find("chain", format!("record {} of the journal does not follow the ledger's last", entry.sequence));
+                self.report.find(
+                    "chain",
+                    format!("record {} of the journal does not follow the ledger's last", entry.sequence),
+                );
                 break;
             }
             self.report.journal_records += 1;
@@ -369,13 +387,20 @@ impl<'a> Audit<'a> {
     /// What was signed must have been reached.
     fn ends(&mut self) {
         for (size, _) in std::mem::take(&mut self.checkpoints) {
-            self.report.find("truncated", format!("checkpoint {size} covers more than the {} leaves there are", self.tree.size()));
+            self.report.find(
+                "truncated",
+                format!("checkpoint {size} covers more than the {} leaves there are", self.tree.size()),
+            );
         }
         for head in std::mem::take(&mut self.heads) {
-            self.report.find("truncated", format!("the chain's head {} was signed, but that record is not there", head.sequence));
+            self.report.find(
+                "truncated",
+                format!("the chain's head {} was signed, but that record is not there", head.sequence),
+            );
         }
         if let Some(signed) = self.against.signed.filter(|signed| signed.size > self.tree.size()) {
-            self.report.find("truncated", format!("{} leaves were signed, but {} are there", signed.size, self.tree.size()));
+            self.report
+                .find("truncated", format!("{} leaves were signed, but {} are there", signed.size, self.tree.size()));
         }
     }
 }

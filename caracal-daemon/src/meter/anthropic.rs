@@ -103,10 +103,9 @@ fn fast(speed: Raw<'_>) -> Result<bool, Refusal> {
     match speed.get::<String>("speed")?.as_deref() {
         None | Some("standard") => Ok(false),
         Some("fast") => Ok(true),
-        Some(_) => Err(refuse(
-            Reason::PriceUnknown,
-            "knows no price for this `speed`. Use standard or fast.".to_owned(),
-        )),
+        Some(_) => {
+            Err(refuse(Reason::PriceUnknown, "knows no price for this `speed`. Use standard or fast.".to_owned()))
+        }
     }
 }
 
@@ -138,17 +137,11 @@ struct Edit {
 
 /// Clearing makes the input smaller; a compaction is one more pass over it.
 fn compactions(raw: Raw<'_>) -> Result<u64, Refusal> {
-    let edits = raw
-        .get::<Management>("context_management")?
-        .map(|management| management.edits)
-        .unwrap_or_default();
+    let edits = raw.get::<Management>("context_management")?.map(|management| management.edits).unwrap_or_default();
     let passes = edits.iter().filter(|edit| !edit.kind.starts_with("clear_")).count();
     match u64::try_from(passes) {
         Ok(passes) if passes <= 4 => Ok(passes),
-        _ => Err(unbounded(
-            "`context_management` has too many edits",
-            "Leave it out of the request.",
-        )),
+        _ => Err(unbounded("`context_management` has too many edits", "Leave it out of the request.")),
     }
 }
 
@@ -206,10 +199,7 @@ fn source(block: &Block<'_>, shape: &mut Shape, depth: u8) -> Result<(), Refusal
         (Some("text"), _) => {}
         (Some("content"), _) => blocks(source.content, shape, depth + 1)?,
         _ => {
-            return Err(unbounded(
-                "it has an image or document by URL or file id, whose size is not known",
-                INLINE,
-            ));
+            return Err(unbounded("it has an image or document by URL or file id, whose size is not known", INLINE));
         }
     }
     Ok(())
@@ -234,17 +224,10 @@ fn tools(raw: Raw<'_>, shape: &mut Shape) -> Result<(), Refusal> {
             // Later versions filter results with code of their own, in passes that nothing counts.
             Some("web_search_20250305") => {
                 let Some(uses) = tool.max_uses.get::<u64>("max_uses")? else {
-                    return Err(unbounded(
-                        "the web search tool has no `max_uses`",
-                        "Give the tool a `max_uses`.",
-                    ));
+                    return Err(unbounded("the web search tool has no `max_uses`", "Give the tool a `max_uses`."));
                 };
                 shape.typed_tools += 1;
-                let before = if let Searches::Fixed(before) = shape.searches {
-                    before
-                } else {
-                    0
-                };
+                let before = if let Searches::Fixed(before) = shape.searches { before } else { 0 };
                 shape.searches = Searches::Fixed(before.saturating_add(uses));
             }
             Some(kind) => {

@@ -28,19 +28,14 @@ pub(crate) struct Decoded {
 /// Decodes gzip and zstd, at most `limit` bytes.
 pub(crate) fn decode(headers: &HeaderMap, body: &Bytes, limit: usize) -> Result<Decoded, Refusal> {
     let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
-    let encoding = encodings
-        .next()
-        .map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
+    let encoding = encodings.next().map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
     if encodings.next().is_some() {
         return Err(unknown_encoding("more than one"));
     }
     let bytes = match encoding.as_deref() {
         None | Some("identity" | "") if body.len() > limit => return Err(too_large(limit)),
         None | Some("identity" | "") => {
-            return Ok(Decoded {
-                bytes: body.clone(),
-                encoded: false,
-            });
+            return Ok(Decoded { bytes: body.clone(), encoded: false });
         }
         Some("gzip" | "x-gzip") => bounded(flate2::read::MultiGzDecoder::new(body.as_ref()), limit)?,
         Some("zstd") => {
@@ -56,15 +51,8 @@ pub(crate) fn decode(headers: &HeaderMap, body: &Bytes, limit: usize) -> Result<
 fn bounded(reader: impl Read, limit: usize) -> Result<Bytes, Refusal> {
     let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     let mut out = Vec::new();
-    reader
-        .take(most)
-        .read_to_end(&mut out)
-        .map_err(|_| broken("compressed"))?;
-    if out.len() > limit {
-        Err(too_large(limit))
-    } else {
-        Ok(out.into())
-    }
+    reader.take(most).read_to_end(&mut out).map_err(|_| broken("compressed"))?;
+    if out.len() > limit { Err(too_large(limit)) } else { Ok(out.into()) }
 }
 
 fn unknown_encoding(name: &str) -> Refusal {
@@ -76,19 +64,13 @@ fn unknown_encoding(name: &str) -> Refusal {
 }
 
 fn broken(what: &str) -> Refusal {
-    refuse_agent(
-        Reason::AmbiguousRequest,
-        format!("cannot decode the {what} request body. Send it whole, or plain."),
-    )
+    refuse_agent(Reason::AmbiguousRequest, format!("cannot decode the {what} request body. Send it whole, or plain."))
 }
 
 fn too_large(limit: usize) -> Refusal {
     refuse_agent(
         Reason::BodyTooLarge,
-        format!(
-            "reads at most {} MiB of a paid call to price it, and this body is larger.",
-            limit >> 20
-        ),
+        format!("reads at most {} MiB of a paid call to price it, and this body is larger.", limit >> 20),
     )
 }
 
@@ -106,12 +88,7 @@ pub(crate) struct Walked {
 pub(crate) fn walk(text: &str) -> Result<Walked, Refusal> {
     let mut walked = Walked::default();
     let mut json = serde_json::Deserializer::from_str(text);
-    let done = Value {
-        walked: &mut walked,
-        key: "",
-    }
-    .deserialize(&mut json)
-    .and_then(|()| json.end());
+    let done = Value { walked: &mut walked, key: "" }.deserialize(&mut json).and_then(|()| json.end());
     match done {
         Ok(()) => Ok(walked),
         Err(_) if walked.values > MAX_VALUES => Err(refuse(
@@ -194,13 +171,7 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while items
-            .next_element_seed(Value {
-                walked: &mut *self.walked,
-                key: "",
-            })?
-            .is_some()
-        {}
+        while items.next_element_seed(Value { walked: &mut *self.walked, key: "" })?.is_some() {}
         Ok(())
     }
 
@@ -208,10 +179,7 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         let mut keys = Keys::default();
         while let Some(key) = members.next_key_seed(Key)? {
             self.walked.cache_control |= key == "cache_control";
-            members.next_value_seed(Value {
-                walked: &mut *self.walked,
-                key: &key,
-            })?;
+            members.next_value_seed(Value { walked: &mut *self.walked, key: &key })?;
             if !keys.insert(key) {
                 return Err(A::Error::custom("duplicate key"));
             }
@@ -293,9 +261,7 @@ mod tests {
             assert_eq!(decoded, Ok(plain.clone()), "{encoding}");
         }
         for encoding in ["br", "deflate", "gzip, gzip", "x"] {
-            let reason = decode(&headers(encoding), &plain, 100)
-                .map(|_| ())
-                .map_err(|refusal| refusal.reason);
+            let reason = decode(&headers(encoding), &plain, 100).map(|_| ()).map_err(|refusal| refusal.reason);
             assert_eq!(reason, Err(Reason::EncodingUnknown), "{encoding}");
         }
         let mut two = headers("gzip");
@@ -315,9 +281,7 @@ mod tests {
             ("zstd", zstd::encode_all(zeros.as_slice(), 3)?.into()),
             ("identity", zeros.clone().into()),
         ] {
-            let reason = decode(&headers(encoding), &body, 1 << 20)
-                .map(|_| ())
-                .map_err(|refusal| refusal.reason);
+            let reason = decode(&headers(encoding), &body, 1 << 20).map(|_| ()).map_err(|refusal| refusal.reason);
             assert_eq!(reason, Err(Reason::BodyTooLarge), "{encoding}");
         }
         let cut = gzip(&zeros)?;
@@ -338,11 +302,7 @@ mod tests {
             format!("{{{many}\"k3\":1}}"),
             format!("{{{many}\"k39\":1}}"),
         ] {
-            assert_eq!(
-                walk(&text).map_err(|refusal| refusal.reason),
-                Err(Reason::AmbiguousRequest),
-                "{text}"
-            );
+            assert_eq!(walk(&text).map_err(|refusal| refusal.reason), Err(Reason::AmbiguousRequest), "{text}");
         }
         assert!(walk(&format!("{{{many}\"k\":1}}")).is_ok());
         assert!(walk(r#"{"a":{"x":1},"b":{"x":1}}"#).is_ok());
@@ -378,14 +338,8 @@ mod tests {
     #[test]
     fn sees_caching() {
         let seen = |text: &str| walk(text).map(|walked| (walked.cache_control, walked.long_cache));
-        assert_eq!(
-            seen(r#"{"a":[{"cache_control":{"type":"ephemeral"}}]}"#),
-            Ok((true, false))
-        );
-        assert_eq!(
-            seen(r#"{"cache_control":{"type":"ephemeral","ttl":"1h"}}"#),
-            Ok((true, true))
-        );
+        assert_eq!(seen(r#"{"a":[{"cache_control":{"type":"ephemeral"}}]}"#), Ok((true, false)));
+        assert_eq!(seen(r#"{"cache_control":{"type":"ephemeral","ttl":"1h"}}"#), Ok((true, true)));
         assert_eq!(seen(r#"{"prompt_cache_options":{"ttl":"12h"}}"#), Ok((false, true)));
         assert_eq!(seen(r#"{"prompt_cache_retention":"24h"}"#), Ok((false, true)));
         assert_eq!(seen(r#"{"prompt_cache_options":{"ttl":"30m"}}"#), Ok((false, false)));

@@ -108,19 +108,12 @@ impl Model {
     /// its own prices and those of the standard tier at that length.
     pub(crate) fn rates(&self, tier: Tier, input: u64) -> Option<Rates> {
         let best = |tier: Tier| {
-            let rows = self
-                .rows
-                .iter()
-                .filter(|row| row.tier == tier && (row.above == 0 || input > row.above));
+            let rows = self.rows.iter().filter(|row| row.tier == tier && (row.above == 0 || input > row.above));
             rows.max_by_key(|row| row.above)
         };
         let standard = best(Tier::Standard)?;
         let own = best(tier).unwrap_or(standard);
-        Some(if own.above < standard.above {
-            own.rates.dearer(standard.rates)
-        } else {
-            own.rates
-        })
+        Some(if own.above < standard.above { own.rates.dearer(standard.rates) } else { own.rates })
     }
 
     /// The dearest prices of a request with at most `input` tokens.
@@ -163,10 +156,7 @@ impl PriceBook {
             let (provider, names) = (entry.provider, entry.names.clone());
             let model = Arc::new(entry.build()?);
             for name in names {
-                if models
-                    .insert((provider.into(), Arc::from(name.as_str())), Arc::clone(&model))
-                    .is_some()
-                {
+                if models.insert((provider.into(), Arc::from(name.as_str())), Arc::clone(&model)).is_some() {
                     return Err(BookError::Twice(name));
                 }
             }
@@ -262,28 +252,16 @@ struct RawRates {
 impl Entry {
     fn build(self) -> Result<Model, BookError> {
         let name = self.names.first().cloned().unwrap_or_default();
-        let number = |why| BookError::Number {
-            model: name.clone(),
-            why,
-        };
-        let rows = self
-            .rates
-            .iter()
-            .map(RawRates::build)
-            .collect::<Result<Vec<Row>, _>>()
-            .map_err(number)?;
+        let number = |why| BookError::Number { model: name.clone(), why };
+        let rows = self.rates.iter().map(RawRates::build).collect::<Result<Vec<Row>, _>>().map_err(number)?;
         let based = rows.iter().any(|row| row.tier == Tier::Standard && row.above == 0);
         let speaks = self.max_output > 0 || self.operations == [Operation::Embeddings];
         if name.is_empty() || self.operations.is_empty() || self.max_input == 0 || !based || !speaks {
             return Err(BookError::Incomplete(name));
         }
         let factor = |text: &Option<String>| text.as_deref().map(Factor::new).transpose().map_err(number);
-        let web_search = self
-            .web_search
-            .as_deref()
-            .map(|usd| UnitPrice::new(usd, TOKENS))
-            .transpose()
-            .map_err(number)?;
+        let web_search =
+            self.web_search.as_deref().map(|usd| UnitPrice::new(usd, TOKENS)).transpose().map_err(number)?;
         Ok(Model {
             assumed: self.assumed,
             max_input: self.max_input,
@@ -314,11 +292,7 @@ impl RawRates {
             cache_write_long: or(&self.cache_write_long, cache_write)?,
             output: price(&self.output)?,
         };
-        Ok(Row {
-            tier: self.tier,
-            above: self.above,
-            rates,
-        })
+        Ok(Row { tier: self.tier, above: self.above, rates })
     }
 }
 
@@ -339,18 +313,10 @@ mod tests {
     #[test]
     fn the_built_in_book_has_the_agents_default_models() -> Result<(), BookError> {
         let book = PriceBook::built_in()?;
-        for name in [
-            "claude-opus-4-8",
-            "claude-haiku-4-5",
-            "claude-haiku-4-5-20251001",
-            "claude-opus-5-5",
-            "claude-sonnet-5-5",
-        ] {
-            assert!(
-                book.model(Provider::Anthropic, name)
-                    .is_some_and(|model| !model.assumed),
-                "{name}"
-            );
+        for name in
+            ["claude-opus-4-8", "claude-haiku-4-5", "claude-haiku-4-5-20251001", "claude-opus-5-5", "claude-sonnet-5-5"]
+        {
+            assert!(book.model(Provider::Anthropic, name).is_some_and(|model| !model.assumed), "{name}");
         }
         for name in ["gpt-6.1-sol", "gpt-5.4-mini", "gpt-4.1", "text-embedding-3-small"] {
             assert!(book.model(Provider::OpenAi, name).is_some(), "{name}");
@@ -363,28 +329,18 @@ mod tests {
     #[test]
     fn a_longer_input_moves_the_whole_request() -> Result<(), BookError> {
         let book = PriceBook::built_in()?;
-        let model = book
-            .model(Provider::OpenAi, "gpt-6.1-sol")
-            .ok_or(BookError::Incomplete("gpt-6.1-sol".into()))?;
+        let model = book.model(Provider::OpenAi, "gpt-6.1-sol").ok_or(BookError::Incomplete("gpt-6.1-sol".into()))?;
         let price = |tier, input| {
-            model
-                .rates(tier, input)
-                .map(|rates| Bill::default().plus(1_000_000, rates.input).round_up().0)
+            model.rates(tier, input).map(|rates| Bill::default().plus(1_000_000, rates.input).round_up().0)
         };
         assert_eq!(price(Tier::Standard, 272_000), Some(2_000_000_000));
         assert_eq!(price(Tier::Standard, 272_001), Some(4_000_000_000));
         assert_eq!(price(Tier::Priority, 272_001), Some(8_000_000_000));
-        let model = book
-            .model(Provider::OpenAi, "gpt-5.4")
-            .ok_or(BookError::Incomplete("gpt-5.4".into()))?;
+        let model = book.model(Provider::OpenAi, "gpt-5.4").ok_or(BookError::Incomplete("gpt-5.4".into()))?;
         let priority = model
             .rates(Tier::Priority, 300_000)
             .map(|rates| Bill::default().plus(1_000_000, rates.output).round_up().0);
-        assert_eq!(
-            priority,
-            Some(30_000_000_000),
-            "a tier without long prices: the dearer of both"
-        );
+        assert_eq!(priority, Some(30_000_000_000), "a tier without long prices: the dearer of both");
         Ok(())
     }
 
@@ -396,14 +352,8 @@ mod tests {
         let rates = "rates=[{tier='standard',input='1',output='1'}]\n";
         let book = |body: &str| PriceBook::parse(&format!("version='1'\n{body}"));
         assert!(book(&format!("{ENTRY}{rates}")).is_ok());
-        assert!(matches!(
-            book(&format!("{ENTRY}{rates}{ENTRY}{rates}")),
-            Err(BookError::Twice(_))
-        ));
-        assert!(matches!(
-            book(&format!("{ENTRY}typo=1\n{rates}")),
-            Err(BookError::Syntax(_))
-        ));
+        assert!(matches!(book(&format!("{ENTRY}{rates}{ENTRY}{rates}")), Err(BookError::Twice(_))));
+        assert!(matches!(book(&format!("{ENTRY}typo=1\n{rates}")), Err(BookError::Syntax(_))));
         assert!(matches!(book(ENTRY), Err(BookError::Syntax(_))));
         assert!(matches!(
             book(&format!("{ENTRY}rates=[{{tier='flex',input='1',output='1'}}]")),

@@ -25,10 +25,7 @@ impl Call {
     /// Refuses what the price book cannot bound.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         if self.shape.images > 0 && self.price.image_tokens.is_none() {
-            return Err(unbounded(
-                "the price book has no `image_tokens` for this model",
-                "Add it, or send no image.",
-            ));
+            return Err(unbounded("the price book has no `image_tokens` for this model", "Add it, or send no image."));
         }
         if self.max_searches() > 0 && self.price.web_search.is_none() {
             return Err(unbounded(
@@ -37,27 +34,16 @@ impl Call {
             ));
         }
         if matches!(self.shape.searches, Searches::Fixed(uses) if uses > MAX_SEARCHES) {
-            return Err(unbounded(
-                &format!("it allows more than {MAX_SEARCHES} web searches"),
-                "Lower `max_uses`.",
-            ));
+            return Err(unbounded(&format!("it allows more than {MAX_SEARCHES} web searches"), "Lower `max_uses`."));
         }
-        if self
-            .shape
-            .tiers
-            .iter()
-            .any(|tier| *tier == Tier::Ultrafast && !self.price.sells(*tier))
-        {
+        if self.shape.tiers.iter().any(|tier| *tier == Tier::Ultrafast && !self.price.sells(*tier)) {
             return Err(unbounded(
                 "the price book has no price for this service tier of this model",
                 "Use another service tier.",
             ));
         }
         if self.shape.fast && self.price.fast.is_none() {
-            return Err(unbounded(
-                "the price book has no price for `speed: fast` of this model",
-                "Leave `speed` out.",
-            ));
+            return Err(unbounded("the price book has no price for `speed: fast` of this model", "Leave `speed` out."));
         }
         if self.operation == Operation::Messages && self.shape.cap().is_none() {
             return Err(refuse_agent(
@@ -85,11 +71,7 @@ impl Call {
 
     /// The thinking budget is a part of the cap (with interleaved thinking it may exceed it, and is then left alone).
     pub(crate) fn thinks_within_cap(&self) -> bool {
-        self.shape
-            .thinking
-            .as_ref()
-            .zip(self.shape.cap())
-            .is_some_and(|((budget, _), cap)| *budget < cap)
+        self.shape.thinking.as_ref().zip(self.shape.cap()).is_some_and(|((budget, _), cap)| *budget < cap)
     }
 
     /// Searches that the call can make as it was written.
@@ -127,37 +109,23 @@ impl Call {
         if shape.whole_context {
             return self.price.max_input;
         }
-        let bytes = u64::try_from(self.body.len())
-            .unwrap_or(u64::MAX)
-            .saturating_sub(shape.image_bytes);
+        let bytes = u64::try_from(self.body.len()).unwrap_or(u64::MAX).saturating_sub(shape.image_bytes);
         let images = shape.images.saturating_mul(self.price.image_tokens.unwrap_or(0));
         let hidden = HIDDEN.saturating_add(shape.typed_tools.saturating_mul(HIDDEN_PER_TOOL));
-        bytes
-            .saturating_add(images)
-            .saturating_add(hidden)
-            .min(self.longest_input())
+        bytes.saturating_add(images).saturating_add(hidden).min(self.longest_input())
     }
 
     /// An embeddings call takes many inputs, each up to the model's limit: 2,048 and 300,000 tokens in all.
     fn longest_input(&self) -> u64 {
-        if self.operation == Operation::Embeddings {
-            u64::MAX
-        } else {
-            self.price.max_input
-        }
+        if self.operation == Operation::Embeddings { u64::MAX } else { self.price.max_input }
     }
 
     /// Input tokens of all passes: each search adds to what the next pass reads.
     fn input(&self, output: u64, searches: u64) -> u64 {
-        let added = self
-            .price
-            .search_tokens
-            .map_or(self.price.max_input, |tokens| tokens.saturating_add(output));
+        let added = self.price.search_tokens.map_or(self.price.max_input, |tokens| tokens.saturating_add(output));
         let first = self.first_pass();
         let pass = |n: u64| first.saturating_add(added.saturating_mul(n)).min(self.longest_input());
-        (0..=searches.saturating_add(self.shape.extra_passes))
-            .map(pass)
-            .fold(0, u64::saturating_add)
+        (0..=searches.saturating_add(self.shape.extra_passes)).map(pass).fold(0, u64::saturating_add)
     }
 
     /// Output tokens of all passes. OpenAI's cap holds for the whole response, Anthropic's for each pass.
@@ -175,13 +143,8 @@ impl Call {
         let fees = Bill::default().plus(searches, self.price.web_search.unwrap_or(UnitPrice::FREE));
         let dearest = self.shape.tiers.iter().filter_map(|tier| {
             let rates = self.price.dearest(*tier, input)?;
-            let bill = Bill::default()
-                .plus(input, self.dearest_input(&rates))
-                .plus(output, rates.output);
-            Some(
-                self.with_factors(bill, &self.price, self.shape.geo_us, self.shape.fast)
-                    .round_up(),
-            )
+            let bill = Bill::default().plus(input, self.dearest_input(&rates)).plus(output, rates.output);
+            Some(self.with_factors(bill, &self.price, self.shape.geo_us, self.shape.fast).round_up())
         });
         dearest.max().unwrap_or(NanoUsd::MAX).saturating_add(fees.round_up())
     }
@@ -197,21 +160,14 @@ impl Call {
 
     fn with_factors(&self, bill: Bill, price: &Model, geo_us: bool, fast: bool) -> Bill {
         let geo = if geo_us { price.geo_us } else { Factor::ONE };
-        let speed = if fast {
-            price.fast.unwrap_or(Factor::ONE)
-        } else {
-            Factor::ONE
-        };
+        let speed = if fast { price.fast.unwrap_or(Factor::ONE) } else { Factor::ONE };
         bill.times(geo).times(speed)
     }
 
     /// The exact bill of `usage`.
     pub(crate) fn charge_on(&self, usage: &Usage, terms: &Terms, price: &Model) -> NanoUsd {
         let asked = self.shape.tiers.first().copied().unwrap_or(Tier::Standard);
-        let tier = terms
-            .tier
-            .filter(|_| self.operation != Operation::Messages)
-            .unwrap_or(asked);
+        let tier = terms.tier.filter(|_| self.operation != Operation::Messages).unwrap_or(asked);
         let input = [usage.cache_read, usage.cache_write_5m, usage.cache_write_1h]
             .into_iter()
             .fold(usage.input, u64::saturating_add);
@@ -221,7 +177,6 @@ impl Call {
         let geo_us = terms.geo_us.unwrap_or(self.shape.geo_us_asked);
         let fast = terms.fast.unwrap_or(self.shape.fast);
         let bill = self.with_factors(tokens(&rates, usage), price, geo_us, fast);
-        bill.plus(usage.web_searches, price.web_search.unwrap_or(UnitPrice::FREE))
-            .round_up()
+        bill.plus(usage.web_searches, price.web_search.unwrap_or(UnitPrice::FREE)).round_up()
     }
 }

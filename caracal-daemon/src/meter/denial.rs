@@ -14,11 +14,7 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Without a provider it is a 403 with a plain JSON body.
 #[must_use]
 pub fn denial(provider: Option<Provider>, refusal: &Refusal, id: &str) -> Response<Bytes> {
-    let status = if provider.is_some() {
-        StatusCode::BAD_REQUEST
-    } else {
-        StatusCode::FORBIDDEN
-    };
+    let status = if provider.is_some() { StatusCode::BAD_REQUEST } else { StatusCode::FORBIDDEN };
     let body = body(provider, refusal, id);
     let mut response = Response::new(Bytes::from(body.to_string()));
     *response.status_mut() = status;
@@ -119,22 +115,17 @@ mod tests {
             assert_eq!(header(at), Some("req_1"));
             let (kind, code) = (body.pointer(kind), body.pointer(code));
             match provider {
-                Provider::OpenAi => assert_eq!(
-                    (kind, code),
-                    (Some(&json!("invalid_request_error")), Some(&json!("invalid_prompt")))
-                ),
-                Provider::Anthropic => assert_eq!(
-                    (kind, code),
-                    (Some(&json!("invalid_request_error")), Some(&json!("error")))
-                ),
+                Provider::OpenAi => {
+                    assert_eq!((kind, code), (Some(&json!("invalid_request_error")), Some(&json!("invalid_prompt"))))
+                }
+                Provider::Anthropic => {
+                    assert_eq!((kind, code), (Some(&json!("invalid_request_error")), Some(&json!("error"))))
+                }
                 Provider::Google => assert_eq!((kind, code), (Some(&json!("FAILED_PRECONDITION")), Some(&json!(400)))),
             }
         }
         let (response, body) = parsed(None)?;
-        assert_eq!(
-            (response.status().as_u16(), body.pointer("/error/code")),
-            (403, Some(&json!("budget_exceeded")))
-        );
+        assert_eq!((response.status().as_u16(), body.pointer("/error/code")), (403, Some(&json!("budget_exceeded"))));
         Ok(())
     }
 

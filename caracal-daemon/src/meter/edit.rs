@@ -57,9 +57,7 @@ impl Call {
     /// The output cap and the searches that `granted` pays for. More than the fewest searches only with the full output.
     fn fit(&self, granted: NanoUsd) -> Result<(u64, u64), Refusal> {
         let (ceiling, fewest) = (self.ceiling(), self.min_searches());
-        let whole = (fewest..=self.max_searches())
-            .rev()
-            .find(|searches| self.bound(ceiling, *searches) <= granted);
+        let whole = (fewest..=self.max_searches()).rev().find(|searches| self.bound(ceiling, *searches) <= granted);
         if let Some(searches) = whole {
             return Ok((ceiling, searches));
         }
@@ -73,11 +71,7 @@ impl Call {
         let (mut fits, mut over) = (lowest, ceiling);
         while over - fits > 1 {
             let middle = fits + (over - fits) / 2;
-            if self.bound(middle, fewest) <= granted {
-                fits = middle
-            } else {
-                over = middle
-            }
+            if self.bound(middle, fewest) <= granted { fits = middle } else { over = middle }
         }
         Ok((fits, fewest))
     }
@@ -110,11 +104,7 @@ impl Call {
             }
         }
         if let Some((budget, span)) = self.shape.thinking.as_ref().filter(|_| self.thinks_within_cap()) {
-            let beside = self
-                .shape
-                .cap()
-                .map_or(0, |own| own.saturating_sub(*budget))
-                .clamp(1, super::MIN_OUTPUT);
+            let beside = self.shape.cap().map_or(0, |own| own.saturating_sub(*budget)).clamp(1, super::MIN_OUTPUT);
             let room = cap.saturating_sub(beside).max(1_024);
             if *budget > room {
                 splices.push((span.clone(), room.to_string()));
@@ -138,12 +128,8 @@ impl Call {
             return Ok(None);
         }
         let text = super::text(&self.body)?;
-        let lost = || {
-            refuse(
-                Reason::AmbiguousRequest,
-                "lost the place of a member while editing the request.".to_owned(),
-            )
-        };
+        let lost =
+            || refuse(Reason::AmbiguousRequest, "lost the place of a member while editing the request.".to_owned());
         let first = text.find('{').map(|open| open + 1).ok_or_else(lost)?;
         splices.push((first..first, inserts.to_owned()));
         splices.sort_by_key(|(span, _)| (span.start, span.end));

@@ -31,10 +31,8 @@ pub(crate) fn tools(raw: Raw<'_>, shape: &mut Shape, depth: u8) -> Result<bool, 
             Some("function" | "custom") => {}
             Some("local_shell" | "apply_patch") => shape.typed_tools += 1,
             Some("shell") => {
-                let environment = tool
-                    .environment
-                    .get::<Environment>("environment")?
-                    .and_then(|environment| environment.kind);
+                let environment =
+                    tool.environment.get::<Environment>("environment")?.and_then(|environment| environment.kind);
                 if environment.as_deref() != Some("local") {
                     return Err(hosted(Some("shell in a hosted container")));
                 }
@@ -59,12 +57,8 @@ pub(crate) fn tools(raw: Raw<'_>, shape: &mut Shape, depth: u8) -> Result<bool, 
 
 /// The refusal of a tool that the provider runs and that has no price.
 pub(crate) fn hosted(kind: Option<&str>) -> Refusal {
-    let kind: String = kind
-        .unwrap_or("without a type")
-        .chars()
-        .filter(|c| c.is_ascii_graphic() || *c == ' ')
-        .take(48)
-        .collect();
+    let kind: String =
+        kind.unwrap_or("without a type").chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(48).collect();
     unbounded(
         &format!("the hosted tool {kind} has no price here"),
         "Leave the tool out of the request, or turn it off in the agent.",

@@ -66,26 +66,10 @@ struct Body<'a> {
 /// Members that a call must not have, why, and what to do.
 fn forbidden(body: &Body<'_>) -> Result<(), Refusal> {
     for (member, why, instead) in [
-        (
-            body.previous_response_id,
-            "`previous_response_id` adds input that is not in the request",
-            HISTORY,
-        ),
-        (
-            body.conversation,
-            "`conversation` adds input that is not in the request",
-            HISTORY,
-        ),
-        (
-            body.prompt,
-            "`prompt` adds a stored template that is not in the request",
-            INLINE,
-        ),
-        (
-            body.background,
-            "`background` answers after the connection has ended",
-            "Leave `background` out.",
-        ),
+        (body.previous_response_id, "`previous_response_id` adds input that is not in the request", HISTORY),
+        (body.conversation, "`conversation` adds input that is not in the request", HISTORY),
+        (body.prompt, "`prompt` adds a stored template that is not in the request", INLINE),
+        (body.background, "`background` answers after the connection has ended", "Leave `background` out."),
         (body.audio, "audio is not priced", "Ask for text."),
         (
             body.prediction,
@@ -114,10 +98,7 @@ fn forbidden(body: &Body<'_>) -> Result<(), Refusal> {
     }
     match body.best_of.get::<u64>("best_of")? {
         None | Some(1) => Ok(()),
-        Some(_) => Err(unbounded(
-            "`best_of` bills answers that are thrown away",
-            "Leave `best_of` out.",
-        )),
+        Some(_) => Err(unbounded("`best_of` bills answers that are thrown away", "Leave `best_of` out.")),
     }
 }
 
@@ -147,11 +128,7 @@ fn common(body: &Body<'_>, walked: Walked) -> Result<Shape, Refusal> {
         choices: 1,
         tiers: tiers(body.service_tier)?,
         // Caching is implicit: any input may be written.
-        caching: if walked.long_cache {
-            Caching::Long
-        } else {
-            Caching::Short
-        },
+        caching: if walked.long_cache { Caching::Long } else { Caching::Short },
         ..Shape::default()
     })
 }
@@ -165,10 +142,7 @@ pub(crate) fn chat(text: &str, walked: Walked) -> Result<Shape, Refusal> {
     shape.note_cap(body.max_completion_tokens, text, "max_completion_tokens")?;
     shape.choices = body.n.get("n")?.unwrap_or(1).max(1);
     if shape.choices > 128 {
-        return Err(refuse_agent(
-            Reason::AmbiguousRequest,
-            "cannot price a call with `n` above 128.".to_owned(),
-        ));
+        return Err(refuse_agent(Reason::AmbiguousRequest, "cannot price a call with `n` above 128.".to_owned()));
     }
     if shape.stream {
         shape.ask_usage = ask_usage(body.stream_options, text)?;
@@ -230,23 +204,14 @@ pub(crate) fn responses(text: &str, walked: Walked) -> Result<Shape, Refusal> {
         }
     }
     searching |= tools(body.tools, &mut shape, 0)?;
-    if let Some(mode) = body
-        .reasoning
-        .get::<Reasoning<'_>>("reasoning")?
-        .and_then(|reasoning| reasoning.mode.text())
+    if let Some(mode) = body.reasoning.get::<Reasoning<'_>>("reasoning")?.and_then(|reasoning| reasoning.mode.text())
         && mode != "\"standard\""
     {
-        return Err(unbounded(
-            "this `reasoning.mode` works beyond the output cap",
-            "Leave `reasoning.mode` out.",
-        ));
+        return Err(unbounded("this `reasoning.mode` works beyond the output cap", "Leave `reasoning.mode` out."));
     }
     if searching {
         let declared = body.max_tool_calls.get("max_tool_calls")?;
-        shape.searches = Searches::Clamped {
-            declared,
-            span: body.max_tool_calls.span(text),
-        };
+        shape.searches = Searches::Clamped { declared, span: body.max_tool_calls.span(text) };
     }
     Ok(shape)
 }
@@ -300,10 +265,7 @@ struct Item<'a> {
 fn input_item(item: &Item<'_>, shape: &mut Shape) -> Result<bool, Refusal> {
     match item.kind.as_deref() {
         Some("item_reference") => {
-            return Err(unbounded(
-                "an `item_reference` adds input that is not in the request",
-                HISTORY,
-            ));
+            return Err(unbounded("an `item_reference` adds input that is not in the request", HISTORY));
         }
         Some("computer_call_output") => return Err(hosted(Some("computer_use"))),
         Some("image_generation_call") if item.result.is_string() => {
@@ -359,9 +321,7 @@ fn part(item: &Item<'_>, shape: &mut Shape) -> Result<(), Refusal> {
     let url = if item.image_url.is_string() {
         item.image_url
     } else {
-        item.image_url
-            .get::<ImageUrl<'_>>("image_url")?
-            .map_or(Raw::default(), |image| image.url)
+        item.image_url.get::<ImageUrl<'_>>("image_url")?.map_or(Raw::default(), |image| image.url)
     };
     match url.text() {
         Some(text) => shape.note_image_url(text.trim_matches('"')),

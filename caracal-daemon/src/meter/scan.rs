@@ -57,12 +57,7 @@ pub(crate) struct Scanner {
 
 impl Scanner {
     pub(crate) fn new() -> Scanner {
-        Scanner {
-            state: State::Value,
-            levels: Vec::new(),
-            text: Vec::new(),
-            too_long: false,
-        }
+        Scanner { state: State::Value, levels: Vec::new(), text: Vec::new(), too_long: false }
     }
 
     /// Ready for the next document.
@@ -77,10 +72,7 @@ impl Scanner {
         let mut rest = bytes;
         while let Some((byte, after)) = rest.split_first() {
             if let State::Text { key, escaped: false } = self.state {
-                let plain = rest
-                    .iter()
-                    .position(|byte| matches!(byte, b'"' | b'\\'))
-                    .unwrap_or(rest.len());
+                let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(rest.len());
                 let (text, after) = rest.split_at_checked(plain).unwrap_or((rest, &[]));
                 self.keep(text);
                 rest = after;
@@ -132,16 +124,10 @@ impl Scanner {
         match byte {
             b'{' | b'[' if self.levels.len() >= MAX_DEPTH => self.state = State::Dead,
             b'{' => {
-                self.levels.push(Level {
-                    array: false,
-                    key: String::new(),
-                });
+                self.levels.push(Level { array: false, key: String::new() });
                 self.state = State::KeyOrEnd;
             }
-            b'[' => self.levels.push(Level {
-                array: true,
-                key: "*".to_owned(),
-            }),
+            b'[' => self.levels.push(Level { array: true, key: "*".to_owned() }),
             b']' => self.close(true, sink),
             b'"' => self.begin_text(false),
             b'-' | b'0'..=b'9' | b'a'..=b'z' => {
@@ -158,10 +144,7 @@ impl Scanner {
             self.keep(&[byte]);
             return true;
         }
-        let number = std::str::from_utf8(&self.text)
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .filter(|_| !self.too_long);
+        let number = std::str::from_utf8(&self.text).ok().and_then(|text| text.parse().ok()).filter(|_| !self.too_long);
         self.tell(number.map_or(Scalar::Other, Scalar::Number), sink);
         self.ended();
         false
@@ -180,11 +163,7 @@ impl Scanner {
             return;
         }
         let text = std::mem::take(&mut self.text);
-        let read = if self.too_long {
-            ""
-        } else {
-            std::str::from_utf8(&text).unwrap_or("")
-        };
+        let read = if self.too_long { "" } else { std::str::from_utf8(&text).unwrap_or("") };
         if key {
             if let Some(level) = self.levels.last_mut() {
                 level.key.clear();
@@ -209,11 +188,7 @@ impl Scanner {
     }
 
     fn ended(&mut self) {
-        self.state = if self.levels.is_empty() {
-            State::Done
-        } else {
-            State::After
-        };
+        self.state = if self.levels.is_empty() { State::Done } else { State::After };
     }
 
     fn tell(&self, value: Scalar<'_>, sink: &mut impl Sink) {

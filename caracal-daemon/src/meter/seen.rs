@@ -87,14 +87,8 @@ impl Seen {
         if !self.closed || !self.ended {
             return None;
         }
-        let output = if self.operation == Operation::Embeddings {
-            0
-        } else {
-            self.output?
-        };
-        let long = self
-            .cache_write_long
-            .unwrap_or(if self.long_cache { self.cache_write } else { 0 });
+        let output = if self.operation == Operation::Embeddings { 0 } else { self.output? };
+        let long = self.cache_write_long.unwrap_or(if self.long_cache { self.cache_write } else { 0 });
         let written = self.cache_write.max(long);
         let input = match self.operation {
             Operation::Messages => self.input?,
@@ -121,15 +115,12 @@ impl Seen {
             ["cache_creation_input_tokens"]
             | ["prompt_tokens_details" | "input_tokens_details", "cache_write_tokens"] => self.cache_write = value,
             ["cache_creation", "ephemeral_1h_input_tokens"] => self.cache_write_long = Some(value),
-            [
-                "prompt_tokens_details" | "input_tokens_details",
-                "cache_write_tokens_details",
-                "ttl_12h_tokens",
-            ] => self.cache_write_long = Some(value),
-            [
-                "completion_tokens_details" | "output_tokens_details",
-                "reasoning_tokens" | "thinking_tokens",
-            ] => self.reasoning = value,
+            ["prompt_tokens_details" | "input_tokens_details", "cache_write_tokens_details", "ttl_12h_tokens"] => {
+                self.cache_write_long = Some(value)
+            }
+            ["completion_tokens_details" | "output_tokens_details", "reasoning_tokens" | "thinking_tokens"] => {
+                self.reasoning = value
+            }
             ["server_tool_use", "web_search_requests"] => self.searches = value,
             _ => {}
         }

@@ -26,8 +26,7 @@ impl<'a> Raw<'a> {
 
     /// Absent, `null`, `false`, or empty.
     pub(crate) fn is_nothing(self) -> bool {
-        self.text()
-            .is_none_or(|text| matches!(text, "false" | "\"\"") || compact(text, "[]") || compact(text, "{}"))
+        self.text().is_none_or(|text| matches!(text, "false" | "\"\"") || compact(text, "[]") || compact(text, "{}"))
     }
 
     /// The value as `T`.
@@ -55,11 +54,7 @@ impl<'a> Raw<'a> {
 }
 
 fn compact(text: &str, brackets: &str) -> bool {
-    text.len() < 16
-        && text
-            .bytes()
-            .filter(|byte| !byte.is_ascii_whitespace())
-            .eq(brackets.bytes())
+    text.len() < 16 && text.bytes().filter(|byte| !byte.is_ascii_whitespace()).eq(brackets.bytes())
 }
 
 /// Reads `text` as `T`.
@@ -74,10 +69,7 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(text: &'a str, what: &str) -> Result
 
 /// A refusal of a shape whose bill has no upper bound.
 pub(crate) fn unbounded(what: &str, instead: &str) -> Refusal {
-    refuse(
-        Reason::Unbounded,
-        format!("refused this call because its cost has no upper bound: {what}. {instead}"),
-    )
+    refuse(Reason::Unbounded, format!("refused this call because its cost has no upper bound: {what}. {instead}"))
 }
 
 /// One output cap as it stands in the request.
@@ -97,10 +89,7 @@ pub(crate) enum Searches {
     /// At most this many; the request says so and it is not edited.
     Fixed(u64),
     /// As many as `max_tool_calls` says, which is edited to fit; where it stands, if it does.
-    Clamped {
-        declared: Option<u64>,
-        span: Option<Range<usize>>,
-    },
+    Clamped { declared: Option<u64>, span: Option<Range<usize>> },
 }
 
 /// What is done so that a stream reports its usage.
@@ -166,10 +155,7 @@ impl Shape {
     /// Notes an output cap.
     pub(crate) fn note_cap(&mut self, raw: Raw<'_>, base: &str, what: &str) -> Result<(), Refusal> {
         if let Some(span) = raw.span(base) {
-            self.caps.push(Cap {
-                span,
-                tokens: raw.get(what)?,
-            });
+            self.caps.push(Cap { span, tokens: raw.get(what)? });
         }
         Ok(())
     }

@@ -91,12 +91,7 @@ fn usage_in(event: &[u8]) -> Found {
 
 /// `text` without the member `usage`, whose value stands at `span`, and one comma beside it.
 fn without_member(text: &str, span: std::ops::Range<usize>) -> Option<String> {
-    let before = text
-        .get(..span.start)?
-        .trim_end()
-        .strip_suffix(':')?
-        .trim_end()
-        .strip_suffix("\"usage\"")?;
+    let before = text.get(..span.start)?.trim_end().strip_suffix(':')?.trim_end().strip_suffix("\"usage\"")?;
     let after = text.get(span.end..)?;
     Some(match before.trim_end().strip_suffix(',') {
         Some(before) => format!("{before}{after}"),
@@ -140,18 +135,10 @@ mod tests {
 
     #[test]
     fn what_is_too_long_or_odd_passes_as_it_is() {
-        let long = format!(
-            "data: {{\"choices\":[],\"x\":\"{}\",\"usage\":null}}\n\n",
-            "y".repeat(2 * MAX_EVENT)
-        );
-        for text in [
-            long.as_str(),
-            "data: {broken\n\n",
-            "event: x\ndata: 1\ndata: 2\n\n",
-            "data: {\"usage\":nul",
-            "\n\n\n",
-            "",
-        ] {
+        let long = format!("data: {{\"choices\":[],\"x\":\"{}\",\"usage\":null}}\n\n", "y".repeat(2 * MAX_EVENT));
+        for text in
+            [long.as_str(), "data: {broken\n\n", "event: x\ndata: 1\ndata: 2\n\n", "data: {\"usage\":nul", "\n\n\n", ""]
+        {
             let mut strip = Stripper::default();
             let got = [strip.feed(text.as_bytes()), strip.flush()].concat();
             assert!(got == text.as_bytes(), "{:.40}", text);
@@ -159,11 +146,7 @@ mod tests {
         }
         let mut strip = Stripper::default();
         let after = format!("{long}{ASKED}");
-        let got: Vec<u8> = after
-            .as_bytes()
-            .chunks(1_000)
-            .flat_map(|piece| strip.feed(piece))
-            .collect();
+        let got: Vec<u8> = after.as_bytes().chunks(1_000).flat_map(|piece| strip.feed(piece)).collect();
         assert!(got == format!("{long}{PLAIN}").as_bytes());
     }
 }

@@ -57,9 +57,7 @@ fn below(path: &str, prefix: &str) -> bool {
     segment.is_some_and(|name| {
         !name.is_empty()
             && !name.starts_with('.')
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
     })
 }
 
@@ -132,16 +130,8 @@ mod tests {
             ("api.openai.com", "/v1/responses", Surface::Paid(OpenAi, Responses)),
             ("api.openai.com", "/v1/embeddings", Surface::Paid(OpenAi, Embeddings)),
             ("llm.example.com", "/v1/chat/completions", Surface::Paid(OpenAi, Chat)),
-            (
-                "api.anthropic.com",
-                "/v1/messages?beta=true",
-                Surface::Paid(Anthropic, Messages),
-            ),
-            (
-                "api.anthropic.com",
-                "/v1/messages/count_tokens?beta=true",
-                Surface::Free(Anthropic),
-            ),
+            ("api.anthropic.com", "/v1/messages?beta=true", Surface::Paid(Anthropic, Messages)),
+            ("api.anthropic.com", "/v1/messages/count_tokens?beta=true", Surface::Free(Anthropic)),
             ("api.anthropic.com", "/v1/messages/batches", Surface::Unknown(Anthropic)),
             ("api.openai.com", "/v1/responses/compact", Surface::Unknown(OpenAi)),
             ("api.openai.com", "/v1/batches", Surface::Unknown(OpenAi)),
@@ -150,21 +140,14 @@ mod tests {
             ("api.openai.com", "/v1/models/../responses", Surface::Unknown(OpenAi)),
             ("api.openai.com", "/V1/responses", Surface::Unknown(OpenAi)),
             ("eu.api.openai.com", "/v1/responses", Surface::Unknown(OpenAi)),
-            (
-                "generativelanguage.googleapis.com",
-                "/v1beta/models/x:generateContent",
-                Surface::Unknown(Google),
-            ),
+            ("generativelanguage.googleapis.com", "/v1beta/models/x:generateContent", Surface::Unknown(Google)),
             ("chatgpt.com", "/backend-api/codex/responses", Surface::Unknown(OpenAi)),
             ("chatgpt.com", "/backend-api/plugins", Surface::Unpriced),
             ("example.com", "/v1/responses", Surface::Unpriced),
         ] {
             assert_eq!(of(host, &Method::POST, path), want, "{host}{path}");
         }
-        assert_eq!(
-            of("api.openai.com", &Method::GET, "/v1/responses"),
-            Surface::Unknown(OpenAi)
-        );
+        assert_eq!(of("api.openai.com", &Method::GET, "/v1/responses"), Surface::Unknown(OpenAi));
     }
 
     #[test]
@@ -180,24 +163,11 @@ mod tests {
             (Method::POST, "/api/eval/sdk-zAZezfDKGoZuXXKe"),
             (Method::POST, "/api/event_logging/v2/batch"),
         ] {
-            assert_eq!(
-                of("api.anthropic.com", &method, path),
-                Surface::Free(Provider::Anthropic),
-                "{path}"
-            );
+            assert_eq!(of("api.anthropic.com", &method, path), Surface::Free(Provider::Anthropic), "{path}");
         }
-        assert_eq!(
-            of("api.openai.com", &Method::GET, "/v1/models?client_version=1"),
-            Surface::Free(Provider::OpenAi)
-        );
-        assert_eq!(
-            of("api.openai.com", &Method::GET, "/v1/models/gpt-5"),
-            Surface::Free(Provider::OpenAi)
-        );
-        assert_eq!(
-            of("api.openai.com", &Method::POST, "/v1/traces/ingest"),
-            Surface::Free(Provider::OpenAi)
-        );
+        assert_eq!(of("api.openai.com", &Method::GET, "/v1/models?client_version=1"), Surface::Free(Provider::OpenAi));
+        assert_eq!(of("api.openai.com", &Method::GET, "/v1/models/gpt-5"), Surface::Free(Provider::OpenAi));
+        assert_eq!(of("api.openai.com", &Method::POST, "/v1/traces/ingest"), Surface::Free(Provider::OpenAi));
     }
 
     #[test]
@@ -207,13 +177,7 @@ mod tests {
             let is = surface(&HashMap::new(), "api.openai.com", &Method::GET, path, &headers);
             assert_eq!(is, Surface::Websocket(Provider::OpenAi), "{path}");
         }
-        let is = surface(
-            &HashMap::new(),
-            "chatgpt.com",
-            &Method::GET,
-            "/backend-api/codex/responses",
-            &headers,
-        );
+        let is = surface(&HashMap::new(), "chatgpt.com", &Method::GET, "/backend-api/codex/responses", &headers);
         assert_eq!(is, Surface::Websocket(Provider::OpenAi));
     }
 }

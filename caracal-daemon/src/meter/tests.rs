@@ -18,18 +18,9 @@ pub(crate) fn meter() -> Result<Meter, BookError> {
 }
 
 pub(crate) fn read(operation: Operation, body: &str) -> Result<Call, Refusal> {
-    let provider = if operation == Operation::Messages {
-        Provider::Anthropic
-    } else {
-        Provider::OpenAi
-    };
+    let provider = if operation == Operation::Messages { Provider::Anthropic } else { Provider::OpenAi };
     let meter = meter().map_err(|error| refuse(Reason::PriceUnknown, error.to_string()))?;
-    meter.read(
-        provider,
-        operation,
-        &HeaderMap::new(),
-        &Bytes::copy_from_slice(body.as_bytes()),
-    )
+    meter.read(provider, operation, &HeaderMap::new(), &Bytes::copy_from_slice(body.as_bytes()))
 }
 
 pub(crate) fn reason(operation: Operation, body: &str) -> Option<Reason> {
@@ -37,11 +28,7 @@ pub(crate) fn reason(operation: Operation, body: &str) -> Option<Reason> {
 }
 
 pub(crate) fn text_of(edited: &Edited) -> &str {
-    edited
-        .body
-        .as_deref()
-        .and_then(|body| std::str::from_utf8(body).ok())
-        .unwrap_or("")
+    edited.body.as_deref().and_then(|body| std::str::from_utf8(body).ok()).unwrap_or("")
 }
 
 #[test]
@@ -62,35 +49,21 @@ fn a_compressed_body_that_is_edited_goes_decoded() -> Outcome {
 
 #[test]
 fn an_unknown_model_is_refused_with_a_way_out() -> Outcome {
-    let refusal = read(Operation::Chat, r#"{"model":"gpt-99","messages":[]}"#)
-        .err()
-        .ok_or("priced")?;
+    let refusal = read(Operation::Chat, r#"{"model":"gpt-99","messages":[]}"#).err().ok_or("priced")?;
     assert_eq!((refusal.reason, refusal.stage), (Reason::PriceUnknown, Stage::Meter));
     for part in ["Caracal ", "gpt-99", "[[model]]", "[prices] file", "2026-11-24@"] {
         assert!(refusal.sentence.contains(part), "{part}: {}", refusal.sentence);
     }
-    assert_eq!(
-        reason(Operation::Chat, r#"{"messages":[]}"#),
-        Some(Reason::PriceUnknown)
-    );
+    assert_eq!(reason(Operation::Chat, r#"{"messages":[]}"#), Some(Reason::PriceUnknown));
     assert_eq!(reason(Operation::Chat, r#"{"model":null}"#), Some(Reason::PriceUnknown));
-    assert_eq!(
-        reason(Operation::Chat, r#"{"model":7}"#),
-        Some(Reason::AmbiguousRequest)
-    );
-    assert_eq!(
-        reason(Operation::Chat, r#"{"model":"GPT-5"}"#),
-        Some(Reason::PriceUnknown)
-    );
+    assert_eq!(reason(Operation::Chat, r#"{"model":7}"#), Some(Reason::AmbiguousRequest));
+    assert_eq!(reason(Operation::Chat, r#"{"model":"GPT-5"}"#), Some(Reason::PriceUnknown));
     assert_eq!(
         reason(Operation::Chat, r#"{"model":"gpt-5.5-pro"}"#),
         Some(Reason::PriceUnknown),
         "sold for responses only"
     );
-    assert_eq!(
-        reason(Operation::Embeddings, r#"{"model":"gpt-5","input":"x"}"#),
-        Some(Reason::PriceUnknown)
-    );
+    assert_eq!(reason(Operation::Embeddings, r#"{"model":"gpt-5","input":"x"}"#), Some(Reason::PriceUnknown));
     Ok(())
 }
 
@@ -101,11 +74,7 @@ fn another_book_prices_from_then_on() -> Outcome {
         "version='mine'\n[[model]]\nprovider='openai'\nnames=['own']\noperations=['chat']\nsource='x'\nassumed=true\nmax_input=10\nmax_output=10\nrates=[{tier='standard',input='1',output='1'}]\n",
     )?;
     let body = Bytes::from_static(br#"{"model":"own"}"#);
-    assert!(
-        meter
-            .read(Provider::OpenAi, Operation::Chat, &HeaderMap::new(), &body)
-            .is_err()
-    );
+    assert!(meter.read(Provider::OpenAi, Operation::Chat, &HeaderMap::new(), &body).is_err());
     meter.replace(book);
     let call = meter.read(Provider::OpenAi, Operation::Chat, &HeaderMap::new(), &body)?;
     assert!(call.price_book.starts_with("mine@") && call.price_assumed());
@@ -116,13 +85,7 @@ fn another_book_prices_from_then_on() -> Outcome {
 
 #[test]
 fn aliases_share_one_entry() -> Outcome {
-    let alias = read(
-        Operation::Messages,
-        r#"{"model":"claude-haiku-4-5-20251001","max_tokens":9,"messages":[]}"#,
-    )?;
-    assert_eq!(
-        (alias.model.as_ref(), alias.priced_as().as_ref()),
-        ("claude-haiku-4-5-20251001", "claude-haiku-4-5")
-    );
+    let alias = read(Operation::Messages, r#"{"model":"claude-haiku-4-5-20251001","max_tokens":9,"messages":[]}"#)?;
+    assert_eq!((alias.model.as_ref(), alias.priced_as().as_ref()), ("claude-haiku-4-5-20251001", "claude-haiku-4-5"));
     Ok(())
 }

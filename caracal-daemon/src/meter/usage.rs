@@ -69,19 +69,10 @@ impl UsageReader {
         let stream = text(CONTENT_TYPE).starts_with("text/event-stream");
         let encoding = text(CONTENT_ENCODING);
         let seen = Seen::new(operation, stream, long_cache);
-        let feed = Feed {
-            lines: stream.then(Lines::default),
-            scanner: Scanner::new(),
-            seen,
-            left: DECODED_LIMIT,
-        };
+        let feed = Feed { lines: stream.then(Lines::default), scanner: Scanner::new(), seen, left: DECODED_LIMIT };
         let plain = encoding.is_empty() || encoding == "identity";
         let strip = (strip && stream && plain && status.is_success()).then(Stripper::default);
-        UsageReader {
-            tee: Tee::new(&encoding, feed),
-            strip,
-            status,
-        }
+        UsageReader { tee: Tee::new(&encoding, feed), strip, status }
     }
 
     /// The bytes that `feed` gives may be fewer than it takes: a Content-Length of the answer must not be forwarded.
@@ -109,19 +100,11 @@ impl UsageReader {
     pub fn finish(self) -> Reading {
         let failed = self.status.is_client_error() || self.status.is_server_error();
         let Some(mut feed) = self.tee.finish() else {
-            return Reading {
-                refused: failed,
-                ..Reading::default()
-            };
+            return Reading { refused: failed, ..Reading::default() };
         };
         feed.end();
         let usage = feed.seen.usage();
-        Reading {
-            refused: failed && usage.is_none(),
-            usage,
-            terms: feed.seen.terms,
-            model: feed.seen.model,
-        }
+        Reading { refused: failed && usage.is_none(), usage, terms: feed.seen.terms, model: feed.seen.model }
     }
 }
 
@@ -156,11 +139,7 @@ impl Tee {
             "deflate" => Tee::Zlib(Box::new(flate2::write::ZlibDecoder::new(feed))),
             "br" => Tee::Brotli(Box::new(brotli::DecompressorWriter::new(feed, 4_096))),
             "zstd" => zstd::stream::write::Decoder::new(feed)
-                .and_then(|mut decoder| {
-                    decoder
-                        .window_log_max(ZSTD_WINDOW_LOG)
-                        .map(|()| Tee::Zstd(Box::new(decoder)))
-                })
+                .and_then(|mut decoder| decoder.window_log_max(ZSTD_WINDOW_LOG).map(|()| Tee::Zstd(Box::new(decoder))))
                 .unwrap_or(Tee::Unread),
             _ => Tee::Unread,
         }
@@ -221,12 +200,8 @@ struct Feed {
 impl Feed {
     /// Takes the state out of a decoder that cannot be taken apart.
     fn take(&mut self) -> Feed {
-        let empty = Feed {
-            lines: None,
-            scanner: Scanner::new(),
-            seen: Seen::new(Operation::Chat, false, false),
-            left: 0,
-        };
+        let empty =
+            Feed { lines: None, scanner: Scanner::new(), seen: Seen::new(Operation::Chat, false, false), left: 0 };
         std::mem::replace(self, empty)
     }
 
@@ -241,10 +216,7 @@ impl Feed {
 impl Write for Feed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.left = self
-            .left
-            .checked_sub(taken)
-            .ok_or_else(|| io::Error::other("more than is read of one answer"))?;
+        self.left = self.left.checked_sub(taken).ok_or_else(|| io::Error::other("more than is read of one answer"))?;
         match &mut self.lines {
             Some(lines) => lines.feed(bytes, &mut self.scanner, &mut self.seen),
             None => self.scanner.feed(bytes, &mut self.seen),
@@ -294,10 +266,7 @@ impl Lines {
                 self.name_byte(*byte);
                 rest = after;
             } else {
-                let end = rest
-                    .iter()
-                    .position(|byte| matches!(byte, b'\n' | b'\r'))
-                    .unwrap_or(rest.len());
+                let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
                 let (run, after) = rest.split_at_checked(end).unwrap_or((rest, &[]));
                 if self.part == Part::Data {
                     self.head.extend(
@@ -315,11 +284,7 @@ impl Lines {
 
     fn name_byte(&mut self, byte: u8) {
         if byte == b':' {
-            self.part = if self.name == b"data" {
-                Part::Data
-            } else {
-                Part::Ignored
-            };
+            self.part = if self.name == b"data" { Part::Data } else { Part::Ignored };
         } else if self.name.len() < 6 {
             self.name.push(byte);
         }

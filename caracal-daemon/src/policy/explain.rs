@@ -77,14 +77,19 @@ impl PolicySet {
 
     /// The refusal that this denial for `reason` is.
     pub(crate) fn denied(&self, ask: &Ask<'_>, decision: &Decision, reason: Reason) -> Refusal {
-        let (stage, us) = (Stage::Policy, |sentence| Refusal { stage: Stage::Policy, side: Side::Us, reason, sentence });
+        let (stage, us) =
+            (Stage::Policy, |sentence| Refusal { stage: Stage::Policy, side: Side::Us, reason, sentence });
         if let Some(why) = self.broken() {
             let why = one_line(why);
-            return us(format!("Caracal denies everything because its policy is broken: {why}. Correct it and run `caracald policy reload`."));
+            return us(format!(
+                "Caracal denies everything because its policy is broken: {why}. Correct it and run `caracald policy reload`."
+            ));
         }
         if self.outcome(ask).failed {
             let (what, policies) = (what(ask), list(decision));
-            return us(format!("Caracal refused {what}: policy {policies} cannot be evaluated; see `caracald policy explain`."));
+            return us(format!(
+                "Caracal refused {what}: policy {policies} cannot be evaluated; see `caracald policy explain`."
+            ));
         }
         Refusal { stage, side: Side::Agent, reason, sentence: self.sentence(ask, decision, reason) }
     }
@@ -96,18 +101,26 @@ impl PolicySet {
             return format!("Caracal refused {what}: the address in the request is not the one that was connected to.");
         }
         if reason == Reason::PrivateAddress {
-            return format!("Caracal refused {what}: it leads to a private address and no rule that allows it says so. If that is meant, write `private = true` in the rule {} of {file}.", list(decision));
+            return format!(
+                "Caracal refused {what}: it leads to a private address and no rule that allows it says so. If that is meant, write `private = true` in the rule {} of {file}.",
+                list(decision)
+            );
         }
         if !decision.policies.is_empty() {
             return format!("Caracal refused {what} to agent {agent}: policy {} forbids it.", list(decision));
         }
         let rule = match self.nearest_rule(ask) {
-            Some((rule, misses)) => format!("rule {} allows {host}, but not this {}", self.name_of(rule), words(&misses)),
+            Some((rule, misses)) => {
+                format!("rule {} allows {host}, but not this {}", self.name_of(rule), words(&misses))
+            }
             None => format!("no rule allows {host} to agent {agent}"),
         };
         let lines = self.lines_for(ask, false);
         let keys: Vec<&str> = lines.lines().skip(1).collect();
-        format!("Caracal refused {what}: {rule}. To allow it, add an [[allow]] rule with {} to {file}.", keys.join(", "))
+        format!(
+            "Caracal refused {what}: {rule}. To allow it, add an [[allow]] rule with {} to {file}.",
+            keys.join(", ")
+        )
     }
 
     /// The lines that would allow this very ask.
@@ -129,8 +142,9 @@ impl PolicySet {
             return Some(format!("rule {} allows this host, but not this {}", place(rule), words(&misses)));
         }
         let hosts = self.allow.iter().flat_map(|rule| rule.hosts.iter().map(move |host| (rule, host.to_string())));
-        let (distance, rule, host) =
-            hosts.map(|(rule, host)| (strsim::levenshtein(&host, ask.host), rule, host)).min_by_key(|(distance, ..)| *distance)?;
+        let (distance, rule, host) = hosts
+            .map(|(rule, host)| (strsim::levenshtein(&host, ask.host), rule, host))
+            .min_by_key(|(distance, ..)| *distance)?;
         (distance <= 3).then(|| format!("rule {} is for {host}, which is not {}", place(rule), display(ask.host)))
     }
 
@@ -209,7 +223,11 @@ fn what(ask: &Ask<'_>) -> String {
     match ask.action {
         Action::Connect => format!("a connection to {host}:{}", ask.port),
         Action::Resolve => format!("to look up {host}"),
-        Action::Request => format!("{} {place}{}", display(ask.method.unwrap_or("a request to")), display(ask.path.unwrap_or_default())),
+        Action::Request => format!(
+            "{} {place}{}",
+            display(ask.method.unwrap_or("a request to")),
+            display(ask.path.unwrap_or_default())
+        ),
         Action::Llm => format!("a call of model {} at {host}", display(ask.model.unwrap_or_default())),
         Action::Tool => format!("a call of tool {} at {host}", display(ask.tool.unwrap_or_default())),
     }
@@ -217,7 +235,11 @@ fn what(ask: &Ask<'_>) -> String {
 
 /// At most 200 characters, control characters escaped.
 fn display(text: &str) -> String {
-    let shown: String = text.chars().take(200).flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
+    let shown: String = text
+        .chars()
+        .take(200)
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect();
     if text.chars().nth(200).is_some() { shown + "..." } else { shown }
 }
 

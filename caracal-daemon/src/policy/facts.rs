@@ -46,7 +46,8 @@ pub(super) struct HostMismatch;
 impl<'a> Facts<'a> {
     pub(super) fn of(ask: &Ask<'a>) -> Result<Facts<'a>, HostMismatch> {
         let host = spelled(ask.host);
-        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok().map(|a| a.to_canonical());
+        let literal =
+            host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok().map(|a| a.to_canonical());
         let given = ask.address.map(|address| address.to_canonical());
         if literal.is_some() && given.is_some() && literal != given {
             return Err(HostMismatch);
@@ -75,11 +76,19 @@ impl<'a> Facts<'a> {
 
 fn spelled(host: &str) -> Cow<'_, str> {
     let bare = host.strip_suffix('.').unwrap_or(host);
-    if bare.bytes().any(|byte| byte.is_ascii_uppercase()) { Cow::Owned(bare.to_ascii_lowercase()) } else { Cow::Borrowed(bare) }
+    if bare.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(bare.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(bare)
+    }
 }
 
 fn upper(method: &str) -> Cow<'_, str> {
-    if method.bytes().any(|byte| byte.is_ascii_lowercase()) { Cow::Owned(method.to_ascii_uppercase()) } else { Cow::Borrowed(method) }
+    if method.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        Cow::Owned(method.to_ascii_uppercase())
+    } else {
+        Cow::Borrowed(method)
+    }
 }
 
 /// What some resolvers take for an IPv4 address (`127.1`, `0x7f000001`; WHATWG URL, host parsing) is no name.
@@ -93,7 +102,8 @@ fn ends_in_number(host: &str) -> bool {
 /// and removes dot segments (RFC 3986, 6.2.2).
 fn other_readings(path: &str) -> Vec<String> {
     let bytes = path.as_bytes();
-    let plain = !bytes.iter().any(|b| matches!(b, b'%' | b'\\' | b';')) && !bytes.windows(2).any(|two| matches!(two, b"//" | b"/."));
+    let plain = !bytes.iter().any(|b| matches!(b, b'%' | b'\\' | b';'))
+        && !bytes.windows(2).any(|two| matches!(two, b"//" | b"/."));
     let mut found: Vec<String> = Vec::new();
     if plain {
         return found;
@@ -120,7 +130,9 @@ fn decode(path: &str) -> String {
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
         let pair = bytes.get(at + 1..at + 3).filter(|_| byte == b'%').and_then(|two| std::str::from_utf8(two).ok());
-        let value = pair.filter(|two| two.bytes().all(|b| b.is_ascii_hexdigit())).and_then(|two| u8::from_str_radix(two, 16).ok());
+        let value = pair
+            .filter(|two| two.bytes().all(|b| b.is_ascii_hexdigit()))
+            .and_then(|two| u8::from_str_radix(two, 16).ok());
         out.push(value.unwrap_or(byte));
         at += if value.is_some() { 3 } else { 1 };
     }
@@ -158,8 +170,23 @@ mod tests {
 
     #[test]
     fn every_way_to_the_same_place_is_seen() {
-        for path in ["/a/../admin", "//admin", "/%61dmin", "/a/%2e%2e/admin", "/a/..%2fadmin", "/a\\..\\admin", "/%2561dmin", "/./admin", "/admin;x=1", "/a/..;/admin"] {
-            assert!(other_readings(path).iter().any(|reading| reading == "/admin"), "{path}: {:?}", other_readings(path));
+        for path in [
+            "/a/../admin",
+            "//admin",
+            "/%61dmin",
+            "/a/%2e%2e/admin",
+            "/a/..%2fadmin",
+            "/a\\..\\admin",
+            "/%2561dmin",
+            "/./admin",
+            "/admin;x=1",
+            "/a/..;/admin",
+        ] {
+            assert!(
+                other_readings(path).iter().any(|reading| reading == "/admin"),
+                "{path}: {:?}",
+                other_readings(path)
+            );
         }
         assert_eq!(other_readings("/a/../.."), ["/"]);
         assert_eq!(other_readings("/bad%zz%"), Vec::<String>::new());

@@ -44,7 +44,10 @@ pub fn rules_for<'a>(agent: &str, observed: impl IntoIterator<Item = &'a Observe
     let mut alike: BTreeMap<Used, Vec<&str>> = BTreeMap::new();
     for (host, mut used) in hosts {
         // A `*` in a rule is any text, and an empty path (CONNECT) cannot be written.
-        let plain = used.paths.iter().all(|path| path.starts_with('/') && !path.contains(['*', '?', '#']) && path.len() <= 1024);
+        let plain = used
+            .paths
+            .iter()
+            .all(|path| path.starts_with('/') && !path.contains(['*', '?', '#']) && path.len() <= 1024);
         if used.paths.len() > MAX_PATHS || !plain {
             used.paths.clear();
         }
@@ -57,7 +60,8 @@ pub fn rules_for<'a>(agent: &str, observed: impl IntoIterator<Item = &'a Observe
             let _ = writeln!(text, "# looked up only: {}", list(&mut hosts.iter().copied()));
             continue;
         }
-        let _ = writeln!(text, "[[allow]]\nagents = [{}]\nhosts = [{}]", quoted(agent), list(&mut hosts.iter().copied()));
+        let _ =
+            writeln!(text, "[[allow]]\nagents = [{}]\nhosts = [{}]", quoted(agent), list(&mut hosts.iter().copied()));
         let _ = writeln!(text, "ports = {:?}", used.ports.iter().collect::<Vec<_>>());
         let _ = writeln!(text, "methods = [{}]", list(&mut used.methods.iter().map(String::as_str)));
         if !used.paths.is_empty() {

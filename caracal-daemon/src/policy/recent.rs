@@ -65,7 +65,12 @@ impl Default for Recent {
 impl Recent {
     /// The decision on `ask`, from memory or from `decide`, which also says whether it may be kept. `by_estimate`: some
     /// policy reads the estimate, so that two asks with different ones differ.
-    pub(super) fn decision(&self, ask: &Ask<'_>, by_estimate: bool, decide: impl FnOnce() -> (Decision, bool)) -> Decision {
+    pub(super) fn decision(
+        &self,
+        ask: &Ask<'_>,
+        by_estimate: bool,
+        decide: impl FnOnce() -> (Decision, bool),
+    ) -> Decision {
         let question = Question::of(ask, by_estimate);
         let hash = self.hasher.hash_one(question);
         let at = usize::try_from(hash % PLACES as u64).unwrap_or(0);

@@ -12,7 +12,8 @@ use crate::address::is_private;
 use crate::config::{AllowRule, Config};
 use crate::refusal::Reason;
 use cedar_policy::{
-    Authorizer, Context, Entities, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, Request, Response, RestrictedExpression, Schema,
+    Authorizer, Context, Entities, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, Request, Response,
+    RestrictedExpression, Schema,
 };
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -23,7 +24,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What policies can read of an ask; what none of them names is not built.
 pub(super) const ATTRIBUTES: [&str; 14] = [
-    "agent", "host", "named", "address", "learn", "user", "comm", "port", "method", "path", "provider", "model", "estimate_nano", "tool",
+    "agent",
+    "host",
+    "named",
+    "address",
+    "learn",
+    "user",
+    "comm",
+    "port",
+    "method",
+    "path",
+    "provider",
+    "model",
+    "estimate_nano",
+    "tool",
 ];
 
 /// What the permit of `--learn` reads.
@@ -129,7 +143,8 @@ impl PolicySet {
                 continue;
             }
             for action in &entry.actions {
-                let by_host = slices.entry(*action).or_default().entry(entry.agent.as_deref().unwrap_or("").into()).or_default();
+                let by_host =
+                    slices.entry(*action).or_default().entry(entry.agent.as_deref().unwrap_or("").into()).or_default();
                 add(by_host.entry(entry.host.as_deref().unwrap_or("").into()).or_default(), &entry.policy)?;
             }
         }
@@ -254,7 +269,8 @@ impl PolicySet {
         let learned_only = |at: &usize| self.entries.get(*at).is_some_and(|entry| entry.notes.learn);
         let (learned, ruled): (Vec<usize>, Vec<usize>) = answer.permits.into_iter().partition(learned_only);
         let permits = if ruled.is_empty() { learned } else { ruled };
-        let notes: Vec<Notes> = permits.iter().filter_map(|at| self.entries.get(*at)).map(|entry| entry.notes).collect();
+        let notes: Vec<Notes> =
+            permits.iter().filter_map(|at| self.entries.get(*at)).map(|entry| entry.notes).collect();
         let Some(mode) = notes.iter().map(|notes| notes.mode).min() else {
             let on_host = !matches!(facts.action, Action::Llm | Action::Tool);
             return self.deny(if on_host { Reason::HostNotAllowed } else { Reason::PolicyDenied }, Vec::new());
@@ -277,7 +293,8 @@ impl PolicySet {
 
     /// The reported ids stand once each, in a stable order.
     fn found(&self, verdict: Verdict, by: Vec<usize>) -> Outcome {
-        let mut policies: Vec<Arc<str>> = by.iter().filter_map(|at| self.entries.get(*at)).map(|entry| Arc::clone(&entry.id)).collect();
+        let mut policies: Vec<Arc<str>> =
+            by.iter().filter_map(|at| self.entries.get(*at)).map(|entry| Arc::clone(&entry.id)).collect();
         policies.sort_unstable();
         policies.dedup();
         Outcome { decision: Decision { verdict, policies }, by, failed: false }
@@ -287,7 +304,11 @@ impl PolicySet {
         // One line for the first: a retry storm must not fill the log. The count and the records have the rest.
         if self.errors.fetch_add(1, Ordering::Relaxed) == 0 {
             let policies = &outcome.decision.policies;
-            tracing::error!(?policies, action = action.as_str(), "a policy cannot be evaluated; what it is asked about is denied");
+            tracing::error!(
+                ?policies,
+                action = action.as_str(),
+                "a policy cannot be evaluated; what it is asked about is denied"
+            );
         }
     }
 
@@ -295,7 +316,9 @@ impl PolicySet {
         let by_agent = self.slices.get(&facts.action);
         let agents = [facts.agent, ""].into_iter().filter_map(move |agent| by_agent?.get(agent));
         let lifted = facts.learn && matches!(facts.action, Action::Resolve | Action::Request);
-        agents.flat_map(|by_host| keys(&facts.host).filter_map(|key| by_host.get(key))).chain(lifted.then_some(&self.learn))
+        agents
+            .flat_map(|by_host| keys(&facts.host).filter_map(|key| by_host.get(key)))
+            .chain(lifted.then_some(&self.learn))
     }
 
     /// Puts an ask to some policies and adds what they say. Where there are none, nothing is built.
@@ -322,7 +345,11 @@ impl PolicySet {
     fn add_to(&self, answer: &mut Answer, response: &Response) {
         let denied = response.decision() == cedar_policy::Decision::Deny;
         let reasons = response.diagnostics().reason().filter_map(|id| self.by_id.get(id).copied());
-        if denied { answer.forbids.extend(reasons) } else { answer.permits.extend(reasons) }
+        if denied {
+            answer.forbids.extend(reasons)
+        } else {
+            answer.permits.extend(reasons)
+        }
         for cedar_policy::AuthorizationError::PolicyEvaluationError(error) in response.diagnostics().errors() {
             match self.by_id.get(error.policy_id()) {
                 Some(at) => answer.failed.push(*at),
@@ -345,7 +372,8 @@ impl PolicySet {
             Action::Tool => named(&words.tool, &format!("{}/{}", facts.host, facts.tool)),
         };
         let lifted = LEARN_READS.iter().filter(|name| facts.learn && !self.read.contains(name));
-        let pairs = self.read.iter().chain(lifted).filter_map(|name| Some(((*name).to_owned(), value(facts, path, name)?)));
+        let pairs =
+            self.read.iter().chain(lifted).filter_map(|name| Some(((*name).to_owned(), value(facts, path, name)?)));
         let context = Context::from_pairs(pairs).ok()?;
         let action = words.actions.get(&facts.action)?.clone();
         Request::new(named(&words.agent, facts.agent), action, resource, context, schema).ok()
@@ -428,7 +456,9 @@ fn hash(entries: &[Entry], broken: Option<&str>) -> Arc<str> {
     let mut texts: Vec<(&str, &str)> = entries.iter().map(|entry| (&*entry.id, entry.text.trim())).collect();
     texts.sort_unstable();
     let mut hasher = Sha256::new();
-    for part in [SCHEMA, broken.unwrap_or_default()].into_iter().chain(texts.into_iter().flat_map(|(id, text)| [id, text])) {
+    for part in
+        [SCHEMA, broken.unwrap_or_default()].into_iter().chain(texts.into_iter().flat_map(|(id, text)| [id, text]))
+    {
         hasher.update((part.len() as u64).to_be_bytes());
         hasher.update(part);
     }
@@ -438,8 +468,14 @@ fn hash(entries: &[Entry], broken: Option<&str>) -> Arc<str> {
 impl Words {
     fn new() -> Result<Words, PolicyError> {
         let kind = |name: &str| {
-            EntityTypeName::from_str(name)
-                .map_err(|error| PolicyError::from(PolicyProblem { file: name.to_owned(), line: 0, message: error.to_string(), help: None }))
+            EntityTypeName::from_str(name).map_err(|error| {
+                PolicyError::from(PolicyProblem {
+                    file: name.to_owned(),
+                    line: 0,
+                    message: error.to_string(),
+                    help: None,
+                })
+            })
         };
         let action = kind("Action")?;
         Ok(Words {

@@ -5,8 +5,8 @@ use super::sugar::{self, Piece};
 use super::{Action, Mode};
 use crate::config::{Config, position};
 use cedar_policy::{
-    ActionConstraint, Effect, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint, Schema, ValidationMode,
-    Validator,
+    ActionConstraint, Effect, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint, Schema,
+    ValidationMode, Validator,
 };
 use miette::Diagnostic;
 use std::collections::{HashMap, HashSet};
@@ -160,7 +160,12 @@ fn notes(policy: &Policy) -> Result<Notes, String> {
 
 fn read_cedar(path: &Path, rule_ids: &HashSet<Arc<str>>) -> Result<Vec<Entry>, PolicyError> {
     let file = path.display().to_string();
-    let whole = |message: String, help: Option<&str>| PolicyProblem { file: file.clone(), line: 0, message, help: help.map(Into::into) };
+    let whole = |message: String, help: Option<&str>| PolicyProblem {
+        file: file.clone(),
+        line: 0,
+        message,
+        help: help.map(Into::into),
+    };
     let size = std::fs::metadata(path).map_err(|why| whole(why.to_string(), Some("see `[policy] cedar`")))?.len();
     if size > MAX_BYTES {
         return Err(whole(format!("the file has {size} bytes; at most {MAX_BYTES} are read"), None).into());
@@ -170,7 +175,11 @@ fn read_cedar(path: &Path, rule_ids: &HashSet<Arc<str>>) -> Result<Vec<Entry>, P
         problems: errors.iter().map(|error| problem(&file, &text, error)).collect(),
     })?;
     if parsed.templates().next().is_some() {
-        return Err(whole("templates (?principal, ?resource) are not linked here".into(), Some("write the policy out")).into());
+        return Err(whole(
+            "templates (?principal, ?resource) are not linked here".into(),
+            Some("write the policy out"),
+        )
+        .into());
     }
     cedar_entries(&parsed, &file, &text, stem(path), rule_ids)
 }
@@ -195,7 +204,8 @@ fn cedar_entries(
     let mut seen: HashMap<Arc<str>, usize> = HashMap::new();
     for (number, (at, policy)) in (1..).zip(placed) {
         let (line, _) = position(text, at);
-        let mut wrong = |message: String| problems.push(PolicyProblem { file: file.to_owned(), line, message, help: None });
+        let mut wrong =
+            |message: String| problems.push(PolicyProblem { file: file.to_owned(), line, message, help: None });
         let id: Arc<str> = policy.annotation("id").map_or_else(|| format!("{stem}-{number}"), ToOwned::to_owned).into();
         if let Some(first) = seen.get(&id) {
             wrong(format!("policy {id:?} is there twice, first in line {first}"));
@@ -210,7 +220,8 @@ fn cedar_entries(
             Notes::default()
         });
         let actions = actions(policy);
-        let on_hosts = actions.iter().all(|action| matches!(action, Action::Connect | Action::Resolve | Action::Request));
+        let on_hosts =
+            actions.iter().all(|action| matches!(action, Action::Connect | Action::Resolve | Action::Request));
         entries.push(Entry {
             policy: policy.new_id(PolicyId::new(format!("{file}/{id}"))),
             id,
@@ -254,7 +265,12 @@ fn actions(policy: &Policy) -> Vec<Action> {
 
 pub(super) fn schema() -> Result<Schema, PolicyError> {
     let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|error| {
-        PolicyError::from(PolicyProblem { file: "schema.cedarschema".into(), line: 0, message: error.to_string(), help: None })
+        PolicyError::from(PolicyProblem {
+            file: "schema.cedarschema".into(),
+            line: 0,
+            message: error.to_string(),
+            help: None,
+        })
     })?;
     Ok(schema)
 }
@@ -262,7 +278,8 @@ pub(super) fn schema() -> Result<Schema, PolicyError> {
 /// Strict validation of all policies together. Gives the warnings.
 fn validate(entries: &[Entry]) -> Result<Vec<PolicyProblem>, PolicyError> {
     let whole = |message| PolicyError::from(PolicyProblem { file: "policy".into(), line: 0, message, help: None });
-    let set = PolicySet::from_policies(entries.iter().map(|entry| entry.policy.clone())).map_err(|error| whole(error.to_string()))?;
+    let set = PolicySet::from_policies(entries.iter().map(|entry| entry.policy.clone()))
+        .map_err(|error| whole(error.to_string()))?;
     let result = Validator::new(schema()?).validate(&set, ValidationMode::Strict);
     let by_id: HashMap<&PolicyId, &Entry> = entries.iter().map(|entry| (entry.policy.id(), entry)).collect();
     let place = |id: &PolicyId, error: &dyn Diagnostic| {
@@ -272,9 +289,15 @@ fn validate(entries: &[Entry]) -> Result<Vec<PolicyProblem>, PolicyError> {
         let found = problem(&entry.file, entry.whole.as_deref().unwrap_or_default(), error);
         let line = if entry.whole.is_some() && found.line > 0 { found.line } else { entry.line };
         let help = known_elsewhere(&found.message).or(found.help);
-        PolicyProblem { line, help, message: format!("policy `{}`: {}", entry.id, strip_id(&found.message, id)), ..found }
+        PolicyProblem {
+            line,
+            help,
+            message: format!("policy `{}`: {}", entry.id, strip_id(&found.message, id)),
+            ..found
+        }
     };
-    let mut problems: Vec<PolicyProblem> = result.validation_errors().map(|error| place(error.policy_id(), error)).collect();
+    let mut problems: Vec<PolicyProblem> =
+        result.validation_errors().map(|error| place(error.policy_id(), error)).collect();
     // One mistake in a policy for several actions is found once for each.
     problems.dedup_by(|a, b| (&a.file, a.line, &a.help) == (&b.file, b.line, &b.help) && a.help.is_some());
     if !problems.is_empty() {
@@ -287,7 +310,9 @@ fn validate(entries: &[Entry]) -> Result<Vec<PolicyProblem>, PolicyError> {
 fn known_elsewhere(message: &str) -> Option<String> {
     let name = message.split_once("attribute `")?.1.split('`').next()?;
     let known = super::set::ATTRIBUTES.contains(&name);
-    known.then(|| format!("not every action has it: name those that do in the policy's scope, or ask `context has {name}` first"))
+    known.then(|| {
+        format!("not every action has it: name those that do in the policy's scope, or ask `context has {name}` first")
+    })
 }
 
 /// Cedar's sentence without "for policy `...`, ": the id is said already.
@@ -300,5 +325,10 @@ fn problem(file: &str, text: &str, error: &dyn Diagnostic) -> PolicyProblem {
     let label = error.labels().and_then(|mut labels| labels.next());
     let line = label.as_ref().map_or(0, |label| position(text, label.offset()).0);
     let told = label.as_ref().and_then(|label| label.label()).map(|label| format!(": {label}")).unwrap_or_default();
-    PolicyProblem { file: file.to_owned(), line, message: format!("{error}{told}"), help: error.help().map(|help| help.to_string()) }
+    PolicyProblem {
+        file: file.to_owned(),
+        line,
+        message: format!("{error}{told}"),
+        help: error.help().map(|help| help.to_string()),
+    }
 }

@@ -78,7 +78,8 @@ fn allow_host(rule: &AllowRule, host: &HostPattern, number: usize) -> Vec<Piece>
     }
     let place = who.clauses.and(allowed_host(host));
     let ported = place.clone().and(ports(&rule.ports));
-    let requested = ported.clone().and(any_equal("context.method", &rule.methods)).and(any_like("context.path", &rule.paths));
+    let requested =
+        ported.clone().and(any_equal("context.method", &rule.methods)).and(any_like("context.path", &rule.paths));
     let called = requested.clone().and(any_like("context.model", &rule.models));
     let mut pieces = Vec::new();
     let mut add = |part: &str, actions: &[Action], clauses: &Clauses, mode: Option<RuleMode>| {
@@ -134,7 +135,14 @@ fn deny_host(rule: &DenyRule, host: &HostPattern, number: usize) -> Piece {
     piece((format!("{id}/{host}/{number}"), id), text, actions, who.exact, host_key(host), rule.line)
 }
 
-fn piece(ids: (String, Arc<str>), text: String, actions: &[Action], agent: Option<String>, host: Option<String>, line: usize) -> Piece {
+fn piece(
+    ids: (String, Arc<str>),
+    text: String,
+    actions: &[Action],
+    agent: Option<String>,
+    host: Option<String>,
+    line: usize,
+) -> Piece {
     Piece { cedar_id: ids.0, id: ids.1, text, actions: actions.to_vec(), agent, host, line }
 }
 
@@ -238,7 +246,8 @@ fn any_like(what: &str, globs: &[Glob]) -> Option<String> {
     if globs.is_empty() || globs.iter().any(Glob::is_any) {
         return None;
     }
-    let test = |glob: &Glob| format!("{what} {} {}", if glob.is_exact() { "==" } else { "like" }, quoted(glob.as_str()));
+    let test =
+        |glob: &Glob| format!("{what} {} {}", if glob.is_exact() { "==" } else { "like" }, quoted(glob.as_str()));
     Some(globs.iter().map(test).collect::<Vec<_>>().join(" || "))
 }
 

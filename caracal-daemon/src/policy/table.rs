@@ -116,7 +116,8 @@ impl Case {
     pub fn ask<T>(&self, answer: impl FnOnce(&Ask<'_>) -> T) -> Result<T, String> {
         let action: Action = self.action.parse()?;
         let agent = named_agent(&self.agent, self.learn);
-        let estimate = self.estimate.as_deref().map(crate::config::parse_usd).transpose().map_err(|error| error.to_string())?;
+        let estimate =
+            self.estimate.as_deref().map(crate::config::parse_usd).transpose().map_err(|error| error.to_string())?;
         Ok(answer(&Ask {
             address: self.address,
             method: Some(self.method.as_deref().unwrap_or("GET")),

@@ -102,9 +102,17 @@ fn forbid_wins() -> Outcome {
     assert_eq!(get(&set, "y.example.com", 443, "/admin"), allowed());
     for path in ["/admin", "/admin/x", "/%61dmin", "/a/../admin", "//admin", "/a/..%2fadmin", "/%2561dmin"] {
         let ask_agent = agent("a");
-        let ask = Ask { method: Some("GET"), path: Some(path), ..Ask::new(&ask_agent, Action::Request, "x.example.com", 443) };
+        let ask = Ask {
+            method: Some("GET"),
+            path: Some(path),
+            ..Ask::new(&ask_agent, Action::Request, "x.example.com", 443)
+        };
         let decision = set.decide(&ask);
-        assert_eq!((decision.verdict, decision.policies), (denied(Reason::PolicyDenied), vec![Arc::from("no-admin")]), "{path}");
+        assert_eq!(
+            (decision.verdict, decision.policies),
+            (denied(Reason::PolicyDenied), vec![Arc::from("no-admin")]),
+            "{path}"
+        );
     }
     Ok(())
 }
@@ -113,19 +121,36 @@ fn forbid_wins() -> Outcome {
 fn an_allowed_path_is_allowed_in_each_reading_only() -> Outcome {
     let set = set("[[allow]]\nhosts = [\"example.com\"]\npaths = [\"/public/*\"]\nmethods = [\"GET\"]\n")?;
     assert_eq!(get(&set, "example.com", 443, "/public/a%20b"), allowed());
-    for path in ["/", "/public", "/public/../secret", "/public/%2e%2e/secret", "/public/..%2fsecret", "/%70ublic/x", "/public/..;/secret"] {
+    for path in [
+        "/",
+        "/public",
+        "/public/../secret",
+        "/public/%2e%2e/secret",
+        "/public/..%2fsecret",
+        "/%70ublic/x",
+        "/public/..;/secret",
+    ] {
         assert_eq!(get(&set, "example.com", 443, path), denied(Reason::PolicyDenied), "{path}");
     }
     let agent = agent("a");
-    let post = Ask { method: Some("POST"), path: Some("/public/a"), ..Ask::new(&agent, Action::Request, "example.com", 443) };
+    let post =
+        Ask { method: Some("POST"), path: Some("/public/a"), ..Ask::new(&agent, Action::Request, "example.com", 443) };
     assert_eq!(set.decide(&post).verdict, denied(Reason::PolicyDenied));
     Ok(())
 }
 
 #[test]
 fn agents_are_told_apart() -> Outcome {
-    let set = set("[[allow]]\nagents = [\"builder\"]\nhosts = [\"one.test\"]\n[[allow]]\nagents = [\"ci-*\", \"x\"]\nhosts = [\"many.test\"]\n")?;
-    for (name, host, expected) in [("builder", "one.test", true), ("builder2", "one.test", false), ("ci-7", "many.test", true), ("x", "many.test", true), ("ci", "many.test", false)] {
+    let set = set(
+        "[[allow]]\nagents = [\"builder\"]\nhosts = [\"one.test\"]\n[[allow]]\nagents = [\"ci-*\", \"x\"]\nhosts = [\"many.test\"]\n",
+    )?;
+    for (name, host, expected) in [
+        ("builder", "one.test", true),
+        ("builder2", "one.test", false),
+        ("ci-7", "many.test", true),
+        ("x", "many.test", true),
+        ("ci", "many.test", false),
+    ] {
         let verdict = set.decide(&Ask::new(&agent(name), Action::Resolve, host, 0)).verdict;
         assert_eq!(verdict == allowed(), expected, "{name} {host}");
     }
@@ -134,7 +159,8 @@ fn agents_are_told_apart() -> Outcome {
 
 #[test]
 fn addresses_and_ranges() -> Outcome {
-    let set = set("[[allow]]\nhosts = [\"10.0.0.0/8\", \"1.1.1.1\", \"2606:4700::/32\"]\n[[allow]]\nhosts = [\"*\"]\n")?;
+    let set =
+        set("[[allow]]\nhosts = [\"10.0.0.0/8\", \"1.1.1.1\", \"2606:4700::/32\"]\n[[allow]]\nhosts = [\"*\"]\n")?;
     let private = Verdict::Allow(Grant { private: true, ..Grant::default() });
     for (host, expected) in [
         ("10.1.2.3", private.clone()),
@@ -158,7 +184,9 @@ fn addresses_and_ranges() -> Outcome {
 
 #[test]
 fn a_private_address_must_be_meant() -> Outcome {
-    let set = set("[[allow]]\nhosts = [\"wiki.corp\"]\nprivate = true\n[[allow]]\nhosts = [\"*\", \"0.0.0.0/0\", \"169.254.169.254\"]\n[[deny]]\nhosts = [\"192.168.0.0/16\"]\n")?;
+    let set = set(
+        "[[allow]]\nhosts = [\"wiki.corp\"]\nprivate = true\n[[allow]]\nhosts = [\"*\", \"0.0.0.0/0\", \"169.254.169.254\"]\n[[deny]]\nhosts = [\"192.168.0.0/16\"]\n",
+    )?;
     let agent = agent("a");
     let to = |host: &'static str, address: &str| -> Result<Verdict, std::net::AddrParseError> {
         Ok(set.decide(&Ask { address: Some(address.parse()?), ..Ask::new(&agent, Action::Request, host, 443) }).verdict)
@@ -182,9 +210,20 @@ fn modes_and_other_annotations_reach_the_grant() -> Outcome {
     let mode = |mode| Verdict::Allow(Grant { mode, ..Grant::default() });
     assert_eq!(on(&set, Action::Connect, "git.test", 22), mode(Mode::Tcp));
     assert_eq!(on(&set, Action::Connect, "pinned.test", 443), mode(Mode::TlsPassthrough), "the mode that reads more");
-    assert_eq!(get(&set, "git.test", 22, "/"), denied(Reason::PolicyDenied), "bytes that are not read carry no request");
-    assert_eq!(get(&set, "api.openai.com", 443, "/v1/files/x"), Verdict::Allow(Grant { free: true, ..Grant::default() }));
-    assert_eq!(get(&set, "api.openai.com", 443, "/v1/files/../files/x"), allowed(), "a path that can be read otherwise is not free");
+    assert_eq!(
+        get(&set, "git.test", 22, "/"),
+        denied(Reason::PolicyDenied),
+        "bytes that are not read carry no request"
+    );
+    assert_eq!(
+        get(&set, "api.openai.com", 443, "/v1/files/x"),
+        Verdict::Allow(Grant { free: true, ..Grant::default() })
+    );
+    assert_eq!(
+        get(&set, "api.openai.com", 443, "/v1/files/../files/x"),
+        allowed(),
+        "a path that can be read otherwise is not free"
+    );
     Ok(())
 }
 
@@ -197,7 +236,8 @@ fn models_are_decided_at_their_host_and_path() -> Outcome {
     let agent = agent("a");
     let call = |model: &'static str, path: &'static str, host: &'static str| {
         let ask = Ask::new(&agent, Action::Llm, host, 443);
-        set.decide(&Ask { model: Some(model), provider: Some("openai"), method: Some("POST"), path: Some(path), ..ask }).verdict
+        set.decide(&Ask { model: Some(model), provider: Some("openai"), method: Some("POST"), path: Some(path), ..ask })
+            .verdict
     };
     assert_eq!(call("gpt-6.1", "/v1/responses", "api.openai.com"), allowed());
     for (model, path, host) in [
@@ -215,7 +255,9 @@ fn models_are_decided_at_their_host_and_path() -> Outcome {
 fn learning_lifts_the_host_list_and_nothing_else() -> Outcome {
     let set = set("[[allow]]\nhosts = [\"ruled.test\"]\n[[deny]]\nhosts = [\"never.test\"]\n")?;
     let learner = table::named_agent("a", true);
-    let decide = |action, host| set.decide(&Ask { method: Some("GET"), path: Some("/"), ..Ask::new(&learner, action, host, 443) });
+    let decide = |action, host| {
+        set.decide(&Ask { method: Some("GET"), path: Some("/"), ..Ask::new(&learner, action, host, 443) })
+    };
     let learned = Verdict::Allow(Grant { learned: true, ..Grant::default() });
     let lifted = decide(Action::Request, "new.test");
     assert_eq!((lifted.verdict, lifted.policies), (learned.clone(), vec![Arc::from("learn")]));
@@ -232,7 +274,8 @@ fn learning_lifts_the_host_list_and_nothing_else() -> Outcome {
 
 #[test]
 fn rules_mean_what_their_cedar_means() -> Outcome {
-    let rule = "[[allow]]\nagents = [\"a\"]\nhosts = [\"x.test\"]\nports = [443]\nmethods = [\"GET\"]\npaths = [\"/v1/*\"]\n";
+    let rule =
+        "[[allow]]\nagents = [\"a\"]\nhosts = [\"x.test\"]\nports = [443]\nmethods = [\"GET\"]\npaths = [\"/v1/*\"]\n";
     let by_hand = r#"
         permit (principal == Agent::"a", action == Action::"resolve", resource == Host::"x.test");
         @id("read") permit (principal == Agent::"a", action == Action::"request", resource == Host::"x.test")
@@ -242,7 +285,13 @@ fn rules_mean_what_their_cedar_means() -> Outcome {
     for name in ["a", "b"] {
         let agent = agent(name);
         for action in [Action::Resolve, Action::Request, Action::Connect, Action::Llm] {
-            for (host, port, method, path) in [("x.test", 443, "GET", "/v1/a"), ("x.test", 80, "GET", "/v1/a"), ("x.test", 443, "POST", "/v1/a"), ("x.test", 443, "GET", "/"), ("y.test", 443, "GET", "/v1/a")] {
+            for (host, port, method, path) in [
+                ("x.test", 443, "GET", "/v1/a"),
+                ("x.test", 80, "GET", "/v1/a"),
+                ("x.test", 443, "POST", "/v1/a"),
+                ("x.test", 443, "GET", "/"),
+                ("y.test", 443, "GET", "/v1/a"),
+            ] {
                 let ask = Ask { method: Some(method), path: Some(path), ..Ask::new(&agent, action, host, port) };
                 if action != Action::Llm {
                     assert_eq!(sugar.decide(&ask).verdict, cedar.decide(&ask).verdict, "{ask:?}");
@@ -280,7 +329,8 @@ fn cedar_sees_money_users_and_addresses() -> Outcome {
         "#,
     )??;
     let a = agent("a");
-    let call = Ask { model: Some("gpt-6"), provider: Some("openai"), ..Ask::new(&a, Action::Llm, "api.openai.com", 443) };
+    let call =
+        Ask { model: Some("gpt-6"), provider: Some("openai"), ..Ask::new(&a, Action::Llm, "api.openai.com", 443) };
     let cost = |nanos| Ask { estimate: Some(NanoUsd(nanos)), ..call.clone() };
     assert_eq!(set.decide(&cost(1_000_000_000)).verdict, allowed());
     for dear in [cost(1_000_000_001), cost(u64::MAX), call.clone()] {
@@ -296,12 +346,16 @@ fn cedar_sees_money_users_and_addresses() -> Outcome {
 
 #[test]
 fn a_policy_that_cannot_be_evaluated_denies() -> Outcome {
-    let overflow = r#"@id("sum") forbid (principal, action == Action::"llm", resource) when { context.estimate_nano * 9 > 10 };"#;
+    let overflow =
+        r#"@id("sum") forbid (principal, action == Action::"llm", resource) when { context.estimate_nano * 9 > 10 };"#;
     let set = with_cedar("[[allow]]\nhosts = [\"api.openai.com\"]\n", overflow)??;
     let a = agent("a");
     let ask = Ask { model: Some("m"), provider: Some("openai"), ..Ask::new(&a, Action::Llm, "api.openai.com", 443) };
     let decision = set.decide(&ask);
-    assert_eq!((decision.verdict.clone(), decision.policies.clone()), (denied(Reason::PolicyDenied), vec![Arc::from("sum")]));
+    assert_eq!(
+        (decision.verdict.clone(), decision.policies.clone()),
+        (denied(Reason::PolicyDenied), vec![Arc::from("sum")])
+    );
     assert_eq!(set.evaluation_errors(), 1);
     let refusal = set.refusal(&ask, &decision).ok_or("no refusal")?;
     assert_eq!(refusal.side, crate::refusal::Side::Us);
@@ -319,8 +373,16 @@ fn bad_cedar_is_refused_with_its_line_and_a_hint() -> Outcome {
         ("permit (principal == User::\"x\", action, resource);", 1, "User"),
         ("@mode(\"raw\")\npermit (principal, action, resource);", 1, "tls-passthrough"),
         ("@free(\"true\")\nforbid (principal, action, resource);", 1, "only a permit"),
-        ("@id(\"a\") permit (principal, action, resource);\n@id(\"a\") forbid (principal, action, resource) when { context.user == 1 };", 2, "first in line 1"),
-        ("permit (principal, action == Action::\"resolve\", resource)\nwhen { context.port == 1 };", 2, "ask `context has port` first"),
+        (
+            "@id(\"a\") permit (principal, action, resource);\n@id(\"a\") forbid (principal, action, resource) when { context.user == 1 };",
+            2,
+            "first in line 1",
+        ),
+        (
+            "permit (principal, action == Action::\"resolve\", resource)\nwhen { context.port == 1 };",
+            2,
+            "ask `context has port` first",
+        ),
         ("permit (principal == ?principal, action, resource);", 0, "templates"),
     ] {
         let Err(error) = with_cedar("", cedar)? else { return Err(format!("accepted: {cedar}").into()) };
@@ -344,7 +406,9 @@ fn a_policy_that_never_matches_is_warned_of() -> Outcome {
 
 #[test]
 fn ids_are_stable_and_annotations_are_in_the_text() -> Outcome {
-    let set = set("[[allow]]\nhosts = [\"api.openai.com\", \"*.x.test\"]\n[[allow]]\nid = \"wiki\"\nhosts = [\"wiki.corp\"]\nprivate = true\n[[deny]]\nhosts = [\"*\"]\nports = [25]\n")?;
+    let set = set(
+        "[[allow]]\nhosts = [\"api.openai.com\", \"*.x.test\"]\n[[allow]]\nid = \"wiki\"\nhosts = [\"wiki.corp\"]\nprivate = true\n[[deny]]\nhosts = [\"*\"]\nports = [25]\n",
+    )?;
     let text = set.to_cedar();
     for expected in [
         "// caracal.toml:1\n@id(\"allow-1-api-openai-com\")\npermit (principal, action == Action::\"resolve\", resource)\nwhen { context.host == \"api.openai.com\" };",
@@ -396,7 +460,11 @@ fn a_bad_start_denies_everything_and_says_why() -> Outcome {
         let decision = set.decide(&ask);
         assert_eq!(decision.verdict, denied(Reason::PolicyDenied));
         let refusal = set.refusal(&ask, &decision).ok_or("no refusal")?;
-        assert!(refusal.sentence.starts_with("Caracal denies everything") && refusal.sentence.contains("extra.cedar:3"), "{}", refusal.sentence);
+        assert!(
+            refusal.sentence.starts_with("Caracal denies everything") && refusal.sentence.contains("extra.cedar:3"),
+            "{}",
+            refusal.sentence
+        );
     }
     assert_ne!(set.hash(), PolicySet::deny_all("other").hash());
     engine.reload(&config("[[allow]]\nhosts = [\"x.test\"]")?, Path::new("."))?;
@@ -417,7 +485,10 @@ fn the_hash_is_of_the_policies_alone() -> Outcome {
 fn what_policies_see_is_what_the_schema_says() -> Outcome {
     // Names every attribute, so that all are built, and checks each request against the schema.
     let all = "agent host named address learn user comm port method path provider model estimate_nano tool";
-    let set = with_cedar("", &format!("@note(\"{all}\") forbid (principal, action, resource) when {{ context.user == 1 }};"))??;
+    let set = with_cedar(
+        "",
+        &format!("@note(\"{all}\") forbid (principal, action, resource) when {{ context.user == 1 }};"),
+    )??;
     let schema = source::schema()?;
     let a = agent("a");
     for action in Action::ALL {
@@ -437,33 +508,53 @@ fn explain_names_the_rule_and_the_lines() -> Outcome {
     let a = agent("a");
     let ask = |host, port| Ask { method: Some("GET"), path: Some("/p"), ..Ask::new(&a, Action::Request, host, port) };
     let yes = set.explain(&ask("example.com", 443)).to_string();
-    assert!(yes.starts_with("allowed\n\ndecided by allow-1-example-com (caracal.toml:2):\n@id(\"allow-1-example-com\")\npermit"), "{yes}");
+    assert!(
+        yes.starts_with(
+            "allowed\n\ndecided by allow-1-example-com (caracal.toml:2):\n@id(\"allow-1-example-com\")\npermit"
+        ),
+        "{yes}"
+    );
     let port = set.explain(&ask("example.com", 8443)).to_string();
     assert!(port.contains("denied: policy_denied\nno policy permits it\nnearest: rule allow-1 (caracal.toml:2) allows this host, but not this port"), "{port}");
     assert!(port.ends_with("[[allow]]\nhosts = [\"example.com\"]\nports = [8443]\n"), "{port}");
     let near = set.explain(&ask("exmaple.com", 443)).to_string();
-    assert!(near.contains("host_not_allowed") && near.contains("rule allow-1 (caracal.toml:2) is for example.com, which is not exmaple.com"), "{near}");
+    assert!(
+        near.contains("host_not_allowed")
+            && near.contains("rule allow-1 (caracal.toml:2) is for example.com, which is not exmaple.com"),
+        "{near}"
+    );
     let no = set.explain(&ask("bad.test", 443)).to_string();
     let private = Ask { address: Some("10.0.0.1".parse()?), ..ask("example.com", 443) };
     let private = set.explain(&private).to_string();
-    assert!(private.contains("but for no private address, by allow-1-example-com") && private.ends_with("private = true\n"), "{private}");
+    assert!(
+        private.contains("but for no private address, by allow-1-example-com") && private.ends_with("private = true\n"),
+        "{private}"
+    );
     assert!(no.contains("decided by no (caracal.toml:4)") && !no.contains("to allow it"), "{no}");
     Ok(())
 }
 
 #[test]
 fn a_refusal_says_what_to_do_in_one_line() -> Outcome {
-    let set = set("[[allow]]\nhosts = [\"example.com\", \"*.lan.test\"]\n[[deny]]\nid = \"no\"\nhosts = [\"bad.test\"]\n")?;
+    let set =
+        set("[[allow]]\nhosts = [\"example.com\", \"*.lan.test\"]\n[[deny]]\nid = \"no\"\nhosts = [\"bad.test\"]\n")?;
     let a = agent("a");
     let sentence = |ask: &Ask<'_>| set.refusal(ask, &set.decide(ask)).map(|refusal| refusal.sentence);
     let get = |host, port| Ask { method: Some("GET"), path: Some("/p"), ..Ask::new(&a, Action::Request, host, port) };
     assert_eq!(
         sentence(&get("new.test", 8443)).as_deref(),
-        Some("Caracal refused GET new.test:8443/p: no rule allows new.test to agent a. To allow it, add an [[allow]] rule with hosts = [\"new.test\"], ports = [8443] to caracal.toml.")
+        Some(
+            "Caracal refused GET new.test:8443/p: no rule allows new.test to agent a. To allow it, add an [[allow]] rule with hosts = [\"new.test\"], ports = [8443] to caracal.toml."
+        )
     );
-    assert_eq!(sentence(&get("bad.test", 443)).as_deref(), Some("Caracal refused GET bad.test/p to agent a: policy no forbids it."));
+    assert_eq!(
+        sentence(&get("bad.test", 443)).as_deref(),
+        Some("Caracal refused GET bad.test/p to agent a: policy no forbids it.")
+    );
     let lan = Ask { address: Some("10.0.0.1".parse()?), ..get("x.lan.test", 443) };
-    assert!(sentence(&lan).is_some_and(|text| text.contains("private = true") && text.contains("allow-1-any-lan-test")));
+    assert!(
+        sentence(&lan).is_some_and(|text| text.contains("private = true") && text.contains("allow-1-any-lan-test"))
+    );
     assert!(sentence(&get("a\r\nb\x1b[1m.test", 443)).is_some_and(|text| !text.contains(char::is_control)));
     assert_eq!(sentence(&get("example.com", 443)), None);
     Ok(())
@@ -486,7 +577,10 @@ fn the_lines_that_would_allow_do() -> Outcome {
         assert!(matches!(verdict, Verdict::Allow(_)), "{lines}");
     }
     let set = set("")?;
-    for ask in [Ask { model: Some("m-1"), ..Ask::new(&a, Action::Llm, "h.test", 9) }, Ask { method: Some("PUT"), ..Ask::new(&a, Action::Request, "h.test", 443) }] {
+    for ask in [
+        Ask { model: Some("m-1"), ..Ask::new(&a, Action::Llm, "h.test", 9) },
+        Ask { method: Some("PUT"), ..Ask::new(&a, Action::Request, "h.test", 443) },
+    ] {
         let lines = set.explain(&ask).would_allow.ok_or("no lines")?;
         assert_eq!(self::set(&lines)?.decide(&ask).verdict, allowed(), "{lines}");
     }
@@ -511,12 +605,19 @@ fn what_was_learned_suffices() -> Outcome {
     ];
     observed.extend((0..9).map(|n| saw("many.test", 8443, Some("GET"), Some(&format!("/{n}")))));
     let text = learn::rules_for("a", &observed);
-    assert!(text.contains("hosts = [\"y.test\", \"z.test\"]") && text.contains("# looked up only: \"seen.test\""), "{text}");
+    assert!(
+        text.contains("hosts = [\"y.test\", \"z.test\"]") && text.contains("# looked up only: \"seen.test\""),
+        "{text}"
+    );
     assert!(text.contains("methods = [\"GET\", \"POST\"]\npaths = [\"/a\", \"/b\"]"), "{text}");
     let set = set(&text)?;
     let a = agent("a");
     for one in observed.iter().filter(|one| one.method.is_some()) {
-        let ask = Ask { method: one.method.as_deref(), path: one.path.as_deref(), ..Ask::new(&a, Action::Request, &one.host, one.port) };
+        let ask = Ask {
+            method: one.method.as_deref(),
+            path: one.path.as_deref(),
+            ..Ask::new(&a, Action::Request, &one.host, one.port)
+        };
         assert_eq!(set.decide(&ask).verdict, allowed(), "{one:?}\n{text}");
     }
     assert_eq!(get(&set, "x.test", 443, "/c"), denied(Reason::PolicyDenied));
@@ -537,7 +638,8 @@ fn a_table_is_decided_case_by_case() -> Outcome {
         ("[[case]]\nhots = \"x\"\nexpect = \"deny\"", "t.toml:2: unknown field `hots`"),
         ("[[case]]\nhost = \"x\"\naction = \"fly\"\nexpect = \"deny\"", "case 1: \"fly\" is no action"),
     ] {
-        let message = table::run(text, Path::new("t.toml"), &set).map_or_else(|error| error.to_string(), |_| String::new());
+        let message =
+            table::run(text, Path::new("t.toml"), &set).map_or_else(|error| error.to_string(), |_| String::new());
         assert!(message.contains(expected), "{message}\n  lacks {expected}");
     }
     Ok(())

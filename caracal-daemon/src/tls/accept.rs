@@ -50,7 +50,12 @@ impl Acceptor {
     ///
     /// # Errors
     /// See [`AcceptError`].
-    pub async fn accept<S>(&self, hello: Hello<S>, name: &str, offer: Offer) -> Result<(TlsStream<Rewind<S>>, Alpn), AcceptError>
+    pub async fn accept<S>(
+        &self,
+        hello: Hello<S>,
+        name: &str,
+        offer: Offer,
+    ) -> Result<(TlsStream<Rewind<S>>, Alpn), AcceptError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {

@@ -170,8 +170,9 @@ impl Dialer {
     /// # Errors
     /// Those of [`Dialer::tcp`], and `upstream_tls`.
     pub async fn tls(&self, route: Route<'_>, wanted: Wanted) -> Result<(TlsStream<TcpStream>, Alpn), Refusal> {
-        let name = ServerName::try_from(route.host.to_owned())
-            .map_err(|_| tls_refusal(route.host, "its name cannot be verified: it is neither a DNS name nor an address"))?;
+        let name = ServerName::try_from(route.host.to_owned()).map_err(|_| {
+            tls_refusal(route.host, "its name cannot be verified: it is neither a DNS name nor an address")
+        })?;
         let stream = self.tcp(route).await?;
         let protocols = match wanted {
             Wanted::Either => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
@@ -209,9 +210,8 @@ impl Dialer {
 
 /// The addresses that may be dialled on this route.
 fn allowed(route: Route<'_>, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Refusal> {
-    let may = |address: &&IpAddr| {
-        !is_private(**address) || (route.private && (route.same_netns || !is_loopback(**address)))
-    };
+    let may =
+        |address: &&IpAddr| !is_private(**address) || (route.private && (route.same_netns || !is_loopback(**address)));
     let kept: Vec<IpAddr> = addresses.iter().filter(may).take(MOST_ADDRESSES).map(IpAddr::to_canonical).collect();
     if !kept.is_empty() {
         return Ok(kept);
@@ -226,7 +226,10 @@ fn allowed(route: Route<'_>, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Refusa
         stage: Stage::Tls,
         side: Side::Agent,
         reason: Reason::PrivateAddress,
-        sentence: format!("Caracal does not connect to {}: {address} is not an address of the public internet. {what_to_do}", route.host),
+        sentence: format!(
+            "Caracal does not connect to {}: {address} is not an address of the public internet. {what_to_do}",
+            route.host
+        ),
     })
 }
 

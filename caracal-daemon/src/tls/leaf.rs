@@ -4,8 +4,8 @@
 use crate::clock::{Clock, UnixNanos};
 use crate::keeper::{KeeperError, Signer};
 use crate::tls::accept::Offer;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
@@ -53,7 +53,8 @@ impl Leaves {
     /// When no key can be made.
     pub fn new(signer: Arc<dyn Signer>, clock: Clock) -> Result<Leaves, KeeperError> {
         let failed = |why: String| KeeperError::Key { path: "the leaf key".to_owned(), why };
-        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|error| failed(error.to_string()))?;
+        let pair =
+            rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|error| failed(error.to_string()))?;
         let spki = rcgen::PublicKeyData::subject_public_key_info(&pair);
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.serialize_der()));
         let key = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&der).map_err(|error| failed(error.to_string()))?;
@@ -76,7 +77,9 @@ impl Leaves {
             .map_err(|error| KeeperError::Gone(error.to_string()))??;
         let certified = Arc::new(CertifiedKey::new(vec![CertificateDer::from(der)], self.key.clone()));
         let settings = Settings::new(&self.provider, &certified);
-        let settings = Arc::new(settings.map_err(|error| KeeperError::Key { path: "the leaf key".to_owned(), why: error.to_string() })?);
+        let settings = Arc::new(
+            settings.map_err(|error| KeeperError::Key { path: "the leaf key".to_owned(), why: error.to_string() })?,
+        );
         self.keep(name, Leaf { settings: settings.clone(), made: now, used: now });
         Ok(settings)
     }
@@ -111,7 +114,10 @@ impl Leaves {
 }
 
 impl Settings {
-    fn new(provider: &Arc<rustls::crypto::CryptoProvider>, certified: &Arc<CertifiedKey>) -> Result<Settings, rustls::Error> {
+    fn new(
+        provider: &Arc<rustls::crypto::CryptoProvider>,
+        certified: &Arc<CertifiedKey>,
+    ) -> Result<Settings, rustls::Error> {
         let config = |protocols: &[&[u8]]| {
             let mut config = ServerConfig::builder_with_provider(provider.clone())
                 .with_safe_default_protocol_versions()?

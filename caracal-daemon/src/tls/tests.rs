@@ -25,7 +25,8 @@ fn acceptor() -> (Acceptor, rustls::pki_types::CertificateDer<'static>, tempfile
 #[expect(clippy::disallowed_methods, reason = "a test's own socket on loopback")]
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
-    let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().expect("address")), listener.accept());
+    let (client, accepted) =
+        tokio::join!(TcpStream::connect(listener.local_addr().expect("address")), listener.accept());
     (client.expect("connected"), accepted.expect("accepted").0)
 }
 
@@ -108,13 +109,15 @@ async fn addresses_are_tried_in_turn_and_private_ones_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
     let port = listener.local_addr().expect("address").port();
     // Nobody listens at the first address.
-    let names = HashMap::from([("two.test".to_owned(), vec![IpAddr::from([127, 0, 0, 77]), IpAddr::from([127, 0, 0, 1])])]);
+    let names =
+        HashMap::from([("two.test".to_owned(), vec![IpAddr::from([127, 0, 0, 77]), IpAddr::from([127, 0, 0, 1])])]);
     let settings = Settings { roots: vec![ca], ..Settings::default() };
     let dialer = Dialer::new(settings, Arc::new(Resolver::fixed(names))).expect("dialer");
     dialer.tcp(route("two.test", port)).await.expect("the second address");
     let refused = dialer.tcp(Route { private: false, ..route("two.test", port) }).await.expect_err("private");
     assert_eq!(refused.reason, Reason::PrivateAddress);
-    let elsewhere = dialer.tcp(Route { same_netns: false, ..route("127.0.0.1", port) }).await.expect_err("another namespace");
+    let elsewhere =
+        dialer.tcp(Route { same_netns: false, ..route("127.0.0.1", port) }).await.expect_err("another namespace");
     assert_eq!(elsewhere.reason, Reason::PrivateAddress);
 }
 
@@ -182,7 +185,8 @@ async fn the_company_proxy_is_asked_and_obeyed() {
     assert_eq!(refused.reason, Reason::UpstreamConnect);
     assert!(refused.sentence.contains("407") && !refused.sentence.contains("secret"), "{}", refused.sentence);
     // An address that no rule names is not reached through the proxy either, and an exception goes past it.
-    let refused = dialer(address).tcp(Route { private: false, ..route("169.254.169.254", 80) }).await.expect_err("private");
+    let refused =
+        dialer(address).tcp(Route { private: false, ..route("169.254.169.254", 80) }).await.expect_err("private");
     assert_eq!(refused.reason, Reason::PrivateAddress);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
     dialer(address).tcp(route("past.test", listener.local_addr().expect("address").port())).await.expect("directly");

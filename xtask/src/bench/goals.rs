@@ -127,9 +127,8 @@ fn over_floor(results: &Results, plan: &str) -> Option<f64> {
 
 /// The same with the sync in it.
 pub(super) fn first_byte_over_floor(results: &Results) -> Option<f64> {
-    results.between(Caracal, Floor, "stream-1", |a, b| {
-        a.seen.first_byte_p50_us as f64 - b.seen.first_byte_p50_us as f64
-    })
+    results
+        .between(Caracal, Floor, "stream-1", |a, b| a.seen.first_byte_p50_us as f64 - b.seen.first_byte_p50_us as f64)
 }
 
 /// Prints what was measured and which goals are met, from the report alone.
@@ -183,7 +182,8 @@ fn where_time_goes(report: &Report) {
     println!("{:40} {:>9} {:>9}", "where caracald's time goes", "user us", "system us");
     for case in report.cases.iter().filter(|case| case.name.starts_with("caracal ")) {
         let threads = case.more.get("threads").and_then(serde_json::Value::as_object);
-        let spent = |value: &serde_json::Value, at: usize| value.get(at).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+        let spent =
+            |value: &serde_json::Value, at: usize| value.get(at).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
         for (name, value) in threads.into_iter().flatten() {
             let (user, system) = (spent(value, 0), spent(value, 1));
             if user + system >= 0.5 {

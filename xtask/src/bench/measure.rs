@@ -207,7 +207,8 @@ fn sampled(scene: &Scene, peer: &Peer, plan: Plan) -> Result<Option<Case>> {
     seen?;
     let Some((purposes, functions)) = shares? else { return Ok(None) };
     let mut case = Case::new(format!("{} {} profile", peer.name.name(), plan.name), Verdict::Passed);
-    let percent = |shares: profile::Shares| shares.into_iter().map(|(name, share)| json!([name, share])).collect::<Vec<_>>();
+    let percent =
+        |shares: profile::Shares| shares.into_iter().map(|(name, share)| json!([name, share])).collect::<Vec<_>>();
     case.more.insert("purposes".to_owned(), percent(purposes).into());
     case.more.insert("functions".to_owned(), percent(functions).into());
     Ok(Some(case))
@@ -373,7 +374,12 @@ mod tests {
     #[test]
     fn ratios_are_taken_inside_a_round() {
         let sample = |requests| {
-            Some(Sample { seen: Seen { requests, seconds: 1.0, ..Seen::default() }, cpu_us: 1.0, rss_kb: 1, threads: Threads::new() })
+            Some(Sample {
+                seen: Seen { requests, seconds: 1.0, ..Seen::default() },
+                cpu_us: 1.0,
+                rss_kb: 1,
+                threads: Threads::new(),
+            })
         };
         let mut results = Results::default();
         results.samples.insert(("floor", "paid-1"), vec![sample(10), None, sample(40)]);

@@ -124,10 +124,35 @@ fn summed(report: &str) -> (Shares, Shares) {
 /// What a function is for, by the words in its name. The first that fits counts.
 fn purpose(symbol: &str) -> &'static str {
     const KERNEL: &[(&str, &[&str])] = &[
-        ("kernel: waking and switching", &["futex", "sched", "wake", "switch", "epoll", "ep_", "eventfd", "hrtimer", "ttwu"]),
-        ("kernel: journal's disk", &["ext4", "jbd2", "blk", "fsync", "iomap", "virtblk", "virtio", "nvme", "bio", "folio", "writeback", "submit"]),
+        (
+            "kernel: waking and switching",
+            &["futex", "sched", "wake", "switch", "epoll", "ep_", "eventfd", "hrtimer", "ttwu"],
+        ),
+        (
+            "kernel: journal's disk",
+            &[
+                "ext4",
+                "jbd2",
+                "blk",
+                "fsync",
+                "iomap",
+                "virtblk",
+                "virtio",
+                "nvme",
+                "bio",
+                "folio",
+                "writeback",
+                "submit",
+            ],
+        ),
         ("kernel: our programs", &["bpf", "cgroup_skb"]),
-        ("kernel: network", &["tcp", "ip_", "skb", "sock", "veth", "net", "dev_", "napi", "inet", "recv", "send", "csum", "fib", "nf_", "copy"]),
+        (
+            "kernel: network",
+            &[
+                "tcp", "ip_", "skb", "sock", "veth", "net", "dev_", "napi", "inet", "recv", "send", "csum", "fib",
+                "nf_", "copy",
+            ],
+        ),
     ];
     const USER: &[(&str, &[&str])] = &[
         ("TLS", &["aws_lc", "rustls", "aes", "gcm", "p256", "x25519", "ecp_", "bignum", "chacha"]),
@@ -166,7 +191,8 @@ mod tests {
 
     #[test]
     fn functions_are_summed_by_purpose() {
-        let report = "    40.00%  [k] tcp_sendmsg\n     5.50%  [.] cedar_policy::is_authorized\n     2.00%  [k] tcp_ack\n";
+        let report =
+            "    40.00%  [k] tcp_sendmsg\n     5.50%  [.] cedar_policy::is_authorized\n     2.00%  [k] tcp_ack\n";
         let (purposes, functions) = summed(report);
         assert_eq!(purposes, [("kernel: network".to_owned(), 42.0), ("policy".to_owned(), 5.5)]);
         assert_eq!(functions.len(), 3);

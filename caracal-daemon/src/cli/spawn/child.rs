@@ -241,10 +241,7 @@ impl Child {
             if libc::signal(libc::SIGPIPE, libc::SIG_DFL) == libc::SIG_ERR {
                 return Err(Failure::last(Step::Signals));
             }
-            check(
-                Step::Signals,
-                libc::sigprocmask(libc::SIG_SETMASK, self.mask.as_ref(), std::ptr::null_mut()).into(),
-            )
+            check(Step::Signals, libc::sigprocmask(libc::SIG_SETMASK, self.mask.as_ref(), std::ptr::null_mut()).into())
         }
     }
 }

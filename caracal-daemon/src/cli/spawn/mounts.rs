@@ -156,8 +156,7 @@ impl Mount {
     }
 
     fn controls_the_kernel(&self) -> bool {
-        let kinds: [&[u8]; 7] =
-            [b"sysfs", b"debugfs", b"tracefs", b"securityfs", b"configfs", b"efivarfs", b"pstore"];
+        let kinds: [&[u8]; 7] = [b"sysfs", b"debugfs", b"tracefs", b"securityfs", b"configfs", b"efivarfs", b"pstore"];
         kinds.contains(&self.kind.as_slice())
     }
 }

@@ -87,7 +87,13 @@ fn command(user: User, job: &Job) -> (Command, tempfile::TempDir) {
         User::Root => Command::new(&program),
         User::Nobody => {
             let mut command = Command::new("setpriv");
-            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
+            command.args([
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+                "--inh-caps=-all",
+                "--bounding-set=-all",
+            ]);
             command.arg(&program);
             command
         }
@@ -175,7 +181,9 @@ fn only_the_families_that_are_governed_exist() {
 #[test]
 fn programs_that_ask_for_addresses_work() {
     passes(&sh("ip -4 addr | grep -q 127.0.0.1"));
-    passes(&sh("command -v node >/dev/null || exit 0; node -e 'process.exit(require(\"os\").networkInterfaces().lo ? 0 : 1)'"));
+    passes(&sh(
+        "command -v node >/dev/null || exit 0; node -e 'process.exit(require(\"os\").networkInterfaces().lo ? 0 : 1)'",
+    ));
 }
 
 #[test]
@@ -217,7 +225,8 @@ fn no_descriptor_but_three_is_inherited() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let leaked = listener.as_raw_fd();
     for user in users() {
-        let (mut command, _dir) = command(user, &python("import os; print('open', sorted(map(int, os.listdir('/proc/self/fd')))[:-1])"));
+        let (mut command, _dir) =
+            command(user, &python("import os; print('open', sorted(map(int, os.listdir('/proc/self/fd')))[:-1])"));
         // SAFETY: dup2 is async-signal-safe.
         unsafe {
             command.pre_exec(move || {
@@ -254,13 +263,12 @@ fn unix_sockets_become_pipes_and_every_byte_arrives() {
     for user in users() {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         // `sleep` keeps the pipe open behind the command's back: the caller must not wait for it.
-        let job = sh(
-            "test -p /dev/fd/0 && test -p /dev/fd/1 && read line && echo got $line; \
-             head -c 300000 /dev/zero | tr '\\0' x; sleep 5 & exit 3",
-        );
+        let job = sh("test -p /dev/fd/0 && test -p /dev/fd/1 && read line && echo got $line; \
+             head -c 300000 /dev/zero | tr '\\0' x; sleep 5 & exit 3");
         let (mut command, _dir) = command(user, &job);
         let theirs = OwnedFd::from(theirs);
-        let mut child = command.stdin(theirs.try_clone().unwrap()).stdout(theirs).stderr(Pipe::inherit()).spawn().unwrap();
+        let mut child =
+            command.stdin(theirs.try_clone().unwrap()).stdout(theirs).stderr(Pipe::inherit()).spawn().unwrap();
         drop(command);
         (&ours).write_all(b"word\n").unwrap();
         let mut text = String::new();
@@ -284,7 +292,9 @@ fn covered_and_hidden_files() {
     let p = |name: &str| path(name).display().to_string();
     let script = format!(
         "env -i /bin/sh -c '/bin/grep -qx ours {} && /bin/grep -qx ours {} && test -z \"$(/bin/ls {})\"'",
-        p("store"), p("link"), p("control")
+        p("store"),
+        p("link"),
+        p("control")
     );
     let mut job = sh(&script);
     job.covers = ["link", "store", "absent"].map(|name| (path("bundle"), path(name))).into();
@@ -337,20 +347,20 @@ fn a_child_that_cannot_be_confined_does_not_run() {
 
 #[test]
 fn cgroups_and_the_kernels_controls_are_read_only() {
-    passes(&sh(
-        "for f in $(awk '$3 ~ /^cgroup/ {print $2 \"/cgroup.procs\"}' /proc/self/mounts); do \
+    passes(&sh("for f in $(awk '$3 ~ /^cgroup/ {print $2 \"/cgroup.procs\"}' /proc/self/mounts); do \
            (echo $$ > $f) 2>/dev/null && { echo wrote $f; exit 1; }; done; \
          (echo x > /proc/sys/kernel/core_pattern) 2>/dev/null && exit 2; \
          mount -t tmpfs none /mnt 2>/dev/null && exit 3; \
-         umount /proc/sys 2>/dev/null && exit 4; exit 0",
-    ));
+         umount /proc/sys 2>/dev/null && exit 4; exit 0"));
 }
 
 #[test]
 fn capabilities_are_few() {
     let caps = |user| {
         let (_, text) = output(user, &sh("grep -E '^Cap(Prm|Eff|Bnd|Amb)' /proc/self/status"));
-        text.lines().filter_map(|l| l.split_once(":\t").map(|(_, v)| u64::from_str_radix(v, 16).unwrap())).collect::<Vec<_>>()
+        text.lines()
+            .filter_map(|l| l.split_once(":\t").map(|(_, v)| u64::from_str_radix(v, 16).unwrap()))
+            .collect::<Vec<_>>()
     };
     if as_root() {
         let [low, high] = capability::mask(capability::ROOT_KEEPS);
@@ -419,7 +429,9 @@ fn a_signal_to_the_caller_reaches_the_command() {
         // The test harness has a thread of its own, which must not take the signal: it starts with it blocked, and the
         // driver's thread unblocks it.
         // SAFETY: sigprocmask is async-signal-safe.
-        unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, || Ok(running::signals().thread_block()?)) };
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(&mut command, || Ok(running::signals().thread_block()?))
+        };
         let mut child = command.stdin(Pipe::null()).stdout(Pipe::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         assert!(lines.any(|line| line == "ready"));
@@ -433,7 +445,8 @@ fn a_signal_to_the_caller_reaches_the_command() {
 fn the_command_ends_with_its_caller() {
     use std::io::Read as _;
     for user in users() {
-        let (mut command, _dir) = command(user, &job(&[PYTHON, "-c", "print('ready', flush=True)\nimport time; time.sleep(600)"]));
+        let (mut command, _dir) =
+            command(user, &job(&[PYTHON, "-c", "print('ready', flush=True)\nimport time; time.sleep(600)"]));
         let mut child = command.stdin(Pipe::null()).stdout(Pipe::piped()).spawn().unwrap();
         let mut out = child.stdout.take().unwrap();
         let mut seen = Vec::new();
@@ -452,9 +465,12 @@ fn the_command_ends_with_its_caller() {
 #[test]
 fn the_terminal_stays_the_commands() {
     for user in users() {
-        let (driver, _dir) = command(user, &python(
-            "import os; assert os.isatty(0) and os.isatty(1); assert os.tcgetpgrp(0) == os.getpgrp(); print('tty good')",
-        ));
+        let (driver, _dir) = command(
+            user,
+            &python(
+                "import os; assert os.isatty(0) and os.isatty(1); assert os.tcgetpgrp(0) == os.getpgrp(); print('tty good')",
+            ),
+        );
         let mut words = vec![driver.get_program().to_string_lossy().into_owned()];
         words.extend(driver.get_args().map(|a| a.to_string_lossy().into_owned()));
         let envs = driver.get_envs().filter_map(|(n, v)| Some((n.to_owned(), v?.to_owned())));

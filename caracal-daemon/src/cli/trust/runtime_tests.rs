@@ -28,7 +28,10 @@ fn serve() -> Server {
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+        .with_single_cert(
+            vec![leaf.der().clone()],
+            rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
         .unwrap();
     let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -110,7 +113,11 @@ fn curl() {
 
 #[test]
 fn openssl() {
-    trusts(&["sh", "-c", "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | openssl s_client -verify_return_error -verify_hostname localhost -quiet -connect localhost:{port}"]);
+    trusts(&[
+        "sh",
+        "-c",
+        "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | openssl s_client -verify_return_error -verify_hostname localhost -quiet -connect localhost:{port}",
+    ]);
 }
 
 #[test]

@@ -110,7 +110,11 @@ mod tests {
 
     #[test]
     fn finds_the_end() {
-        for body in ["0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n", "5;ext=1\r\nhello\r\nA\r\n0123456789\r\n000\r\nX-T: 1\r\nY: 2\r\n\r\n"] {
+        for body in [
+            "0\r\n\r\n",
+            "5\r\nhello\r\n0\r\n\r\n",
+            "5;ext=1\r\nhello\r\nA\r\n0123456789\r\n000\r\nX-T: 1\r\nY: 2\r\n\r\n",
+        ] {
             let bytes = format!("{body}GET / next");
             assert_eq!(Chunks::default().read(bytes.as_bytes()), Ok((body.len(), true)), "{body:?}");
             let mut chunks = Chunks::default();
@@ -123,7 +127,20 @@ mod tests {
 
     #[test]
     fn refuses_what_has_two_readings() {
-        for body in ["\r\n", "x\r\n", "5\nhello\r\n", "5 \r\nhello\r\n", "-1\r\n", "3\r\nhello\r\n", "0\r\nA: b\n\r\n", "0\r\nA: b\r\n c\r\n\r\n", "5\rhello", "ffffffffffffffffff\r\n", "0x5\r\nhello\r\n", "5;a\nb\r\nhello"] {
+        for body in [
+            "\r\n",
+            "x\r\n",
+            "5\nhello\r\n",
+            "5 \r\nhello\r\n",
+            "-1\r\n",
+            "3\r\nhello\r\n",
+            "0\r\nA: b\n\r\n",
+            "0\r\nA: b\r\n c\r\n\r\n",
+            "5\rhello",
+            "ffffffffffffffffff\r\n",
+            "0x5\r\nhello\r\n",
+            "5;a\nb\r\nhello",
+        ] {
             assert!(Chunks::default().read(body.as_bytes()).is_err(), "{body:?}");
         }
     }

@@ -83,10 +83,15 @@ impl<'a> Iterator for Lines<'a> {
 fn request_line(line: &[u8]) -> Result<(&[u8], u8), Fault> {
     let wrong = invalid("its first line is not METHOD TARGET HTTP/1.1");
     let mut words = line.split(|byte| *byte == b' ');
-    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next()) else {
+    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
+    else {
         return Err(wrong);
     };
-    if method.is_empty() || !method.iter().copied().all(is_token) || target.is_empty() || target.iter().any(|byte| *byte <= b' ' || *byte == 0x7f) {
+    if method.is_empty()
+        || !method.iter().copied().all(is_token)
+        || target.is_empty()
+        || target.iter().any(|byte| *byte <= b' ' || *byte == 0x7f)
+    {
         return Err(wrong);
     }
     match version {
@@ -201,12 +206,30 @@ mod tests {
     fn plain_heads_have_one_reading() {
         let get = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
         assert_eq!(read(get), Ok(Some((get.len(), Follows::Length(0)))));
-        assert_eq!(read("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 12\r\n\r\nabc").map(|found| found.map(|(_, follows)| follows)), Ok(Some(Follows::Length(12))));
-        assert_eq!(read("POST / HTTP/1.1\r\nhost: a\r\nTransfer-Encoding: Chunked\r\n\r\n").map(|found| found.map(|(_, follows)| follows)), Ok(Some(Follows::Chunks)));
-        assert_eq!(read("GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\n\r\n").map(|found| found.map(|(_, follows)| follows)), Ok(Some(Follows::Upgrade)));
-        assert_eq!(read("CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n").map(|found| found.map(|(_, follows)| follows)), Ok(Some(Follows::Upgrade)));
+        assert_eq!(
+            read("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 12\r\n\r\nabc")
+                .map(|found| found.map(|(_, follows)| follows)),
+            Ok(Some(Follows::Length(12)))
+        );
+        assert_eq!(
+            read("POST / HTTP/1.1\r\nhost: a\r\nTransfer-Encoding: Chunked\r\n\r\n")
+                .map(|found| found.map(|(_, follows)| follows)),
+            Ok(Some(Follows::Chunks))
+        );
+        assert_eq!(
+            read("GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\n\r\n")
+                .map(|found| found.map(|(_, follows)| follows)),
+            Ok(Some(Follows::Upgrade))
+        );
+        assert_eq!(
+            read("CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n").map(|found| found.map(|(_, follows)| follows)),
+            Ok(Some(Follows::Upgrade))
+        );
         assert_eq!(read("GET / HTTP/1.1\r\nHost: a\r\n"), Ok(None));
-        assert_eq!(read("GET / HTTP/1.0\r\n\r\n").map(|found| found.map(|(_, follows)| follows)), Ok(Some(Follows::Length(0))));
+        assert_eq!(
+            read("GET / HTTP/1.0\r\n\r\n").map(|found| found.map(|(_, follows)| follows)),
+            Ok(Some(Follows::Length(0)))
+        );
     }
 
     #[test]

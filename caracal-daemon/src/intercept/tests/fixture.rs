@@ -36,7 +36,8 @@ impl Stages {
     /// `api.openai.com`; `tcp.test`'s address 127.0.0.9 as tcp; `pass.test` as tls-passthrough. Nothing else.
     pub(crate) fn new(directory: &Path, clock: &Clock, broken: bool) -> Stages {
         std::fs::write(directory.join("rules.cedar"), RULES).expect("rules");
-        let config = crate::config::Config::parse("[policy]\ncedar = [\"rules.cedar\"]\n", Path::new("caracal.toml")).expect("config");
+        let config = crate::config::Config::parse("[policy]\ncedar = [\"rules.cedar\"]\n", Path::new("caracal.toml"))
+            .expect("config");
         let mut poor = crate::budget::BudgetSpec::daily("poor", crate::money::NanoUsd(1));
         poor.agents = vec!["poor".to_owned()];
         let all = crate::budget::BudgetSpec::daily("all", crate::money::NanoUsd(1_000_000_000_000));
@@ -45,7 +46,8 @@ impl Stages {
             (options.segment_bytes, options.max_bytes) = (1 << 18, 1 << 19);
             options.room_within = std::time::Duration::from_millis(50);
         }
-        let (journal, _) = Journal::open(&directory.join("journal"), &directory.join("keys"), "host-1", options, clock).expect("journal");
+        let (journal, _) = Journal::open(&directory.join("journal"), &directory.join("keys"), "host-1", options, clock)
+            .expect("journal");
         if broken {
             fill(&journal);
         }
@@ -63,7 +65,9 @@ impl Stages {
         let mut all = Vec::new();
         loop {
             let batch = reader.batch(1_000, 1 << 22).expect("readable");
-            if batch.is_empty() { break }
+            if batch.is_empty() {
+                break;
+            }
             for entry in batch {
                 let json: serde_json::Value = serde_json::from_slice(&entry.bytes).expect("json");
                 let d = &json["data"];
@@ -71,9 +75,14 @@ impl Stages {
                 let number = |key: &str| d[key].as_u64().or_else(|| d[key].as_str().and_then(|t| t.parse().ok()));
                 all.push(Seen {
                     kind: json["type"].as_str().unwrap_or("").to_owned(),
-                    decision: text("caracal.decision"), reason: text("caracal.reason"), action: text("caracal.action"),
-                    settle: text("caracal.settle"), cost: number("caracal.cost.nano_usd"), hold: number("caracal.hold.nano_usd"),
-                    count: number("caracal.count").unwrap_or(1), call: text("caracal.call"),
+                    decision: text("caracal.decision"),
+                    reason: text("caracal.reason"),
+                    action: text("caracal.action"),
+                    settle: text("caracal.settle"),
+                    cost: number("caracal.cost.nano_usd"),
+                    hold: number("caracal.hold.nano_usd"),
+                    count: number("caracal.count").unwrap_or(1),
+                    call: text("caracal.call"),
                 });
             }
         }

@@ -23,7 +23,8 @@ fn outcome(records: &[Seen]) -> Option<&Seen> {
 
 async fn outcome_of(world: &World) -> Seen {
     let records = world.records(|records| outcome(records).is_some()).await;
-    let intent = records.iter().find(|record| record.kind == "caracal.intent.v1").expect("an intent before the outcome");
+    let intent =
+        records.iter().find(|record| record.kind == "caracal.intent.v1").expect("an intent before the outcome");
     let outcome = outcome(&records).expect("an outcome");
     assert_eq!(intent.call, outcome.call);
     assert!(intent.call.is_some());
@@ -95,7 +96,8 @@ async fn an_answer_that_outlives_its_bounds_is_charged_in_full() {
 async fn an_upstream_that_breaks_off_is_charged_in_full() {
     let world = World::new(Speaks::Clear).await;
     let raw = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listener");
-    let original = std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), raw.local_addr().expect("address").port());
+    let original =
+        std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), raw.local_addr().expect("address").port());
     let mut client = http1_over(world.connect_as("rich", original).await).await;
     let upstream = tokio::spawn(async move {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -115,13 +117,17 @@ async fn an_upstream_that_breaks_off_is_charged_in_full() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_was_not_sent_is_released() {
     let world = World::new(Speaks::Clear).await;
-    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listener").local_addr().expect("address").port();
+    let free =
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listener").local_addr().expect("address").port();
     let original = std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), free);
     let mut client = http1_over(world.connect_as("rich", original).await).await;
     let answer = client.send_request(call(CALL, "")).await.expect("answer");
     assert_eq!(answer.headers().get("x-caracal-reason").expect("reason"), "upstream_connect");
     let outcome = outcome_of(&world).await;
-    assert_eq!((outcome.settle.as_deref(), outcome.reason.as_deref(), outcome.cost), (Some("released"), Some("not_sent"), Some(0)));
+    assert_eq!(
+        (outcome.settle.as_deref(), outcome.reason.as_deref(), outcome.cost),
+        (Some("released"), Some("not_sent"), Some(0))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,7 +145,10 @@ async fn a_denied_call_is_one_native_400_and_its_repeats_are_remembered() {
     assert_eq!(world.log.connections.load(Ordering::Relaxed), 0);
     let records = world.records(|records| records.iter().map(|record| record.count).sum::<u64>() >= 10).await;
     assert_eq!(records.iter().map(|record| record.count).sum::<u64>(), 10);
-    assert!(records.iter().all(|record| record.decision.as_deref() == Some("deny") && record.kind == "caracal.decision.v1"), "{records:?}");
+    assert!(
+        records.iter().all(|record| record.decision.as_deref() == Some("deny") && record.kind == "caracal.decision.v1"),
+        "{records:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

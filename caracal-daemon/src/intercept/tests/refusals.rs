@@ -11,7 +11,11 @@ fn get(path: &str, host: &str) -> Request<super::world::Body> {
 }
 
 async fn text(answer: http::Response<hyper::body::Incoming>) -> (StatusCode, String, String) {
-    let reason = answer.headers().get("x-caracal-reason").map(|reason| reason.to_str().expect("text").to_owned()).unwrap_or_default();
+    let reason = answer
+        .headers()
+        .get("x-caracal-reason")
+        .map(|reason| reason.to_str().expect("text").to_owned())
+        .unwrap_or_default();
     let status = answer.status();
     let body = answer.into_body().collect().await.expect("body").to_bytes();
     (status, reason, String::from_utf8(body.to_vec()).expect("text"))
@@ -26,7 +30,11 @@ async fn a_refused_host_is_told_so_inside_tls() {
     assert!(!reason.is_empty());
     assert!(body.contains("Caracal refused GET denied.test") && body.contains("no rule allows denied.test"), "{body}");
     let mut h2 = world.http2("denied.test").await;
-    let request = Request::builder().method("POST").uri("https://denied.test/x").body(full(vec![0_u8; 600_000])).expect("request");
+    let request = Request::builder()
+        .method("POST")
+        .uri("https://denied.test/x")
+        .body(full(vec![0_u8; 600_000]))
+        .expect("request");
     assert_eq!(text(h2.send_request(request).await.expect("answer")).await.0, StatusCode::FORBIDDEN);
     assert_eq!(world.log.connections.load(Ordering::Relaxed), 0, "nobody was dialled");
 }
@@ -36,7 +44,10 @@ async fn equal_refusals_become_one_record_with_an_exact_count() {
     let world = World::new(Speaks::Both).await;
     let mut client = world.http1("denied.test").await;
     for _ in 0..25 {
-        assert_eq!(text(client.send_request(get("/", "denied.test")).await.expect("answer")).await.0, StatusCode::FORBIDDEN);
+        assert_eq!(
+            text(client.send_request(get("/", "denied.test")).await.expect("answer")).await.0,
+            StatusCode::FORBIDDEN
+        );
     }
     let records = world.records(|records| records.iter().map(|record| record.count).sum::<u64>() >= 25).await;
     assert_eq!(records.iter().map(|record| record.count).sum::<u64>(), 25);
@@ -87,15 +98,29 @@ async fn ambiguous_heads_are_refused_and_recorded() {
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("HTTP/1.1 400"), "{answer:?}");
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 2, "{answer:?}");
     assert_eq!(world.log.requests.load(Ordering::Relaxed), 1, "one request of all these reached the upstream");
-    let records = world.records(|records| records.iter().filter(|record| record.reason.as_deref() == Some("ambiguous_request")).map(|record| record.count).sum::<u64>() >= 7).await;
-    let count: u64 = records.iter().filter(|record| record.reason.as_deref() == Some("ambiguous_request")).map(|record| record.count).sum();
+    let records = world
+        .records(|records| {
+            records
+                .iter()
+                .filter(|record| record.reason.as_deref() == Some("ambiguous_request"))
+                .map(|record| record.count)
+                .sum::<u64>()
+                >= 7
+        })
+        .await;
+    let count: u64 = records
+        .iter()
+        .filter(|record| record.reason.as_deref() == Some("ambiguous_request"))
+        .map(|record| record.count)
+        .sum();
     assert_eq!(count, 7);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_own_mark_cannot_be_forged() {
     let world = World::new(Speaks::Http1).await;
-    let answer = raw(&world, "GET /echo HTTP/1.1\r\nHost: a.test\r\nx-caracal-refused: 0\r\nConnection: close\r\n\r\n").await;
+    let answer =
+        raw(&world, "GET /echo HTTP/1.1\r\nHost: a.test\r\nx-caracal-refused: 0\r\nConnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
 }
 
@@ -159,7 +184,8 @@ async fn without_a_journal_nothing_is_forwarded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_is_not_there_is_a_gateway_error() {
     let world = World::new(Speaks::Both).await;
-    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listener").local_addr().expect("address").port();
+    let free =
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listener").local_addr().expect("address").port();
     let original = std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), free);
     let mut client = http1_over(world.connect_as("rich", original).await).await;
     let (status, reason, _) = text(client.send_request(get("/", "a.test")).await.expect("answer")).await;

@@ -18,7 +18,12 @@ async fn http1_bodies_are_byte_exact_and_connections_are_reused() {
     let mut client = world.http1("a.test").await;
     for size in [0_usize, 1, 1_000, 70_000, 3_000_000] {
         let sent: Bytes = (0..size).map(|at| u8::try_from(at % 251).expect("byte")).collect::<Vec<u8>>().into();
-        let request = Request::builder().method("POST").uri("/echo?q=1").header("Host", "a.test").body(full(sent.clone())).expect("request");
+        let request = Request::builder()
+            .method("POST")
+            .uri("/echo?q=1")
+            .header("Host", "a.test")
+            .body(full(sent.clone()))
+            .expect("request");
         let answer = client.send_request(request).await.expect("answer");
         assert_eq!(answer.status(), StatusCode::OK);
         assert_eq!(answer.headers().get("x-upstream").expect("header"), "yes");
@@ -30,7 +35,11 @@ async fn http1_bodies_are_byte_exact_and_connections_are_reused() {
     answer.into_body().collect().await.expect("body");
     assert_eq!(world.log.connections.load(Ordering::Relaxed), 1, "and for another agent connection too");
     let records = world.records(|records| records.len() >= 6).await;
-    assert!(records.iter().all(|record| record.decision.as_deref() == Some("allow") && record.action.as_deref() == Some("request")));
+    assert!(
+        records
+            .iter()
+            .all(|record| record.decision.as_deref() == Some("allow") && record.action.as_deref() == Some("request"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -42,7 +51,8 @@ async fn http2_is_spoken_on_both_sides_and_shared() {
         let mut client = client.clone();
         tasks.push(tokio::spawn(async move {
             let sent = Bytes::from(vec![u8::try_from(number).expect("byte"); 10_000 * number]);
-            let request = Request::builder().method("POST").uri("https://a.test/echo").body(full(sent.clone())).expect("request");
+            let request =
+                Request::builder().method("POST").uri("https://a.test/echo").body(full(sent.clone())).expect("request");
             let answer = client.send_request(request).await.expect("answer");
             assert_eq!(answer.into_body().collect().await.expect("body").to_bytes(), sent);
         }));
@@ -63,7 +73,11 @@ async fn an_agent_is_offered_only_what_the_upstream_speaks() {
     let mut client = http1_over(stream).await;
     let answer = client.send_request(get("/echo", "a.test")).await.expect("answer");
     assert_eq!(answer.status(), StatusCode::OK);
-    assert_eq!(world.log.connections.load(Ordering::Relaxed), 1, "the connection that found out is the one that is used");
+    assert_eq!(
+        world.log.connections.load(Ordering::Relaxed),
+        1,
+        "the connection that found out is the one that is used"
+    );
     // An agent without ALPN is given HTTP/1.1.
     let mut client = http1_over(world.tls("a.test", &[]).await).await;
     assert_eq!(client.send_request(get("/echo", "a.test")).await.expect("answer").status(), StatusCode::OK);
@@ -96,17 +110,34 @@ async fn a_stream_arrives_piece_by_piece() {
 async fn trailers_heads_and_encodings_pass() {
     let world = World::new(Speaks::Both).await;
     let mut h1 = world.http1("a.test").await;
-    let request = Request::builder().uri("/trailers").header("Host", "a.test").header("TE", "trailers").body(full("")).expect("request");
+    let request = Request::builder()
+        .uri("/trailers")
+        .header("Host", "a.test")
+        .header("TE", "trailers")
+        .body(full(""))
+        .expect("request");
     let collected = h1.send_request(request).await.expect("answer").into_body().collect().await.expect("body");
     assert_eq!(collected.trailers().expect("trailers").get("x-checksum").expect("trailer"), "abc");
     let request = Request::builder().uri("https://a.test/trailers").body(full("")).expect("request");
-    let collected = world.http2("a.test").await.send_request(request).await.expect("answer").into_body().collect().await.expect("body");
+    let collected = world
+        .http2("a.test")
+        .await
+        .send_request(request)
+        .await
+        .expect("answer")
+        .into_body()
+        .collect()
+        .await
+        .expect("body");
     assert_eq!(collected.trailers().expect("trailers").get("x-checksum").expect("trailer"), "abc");
-    let request = Request::builder().method("HEAD").uri("/length").header("Host", "a.test").body(full("")).expect("request");
+    let request =
+        Request::builder().method("HEAD").uri("/length").header("Host", "a.test").body(full("")).expect("request");
     let answer = h1.send_request(request).await.expect("answer");
     assert_eq!(answer.headers().get("content-length").expect("length"), "1234");
     assert!(answer.into_body().collect().await.expect("body").to_bytes().is_empty());
-    let gzip = Bytes::from_static(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0x4b, 0x4c, 0x4a, 6, 0, 0xc2, 0x41, 0x24, 0x35, 3, 0, 0, 0]);
+    let gzip = Bytes::from_static(&[
+        0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0x4b, 0x4c, 0x4a, 6, 0, 0xc2, 0x41, 0x24, 0x35, 3, 0, 0, 0,
+    ]);
     let request = Request::builder()
         .method("POST")
         .uri("/echo")
@@ -153,7 +184,8 @@ async fn header_case_reaches_the_upstream() {
     // An upstream that shows the raw bytes, in the clear.
     let world = World::new(Speaks::Clear).await;
     let raw = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listener");
-    let original = std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), raw.local_addr().expect("address").port());
+    let original =
+        std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), raw.local_addr().expect("address").port());
     let mut stream = world.connect_as("rich", original).await;
     stream.write_all(b"GET /x?y HTTP/1.1\r\nhOsT: a.test\r\nX-MixedCase: One\r\n\r\n").await.expect("head");
     let (mut upstream, _) = raw.accept().await.expect("accepted");
@@ -204,7 +236,10 @@ async fn a_tunnel_is_a_connection_of_its_own() {
     let world = World::new(Speaks::Both).await;
     let port = world.upstream.port();
     let mut stream = world.connect_as("rich", "1.2.3.4:3128".parse().expect("address")).await;
-    stream.write_all(format!("CONNECT a.test:{port} HTTP/1.1\r\nHost: a.test:{port}\r\n\r\n").as_bytes()).await.expect("head");
+    stream
+        .write_all(format!("CONNECT a.test:{port} HTTP/1.1\r\nHost: a.test:{port}\r\n\r\n").as_bytes())
+        .await
+        .expect("head");
     assert!(read_until(&mut stream, "\r\n\r\n").await.starts_with("HTTP/1.1 200"));
     let inside = world.tls_over(stream, "a.test", &["h2"]).await;
     assert_eq!(inside.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
@@ -223,7 +258,10 @@ async fn rules_for_unread_connections_are_obeyed() {
     // tls-passthrough: the agent meets the upstream's own certificate.
     let config = super::world::client_config(world.upstream_root(), &["http/1.1"]);
     let name = rustls::pki_types::ServerName::try_from("pass.test").expect("name");
-    let stream = tokio_rustls::TlsConnector::from(config).connect(name, world.connect().await).await.expect("the upstream's own TLS");
+    let stream = tokio_rustls::TlsConnector::from(config)
+        .connect(name, world.connect().await)
+        .await
+        .expect("the upstream's own TLS");
     let mut client = http1_over(stream).await;
     assert_eq!(client.send_request(get("/echo", "pass.test")).await.expect("answer").status(), StatusCode::OK);
     // tcp: the server speaks first.

@@ -104,7 +104,8 @@ impl World {
         let ca = authority.certificate().clone();
         let loopback = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
         let names = ["a.test", "b.test", "denied.test", "public.test", "pass.test", "api.openai.com"];
-        let names: HashMap<String, Vec<IpAddr>> = names.iter().map(|name| ((*name).to_owned(), loopback.clone())).collect();
+        let names: HashMap<String, Vec<IpAddr>> =
+            names.iter().map(|name| ((*name).to_owned(), loopback.clone())).collect();
         let resolver = Arc::new(Resolver::fixed(names));
         let settings = Settings { roots: vec![upstream_root.clone()], ..Settings::default() };
         let dialer = Arc::new(Dialer::new(settings, resolver.clone()).expect("dialer"));
@@ -129,9 +130,14 @@ impl World {
     #[expect(clippy::disallowed_methods, reason = "a test's own socket on loopback")]
     pub(crate) async fn connect_as(&self, agent: &str, original: SocketAddr) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
-        let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().expect("address")), listener.accept());
-        let captured =
-            Captured { stream: accepted.expect("accepted").0, original, agent: fixture::agent(agent), process: fixture::process() };
+        let (client, accepted) =
+            tokio::join!(TcpStream::connect(listener.local_addr().expect("address")), listener.accept());
+        let captured = Captured {
+            stream: accepted.expect("accepted").0,
+            original,
+            agent: fixture::agent(agent),
+            process: fixture::process(),
+        };
         tokio::spawn(intercept(self.stack.clone(), captured));
         let client = client.expect("connected");
         client.set_nodelay(true).expect("nodelay");
@@ -167,8 +173,10 @@ impl World {
     pub(crate) async fn http2(&self, name: &str) -> hyper::client::conn::http2::SendRequest<Body> {
         let stream = self.tls(name, &["h2", "http/1.1"]).await;
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-        let (sender, connection) =
-            hyper::client::conn::http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await.expect("h2");
+        let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .handshake(TokioIo::new(stream))
+            .await
+            .expect("h2");
         tokio::spawn(connection);
         sender
     }
@@ -237,7 +245,8 @@ async fn start_upstream(speaks: Speaks, log: Arc<UpstreamLog>) -> (SocketAddr, C
     let root = params.self_signed(&ca_key).expect("root").der().clone();
     let issuer = rcgen::Issuer::new(params, ca_key);
     let key = rcgen::KeyPair::generate().expect("key");
-    let names = ["a.test", "b.test", "denied.test", "public.test", "pass.test", "api.openai.com"].map(str::to_owned).to_vec();
+    let names =
+        ["a.test", "b.test", "denied.test", "public.test", "pass.test", "api.openai.com"].map(str::to_owned).to_vec();
     let leaf = rcgen::CertificateParams::new(names).expect("parameters").signed_by(&key, &issuer).expect("leaf");
     let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
@@ -274,7 +283,10 @@ async fn start_upstream(speaks: Speaks, log: Arc<UpstreamLog>) -> (SocketAddr, C
 /// The upstream's pages.
 async fn upstream(mut request: Request<Incoming>, log: Arc<UpstreamLog>) -> Result<Response<Body>, Infallible> {
     log.requests.fetch_add(1, Ordering::Relaxed);
-    let headers = request.headers().iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+    let headers = request
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
     let line = format!("{} {} {:?}", request.method(), request.uri().path(), request.version());
     log.heads.lock().expect("lock").push((line, headers.collect()));
     let path = request.uri().path().to_owned();
@@ -319,7 +331,9 @@ async fn upstream(mut request: Request<Incoming>, log: Arc<UpstreamLog>) -> Resu
         "/v1/chat/completions" => {
             let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
             assert!(!body.is_empty());
-            let mut answer = Response::new(full("{\"choices\":[],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5,\"total_tokens\":15}}"));
+            let mut answer = Response::new(full(
+                "{\"choices\":[],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5,\"total_tokens\":15}}",
+            ));
             answer.headers_mut().insert("content-type", "application/json".parse().expect("value"));
             answer
         }

@@ -17,7 +17,10 @@ fn driven(role: &str) -> (Option<i32>, String) {
 
 /// Not a proof by itself: the process that the proofs below start.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a child of the test harness must not return into it; the channel carries nothing")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a child of the test harness must not return into it; the channel carries nothing"
+)]
 fn driver() {
     let Some(role) = std::env::var_os(ROLE) else { return };
     if role == "threads" {
@@ -42,7 +45,11 @@ fn driver() {
         std::process::exit(1);
     }));
     confine(Uid::from_raw(65534), Gid::from_raw(65534)).unwrap();
-    if role == "work" { work(dir.path()) } else { attempts() }
+    if role == "work" {
+        work(dir.path())
+    } else {
+        attempts()
+    }
     std::process::exit(0);
 }
 

@@ -40,10 +40,7 @@ fn reading(
 }
 
 fn call(operation: Operation, model: &str, more: &str) -> Result<Call, Refusal> {
-    read(
-        operation,
-        &format!(r#"{{"model":"{model}","max_tokens":9,"messages":[]{more}}}"#),
-    )
+    read(operation, &format!(r#"{{"model":"{model}","max_tokens":9,"messages":[]{more}}}"#))
 }
 
 /// One answer, one usage, one price.
@@ -93,15 +90,7 @@ fn usage(
     reasoning: u64,
     web_searches: u64,
 ) -> Usage {
-    Usage {
-        input,
-        cache_read,
-        cache_write_5m,
-        cache_write_1h,
-        output,
-        reasoning,
-        web_searches,
-    }
+    Usage { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning, web_searches }
 }
 
 #[test]
@@ -114,18 +103,12 @@ fn streams_are_read_and_priced() -> Outcome {
     // Served as priority: 1000 x 4000 + 4000 x 200 + 5000 x 5000 + 200 x 20000, and one search at 10,000,000.
     assert_eq!(
         charged(Operation::Responses, "gpt-6.1-sol", "", SSE, RESPONSES)?,
-        (
-            Some(usage(1_000, 4_000, 5_000, 0, 200, 64, 1)),
-            Some(NanoUsd(43_800_000))
-        )
+        (Some(usage(1_000, 4_000, 5_000, 0, 200, 64, 1)), Some(NanoUsd(43_800_000)))
     );
     // 10 x 5000 + 2000 x 500 + 1000 x 6250 + 2000 x 10000 + 40 x 25000
     assert_eq!(
         charged(Operation::Messages, "claude-opus-4-8", "", SSE, MESSAGES)?,
-        (
-            Some(usage(10, 2_000, 1_000, 2_000, 40, 0, 0)),
-            Some(NanoUsd(28_300_000))
-        )
+        (Some(usage(10, 2_000, 1_000, 2_000, 40, 0, 0)), Some(NanoUsd(28_300_000)))
     );
     Ok(())
 }
@@ -142,19 +125,11 @@ fn any_split_and_encoding_reads_alike() -> Outcome {
         assert!(want.usage.is_some());
         for at in 0..answer.len() {
             let (one, two) = answer.as_bytes().split_at(at);
-            assert_eq!(
-                reading(&call, 200, &head(SSE, ""), &[one, two])?,
-                want,
-                "{operation:?} split at {at}"
-            );
+            assert_eq!(reading(&call, 200, &head(SSE, ""), &[one, two])?, want, "{operation:?} split at {at}");
         }
         for (encoding, bytes) in encoded(answer.as_bytes())? {
             let pieces: Vec<&[u8]> = bytes.chunks(7).collect();
-            assert_eq!(
-                reading(&call, 200, &head(SSE, encoding), &pieces)?,
-                want,
-                "{operation:?} as {encoding}"
-            );
+            assert_eq!(reading(&call, 200, &head(SSE, encoding), &pieces)?, want, "{operation:?} as {encoding}");
         }
         let singly: Vec<&[u8]> = answer.as_bytes().chunks(1).collect();
         assert_eq!(reading(&call, 200, &head(SSE, ""), &singly)?, want);
@@ -169,12 +144,7 @@ fn encoded(plain: &[u8]) -> std::io::Result<Vec<(&'static str, Vec<u8>)>> {
     zlib.write_all(plain)?;
     let mut br = Vec::new();
     brotli::BrotliCompress(&mut &*plain, &mut br, &brotli::enc::BrotliEncoderParams::default())?;
-    Ok(vec![
-        ("gzip", gzip.finish()?),
-        ("deflate", zlib.finish()?),
-        ("br", br),
-        ("zstd", zstd::encode_all(plain, 3)?),
-    ])
+    Ok(vec![("gzip", gzip.finish()?), ("deflate", zlib.finish()?), ("br", br), ("zstd", zstd::encode_all(plain, 3)?)])
 }
 
 #[test]
@@ -189,20 +159,13 @@ fn usage_that_was_not_reported_is_not_guessed() -> Outcome {
         for at in 0..answer.len() {
             let cut = answer.as_bytes().get(..at).unwrap_or_default();
             let read = reading(&call, 200, &head(SSE, ""), &[cut])?;
-            assert!(
-                read.usage.is_none() || read == whole,
-                "{operation:?} cut at {at}: {read:?}"
-            );
+            assert!(read.usage.is_none() || read == whole, "{operation:?} cut at {at}: {read:?}");
             assert!(!read.refused);
         }
     }
     let call = call(Operation::Chat, "gpt-5", "")?;
     for (kind, encoding, body) in [
-        (
-            JSON,
-            "",
-            r#"{"usage":{"prompt_tokens":5,"completion_tokens":7},"service_tier":"pri"#,
-        ),
+        (JSON, "", r#"{"usage":{"prompt_tokens":5,"completion_tokens":7},"service_tier":"pri"#),
         (JSON, "", r#"{"usage":{"prompt_tokens":5,"completion_tokens":7"#),
         (JSON, "x-new", r#"{"usage":{"prompt_tokens":5,"completion_tokens":7}}"#),
         (JSON, "gzip", "not gzip"),
@@ -223,25 +186,12 @@ fn usage_that_was_not_reported_is_not_guessed() -> Outcome {
 fn a_refusal_before_any_work_costs_nothing() -> Outcome {
     let call = call(Operation::Messages, "claude-opus-4-8", "")?;
     for status in [400, 401, 429, 500, 529] {
-        let read = reading(
-            &call,
-            status,
-            &head(JSON, ""),
-            &[br#"{"type":"error","error":{"type":"x","message":"usage"}}"#],
-        )?;
+        let read =
+            reading(&call, status, &head(JSON, ""), &[br#"{"type":"error","error":{"type":"x","message":"usage"}}"#])?;
         assert_eq!((read.refused, read.usage), (true, None), "{status}");
     }
-    let read = reading(
-        &call,
-        500,
-        &head(JSON, ""),
-        &[br#"{"usage":{"input_tokens":5,"output_tokens":7}}"#],
-    )?;
-    assert_eq!(
-        (read.refused, read.usage.map(|usage| usage.output)),
-        (false, Some(7)),
-        "an error with usage is billed"
-    );
+    let read = reading(&call, 500, &head(JSON, ""), &[br#"{"usage":{"input_tokens":5,"output_tokens":7}}"#])?;
+    assert_eq!((read.refused, read.usage.map(|usage| usage.output)), (false, Some(7)), "an error with usage is billed");
     assert!(!reading(&call, 200, &head(JSON, ""), &[b"{}"])?.refused);
     Ok(())
 }
@@ -250,10 +200,7 @@ fn a_refusal_before_any_work_costs_nothing() -> Outcome {
 fn litellm_9812_cached_tokens() -> Outcome {
     // gpt-5: 15,616 prompt tokens, 14,080 of them cached, 96 out: 1536 x 1250 + 14080 x 125 + 96 x 10000.
     let body = r#"{"model":"gpt-5","usage":{"prompt_tokens":15616,"completion_tokens":96,"prompt_tokens_details":{"cached_tokens":14080}}}"#;
-    assert_eq!(
-        charged(Operation::Chat, "gpt-5", "", JSON, body)?.1,
-        Some(NanoUsd(4_640_000))
-    );
+    assert_eq!(charged(Operation::Chat, "gpt-5", "", JSON, body)?.1, Some(NanoUsd(4_640_000)));
     Ok(())
 }
 
@@ -261,16 +208,10 @@ fn litellm_9812_cached_tokens() -> Outcome {
 fn bifrost_3451_cache_writes_have_prices_of_their_own() -> Outcome {
     // Without a breakdown a write is of five minutes: 3 x 1000 + 100 x 1250 + 7 x 5000.
     let body = r#"{"usage":{"input_tokens":3,"cache_creation_input_tokens":100,"cache_read_input_tokens":0,"output_tokens":7}}"#;
-    assert_eq!(
-        charged(Operation::Messages, "claude-haiku-4-5", "", JSON, body)?.1,
-        Some(NanoUsd(163_000))
-    );
+    assert_eq!(charged(Operation::Messages, "claude-haiku-4-5", "", JSON, body)?.1, Some(NanoUsd(163_000)));
     // Asked for one hour, it is of one hour: 100 x 2000.
     let more = r#","cache_control":{"type":"ephemeral","ttl":"1h"}"#;
-    assert_eq!(
-        charged(Operation::Messages, "claude-haiku-4-5", more, JSON, body)?.1,
-        Some(NanoUsd(238_000))
-    );
+    assert_eq!(charged(Operation::Messages, "claude-haiku-4-5", more, JSON, body)?.1, Some(NanoUsd(238_000)));
     Ok(())
 }
 
@@ -298,11 +239,7 @@ fn charges_follow_what_the_answer_reports() -> Outcome {
         ("", "", 2_250_000u64),
         ("", r#","service_tier":"priority""#, 4_500_000),
         ("", r#","service_tier":"flex""#, 1_125_000),
-        (
-            r#","service_tier":"priority""#,
-            r#","service_tier":"default""#,
-            2_250_000,
-        ),
+        (r#","service_tier":"priority""#, r#","service_tier":"default""#, 2_250_000),
         (r#","service_tier":"priority""#, "", 4_500_000),
         // Another model answered: gpt-5-mini at 250 and 2000.
         ("", r#","model":"gpt-5-mini-2025-08-07""#, 450_000),
@@ -339,16 +276,10 @@ fn charges_follow_what_the_answer_reports() -> Outcome {
 fn long_inputs_and_small_prices_are_exact() -> Outcome {
     // gpt-6.1-sol with 272,001 input tokens: x 4000 + 10 x 15000.
     let body = r#"{"usage":{"input_tokens":272001,"output_tokens":10},"service_tier":"default"}"#;
-    assert_eq!(
-        charged(Operation::Responses, "gpt-6.1-sol", "", JSON, body)?.1,
-        Some(NanoUsd(1_088_154_000))
-    );
+    assert_eq!(charged(Operation::Responses, "gpt-6.1-sol", "", JSON, body)?.1, Some(NanoUsd(1_088_154_000)));
     // claude-haiku-5-5 counts cached tokens toward 100,000: 1 x 500 + 100000 x 50 + 1 x 2500.
     let body = r#"{"usage":{"input_tokens":1,"cache_read_input_tokens":100000,"output_tokens":1}}"#;
-    assert_eq!(
-        charged(Operation::Messages, "claude-haiku-5-5", "", JSON, body)?.1,
-        Some(NanoUsd(5_003_000))
-    );
+    assert_eq!(charged(Operation::Messages, "claude-haiku-5-5", "", JSON, body)?.1, Some(NanoUsd(5_003_000)));
     // Ten tokens at $0.02 per million: 200 nano-USD, which micro-USD would lose.
     let body = r#"{"object":"list","data":[{"embedding":[0.1,-0.2]}],"model":"text-embedding-3-small","usage":{"prompt_tokens":10,"total_tokens":10}}"#;
     assert_eq!(
@@ -357,10 +288,7 @@ fn long_inputs_and_small_prices_are_exact() -> Outcome {
     );
     // Twelve-hour writes by the provider's breakdown: 1000 x 5000 + 500 x 2500 + 1 x 10000.
     let body = r#"{"usage":{"input_tokens":1500,"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":1500,"cache_write_tokens_details":{"ttl_30m_tokens":500,"ttl_12h_tokens":1000}},"output_tokens":1}}"#;
-    assert_eq!(
-        charged(Operation::Responses, "gpt-6.1-sol", "", JSON, body)?.1,
-        Some(NanoUsd(6_260_000))
-    );
+    assert_eq!(charged(Operation::Responses, "gpt-6.1-sol", "", JSON, body)?.1, Some(NanoUsd(6_260_000)));
     Ok(())
 }
 
@@ -373,10 +301,7 @@ fn envoy_2563_a_completed_event_of_any_length_is_read_in_little_memory() -> Outc
     );
     let call = call(Operation::Responses, "gpt-6.1-sol", "")?;
     let pieces: Vec<&[u8]> = long.as_bytes().chunks(16_384).collect();
-    assert_eq!(
-        reading(&call, 200, &head(SSE, ""), &pieces)?.usage,
-        Some(usage(1_000, 4_000, 5_000, 0, 200, 64, 1))
-    );
+    assert_eq!(reading(&call, 200, &head(SSE, ""), &pieces)?.usage, Some(usage(1_000, 4_000, 5_000, 0, 200, 64, 1)));
     Ok(())
 }
 
@@ -392,16 +317,10 @@ fn a_stream_that_we_asked_for_usage_hides_it_and_reads_it() -> Outcome {
     }
     got.extend_from_slice(&reader.flush());
     let got = String::from_utf8(got)?;
-    assert!(
-        !got.contains("usage") && got.ends_with("data: [DONE]\n\n") && got.matches("data:").count() == 3,
-        "{got}"
-    );
+    assert!(!got.contains("usage") && got.ends_with("data: [DONE]\n\n") && got.matches("data:").count() == 3, "{got}");
     assert_eq!(reader.finish().usage, Some(usage(400, 600, 0, 0, 500, 300, 0)));
     let reader = call.reader(&edited, StatusCode::OK, &head(SSE, "gzip"));
-    assert!(
-        !reader.edits_answer(),
-        "an upstream that compresses in spite of us is passed as it is"
-    );
+    assert!(!reader.edits_answer(), "an upstream that compresses in spite of us is passed as it is");
     Ok(())
 }
 

@@ -13,10 +13,7 @@ fn a_cap_is_lowered_in_its_place() -> Outcome {
     let body = "{ \"model\" : \"claude-opus-4-8\",\n\t\"max_tokens\" :  64000 , \"messages\":[{\"role\":\"user\",\"content\":\"max_tokens\\u0022:64000\"}] }";
     let (call, edited) = edited(Operation::Messages, body, 4_096)?;
     assert_eq!(text_of(&edited), body.replace("  64000 ", "  4096 "));
-    assert_eq!(
-        (edited.edits, edited.max_tokens, edited.hold),
-        (vec!["clamp"], Some(4_096), call.least(4_096))
-    );
+    assert_eq!((edited.edits, edited.max_tokens, edited.hold), (vec!["clamp"], Some(4_096), call.least(4_096)));
     assert!(!edited.identity_answer);
     Ok(())
 }
@@ -25,53 +22,29 @@ fn a_cap_is_lowered_in_its_place() -> Outcome {
 fn a_cap_is_set_where_none_is() -> Outcome {
     let body = r#" {"model":"gpt-6.1-sol","input":"{hi}"}"#;
     let (_, response) = edited(Operation::Responses, body, 4_096)?;
-    assert_eq!(
-        text_of(&response),
-        r#" {"max_output_tokens":4096,"model":"gpt-6.1-sol","input":"{hi}"}"#
-    );
+    assert_eq!(text_of(&response), r#" {"max_output_tokens":4096,"model":"gpt-6.1-sol","input":"{hi}"}"#);
     let body = r#"{"model":"gpt-5","messages":[]}"#;
     let (_, chat) = edited(Operation::Chat, body, 5_000)?;
-    assert_eq!(
-        text_of(&chat),
-        r#"{"max_completion_tokens":5000,"model":"gpt-5","messages":[]}"#
-    );
+    assert_eq!(text_of(&chat), r#"{"max_completion_tokens":5000,"model":"gpt-5","messages":[]}"#);
     let body = r#"{"model":"gpt-5","max_tokens":null,"messages":[]}"#;
     let (_, null) = edited(Operation::Chat, body, 5_000)?;
     assert_eq!(text_of(&null), r#"{"model":"gpt-5","max_tokens":5000,"messages":[]}"#);
     let body = r#"{"model":"gpt-5","max_completion_tokens":null,"max_tokens":9000,"messages":[]}"#;
     let (_, both) = edited(Operation::Chat, body, 5_000)?;
-    assert_eq!(
-        text_of(&both),
-        r#"{"model":"gpt-5","max_completion_tokens":null,"max_tokens":5000,"messages":[]}"#
-    );
+    assert_eq!(text_of(&both), r#"{"model":"gpt-5","max_completion_tokens":null,"max_tokens":5000,"messages":[]}"#);
     let body = r#"{"model":"gpt-5","max_completion_tokens":8000,"max_tokens":9000,"messages":[]}"#;
     let (_, both) = edited(Operation::Chat, body, 8_500)?;
-    assert_eq!(
-        text_of(&both),
-        r#"{"model":"gpt-5","max_completion_tokens":8000,"max_tokens":8500,"messages":[]}"#
-    );
+    assert_eq!(text_of(&both), r#"{"model":"gpt-5","max_completion_tokens":8000,"max_tokens":8500,"messages":[]}"#);
     Ok(())
 }
 
 #[test]
 fn what_fits_is_left_alone() -> Outcome {
     for (operation, body, cap) in [
-        (
-            Operation::Messages,
-            r#"{"model":"claude-opus-4-8","max_tokens":100,"messages":[]}"#,
-            Some(100),
-        ),
+        (Operation::Messages, r#"{"model":"claude-opus-4-8","max_tokens":100,"messages":[]}"#, Some(100)),
         (Operation::Responses, r#"{"model":"gpt-6.1-sol","input":"hi"}"#, None),
-        (
-            Operation::Embeddings,
-            r#"{"model":"text-embedding-3-small","input":"hi"}"#,
-            None,
-        ),
-        (
-            Operation::Chat,
-            r#"{"model":"gpt-5","stream":true,"stream_options":{"include_usage":true}}"#,
-            None,
-        ),
+        (Operation::Embeddings, r#"{"model":"text-embedding-3-small","input":"hi"}"#, None),
+        (Operation::Chat, r#"{"model":"gpt-5","stream":true,"stream_options":{"include_usage":true}}"#, None),
     ] {
         let call = read(operation, body)?;
         let edited = call.edit(call.most())?;
@@ -82,10 +55,7 @@ fn what_fits_is_left_alone() -> Outcome {
         );
     }
     // Its own cap is below the least that a clamp leaves.
-    let call = read(
-        Operation::Messages,
-        r#"{"model":"claude-opus-4-8","max_tokens":100,"messages":[]}"#,
-    )?;
+    let call = read(Operation::Messages, r#"{"model":"claude-opus-4-8","max_tokens":100,"messages":[]}"#)?;
     assert_eq!(call.least(4_096), call.most());
     assert!(call.edit(NanoUsd(call.least(16).0 - 1)).is_err());
     Ok(())

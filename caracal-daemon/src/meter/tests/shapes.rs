@@ -34,119 +34,44 @@ fn bills_without_a_bound_are_refused() {
         (Responses, responses(r#","prompt":{"id":"p"}"#)),
         (Responses, responses(r#","background":true"#)),
         (Responses, responses(r#","reasoning":{"mode":"pro"}"#)),
-        (
-            Responses,
-            responses(r#","tools":[{"type":"code_interpreter","container":{"type":"auto"}}]"#),
-        ),
-        (
-            Responses,
-            responses(r#","tools":[{"type":"file_search","vector_store_ids":["v"]}]"#),
-        ),
-        (
-            Responses,
-            responses(r#","tools":[{"type":"mcp","server_url":"https://x"}]"#),
-        ),
+        (Responses, responses(r#","tools":[{"type":"code_interpreter","container":{"type":"auto"}}]"#)),
+        (Responses, responses(r#","tools":[{"type":"file_search","vector_store_ids":["v"]}]"#)),
+        (Responses, responses(r#","tools":[{"type":"mcp","server_url":"https://x"}]"#)),
         (Responses, responses(r#","tools":[{"type":"image_generation"}]"#)),
         (Responses, responses(r#","tools":[{"type":"computer_use_preview"}]"#)),
-        (
-            Responses,
-            responses(r#","tools":[{"type":"shell","environment":{"type":"container_auto"}}]"#),
-        ),
-        (
-            Responses,
-            responses(r#","tools":[{"type":"namespace","name":"n","tools":[{"type":"mcp"}]}]"#),
-        ),
+        (Responses, responses(r#","tools":[{"type":"shell","environment":{"type":"container_auto"}}]"#)),
+        (Responses, responses(r#","tools":[{"type":"namespace","name":"n","tools":[{"type":"mcp"}]}]"#)),
         (Responses, responses(r#","tools":[{"name":"untyped"}]"#)),
-        (
-            Responses,
-            r#"{"model":"gpt-6.1-sol","input":[{"type":"item_reference","id":"x"}]}"#.to_owned(),
-        ),
+        (Responses, r#"{"model":"gpt-6.1-sol","input":[{"type":"item_reference","id":"x"}]}"#.to_owned()),
         (
             Responses,
             r#"{"model":"gpt-6.1-sol","input":[{"type":"additional_tools","tools":[{"type":"mcp"}]}]}"#.to_owned(),
         ),
-        (
-            Responses,
-            content(Responses, r#"{"type":"input_image","image_url":"https://x/y.png"}"#),
-        ),
-        (
-            Responses,
-            content(Responses, r#"{"type":"input_image","file_id":"file_1"}"#),
-        ),
+        (Responses, content(Responses, r#"{"type":"input_image","image_url":"https://x/y.png"}"#)),
+        (Responses, content(Responses, r#"{"type":"input_image","file_id":"file_1"}"#)),
         (Responses, content(Responses, r#"{"type":"input_image"}"#)),
-        (
-            Responses,
-            content(Responses, r#"{"type":"input_file","file_url":"https://x"}"#),
-        ),
-        (
-            Responses,
-            content(Responses, r#"{"type":"input_audio","input_audio":{"data":"AA"}}"#),
-        ),
+        (Responses, content(Responses, r#"{"type":"input_file","file_url":"https://x"}"#)),
+        (Responses, content(Responses, r#"{"type":"input_audio","input_audio":{"data":"AA"}}"#)),
         (Chat, chat(r#","modalities":["text","audio"],"audio":{"voice":"a"}"#)),
         (Chat, chat(r#","prediction":{"type":"content","content":"x"}"#)),
         (Chat, chat(r#","web_search_options":{}"#)),
         (Chat, chat(r#","best_of":2"#)),
         (Chat, chat(r#","tools":[{"type":"web_search"}]"#)),
-        (
-            Chat,
-            content(Chat, r#"{"type":"image_url","image_url":{"url":"http://x"}}"#),
-        ),
+        (Chat, content(Chat, r#"{"type":"image_url","image_url":{"url":"http://x"}}"#)),
         (Chat, content(Chat, r#"{"type":"file","file":{"file_id":"f"}}"#)),
-        (
-            Chat,
-            content(
-                Chat,
-                r#"{"type":"input_audio","input_audio":{"data":"AA","format":"wav"}}"#,
-            ),
-        ),
-        (
-            Chat,
-            r#"{"model":"gpt-5","messages":[{"role":"assistant","audio":{"id":"a"}}]}"#.to_owned(),
-        ),
+        (Chat, content(Chat, r#"{"type":"input_audio","input_audio":{"data":"AA","format":"wav"}}"#)),
+        (Chat, r#"{"model":"gpt-5","messages":[{"role":"assistant","audio":{"id":"a"}}]}"#.to_owned()),
         (Messages, messages(r#","mcp_servers":[{"url":"https://x"}]"#)),
         (Messages, messages(r#","container":"c""#)),
-        (
-            Messages,
-            messages(r#","tools":[{"type":"web_search_20250305","name":"web_search"}]"#),
-        ),
-        (
-            Messages,
-            messages(r#","tools":[{"type":"web_search_20250305","name":"web_search","max_uses":1000}]"#),
-        ),
-        (
-            Messages,
-            messages(r#","tools":[{"type":"web_search_20260209","name":"web_search","max_uses":1}]"#),
-        ),
-        (
-            Messages,
-            messages(r#","tools":[{"type":"web_fetch_20250910","name":"web_fetch","max_uses":1}]"#),
-        ),
-        (
-            Messages,
-            messages(r#","tools":[{"type":"code_execution_20250825","name":"x"}]"#),
-        ),
-        (
-            Messages,
-            messages(r#","tools":[{"type":"mcp_toolset","mcp_server_name":"x"}]"#),
-        ),
-        (
-            Messages,
-            content(
-                Messages,
-                r#"{"type":"image","source":{"type":"url","url":"https://x"}}"#,
-            ),
-        ),
-        (
-            Messages,
-            content(
-                Messages,
-                r#"{"type":"document","source":{"type":"file","file_id":"f"}}"#,
-            ),
-        ),
-        (
-            Messages,
-            content(Messages, r#"{"type":"container_upload","file_id":"f"}"#),
-        ),
+        (Messages, messages(r#","tools":[{"type":"web_search_20250305","name":"web_search"}]"#)),
+        (Messages, messages(r#","tools":[{"type":"web_search_20250305","name":"web_search","max_uses":1000}]"#)),
+        (Messages, messages(r#","tools":[{"type":"web_search_20260209","name":"web_search","max_uses":1}]"#)),
+        (Messages, messages(r#","tools":[{"type":"web_fetch_20250910","name":"web_fetch","max_uses":1}]"#)),
+        (Messages, messages(r#","tools":[{"type":"code_execution_20250825","name":"x"}]"#)),
+        (Messages, messages(r#","tools":[{"type":"mcp_toolset","mcp_server_name":"x"}]"#)),
+        (Messages, content(Messages, r#"{"type":"image","source":{"type":"url","url":"https://x"}}"#)),
+        (Messages, content(Messages, r#"{"type":"document","source":{"type":"file","file_id":"f"}}"#)),
+        (Messages, content(Messages, r#"{"type":"container_upload","file_id":"f"}"#)),
         (
             Messages,
             content(
@@ -154,10 +79,7 @@ fn bills_without_a_bound_are_refused() {
                 r#"{"type":"tool_result","tool_use_id":"t","content":[{"type":"image","source":{"type":"url","url":"https://x"}}]}"#,
             ),
         ),
-        (
-            Messages,
-            r#"{"model":"claude-haiku-4-5","max_tokens":9,"speed":"fast","messages":[]}"#.to_owned(),
-        ),
+        (Messages, r#"{"model":"claude-haiku-4-5","max_tokens":9,"speed":"fast","messages":[]}"#.to_owned()),
     ];
     for (operation, body) in bodies {
         assert_eq!(reason(operation, &body), Some(Reason::Unbounded), "{body}");
@@ -203,20 +125,14 @@ fn bodies_with_two_readings_are_refused() {
         (Chat, "model=gpt-5"),
         (Chat, ""),
         (Messages, r#"{"model":"claude-opus-4-8","messages":[]}"#),
-        (
-            Messages,
-            r#"{"model":"claude-opus-4-8","max_tokens":9,"messages":[{"content":[1]}]}"#,
-        ),
+        (Messages, r#"{"model":"claude-opus-4-8","max_tokens":9,"messages":[{"content":[1]}]}"#),
     ] {
         assert_eq!(reason(operation, body), Some(Reason::AmbiguousRequest), "{body}");
     }
     let latin = Bytes::from_static(b"{\"model\":\"\xff\"}");
     let read = meter().map(|meter| meter.read(Provider::OpenAi, Chat, &HeaderMap::new(), &latin).err());
     assert!(matches!(read, Ok(Some(refusal)) if refusal.reason == Reason::AmbiguousRequest));
-    assert_eq!(
-        reason(Chat, &chat(r#","service_tier":"turbo""#)),
-        Some(Reason::PriceUnknown)
-    );
+    assert_eq!(reason(Chat, &chat(r#","service_tier":"turbo""#)), Some(Reason::PriceUnknown));
 }
 
 /// Input tokens that the bound counts for a body of this text.
@@ -228,10 +144,7 @@ fn tokens(body: &str) -> u64 {
 fn the_bound_of_a_plain_call() -> Outcome {
     let body = chat(r#","max_tokens":1000,"service_tier":"default""#);
     // gpt-5: $1.25 and $10 per million.
-    assert_eq!(
-        read(Operation::Chat, &body)?.most(),
-        NanoUsd(tokens(&body) * 1_250 + 1_000 * 10_000)
-    );
+    assert_eq!(read(Operation::Chat, &body)?.most(), NanoUsd(tokens(&body) * 1_250 + 1_000 * 10_000));
     let body = chat(r#","max_completion_tokens":1000,"max_tokens":10,"n":3,"service_tier":"default""#);
     assert_eq!(
         read(Operation::Chat, &body)?.most(),
@@ -251,10 +164,7 @@ fn the_bound_of_a_plain_call() -> Outcome {
         "auto may be priority"
     );
     let body = chat(r#","max_tokens":1000,"service_tier":"flex""#);
-    assert_eq!(
-        read(Operation::Chat, &body)?.most(),
-        NanoUsd(tokens(&body) * 625 + 1_000 * 5_000)
-    );
+    assert_eq!(read(Operation::Chat, &body)?.most(), NanoUsd(tokens(&body) * 625 + 1_000 * 5_000));
     Ok(())
 }
 
@@ -263,10 +173,7 @@ fn litellm_40002_long_input_and_dear_caches_are_in_the_bound() -> Outcome {
     let long = "x".repeat(300_000);
     let body = responses(&format!(r#","instructions":"{long}","max_output_tokens":100"#));
     // gpt-6.1-sol above 272k: cache write $5, output $15.
-    assert_eq!(
-        read(Operation::Responses, &body)?.most(),
-        NanoUsd(tokens(&body) * 5_000 + 100 * 15_000)
-    );
+    assert_eq!(read(Operation::Responses, &body)?.most(), NanoUsd(tokens(&body) * 5_000 + 100 * 15_000));
     let body = responses(r#","max_output_tokens":100,"prompt_cache_options":{"ttl":"12h"}"#);
     assert_eq!(
         read(Operation::Responses, &body)?.most(),
@@ -284,11 +191,7 @@ fn litellm_40002_long_input_and_dear_caches_are_in_the_bound() -> Outcome {
         (r#","cache_control":{"type":"ephemeral","ttl":"1h"}"#, 10_000),
     ] {
         let body = anthropic(system);
-        assert_eq!(
-            read(Operation::Messages, &body)?.most(),
-            NanoUsd(tokens(&body) * rate + 100 * 25_000),
-            "{system}"
-        );
+        assert_eq!(read(Operation::Messages, &body)?.most(), NanoUsd(tokens(&body) * rate + 100 * 25_000), "{system}");
     }
     let body = r#"{"model":"claude-opus-4-8","max_tokens":100,"speed":"fast","messages":[]}"#;
     assert_eq!(
@@ -306,10 +209,7 @@ fn images_count_by_rule_and_not_by_bytes() -> Outcome {
     let body = content(Operation::Messages, &image);
     let text = tokens(&body) - (1 << 20) - 2;
     let want = (text + 6_400) * 5_000 + 9 * 25_000;
-    assert_eq!(
-        read(Operation::Messages, &body)?.most(),
-        NanoUsd((want * 11).div_ceil(10))
-    );
+    assert_eq!(read(Operation::Messages, &body)?.most(), NanoUsd((want * 11).div_ceil(10)));
     let body = content(
         Operation::Messages,
         r#"{"type":"document","source":{"type":"base64","media_type":"application/pdf","data":"AA"}}"#,
@@ -324,11 +224,7 @@ fn images_count_by_rule_and_not_by_bytes() -> Outcome {
     )?;
     let image = content(Operation::Chat, r#"{"type":"image_url","image_url":{"url":"data:,x"}}"#);
     let read = Meter::new(blind, []).read(Provider::OpenAi, Operation::Chat, &HeaderMap::new(), &image.into());
-    assert_eq!(
-        read.err().map(|refusal| refusal.reason),
-        Some(Reason::Unbounded),
-        "a model without a rule for images"
-    );
+    assert_eq!(read.err().map(|refusal| refusal.reason), Some(Reason::Unbounded), "a model without a rule for images");
     Ok(())
 }
 
@@ -339,17 +235,10 @@ fn web_searches_are_bounded_by_their_cap() -> Outcome {
     // Two passes; the second reads what the search found (128,000) and the output. One search at $0.01.
     let input = first + first + 128_000 + 100;
     assert!(input <= 272_000);
-    assert_eq!(
-        read(Operation::Responses, &body)?.most(),
-        NanoUsd(input * 2_500 + 100 * 10_000 + 10_000_000)
-    );
+    assert_eq!(read(Operation::Responses, &body)?.most(), NanoUsd(input * 2_500 + 100 * 10_000 + 10_000_000));
     let open = read(Operation::Responses, &responses(r#","tools":[{"type":"web_search"}]"#))?;
     let edited = open.edit(open.least(4_096))?;
-    assert!(
-        text_of(&edited).contains("\"max_tool_calls\":1,") && edited.edits == ["clamp"],
-        "{}",
-        text_of(&edited)
-    );
+    assert!(text_of(&edited).contains("\"max_tool_calls\":1,") && edited.edits == ["clamp"], "{}", text_of(&edited));
     assert!(edited.hold <= open.least(4_096));
     Ok(())
 }
@@ -373,11 +262,7 @@ fn the_agents_default_calls_are_read_and_cheap_enough_to_hold() -> Outcome {
         ],
     });
     let call = read(Operation::Responses, &codex.to_string())?;
-    assert!(
-        call.least(MIN_OUTPUT) < NanoUsd(500_000_000),
-        "{}",
-        call.least(MIN_OUTPUT)
-    );
+    assert!(call.least(MIN_OUTPUT) < NanoUsd(500_000_000), "{}", call.least(MIN_OUTPUT));
     let claude = json!({
         "model": "claude-opus-4-8", "max_tokens": 64_000, "stream": true, "thinking": { "type": "adaptive" },
         "context_management": { "edits": [{ "type": "clear_thinking_20251015", "keep": "all" }] },
@@ -390,11 +275,7 @@ fn the_agents_default_calls_are_read_and_cheap_enough_to_hold() -> Outcome {
         ],
     });
     let call = read(Operation::Messages, &claude.to_string())?;
-    assert!(
-        call.least(MIN_OUTPUT) < NanoUsd(700_000_000),
-        "{}",
-        call.least(MIN_OUTPUT)
-    );
+    assert!(call.least(MIN_OUTPUT) < NanoUsd(700_000_000), "{}", call.least(MIN_OUTPUT));
     Ok(())
 }
 

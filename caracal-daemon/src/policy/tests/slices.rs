@@ -8,10 +8,31 @@ use proptest::sample::{select, subsequence};
 use std::fmt::Write;
 
 const HOSTS: [&str; 12] = [
-    "x.test", "y.test", "a.x.test", "*.test", "*.x.test", "*", "10.0.0.1", "10.0.0.0/8", "1.1.1.1", "0.0.0.0/0", "api.openai.com", "*.com",
+    "x.test",
+    "y.test",
+    "a.x.test",
+    "*.test",
+    "*.x.test",
+    "*",
+    "10.0.0.1",
+    "10.0.0.0/8",
+    "1.1.1.1",
+    "0.0.0.0/0",
+    "api.openai.com",
+    "*.com",
 ];
-const ASKED: [&str; 10] =
-    ["x.test", "y.test", "a.x.test", "b.a.x.test", "test", "10.0.0.1", "10.9.9.9", "1.1.1.1", "api.openai.com", "127.1"];
+const ASKED: [&str; 10] = [
+    "x.test",
+    "y.test",
+    "a.x.test",
+    "b.a.x.test",
+    "test",
+    "10.0.0.1",
+    "10.9.9.9",
+    "1.1.1.1",
+    "api.openai.com",
+    "127.1",
+];
 const AGENTS: [&str; 4] = ["a", "b", "a*", "*"];
 const PATHS: [&str; 4] = ["/v1/*", "/", "/admin*", "*"];
 const CEDAR: [&str; 6] = [
@@ -30,7 +51,8 @@ fn list(texts: &[&str]) -> String {
 fn rule() -> impl Strategy<Value = String> {
     let hosts = subsequence(&HOSTS[..], 1..4);
     let parts = (any::<bool>(), hosts, subsequence(&AGENTS[..], 0..3), subsequence(&[80_u16, 443, 22][..], 0..3));
-    let read = (subsequence(&["GET", "POST"][..], 0..2), subsequence(&PATHS[..], 0..3), subsequence(&["m", "n*"][..], 0..2));
+    let read =
+        (subsequence(&["GET", "POST"][..], 0..2), subsequence(&PATHS[..], 0..3), subsequence(&["m", "n*"][..], 0..2));
     (parts, read, select(vec!["inspect", "tcp", "tls-passthrough"]), any::<bool>()).prop_map(
         |((allow, hosts, agents, ports), (methods, paths, models), mode, private)| {
             let mut text = format!("[[{}]]\nhosts = {}\n", if allow { "allow" } else { "deny" }, list(&hosts));
@@ -68,19 +90,27 @@ struct Question {
 
 fn question() -> impl Strategy<Value = Question> {
     let who = (select(vec!["a", "b", "ab", "c"]), any::<bool>(), select(Action::ALL.to_vec()));
-    let place = (select(ASKED.to_vec()), select(vec![80_u16, 443, 22]), prop::option::of(select(vec!["10.0.0.1", "1.1.1.1"])));
+    let place =
+        (select(ASKED.to_vec()), select(vec![80_u16, 443, 22]), prop::option::of(select(vec!["10.0.0.1", "1.1.1.1"])));
     let paths = vec!["/", "/v1/x", "/admin", "/v1/../admin", "/%61dmin", ""];
-    let read = (select(vec!["GET", "POST", "get"]), select(paths), select(vec!["m", "n1", "z"]), select(vec![1_u64, u64::MAX]));
-    (who, place, read).prop_map(|((agent, learn, action), (host, port, address), (method, path, model, estimate))| Question {
-        agent: table::named_agent(agent, learn),
-        action,
-        host,
-        port,
-        method,
-        path,
-        model,
-        address: address.and_then(|address| address.parse().ok()),
-        estimate,
+    let read = (
+        select(vec!["GET", "POST", "get"]),
+        select(paths),
+        select(vec!["m", "n1", "z"]),
+        select(vec![1_u64, u64::MAX]),
+    );
+    (who, place, read).prop_map(|((agent, learn, action), (host, port, address), (method, path, model, estimate))| {
+        Question {
+            agent: table::named_agent(agent, learn),
+            action,
+            host,
+            port,
+            method,
+            path,
+            model,
+            address: address.and_then(|address| address.parse().ok()),
+            estimate,
+        }
     })
 }
 
@@ -146,12 +176,16 @@ proptest! {
 
 #[test]
 fn a_decision_touches_only_what_could_match() -> Outcome {
-    let rules: String = (0..300).map(|n| format!("[[allow]]\nagents = [\"a{n}\"]\nhosts = [\"h{n}.test\", \"*.s{n}.test\", \"shared.test\"]\n")).collect();
+    let rules: String = (0..300)
+        .map(|n| format!("[[allow]]\nagents = [\"a{n}\"]\nhosts = [\"h{n}.test\", \"*.s{n}.test\", \"shared.test\"]\n"))
+        .collect();
     let set = set(&rules)?;
     let agent = agent("a7");
     let touched = |host: &str| {
         let ask = Ask::new(&agent, Action::Request, host, 443);
-        Facts::of(&ask).map(|facts| set.relevant(&facts).map(cedar_policy::PolicySet::num_of_policies).sum::<usize>()).unwrap_or_default()
+        Facts::of(&ask)
+            .map(|facts| set.relevant(&facts).map(cedar_policy::PolicySet::num_of_policies).sum::<usize>())
+            .unwrap_or_default()
     };
     assert_eq!((touched("h7.test"), touched("a.b.s7.test"), touched("shared.test"), touched("h8.test")), (1, 1, 1, 0));
     Ok(())

@@ -144,7 +144,9 @@ fn exception(entry: &str) -> Result<Exception, ProxyError> {
 
 fn contains(network: IpAddr, length: u8, address: IpAddr) -> bool {
     let (network, address, bits) = match (network, address) {
-        (IpAddr::V4(network), IpAddr::V4(address)) => (u128::from(network.to_bits()), u128::from(address.to_bits()), 32),
+        (IpAddr::V4(network), IpAddr::V4(address)) => {
+            (u128::from(network.to_bits()), u128::from(address.to_bits()), 32)
+        }
         (IpAddr::V6(network), IpAddr::V6(address)) => (network.to_bits(), address.to_bits(), 128),
         _ => return false,
     };
@@ -156,7 +158,8 @@ fn percent_decode(text: &str) -> Vec<u8> {
     let mut rest = text.as_bytes();
     let mut decoded = Vec::with_capacity(rest.len());
     while let Some((byte, after)) = rest.split_first() {
-        let digits = after.first_chunk::<2>().filter(|_| *byte == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits =
+            after.first_chunk::<2>().filter(|_| *byte == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
         match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             Some(code) => {
                 decoded.push(code);
@@ -193,7 +196,15 @@ mod tests {
 
     #[test]
     fn exceptions_match_names_suffixes_and_networks() {
-        let proxy = proxy(&["corp.example", ".internal", "*.wild.example", "one.example:8443", "10.0.0.0/8", "fd00::/8", "192.0.2.7"]);
+        let proxy = proxy(&[
+            "corp.example",
+            ".internal",
+            "*.wild.example",
+            "one.example:8443",
+            "10.0.0.0/8",
+            "fd00::/8",
+            "192.0.2.7",
+        ]);
         for (host, port, past) in [
             ("corp.example", 443, true),
             ("a.corp.example", 443, true),
