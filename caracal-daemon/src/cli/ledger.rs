@@ -2,6 +2,7 @@
 
 use crate::keeper::ledger_key;
 use crate::ledger::note::Verifier;
+use crate::ledger::receipt::ReceiptError;
 use crate::ledger::verify::{Against, Report, verify};
 use crate::ledger::{SqliteStore, StateDir, export, receipt};
 use anyhow::Context as _;
@@ -10,9 +11,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// The audit found something, or a receipt does not hold.
 pub const EXIT_UNSOUND: u8 = 3;
+/// How often `prove` looks for a record, four times a second, before it says that there is none.
+const PROVE_TRIES: u32 = 8;
 
 /// Verify, prove and export the ledger.
 ///
@@ -188,10 +192,7 @@ struct ReceiptJson<'a> {
 }
 
 fn prove(args: &ProveArgs, state: &StateDir) -> anyhow::Result<ExitCode> {
-    let text = block_on(async {
-        let mut store = SqliteStore::read(&state.ledger()).await?;
-        anyhow::Ok(receipt::prove(&mut store, &args.record).await?)
-    })?;
+    let text = block_on(receipt_soon(args, state))?;
     match &args.out {
         Some(path) => {
             std::fs::write(path, text).with_context(|| path.display().to_string())?;
@@ -203,6 +204,19 @@ fn prove(args: &ProveArgs, state: &StateDir) -> anyhow::Result<ExitCode> {
         None => std::io::stdout().write_all(text.as_bytes())?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The receipt; a record that `events` shows may reach the ledger, and a checkpoint, only within the next second.
+async fn receipt_soon(args: &ProveArgs, state: &StateDir) -> anyhow::Result<String> {
+    let mut tries = 1;
+    loop {
+        let mut store = SqliteStore::read(&state.ledger()).await?;
+        match receipt::prove(&mut store, &args.record).await {
+            Err(ReceiptError::NotFound(_) | ReceiptError::NotSigned(_)) if tries < PROVE_TRIES => tries += 1,
+            other => return Ok(other?),
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
 }
 
 fn write_export(args: &ExportArgs, state: &StateDir) -> anyhow::Result<ExitCode> {

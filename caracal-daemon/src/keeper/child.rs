@@ -150,6 +150,10 @@ pub fn start(
 /// Puts the descriptors at their numbers, first out of each other's way.
 fn place(sources: &[RawFd; COUNT]) -> std::io::Result<()> {
     let check = |result: libc::c_int| if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result) };
+    // Whatever else the keeper was started with stays behind. A kernel without the call (before 5.11) has only what
+    // the keeper's own start left open.
+    // SAFETY: marks descriptors, closes none yet.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     let mut aside = [0; COUNT];
     for (slot, source) in aside.iter_mut().zip(sources) {
         // SAFETY: plain descriptor duplication.
