@@ -3,7 +3,7 @@
 //!
 //! One thread writes. It takes all that is queued, writes it at once, and syncs at once if somebody waits for
 //! durability; records that nobody waits for are synced with the next group or [`Options::sync_within`] later. Such
-//! records do not wake a writer that has just worked: it looks by itself within two milliseconds, or with the next
+//! records do not wake a writer that has just worked: it looks by itself within half a millisecond, or with the next
 //! record that is waited for. A write or sync that fails is told to everybody who waited; the place is then written
 //! again, so that the disk's return leaves neither a gap nor a duplicate.
 

@@ -8,7 +8,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 /// How soon a writer that has just worked looks again unasked.
-const LOOKS_AGAIN: Duration = Duration::from_millis(2);
+const LOOKS_AGAIN: Duration = Duration::from_micros(500);
 
 /// The writer's bell.
 #[derive(Debug, Default)]
