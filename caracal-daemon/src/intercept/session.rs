@@ -15,7 +15,8 @@ use crate::policy::{Action, Ask, Grant, PolicySet, Verdict};
 use crate::refusal::{Reason, Refusal, Side, Stage};
 use crate::tls::dial::{Alpn, Wanted};
 use bytes::Bytes;
-use http::Response;
+use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::{Method, Response};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -124,7 +125,8 @@ impl Session {
             model: asked.model.get(),
         };
         self.origin.refused(refusal, about, policies);
-        refuse::answer(refusal, asked.surface).map(whole)
+        let answer = refuse::answer(refusal, asked.surface);
+        if asked.method == Method::HEAD { bodiless(answer) } else { answer.map(whole) }
     }
 
     /// Answers a request whose target is not known, and records it.
@@ -164,4 +166,13 @@ pub(crate) fn no_journal(error: &crate::journal::JournalError) -> Refusal {
         reason: Reason::JournalUnavailable,
         sentence: format!("Caracal forwards nothing that it cannot record: {error}."),
     }
+}
+
+/// The answer to a HEAD: the length of what a GET would give, and not a byte of it. HTTP/1 cuts a body off by itself,
+/// HTTP/2 sends it, and the client resets the stream (RFC 9110, 9.3.2).
+fn bodiless(answer: Response<Bytes>) -> Answer {
+    let length = answer.body().len();
+    let mut answer = answer.map(|_| whole(Bytes::new()));
+    answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    answer
 }

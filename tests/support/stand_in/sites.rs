@@ -16,9 +16,9 @@
 use super::deliver::{Out, answer, flow, full};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -34,6 +34,19 @@ fn gate(name: &str) -> Arc<Notify> {
 
 /// Answers for any host.
 pub async fn answer_for(request: Request<Incoming>) -> Response<Out> {
+    let head = request.method() == Method::HEAD;
+    let mut response = page(request).await;
+    if head {
+        // The length of what a GET would give, and not a byte of it: HTTP/1 cuts it off by itself, HTTP/2 does not.
+        if let Some(length) = response.body().size_hint().exact() {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        *response.body_mut() = full("");
+    }
+    response
+}
+
+async fn page(request: Request<Incoming>) -> Response<Out> {
     let path = request.uri().path().to_owned();
     let (first, rest) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
     let number = rest.parse::<usize>().unwrap_or(0);
