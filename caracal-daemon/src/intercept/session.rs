@@ -146,7 +146,7 @@ impl Session {
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) target: Target,
-    pub(crate) method: http::Method,
+    pub(crate) method: Method,
     /// Without its query.
     pub(crate) path: String,
     pub(crate) surface: Surface,
