@@ -1,5 +1,5 @@
 //! Links between programs and cgroups, straight from the system call: `linux/bpf.h`, `BPF_LINK_CREATE`, `BPF_LINK_UPDATE`,
-//! `BPF_OBJ_PIN`, `BPF_OBJ_GET`. Own code, because a link that is adopted and updated in place is what keeps the door
+//! `BPF_OBJ_PIN`, `BPF_OBJ_GET`, `BPF_LINK_DETACH`. Own code, because a link that is adopted and updated in place is what keeps the door
 //! shut over a restart.
 
 use std::ffi::CString;
@@ -12,6 +12,7 @@ const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
 const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
+const LINK_DETACH: libc::c_int = 34;
 
 /// Where a program is attached: `enum bpf_attach_type`.
 ///
@@ -87,6 +88,17 @@ impl Link {
         put(&mut attr, 0, self.0.as_raw_fd() as u32);
         put(&mut attr, 4, program.as_raw_fd() as u32);
         call(LINK_UPDATE, &mut attr).map(drop)
+    }
+
+    /// Takes the program off the cgroup before this returns. Closing the last descriptor would do it too, but later: the
+    /// kernel defers the work when a pin is what went last, and a child between fork and exec may hold a copy.
+    ///
+    /// # Errors
+    /// What the kernel says; a link whose cgroup is gone counts as detached.
+    pub fn detach(&self) -> io::Result<()> {
+        let mut attr = [0u8; 64];
+        put(&mut attr, 0, self.0.as_raw_fd() as u32);
+        call(LINK_DETACH, &mut attr).map(drop)
     }
 }
 

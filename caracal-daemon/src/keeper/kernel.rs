@@ -142,9 +142,11 @@ impl Kernel {
     /// Releases a governed cgroup: its processes connect directly from now on.
     ///
     /// # Errors
-    /// When a pin cannot be removed.
+    /// When a program cannot be taken off, or a pin cannot be removed.
     pub fn release(&mut self, id: CgroupId) -> Result<(), KeeperError> {
-        self.links.remove(&id);
+        for (link, name) in self.links.remove(&id).iter().flatten().zip(name::PROGRAMS) {
+            link.detach().map_err(|error| kernel(format!("cannot detach {name}: {error}")))?;
+        }
         let pins = self.pins.join("links").join(id.0.to_string());
         match fs::remove_dir_all(&pins) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
