@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod checkout;
 mod demo;
+mod fuzz;
 mod hosts;
 mod lint;
 mod pins;
@@ -38,6 +39,7 @@ enum Verb {
     Demo(demo::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
+    Fuzz(fuzz::Arguments),
     /// Check the formatting and let no clippy warning pass, in the kernel programs too.
     Lint,
     #[cfg(feature = "bench")]
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Lint => lint::run(),
         #[cfg(feature = "bench")]
         Verb::BenchPart(part) => part.run(),

@@ -366,10 +366,11 @@ mod tests {
     /// Needs root, bpffs and cgroup v2: it fails without them.
     #[test]
     fn a_governed_cgroup_is_shut_without_a_lease_and_stays_shut_by_its_pins() {
-        let pins = Kernel::pin_directory("unit-test");
-        let _ = fs::remove_dir_all(&pins);
+        // Names of this run alone: two checkouts may be tried at once.
+        let name = format!("unit-test-{}", std::process::id());
+        let pins = Kernel::pin_directory(&name);
         let hierarchy = Hierarchy::find().expect("a cgroup v2 mount");
-        let cgroup = hierarchy.make("caracal-unit-test").expect("a cgroup");
+        let cgroup = hierarchy.make(&format!("caracal-{name}")).expect("a cgroup");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
         let port = listener.local_addr().expect("an address").port();
         let connect = format!("exec 3<>/dev/tcp/127.0.0.1/{port}");
