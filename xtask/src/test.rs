@@ -89,7 +89,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if !report::summary(&reports) {
         bail!("not everything passed; the reports are in {}", checkout.report().display());
     }
-    Ok(())
+    root::left_nothing(&checkout)
 }
 
 /// A whole run starts without the last one's reports, so that nothing old can look fresh.
