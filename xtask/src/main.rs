@@ -15,6 +15,7 @@ mod root;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,7 @@ enum Verb {
     Run(run::Arguments),
     Demo(demo::Arguments),
     Test(test::Arguments),
+    Vm(vm::Arguments),
     Bench(bench::Arguments),
     /// Check the formatting and let no clippy warning pass, in the kernel programs too.
     Lint,
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
+        Verb::Vm(arguments) => vm::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Lint => lint::run(),
         #[cfg(feature = "bench")]

@@ -53,3 +53,11 @@ pub(crate) fn for_test(checkout: &Checkout) -> Result<Clients> {
     packages::install(checkout, "to test", packages::TEST)?;
     clients::install(checkout)
 }
+
+/// What boots other kernels.
+///
+/// # Errors
+/// Like [`for_build`].
+pub(crate) fn for_vm(checkout: &Checkout) -> Result<()> {
+    packages::install(checkout, "to boot other kernels", packages::VM)
+}

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: unit tests, then the contracts against the real binary, then a summary made from the reports.
 
-mod programs;
+pub(crate) mod programs;
 
 use std::{env, ffi::OsString, fs, path::Path, process::Command, time::Instant};
 
