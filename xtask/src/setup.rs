@@ -61,3 +61,11 @@ pub(crate) fn for_test(checkout: &Checkout) -> Result<Clients> {
 pub(crate) fn for_vm(checkout: &Checkout) -> Result<()> {
     packages::install(checkout, "to boot other kernels", packages::VM)
 }
+
+/// What reads vagrant/Vagrantfile.
+///
+/// # Errors
+/// Like [`for_build`].
+pub(crate) fn for_vagrant(checkout: &Checkout) -> Result<()> {
+    packages::install(checkout, "to check vagrant/Vagrantfile", packages::VAGRANT)
+}

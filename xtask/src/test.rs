@@ -15,6 +15,7 @@ use crate::{
     report::{self, Case, Inbox, Report, Verdict},
     root,
     setup::{self, Clients},
+    vm,
 };
 
 /// Tests beside the code: they need neither root nor a running daemon.
@@ -29,6 +30,9 @@ const UNIT: &[&str] = &[
 /// The contracts: one program per file of tests/.
 const CONTRACTS: &[&str] = &["--package=caracal-tests", "--test=*"];
 
+/// The subject that boots other kernels.
+const VM: &str = "vm";
+
 /// Set up, build, and try everything; leaves one file per subject in target/report.
 ///
 /// Without a subject: the unit tests and every contract. The contracts run as root, because they make cgroups and
@@ -37,7 +41,7 @@ const CONTRACTS: &[&str] = &["--package=caracal-tests", "--test=*"];
 #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test unit\n  cargo xtask test wire money\n  \
                         cargo xtask test --long money\n  cargo xtask test wire -- trailers")]
 pub(crate) struct Arguments {
-    /// Only these: `unit`, or a file of tests/ such as `wire`, `money`, `agents`.
+    /// Only these: `unit`, `vm`, or a file of tests/ such as `wire`, `money`, `agents`.
     #[arg(value_name = "SUBJECT")]
     subjects: Vec<String>,
     /// Full size rather than the size that fits into CI.
@@ -51,7 +55,9 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let checkout = Checkout::find()?;
     let wants_unit = arguments.subjects.is_empty() || arguments.subjects.iter().any(|subject| subject == "unit");
-    let wants_contracts = arguments.subjects.is_empty() || arguments.subjects.iter().any(|subject| subject != "unit");
+    let wants_vm = arguments.subjects.is_empty() || arguments.subjects.iter().any(|subject| subject == VM);
+    let wants_contracts =
+        arguments.subjects.is_empty() || arguments.subjects.iter().any(|subject| subject != "unit" && subject != VM);
     build::all(&checkout)?;
     if arguments.subjects.is_empty() {
         forget_old_reports(&checkout)?;
@@ -63,6 +69,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if wants_contracts {
         let clients = setup::for_test(&checkout)?;
         written.extend(contracts(&checkout, &clients, arguments)?);
+    }
+    if wants_vm {
+        for report in vm::test(&checkout, arguments.long, &arguments.filter)? {
+            keep(&checkout, &mut written, report)?;
+        }
     }
     let reports = written
         .iter()
@@ -128,20 +139,24 @@ fn contracts(checkout: &Checkout, clients: &Clients, arguments: &Arguments) -> R
             report.cases.push(Case::new("the program itself", Verdict::Failed).because(why));
             merge(&mut reports, report);
         }
-        for mut report in reports {
-            if written.contains(&report.name) {
-                // Two programs for one subject: the second adds to the first.
-                let mut first = Report::read(&checkout.report().join(format!("{}.json", report.name)))?;
-                first.add(report);
-                report = first;
-            } else {
-                written.push(report.name.clone());
-            }
-            report.write(&checkout.report())?;
+        for report in reports {
+            keep(checkout, &mut written, report)?;
         }
     }
     inbox.remove()?;
     Ok(written)
+}
+
+/// Writes a report of this run. Where an earlier program of this run wrote one of the same subject, it adds to that.
+fn keep(checkout: &Checkout, written: &mut Vec<String>, mut report: Report) -> Result<()> {
+    if written.contains(&report.name) {
+        let mut first = Report::read(&checkout.report().join(format!("{}.json", report.name)))?;
+        first.add(report);
+        report = first;
+    } else {
+        written.push(report.name.clone());
+    }
+    report.write(&checkout.report())
 }
 
 /// Adds the cases to the report of the same subject, or adds the report.
@@ -154,8 +169,10 @@ fn merge(reports: &mut Vec<Report>, extra: Report) {
 
 fn choose(programs: Vec<Program>, subjects: &[String]) -> Result<Vec<Program>> {
     let names: Vec<String> = programs.iter().map(|program| program.name.clone()).collect();
-    if let Some(unknown) = subjects.iter().find(|subject| *subject != "unit" && !names.contains(subject)) {
-        bail!("there is no subject `{unknown}`; there are: unit {}", names.join(" "));
+    if let Some(unknown) =
+        subjects.iter().find(|subject| *subject != "unit" && *subject != VM && !names.contains(subject))
+    {
+        bail!("there is no subject `{unknown}`; there are: unit {VM} {}", names.join(" "));
     }
     Ok(programs.into_iter().filter(|program| subjects.is_empty() || subjects.contains(&program.name)).collect())
 }

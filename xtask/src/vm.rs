@@ -3,17 +3,19 @@
 //! A machine is a kernel and a root file system in memory: this host's programs, caracald as it was built, the contracts'
 //! `escape`. It has no disk and no network; what it found comes back over a serial port.
 
+mod coverage;
 mod guest;
 mod image;
 mod machine;
 mod modules;
 mod outcome;
 mod suite;
+mod vagrant;
 
 use std::{
     collections::VecDeque,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Mutex, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
@@ -144,7 +146,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let well = report::summary(&reports);
     if arguments.coverage {
-        outcome::write_coverage(&checkout, &reports)?;
+        coverage::write(&checkout, &reports)?;
     }
     if !well {
         bail!("not everything passed; the reports are in {}", checkout.report().display());
@@ -160,7 +162,10 @@ pub(crate) fn test(checkout: &Checkout, long: bool, filter: &[String]) -> Result
     setup::for_vm(checkout)?;
     let suites: Vec<&Suite> = SUITES.iter().collect();
     let mut reports = try_out(checkout, &suites, long, filter)?;
-    outcome::compare_coverage(checkout, &mut reports);
+    coverage::compare(checkout, &mut reports);
+    if let Some(kernels) = reports.iter_mut().find(|report| report.name == "kernels") {
+        kernels.cases.push(vagrant::validate(checkout));
+    }
     Ok(reports)
 }
 
@@ -241,6 +246,7 @@ fn try_out(checkout: &Checkout, suites: &[&Suite], long: bool, filter: &[String]
         for (boot, outcome) in all(checkout, &scratch, &root, boots, accelerator) {
             outcome::judge(&boot, accelerator, outcome, &mut kernels, &mut escape);
         }
+        fs::remove_file(&root).with_context(|| root.display().to_string())?;
     }
     kernels.finish(started);
     escape.finish(started);
@@ -367,11 +373,6 @@ fn accelerator(scratch: &Path, kernel: &Kernel) -> Result<Accelerator> {
     let found = machine::accelerator(&kernel.image()?, &root, scratch);
     fs::remove_file(&root).with_context(|| root.display().to_string())?;
     Ok(found)
-}
-
-/// The directory of the docs, for the coverage table.
-fn docs(checkout: &Checkout) -> PathBuf {
-    checkout.root.join("docs")
 }
 
 #[cfg(test)]

@@ -69,6 +69,9 @@ pub(crate) const VM: &[(&str, Probe)] = &[
     ("python3-minimal", Probe::Program("python3")),
 ];
 
+/// What reads vagrant/Vagrantfile: 16 MB.
+pub(crate) const VAGRANT: &[(&str, Probe)] = &[("vagrant", Probe::Program("vagrant"))];
+
 /// A Python that can make environments.
 pub(crate) const PYTHON: &[(&str, Probe)] =
     &[("python3-venv", Probe::Succeeds(&["/usr/bin/python3", "-c", "import ensurepip, venv"]))];

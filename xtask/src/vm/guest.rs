@@ -189,7 +189,7 @@ fn quoted(word: &str) -> String {
 
 fn prelude(checkout: &Checkout) -> String {
     format!(
-        "export CARACALD={} CARGO_TARGET_DIR={} CARACAL_REPORT_DIR=/out/report CARACAL_COMMIT={}\nmkdir -p /out/report\n",
+        "set -o pipefail\nexport CARACALD={} CARGO_TARGET_DIR={} CARACAL_REPORT_DIR=/out/report CARACAL_COMMIT={}\nmkdir -p /out/report\n",
         quoted(&checkout.caracald().display().to_string()),
         quoted(&checkout.target.display().to_string()),
         quoted(&report::commit(&checkout.root)),
@@ -209,7 +209,7 @@ pub(crate) fn proofs(checkout: &Checkout, filter: &[String]) -> Result<String> {
     let contract = contract(checkout)?;
     let words: Vec<String> = filter.iter().map(|word| quoted(word)).collect();
     Ok(format!(
-        "{}cd {}\n{} --test-threads=2 {} >/out/log 2>&1\n",
+        "{}cd {}\n{} --test-threads=2 {} 2>&1 | tee /out/log\n",
         doctor(checkout),
         quoted(&contract.directory.display().to_string()),
         quoted(&contract.executable.display().to_string()),
@@ -220,7 +220,7 @@ pub(crate) fn proofs(checkout: &Checkout, filter: &[String]) -> Result<String> {
 /// A command whose output is its log.
 pub(crate) fn command(checkout: &Checkout, words: &[String]) -> String {
     let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-    format!("{}{} >/out/log 2>&1\n", prelude(checkout), words.join(" "))
+    format!("{}{} 2>&1 | tee /out/log\n", prelude(checkout), words.join(" "))
 }
 
 /// A shell on the console.

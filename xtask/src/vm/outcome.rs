@@ -1,15 +1,12 @@
-//! What a machine found, as cases of `kernels.json` and `escape.json`, and the coverage table made from them.
+//! What a machine found, as cases of `kernels.json` and `escape.json`.
 
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use super::{Boot, docs, machine::Accelerator, suite::Suite};
-use crate::{
-    checkout::Checkout,
-    report::{Case, Report, Verdict},
-};
+use super::{Boot, coverage, machine::Accelerator, suite::Suite};
+use crate::report::{COUNTS, Case, Report, Verdict};
 
 /// What came back from one boot.
 #[derive(Debug)]
@@ -131,7 +128,7 @@ fn doctor(outcome: &Outcome, more: &mut Map<String, Value>) -> Option<String> {
     if outcome.enforceable() != "none" {
         return None;
     }
-    let missing: Vec<String> = checks(more)
+    let missing: Vec<String> = coverage::checks(more)
         .filter(|check| check.need == "required" && check.state != "yes")
         .map(|check| format!("{}: {}", check.name, check.found))
         .collect();
@@ -149,10 +146,9 @@ fn proofs(boot: &Boot, outcome: &Outcome, escape: &mut Report) {
         escape.cases.push(case);
     }
     for (name, value) in outcome.escape.iter().flat_map(|report| &report.figures) {
+        // What is no count belongs to one machine: the host's own run says it.
         let sum = escape.figures.get(name).and_then(serde_json::Number::as_u64).unwrap_or(0);
-        if name != "scale"
-            && let Some(more) = value.as_u64()
-        {
+        if let Some(more) = value.as_u64().filter(|_| COUNTS.contains(&name.as_str())) {
             escape.figures.insert(name.clone(), (sum + more).into());
         }
     }
@@ -165,30 +161,3 @@ fn proofs(boot: &Boot, outcome: &Outcome, escape: &mut Report) {
         );
     }
 }
-
-/// One line of `doctor`.
-struct Check<'a> {
-    name: &'a str,
-    state: &'a str,
-    need: &'a str,
-    found: &'a str,
-}
-
-fn checks(case: &Map<String, Value>) -> impl Iterator<Item = Check<'_>> {
-    case.get("checks").and_then(Value::as_array).into_iter().flatten().map(|check| {
-        let text = |key: &str| check.get(key).and_then(Value::as_str).unwrap_or_default();
-        Check { name: text("name"), state: text("state"), need: text("need"), found: text("found") }
-    })
-}
-
-/// Writes docs/COVERAGE.md.
-///
-/// # Errors
-/// When it cannot be written.
-pub(crate) fn write_coverage(checkout: &Checkout, _reports: &[Report]) -> Result<()> {
-    let directory = docs(checkout);
-    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())
-}
-
-/// Adds a case: the table in the docs says what the kernels at hand say.
-pub(crate) fn compare_coverage(_checkout: &Checkout, _reports: &mut [Report]) {}

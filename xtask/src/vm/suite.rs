@@ -183,8 +183,14 @@ impl Apt {
     /// # Errors
     /// When there is neither.
     pub(crate) fn kernel(&self, checkout: &Checkout, suite: &Suite) -> Result<Kernel> {
+        if let Some(kernel) = self.resolved(suite) {
+            return Ok(kernel);
+        }
         let fetched = match &self.stale {
-            None => self.newest(suite).and_then(|packages| self.fetch(checkout, suite, packages)),
+            None => self.newest(suite).and_then(|packages| self.fetch(checkout, suite, packages)).and_then(|kernel| {
+                fs::write(self.resolution(suite), &kernel.release).context("the note of what was looked up")?;
+                Ok(kernel)
+            }),
             Some(why) => Err(anyhow::anyhow!("{why}")),
         };
         fetched.or_else(|error| {
@@ -192,6 +198,21 @@ impl Apt {
             kernel.kept = true;
             Ok(kernel)
         })
+    }
+
+    /// Where it is noted which kernel these lists name.
+    fn resolution(&self, suite: &Suite) -> PathBuf {
+        self.home.join("apt").join(suite.name)
+    }
+
+    /// What was looked up in these lists already: apt takes seconds for each question.
+    fn resolved(&self, suite: &Suite) -> Option<Kernel> {
+        let when = |path: PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+        if when(self.resolution(suite))? < when(self.stamp())? {
+            return None;
+        }
+        let release = fs::read_to_string(self.resolution(suite)).ok()?;
+        Kernel::read(&self.kernels().join(release.trim()))
     }
 
     /// What the suite's newest kernel consists of.
