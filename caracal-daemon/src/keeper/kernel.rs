@@ -81,10 +81,12 @@ impl Kernel {
             ))
         })?;
         let has_set_retval = u32::from(kernel_at_least(5, 18));
+        let has_current_task = u32::from(kernel_at_least(6, 1));
         EbpfLoader::new()
             .default_map_pin_directory(&maps)
             .map_pin_path(name::SOCKETS, maps.join(name::SOCKETS))
             .override_global("HAS_SET_RETVAL", &has_set_retval, true)
+            .override_global("HAS_CURRENT_TASK", &has_current_task, true)
             .load(OBJECT)
             .map_err(|error| kernel(format!("the programs do not load: {}", chain(&error))))
     }
