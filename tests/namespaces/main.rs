@@ -36,10 +36,10 @@ struct Namespace {
 }
 
 impl Namespace {
-    /// Made by a root process in the cgroup, with its loopback up.
+    /// Made by a root process in the cgroup, with its loopback up; in a mount namespace of its own too, as containers are.
     fn new(scene: &Scene, cgroup: &Cgroup) -> Namespace {
         let run = scene.agent("unshare").user(0).cgroup(&cgroup.path());
-        let run = run.args(["-n", "sh", "-c", "ip link set lo up && exec sleep 600"]);
+        let run = run.args(["-nm", "sh", "-c", "ip link set lo up && exec sleep 600"]);
         let namespace = Namespace { holder: run.spawn(Stdio::null(), Stdio::null()).expect("unshare runs") };
         let link = format!("/proc/{}/ns/net", namespace.pid());
         until("the namespace", Duration::from_secs(10), || {
@@ -121,22 +121,27 @@ print(count)
 
 /// Makes the world; `work` runs with the daemon.
 fn case(name: &str, rules: &str, work: impl FnOnce(&mut World<'_>)) {
-    controlled(name, rules, |_, _| (), work);
+    controlled(name, rules, |_, _| (), |world, ()| work(world));
 }
 
-/// The same with a `control` that runs before the daemon.
-fn controlled(name: &str, rules: &str, control: impl FnOnce(&Scene, &Cgroup), work: impl FnOnce(&mut World<'_>)) {
+/// The same with a `control` that runs before the daemon and hands on what it made.
+fn controlled<T>(
+    name: &str,
+    rules: &str,
+    control: impl FnOnce(&Scene, &Cgroup) -> T,
+    work: impl FnOnce(&mut World<'_>, T),
+) {
     report::case("namespaces", name, || {
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let cgroup = Cgroup::new();
-        control(&scene, &cgroup);
+        let made = control(&scene, &cgroup);
         let mut daemon = Daemon::configured(&scene, rules);
         daemon.attach(&cgroup.path());
         daemon.restart();
         let _ca = daemon.ca();
         scene.wire.clear();
         let mut world = World { scene: &scene, cgroup: &cgroup, daemon };
-        work(&mut world);
+        work(&mut world, made);
         scene.wire.silent();
         let mut more = Map::new();
         more.insert("wire".into(), json!("silent"));

@@ -55,7 +55,6 @@ pub(crate) fn cable(scene: &support::scene::Scene, namespace: &Namespace) {
 
 #[test]
 fn a_route_of_its_own_leads_nowhere() {
-    let mut namespace = None;
     controlled(
         "a namespace with a cable and a default route",
         RULES,
@@ -67,10 +66,9 @@ fn a_route_of_its_own_leads_nowhere() {
                 let _ran = made.run(scene, PROBE).cgroup(&cgroup.path()).args([kind, target(kind).as_str()]).ran();
                 assert!(!scene.wire.packets().is_empty(), "the control does not leak: {kind}");
             }
-            namespace = Some(made);
+            made
         },
-        |world| {
-            let namespace = namespace.take().expect("the control made it");
+        |world, namespace| {
             for kind in ATTEMPTS {
                 let run = namespace.run(world.scene, PROBE).cgroup(&world.cgroup.path());
                 let ran = run.args([*kind, target(kind).as_str()]).ran();
@@ -105,7 +103,7 @@ fn a_namespace_that_nobody_has_registered_is_refused() {
         let keeper = world.daemon.keeper().expect("a keeper");
         signal(keeper, libc::SIGSTOP);
         let namespace = Namespace::new(world.scene, world.cgroup);
-        crate::own::cable(world.scene, &namespace);
+        cable(world.scene, &namespace);
         for _ in 0..3 {
             for kind in ["tcp", "udp"] {
                 let run = namespace.run(world.scene, PROBE).cgroup(&world.cgroup.path());
