@@ -84,15 +84,12 @@ impl Outside {
             dir.join(PROCESS),
             format!("{} {} {}", std::process::id(), connected.as_raw_fd(), MEMORY.as_ptr().addr()),
         )?;
-        std::thread::spawn(move || tcp.incoming().for_each(drop));
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         std::thread::spawn(move || call(&stopped));
 
-        let streams = [UnixListener::bind(dir.join(STREAM))?, abstract_listener(dir)?];
-        for listener in streams {
-            std::thread::spawn(move || listener.incoming().for_each(drop));
-        }
+        // Nobody accepts: what waits in a backlog can be written to, and is not hung up on.
+        let [stream, nameless] = [UnixListener::bind(dir.join(STREAM))?, abstract_listener(dir)?];
         let giver = UnixListener::bind(dir.join(GIVER))?;
         std::thread::spawn(move || giver.incoming().flatten().for_each(|stream| give(&stream, &connected)));
         let datagrams = UnixDatagram::bind(dir.join(DATAGRAM))?;
@@ -107,7 +104,8 @@ impl Outside {
         if let Err(error) = tunnel() {
             tracing::debug!(%error, "No tunnel device to try.");
         }
-        Ok(Outside { queue, stop, offered, _kept: vec![udp.into(), datagrams.into(), packets, fifo.into()] })
+        let kept = [tcp.into(), udp.into(), stream.into(), nameless.into(), datagrams.into(), packets, fifo.into()];
+        Ok(Outside { queue, stop, offered, _kept: kept.into() })
     }
 
     /// Leaves a connection waiting at the listener that attempts inherit.
