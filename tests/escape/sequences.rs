@@ -35,7 +35,11 @@ fn make(scene: &Scene, cgroup: &Cgroup, seed: u64, count: u32) {
     std::thread::scope(|scope| {
         for worker in 0..WORKERS {
             let each = count / WORKERS;
-            let run = scene.agent(PROBE).cgroup(&cgroup.path()).limit(Duration::from_secs(if report::long() { 7_200 } else { 300 }));
+            let run = scene.agent(PROBE).cgroup(&cgroup.path()).limit(Duration::from_secs(if report::long() {
+                7_200
+            } else {
+                300
+            }));
             let run = run.args(["sequences", &seed.to_string(), &(worker * each).to_string(), &each.to_string()]);
             scope.spawn(move || {
                 let ran = run.ran().ok();
@@ -74,7 +78,10 @@ fn no_random_sequence_of_system_calls_gets_a_packet_out() {
         let mut more = Map::new();
         more.insert("seed".into(), json!(seed));
         more.insert("sequences".into(), json!(count));
-        more.insert("control".into(), json!(format!("{} of {controls} sequences leaked without a daemon", leaked.len())));
+        more.insert(
+            "control".into(),
+            json!(format!("{} of {controls} sequences leaked without a daemon", leaked.len())),
+        );
         more
     });
 }

@@ -10,10 +10,10 @@ mod judge;
 mod stage;
 
 use crate::STAND_IN;
-use judge::{Coverage, Found, Judgement, Reasons};
+use judge::{Coverage, Found, Judgement};
 use serde_json::{Map, json};
 use stage::Stage;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use support::catalogue::{Aim, Phase, Privilege, Start, VECTORS};
 use support::report;
 use support::scene::Scene;
@@ -87,7 +87,7 @@ fn judge_all(found: &Found, coverage: &Coverage) -> Judged {
 }
 
 /// Writes the cases and figures; gives the failures.
-fn write(found: &Found, judged: &Judged, coverage: &Coverage, reasons: &Reasons) -> Vec<String> {
+fn write(found: &Found, judged: &Judged, coverage: &Coverage, reasons: &BTreeSet<String>) -> Vec<String> {
     let mut failed = Vec::new();
     let mut case = |name: &str, fault: Option<String>, more: Map<String, serde_json::Value>| {
         if let Some(why) = &fault {

@@ -158,7 +158,8 @@ fn summaries(tried: &Result<Vec<Row>, String>) -> [Check; 2] {
             let named = |cover| of.iter().filter(|row| row.attach == cover).map(|row| row.name).collect::<Vec<_>>();
             let (closed, open) = (count(Cover::Covered), named(Cover::Uncovered));
             let unknown = named(Cover::Unknown);
-            let mut found = format!("{closed} refused, {} open, {} not in this kernel", open.len(), count(Cover::Absent));
+            let mut found =
+                format!("{closed} refused, {} open, {} not in this kernel", open.len(), count(Cover::Absent));
             if !unknown.is_empty() {
                 found = format!("{found}; could not be tried: {}", unknown.join(", "));
             }

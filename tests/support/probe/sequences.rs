@@ -140,7 +140,11 @@ impl Actor {
             22 => drop(pass(&self.helper, &token, socket.as_raw_fd())),
             23 => self.forks()?,
             24 => self.by_ring(&socket, &token, &to)?,
-            25 => drop(socket.shutdown(self.one_of(&[Shutdown::Read, Shutdown::Write, Shutdown::Both]).unwrap_or(Shutdown::Both))),
+            25 => {
+                drop(socket.shutdown(
+                    self.one_of(&[Shutdown::Read, Shutdown::Write, Shutdown::Both]).unwrap_or(Shutdown::Both),
+                ))
+            }
             26 => {
                 let _listens = socket.listen(1);
                 if let Ok((caller, _)) = socket.accept() {
@@ -148,7 +152,8 @@ impl Actor {
                 }
             }
             27 => {
-                let (from, into) = nix::unistd::pipe().map_err(|error| raw::Fail { step: "pipe", error: error.into() })?;
+                let (from, into) =
+                    nix::unistd::pipe().map_err(|error| raw::Fail { step: "pipe", error: error.into() })?;
                 let _filled = nix::unistd::write(&into, &token);
                 let flags = nix::fcntl::SpliceFFlags::SPLICE_F_NONBLOCK;
                 let _sent = nix::fcntl::splice(&from, None, &socket, None, 256, flags);

@@ -97,8 +97,7 @@ const ABSENT: [i32; 9] = [
 ];
 
 fn row(vector: &Vector, results: &BTreeMap<&str, Results>) -> Row {
-    let of: Vec<Results> =
-        vector.attempts.iter().map(|name| results.get(name).cloned().unwrap_or_default()).collect();
+    let of: Vec<Results> = vector.attempts.iter().map(|name| results.get(name).cloned().unwrap_or_default()).collect();
     let attach = cover(of.iter().map(|one| (one.control, one.attach)));
     let run = cover(of.iter().map(|one| (one.control, one.run)));
     let mut refused_by: Vec<&'static str> = of.iter().flat_map(|one| one.hooks.iter().copied()).collect();
@@ -142,7 +141,8 @@ impl Scratch {
         let beside = hierarchy.make(&format!("{name}-beside"))?;
         let mut scratch = Scratch { dir: dir.to_owned(), pins, kernel: None, governed, beside };
         // Ports that nobody here uses.
-        let mut kernel = Kernel::load(&scratch.pins, Settings { abi: ABI_VERSION, tcp_port: 15_001, dns_port: 15_053 })?;
+        let mut kernel =
+            Kernel::load(&scratch.pins, Settings { abi: ABI_VERSION, tcp_port: 15_001, dns_port: 15_053 })?;
         let governed = kernel.govern(scratch.governed.id, &scratch.governed.directory);
         let admitted = kernel.admit(scratch.governed.id, scratch.governed.level);
         scratch.kernel = Some(kernel);
@@ -170,9 +170,11 @@ impl Scratch {
             let before = self.refusals();
             let attach = with_offer(&mut || self.child(name, Some(&self.governed)));
             let before = before.unwrap_or_default();
-            let hooks = self.refusals().unwrap_or_default().into_iter().filter(|(hook, count)| {
-                before.get(hook).copied().unwrap_or(0) < *count
-            });
+            let hooks = self
+                .refusals()
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|(hook, count)| before.get(hook).copied().unwrap_or(0) < *count);
             let hooks = hooks.map(|(hook, _)| hook).collect();
             let moved_half_way = matches!(name, "created_before" | "connected_before");
             let run = if moved_half_way { Some(libc::EPERM) } else { with_offer(&mut || self.spawned(name)) };
