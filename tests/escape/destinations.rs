@@ -49,7 +49,7 @@ fn carries(packet: &Packet) -> bool {
 
 #[test]
 fn no_connection_arrives_at_another_ones_destination() {
-    let (count, open) = if report::long() { (1_000_000_u64, 30_000) } else { (20_000, 1_000) };
+    let (count, open) = if report::long() { (1_000_000_u64, 30_000) } else { (50_000, 1_000) };
     report::case("escape", "original destinations", || {
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let cgroup = Cgroup::new();
