@@ -3,8 +3,10 @@
 
 use crate::{PROBE, STAND_IN};
 use serde_json::{Map, json};
+use std::collections::VecDeque;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use support::catalogue::ECHO_PORTS;
 use support::daemon::{Cgroup, Daemon};
@@ -15,24 +17,36 @@ use support::wire::Packet;
 const RULES: &str = "[limits]\nconnections_per_agent = 40000\nconnections = 40000\n\n[[allow]]\n\
                      hosts = [\"12.0.0.0/8\", \"2001:db8:c::/48\"]\nports = [5001, 5002, 5003, 5004]\nmode = \"tcp\"\n";
 
-/// Tells every caller which address and port he called, and waits for him to hang up.
-fn servers(scene: &Scene, open: usize) {
-    let keep = open / 4 + 1_000;
-    for port in ECHO_PORTS {
-        let listener =
-            scene.net.b.inside(|| Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?)).expect("a listener");
-        std::thread::spawn(move || {
-            let mut kept = std::collections::VecDeque::new();
-            for mut stream in listener.incoming().flatten() {
-                let Ok(at) = stream.local_addr() else { continue };
-                let _gone = writeln!(stream, "{}", SocketAddr::new(at.ip().to_canonical(), at.port()));
-                // Callers hang up first: by then as many newer ones are here.
-                kept.push_back(stream);
-                while kept.len() > keep {
-                    drop(kept.pop_front());
+/// Tell every caller which address and port he called, and keep the connection until they are dropped.
+struct Servers(Arc<Mutex<VecDeque<TcpStream>>>);
+
+impl Servers {
+    fn open(scene: &Scene, open: usize) -> Servers {
+        // Callers hang up first: by the time one is dropped here, as many newer ones are kept.
+        let keep = open + 4_000;
+        let kept = Arc::new(Mutex::new(VecDeque::new()));
+        for port in ECHO_PORTS {
+            let bound = scene.net.b.inside(|| Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?));
+            let (listener, kept) = (bound.expect("a listener"), Arc::clone(&kept));
+            std::thread::spawn(move || {
+                for mut stream in listener.incoming().flatten() {
+                    let Ok(at) = stream.local_addr() else { continue };
+                    let _gone = writeln!(stream, "{}", SocketAddr::new(at.ip().to_canonical(), at.port()));
+                    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                    kept.push_back(stream);
+                    while kept.len() > keep {
+                        drop(kept.pop_front());
+                    }
                 }
-            }
-        });
+            });
+        }
+        Servers(kept)
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -53,7 +67,7 @@ fn no_connection_arrives_at_another_ones_destination() {
     report::case("escape", "original destinations", || {
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let cgroup = Cgroup::new();
-        servers(&scene, open);
+        let _servers = Servers::open(&scene, open);
         let probe = |count: u64, open: usize| {
             let limit = Duration::from_secs(if report::long() { 7_200 } else { 300 });
             let run = scene.agent(PROBE).cgroup(&cgroup.path()).limit(limit);

@@ -113,11 +113,17 @@ impl Wire {
     }
 
     /// Everything seen so far. Waits until the capture has gone through what the kernel holds.
+    ///
+    /// # Panics
+    /// When the kernel had no room for a packet: a judge that missed one cannot say that there was none.
     #[must_use]
+    #[track_caller]
     pub fn packets(&self) -> Vec<Packet> {
         let before = self.flushed.load(Ordering::SeqCst);
         // Two whole rounds: the first may have begun before the packet of interest arrived.
         let _late = until("the capture", Duration::from_secs(5), || self.flushed.load(Ordering::SeqCst) > before + 1);
+        let lost = lost(&self.socket);
+        assert_eq!(lost, 0, "the judge lost {lost} packets");
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -181,7 +187,30 @@ fn packet_socket(device: &CStr) -> Result<OwnedFd> {
         );
         ensure!(done == 0, "SO_RCVTIMEO: {}", io::Error::last_os_error());
     }
+    // Room for a burst while this process does not get to run; only what arrives, where the kernel can tell (4.20).
+    integer_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20)?;
+    let _older = integer_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1);
     Ok(socket)
+}
+
+fn integer_option(socket: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> Result<()> {
+    let size = libc::socklen_t::try_from(size_of::<libc::c_int>())?;
+    // SAFETY: the value lives through the call and its size is given.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+    ensure!(done == 0, "setting option {name}: {}", io::Error::last_os_error());
+    Ok(())
+}
+
+/// Packets that the kernel had to drop since the last time this was asked (packet(7), `PACKET_STATISTICS`).
+fn lost(socket: &OwnedFd) -> u32 {
+    let mut statistics = [0_u32; 2];
+    let mut size = libc::socklen_t::try_from(size_of_val(&statistics)).unwrap_or(0);
+    // SAFETY: struct tpacket_stats is two words, packets and drops.
+    let got = unsafe {
+        let (level, name) = (libc::SOL_PACKET, libc::PACKET_STATISTICS);
+        libc::getsockopt(socket.as_raw_fd(), level, name, statistics.as_mut_ptr().cast(), &raw mut size)
+    };
+    if got == 0 { statistics[1] } else { u32::MAX }
 }
 
 fn capture(
