@@ -56,9 +56,10 @@ impl Places {
     /// Of this configuration.
     #[must_use]
     pub fn of(config: &Config) -> Places {
+        let state = crate::ledger::StateDir::new(&config.state_dir);
         Places {
-            keeper: config.state_dir.join("keeper"),
-            data: config.state_dir.join("data"),
+            keeper: state.keeper(),
+            data: state.data(),
             runtime: config.runtime_dir.clone(),
             control: config.runtime_dir.join("control.sock"),
         }
