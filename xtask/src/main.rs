@@ -16,6 +16,7 @@ mod root;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ enum Verb {
     Run(run::Arguments),
     Demo(demo::Arguments),
     Test(test::Arguments),
+    Vm(vm::Arguments),
     Bench(bench::Arguments),
     Fuzz(fuzz::Arguments),
     /// Check the formatting and let no clippy warning pass, in the kernel programs too.
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
+        Verb::Vm(arguments) => vm::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Lint => lint::run(),

@@ -65,3 +65,19 @@ pub(crate) fn for_test(checkout: &Checkout) -> Result<Clients> {
 pub(crate) fn newest_agents(checkout: &Checkout, pinned: &Clients) -> Result<Clients> {
     clients::newest(checkout, pinned)
 }
+
+/// What boots other kernels.
+///
+/// # Errors
+/// Like [`for_build`].
+pub(crate) fn for_vm(checkout: &Checkout) -> Result<()> {
+    packages::install(checkout, "to boot other kernels", packages::VM)
+}
+
+/// What reads vagrant/Vagrantfile.
+///
+/// # Errors
+/// Like [`for_build`].
+pub(crate) fn for_vagrant(checkout: &Checkout) -> Result<()> {
+    packages::install(checkout, "to check vagrant/Vagrantfile", packages::VAGRANT)
+}

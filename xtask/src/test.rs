@@ -1,6 +1,6 @@
 //! `cargo xtask test`: unit tests, then the contracts against the real binary, then a summary made from the reports.
 
-mod programs;
+pub(crate) mod programs;
 
 use std::{env, ffi::OsString, fs, path::Path, process::Command, time::Instant};
 
@@ -15,6 +15,7 @@ use crate::{
     report::{self, Case, Inbox, Report, Verdict},
     root,
     setup::{self, Clients},
+    vm,
 };
 
 /// Tests beside the code: no daemon runs, but some need root.
@@ -30,12 +31,15 @@ const UNIT: &[&str] = &[
 const KEPT: &[&str] =
     &["PATH", "RUST_BACKTRACE", "RUST_LOG", "CARACAL_FUZZ_TIMES", "PROPTEST_CASES", "PROPTEST_RNG_SEED"];
 /// Subjects that are no contract.
-const OTHERS: &[&str] = &["unit", "fuzz"];
+const OTHERS: &[&str] = &["unit", VM, "fuzz"];
 /// The contracts that `--long` also runs with the newest agents, and what their cases' names then end with.
 const AGENTS: &str = "agents";
 const NEWEST: &str = " (newest)";
 /// The contracts: one program per file of tests/.
 const CONTRACTS: &[&str] = &["--package=caracal-tests", "--test=*"];
+
+/// The subject that boots other kernels.
+const VM: &str = "vm";
 
 /// Set up, build, and try everything; leaves one file per subject in target/report.
 ///
@@ -46,7 +50,7 @@ const CONTRACTS: &[&str] = &["--package=caracal-tests", "--test=*"];
 #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test unit\n  cargo xtask test wire money\n  \
                         cargo xtask test --long money\n  cargo xtask test wire -- trailers")]
 pub(crate) struct Arguments {
-    /// Only these: `unit`, `fuzz` (alone or with `--long`), or a directory of tests/ such as `wire`, `money`, `agents`.
+    /// Only these: `unit`, `vm`, `fuzz` (alone or with `--long`), or a directory of tests/ such as `wire`, `money`.
     #[arg(value_name = "SUBJECT")]
     subjects: Vec<String>,
     /// Full size rather than the size that fits into CI.
@@ -65,6 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let wants_fuzz = named("fuzz") || (arguments.subjects.is_empty() && arguments.long);
     let wants_contracts =
         arguments.subjects.is_empty() || arguments.subjects.iter().any(|subject| !OTHERS.contains(&subject.as_str()));
+    let wants_vm = arguments.subjects.is_empty() || named(VM);
     build::all(&checkout)?;
     if arguments.subjects.is_empty() {
         forget_old_reports(&checkout)?;
@@ -81,6 +86,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let report = fuzz::report(&checkout, if arguments.long { fuzz::LONG } else { fuzz::SHORT })?;
         report.write(&checkout.report())?;
         written.push(report.name);
+    }
+    if wants_vm {
+        for report in vm::test(&checkout, arguments.long, &arguments.filter)? {
+            keep(&checkout, &mut written, report)?;
+        }
     }
     let reports = written
         .iter()
@@ -167,16 +177,8 @@ fn contracts(checkout: &Checkout, clients: &Clients, arguments: &Arguments) -> R
             report.cases.push(Case::new(format!("the program itself{which}"), Verdict::Failed).because(why));
             merge(&mut reports, report);
         }
-        for mut report in reports {
-            if written.contains(&report.name) {
-                // Two programs for one subject: the second adds to the first.
-                let mut first = Report::read(&checkout.report().join(format!("{}.json", report.name)))?;
-                first.add(report);
-                report = first;
-            } else {
-                written.push(report.name.clone());
-            }
-            report.write(&checkout.report())?;
+        for report in reports {
+            keep(checkout, &mut written, report)?;
         }
     }
     inbox.remove()?;
@@ -192,6 +194,18 @@ fn say_versions(report: &mut Report, clients: &Clients, which: &str) -> Result<(
         case.name.push_str(which);
     }
     Ok(())
+}
+
+/// Writes a report of this run. Where an earlier program of this run wrote one of the same subject, it adds to that.
+fn keep(checkout: &Checkout, written: &mut Vec<String>, mut report: Report) -> Result<()> {
+    if written.contains(&report.name) {
+        let mut first = Report::read(&checkout.report().join(format!("{}.json", report.name)))?;
+        first.add(report);
+        report = first;
+    } else {
+        written.push(report.name.clone());
+    }
+    report.write(&checkout.report())
 }
 
 /// Adds the cases to the report of the same subject, or adds the report.
