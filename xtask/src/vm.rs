@@ -337,11 +337,11 @@ fn start(
     let name = boot.name();
     let own = scratch.join(format!("{name}.cpio"));
     let script = match &boot.work {
-        Work::Proofs(filter) => guest::proofs(checkout, filter)?,
+        Work::Proofs(filter) => guest::proofs(checkout, filter),
         Work::Doctor => guest::doctor(checkout),
         Work::Command(words) => guest::command(checkout, words),
         Work::Shell => guest::shell(checkout),
-    };
+    }?;
     guest::add_to(root, &own, &boot.kernel, &script)?;
     let console = if matches!(boot.work, Work::Shell) {
         Console::Terminal
