@@ -6,18 +6,21 @@ pub mod bpf_link;
 pub mod cgroup;
 pub mod child;
 pub mod control;
+pub mod cookie;
 pub mod frame;
 pub mod govern;
 pub mod kernel;
 pub mod keys;
 pub mod ledger_key;
 pub mod listeners;
+pub mod namespaces;
 pub mod order;
 pub mod refusals;
 pub mod release;
 pub mod sandbox;
 pub mod serve;
 pub mod signing;
+pub mod sockets;
 
 /// What the data path asks of the keys that the keeper holds. Calls block.
 pub trait Signer: Send + Sync + std::fmt::Debug + 'static {

@@ -12,6 +12,7 @@ mod egress;
 mod getpeername;
 mod ingress;
 mod maps;
+mod netns_cookie;
 mod packet;
 mod recvmsg;
 mod refuse;

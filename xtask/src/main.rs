@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod checkout;
 mod demo;
+mod fuzz;
 mod hosts;
 mod lint;
 mod pins;
@@ -40,6 +41,7 @@ enum Verb {
     Test(test::Arguments),
     Vm(vm::Arguments),
     Bench(bench::Arguments),
+    Fuzz(fuzz::Arguments),
     /// Check the formatting and let no clippy warning pass, in the kernel programs too.
     Lint,
     #[cfg(feature = "bench")]
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Vm(arguments) => vm::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Lint => lint::run(),
         #[cfg(feature = "bench")]
         Verb::BenchPart(part) => part.run(),

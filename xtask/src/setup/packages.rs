@@ -46,6 +46,12 @@ pub(crate) const TEST: &[(&str, Probe)] = &[
     ("nghttp2-client", Probe::Program("h2load")),
     ("libcap2-bin", Probe::Program("capsh")),
     ("util-linux", Probe::Program("unshare")),
+    // Real containers: runc, because crun takes no hybrid hosts; the bridge plugin translates addresses with iptables.
+    ("podman", Probe::Program("podman")),
+    ("runc", Probe::Program("runc")),
+    ("containernetworking-plugins", Probe::Path(Cow::Borrowed("/usr/lib/cni/bridge"))),
+    ("iptables", Probe::Program("iptables")),
+    ("busybox-static", Probe::Succeeds(&["sh", "-c", "! ldd /bin/busybox"])),
     ("python3-venv", Probe::Succeeds(&["/usr/bin/python3", "-c", "import ensurepip, venv"])),
     ("nodejs", Probe::Program("node")),
     ("npm", Probe::Program("npm")),
