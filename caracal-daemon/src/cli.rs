@@ -106,7 +106,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Detach(args) => attach::detach(&args, &settings(config)?),
         Verb::Status(args) => status::run(&args, &settings(config)?),
         Verb::Doctor(args) => {
-            let code = doctor::run(&args, &hooks(), &mut std::io::stdout().lock())?;
+            let hooks = if args.attempt.is_some() { Vec::new() } else { hooks() };
+            let ways = || match nix::unistd::geteuid().is_root() {
+                true => doctor::coverage::probe().map_err(|error| format!("{error:#}")),
+                false => Err("only root can try them".to_owned()),
+            };
+            let code = doctor::run(&args, &hooks, ways, &mut std::io::stdout().lock())?;
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }
         Verb::Policy(args) => policy(args, config),

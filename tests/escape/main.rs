@@ -3,7 +3,9 @@
 
 mod closed;
 mod deputies;
+mod destinations;
 mod facts;
+mod sequences;
 mod sockets;
 mod vectors;
 

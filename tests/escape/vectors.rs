@@ -13,7 +13,7 @@ use crate::STAND_IN;
 use judge::{Coverage, Found, Judgement};
 use serde_json::{Map, json};
 use stage::Stage;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use support::catalogue::{Aim, Phase, Privilege, Start, VECTORS};
 use support::report;
 use support::scene::Scene;
@@ -37,11 +37,12 @@ fn every_known_way_out_is_closed_or_named() {
     }
     stage.look();
     let coverage = Coverage::ask(stage.daemon());
+    let reasons = judge::reasons(stage.daemon());
     planted(&mut stage);
     last(&mut stage);
     let found = stage.found();
     let judged = judge_all(&found, &coverage);
-    let failed = write(&found, &judged, &coverage);
+    let failed = write(&found, &judged, &coverage, &reasons);
     assert!(failed.is_empty(), "{} cases failed:\n{}", failed.len(), failed.join("\n"));
 }
 
@@ -86,7 +87,7 @@ fn judge_all(found: &Found, coverage: &Coverage) -> Judged {
 }
 
 /// Writes the cases and figures; gives the failures.
-fn write(found: &Found, judged: &Judged, coverage: &Coverage) -> Vec<String> {
+fn write(found: &Found, judged: &Judged, coverage: &Coverage, reasons: &BTreeSet<String>) -> Vec<String> {
     let mut failed = Vec::new();
     let mut case = |name: &str, fault: Option<String>, more: Map<String, serde_json::Value>| {
         if let Some(why) = &fault {
@@ -110,6 +111,8 @@ fn write(found: &Found, judged: &Judged, coverage: &Coverage) -> Vec<String> {
     for (name, fault) in judge::both_ways(judged, coverage) {
         case(&name, fault, Map::new());
     }
+    let (name, fault) = judge::expected_reasons(judged, reasons);
+    case(&name, fault, Map::new());
     for (name, fault) in judge::planted(found) {
         case(&name, fault, Map::new());
     }

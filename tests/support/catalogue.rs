@@ -195,9 +195,9 @@ pub const VECTORS: &[Vector] = &[
     wire("nscd_socket", 7, ALL, NONE, "asks a name service cache by its socket"),
     wire("resolved_varlink", 7, ALL, NONE, "asks systemd-resolved by its socket"),
     wire("stub_resolver", 7, ALL, NONE, "asks a stub on 127.0.0.53"),
-    wire("multicast_dns", 7, ALL, DATAGRAM, "an mDNS query to its group"),
+    wire("multicast_dns", 7, ALL, NONE, "an mDNS query to its group"),
     wire("loopback_tcp_relay", 8, ALL, NONE, "a relay on 127.0.0.1, ::1 and another 127 address"),
-    wire("loopback_udp_relay", 8, ALL, &["datagram_refused", "loopback_refused"], "the same by datagrams"),
+    wire("loopback_udp_relay", 8, ALL, NONE, "the same by datagrams"),
     wire("own_address_relay", 8, ALL, NONE, "a relay at an address of this host that is not a loopback one"),
     wire("unspecified_address_relay", 8, ALL, NONE, "a relay by 0.0.0.0 and ::"),
     allowed("loopback_own", 8, "two sockets of one agent"),
@@ -316,6 +316,8 @@ pub fn named(name: &str) -> Option<(usize, &'static Vector)> {
 
 /// The port of everything that is aimed at: an echo listens there.
 pub const PORT: u16 = crate::wire::CANARY_PORT;
+/// Where a server says at which address it was called.
+pub const ECHO_PORTS: std::ops::RangeInclusive<u16> = 5_001..=5_004;
 /// Where the accomplice relays TCP and UDP.
 pub const RELAY_PORT: u16 = 7_801;
 /// What every token begins with.

@@ -195,6 +195,41 @@ pub(super) fn both_ways(judged: &Judged, coverage: &Coverage) -> Vec<(String, Op
     cases
 }
 
+/// The reasons for refusals that the ledger has. (The kernel's own are one record for all of a kind within a moment, so
+/// they cannot be told apart by what they were aimed at.)
+pub(super) fn reasons(daemon: &Daemon<'_>) -> BTreeSet<String> {
+    let records = daemon.records();
+    let denials = records.iter().filter(|record| record.text("caracal.decision") == "deny");
+    denials.map(|record| record.text("caracal.reason").to_owned()).collect()
+}
+
+/// Under `attach` a socket of a refused kind is refused when it is made, a membership when it is asked for, a datagram when
+/// it is sent, and at once: that is what lets a QUIC client fall back. Each reason that the catalogue names is in the
+/// ledger.
+pub(super) fn expected_reasons(judged: &Judged, reasons: &BTreeSet<String>) -> (String, Option<String>) {
+    let mut wrong = Vec::new();
+    for (aim, one) in judged.iter().filter(|(aim, one)| aim.phase == Phase::Attach && one.outcome == Outcome::Blocked) {
+        let Some(vector) = VECTORS.get(aim.vector) else { continue };
+        let places: &[&str] = match (vector.reasons, vector.class) {
+            (["datagram_refused"], 4 | 5) => &["send"],
+            (["socket_kind_refused"], _) => &["socket"],
+            (["multicast_refused"], _) => &["setsockopt", "uring"],
+            _ => continue,
+        };
+        if !places.iter().any(|place| one.stopped.starts_with(place)) {
+            wrong.push(format!("{} {}: it saw {}", vector.name, aim.privilege.name(), one.stopped));
+        }
+    }
+    let named: BTreeSet<&str> = VECTORS.iter().flat_map(|vector| vector.reasons).copied().collect();
+    wrong.extend(
+        named.iter().filter(|name| !reasons.contains(**name)).map(|name| format!("{name} is not in the ledger")),
+    );
+    (
+        "each refusal is where the catalogue says, for its reason".to_owned(),
+        (!wrong.is_empty()).then(|| wrong.join("; ")),
+    )
+}
+
 /// The faults that were planted must be seen, and nothing beside them.
 pub(super) fn planted(found: &Found) -> Vec<(String, Option<String>)> {
     let seen =

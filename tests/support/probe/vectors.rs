@@ -6,15 +6,15 @@ mod families;
 mod foreign;
 pub(crate) mod house;
 mod inbound;
-mod kernel;
+pub(crate) mod kernel;
 mod link;
 mod naming;
 mod options;
 pub(crate) mod protocols;
 mod reading;
 mod relays;
-mod transport;
-mod uring;
+pub(crate) mod transport;
+pub(crate) mod uring;
 
 use crate::raw::{Tried, fail};
 use crate::runner::Try;

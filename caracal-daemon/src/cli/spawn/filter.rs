@@ -48,11 +48,11 @@ fn families() -> Result<Rules, String> {
 }
 
 /// Answered as by a kernel without them, on which programs fall back. io_uring opens sockets past this filter;
-/// request_key starts a helper of the host's that looks names up for the caller.
+/// request_key starts a helper of the host's that looks names up for the caller. clone3 can start a child in another
+/// cgroup (`CLONE_INTO_CGROUP`), whose file system being read-only does not hinder it; every libc falls back to clone.
 fn absent() -> Rules {
-    [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_request_key]
-        .map(|call| (call, vec![]))
-        .into()
+    let calls = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+    calls.into_iter().chain([libc::SYS_request_key, libc::SYS_clone3]).map(|call| (call, vec![])).collect()
 }
 
 /// The terminal is shared with the user's shell, which is not governed: nothing may type into it.

@@ -16,7 +16,7 @@ fn linger() -> Tried {
 }
 
 /// `struct ip_mreqn`.
-pub(super) fn membership(group: Ipv4Addr, card: u32) -> Vec<u8> {
+pub(crate) fn membership(group: Ipv4Addr, card: u32) -> Vec<u8> {
     let mut request = group.octets().to_vec();
     request.extend([0; 4]);
     request.extend(card.to_ne_bytes());

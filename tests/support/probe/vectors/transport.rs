@@ -10,7 +10,7 @@ use support::catalogue::PORT;
 const MPTCP: i32 = 262;
 
 /// The cable's device in the world of the tests.
-pub(super) fn card() -> Tried<u32> {
+pub(crate) fn card() -> Tried<u32> {
     let index = nix::net::if_::if_nametoindex("leak").at("card")?;
     Ok(index)
 }

@@ -17,7 +17,7 @@ const COMMAND: u8 = 46;
 const POLLED: u32 = 2;
 
 /// A ring for one entry at a time (io_uring_setup(2)).
-struct Ring {
+pub(crate) struct Ring {
     fd: OwnedFd,
     ring: *mut u8,
     entries: *mut [u8; 64],
@@ -26,7 +26,7 @@ struct Ring {
 }
 
 impl Ring {
-    fn new(flags: u32) -> Tried<Ring> {
+    pub(crate) fn new(flags: u32) -> Tried<Ring> {
         let mut parameters = [0_u32; 30];
         parameters[2] = flags;
         parameters[4] = 500; // the submitting thread sleeps after so many milliseconds
@@ -53,7 +53,7 @@ impl Ring {
     }
 
     /// Submits one entry and gives its result.
-    fn submit(&self, entry: &[u8; 64]) -> Tried<i32> {
+    pub(crate) fn submit(&self, entry: &[u8; 64]) -> Tried<i32> {
         let tail = self.word(11);
         let place = tail.load(Ordering::Acquire) & 7;
         let array = self.parameters.get(16).copied().unwrap_or(0) as usize;
@@ -79,6 +79,16 @@ impl Ring {
     }
 }
 
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: both mappings are this ring's and nobody keeps a pointer into them.
+        unsafe {
+            libc::munmap(self.ring.cast(), 4_096);
+            libc::munmap(self.entries.cast(), 8 * 64);
+        }
+    }
+}
+
 /// `struct io_uring_sqe`: the fields that these operations use.
 fn entry(code: u8, fd: i32, second: u64, address: u64, length: u32) -> [u8; 64] {
     let mut out = [0; 64];
@@ -90,16 +100,16 @@ fn entry(code: u8, fd: i32, second: u64, address: u64, length: u32) -> [u8; 64] 
     out
 }
 
-fn send_entry(socket: &Socket, bytes: &[u8]) -> [u8; 64] {
+pub(crate) fn send_entry(socket: &Socket, bytes: &[u8]) -> [u8; 64] {
     entry(SEND, socket.as_raw_fd(), 0, bytes.as_ptr() as u64, u32::try_from(bytes.len()).unwrap_or(0))
 }
 
-fn connect_entry(socket: &Socket, to: &SockAddr) -> [u8; 64] {
+pub(crate) fn connect_entry(socket: &Socket, to: &SockAddr) -> [u8; 64] {
     entry(CONNECT, socket.as_raw_fd(), to.len().into(), to.as_ptr() as u64, 0)
 }
 
 /// A datagram to an address, as one entry.
-fn sendmsg_entry(ring: &Ring, socket: &Socket, bytes: &[u8], to: &SockAddr) -> Tried {
+pub(crate) fn sendmsg_entry(ring: &Ring, socket: &Socket, bytes: &[u8], to: &SockAddr) -> Tried {
     let mut word = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: all zero is a valid header.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
