@@ -191,13 +191,13 @@ impl Host<'_> {
     }
 
     fn kernel(&self) -> Check {
-        let new = self.version().map(|version| version >= (5, 14));
+        let new = self.version().map(|version| version >= (5, 10));
         check(
             "kernel",
             state(new),
             Need::Required,
             &self.release,
-            "Linux 5.14 or later: the first that tells which namespace a socket is in",
+            "Linux 5.10 or later: the oldest that has every hook and helper",
         )
     }
 

@@ -180,15 +180,18 @@ async fn the_loops_answer_agents_and_refuse_strangers() {
         policy: stages.policy.clone(),
         resolver: Arc::new(resolver()),
         who: Box::new(move |netns, from, _| {
-            (from == known_address || from.port() == 0 || from.ip() == IpAddr::from([127, 0, 0, 2])).then_some(()).filter(|()| netns == 1).map(|()| {
-                Arc::new(Agent {
-                    name: Arc::from("rich"),
-                    cgroup: CgroupId(1),
-                    path: String::new(),
-                    uid: 0,
-                    learn: false,
+            (from == known_address || from.port() == 0 || from.ip() == IpAddr::from([127, 0, 0, 2]))
+                .then_some(())
+                .filter(|()| netns == 1)
+                .map(|()| {
+                    Arc::new(Agent {
+                        name: Arc::from("rich"),
+                        cgroup: CgroupId(1),
+                        path: String::new(),
+                        uid: 0,
+                        learn: false,
+                    })
                 })
-            })
         }),
         decided: Box::new(move |_, host, _| log.lock().expect("lock").push(host.to_owned())),
         places: serve::Places::default(),

@@ -187,7 +187,11 @@ impl Governor {
         let mut wanted = BTreeSet::new();
         for (id, one) in self.governed().iter() {
             let of_agent = rules.iter().filter(|rule| rule.allows(&one.agent.name));
-            wanted.extend(of_agent.flat_map(|rule| &rule.ports).map(|port| Inbound { agent: id.0, port: *port, pad: [0; 6] }));
+            wanted.extend(of_agent.flat_map(|rule| &rule.ports).map(|port| Inbound {
+                agent: id.0,
+                port: *port,
+                pad: [0; 6],
+            }));
         }
         if let Err(error) = self.kernel().set_inbound(&wanted) {
             tracing::error!(%error, "Not every inbound rule is in force.");

@@ -251,7 +251,8 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses it.
     pub fn cookie_program(&mut self) -> Result<BorrowedFd<'_>, KeeperError> {
-        let program = self.ebpf.program_mut(name::NETNS_COOKIE).ok_or_else(|| kernel("a program is missing".to_owned()))?;
+        let program =
+            self.ebpf.program_mut(name::NETNS_COOKIE).ok_or_else(|| kernel("a program is missing".to_owned()))?;
         if program.fd().is_err() {
             load(program).map_err(|error| kernel(chain(&error)))?;
         }

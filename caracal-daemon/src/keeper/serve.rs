@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
@@ -28,7 +28,7 @@ use super::listeners::Listeners;
 use super::namespaces::Namespaces;
 use super::order::{Order, Orders};
 use super::refusals;
-use super::{KeeperError, Signer, namespaces, signing, sockets};
+use super::{KeeperError, Signer, flows, namespaces, signing, sockets};
 use crate::agent::Agent;
 use crate::clock::{Clock, monotonic_ns};
 use crate::config::{Config, Require};
@@ -237,6 +237,9 @@ impl Keeper<'_> {
         thread("signing", move || signing::serve(roads.signing, &keys))?;
         let governor = Arc::clone(self.governor);
         thread("sockets", move || sockets::serve(roads.doors, &governor))?;
+        let copy = |map: &OwnedFd| map.try_clone().map_err(|error| KeeperError::Kernel(error.to_string()));
+        let (connections, queries) = (copy(&self.inherited.sources)?, copy(&self.inherited.resolving)?);
+        thread("flows", move || flows::serve(roads.flows, &connections, &queries))?;
         let orders = Orders::new(roads.orders).map_err(|error| KeeperError::Gone(error.to_string()))?;
         self.governor.set_orders(Some(Arc::new(orders)));
         Ok(child)
