@@ -8,11 +8,8 @@ use support::wire::CANARY_PORT;
 #[test]
 fn an_agent_in_a_namespace_of_its_own_reaches_what_is_allowed() {
     case("unshare: an allowed host and a refused one", RULES, |world| {
-        let both = format!(
-            "({}) && ({})",
-            world.fetch("https://example.com/hello"),
-            world.fetch("https://other.example/")
-        );
+        let both =
+            format!("({}) && ({})", world.fetch("https://example.com/hello"), world.fetch("https://other.example/"));
         let no_v6 = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ";
         for (user, how, first) in [(0, "-n", ""), (AGENT_UID, "-Urn", ""), (0, "-n", no_v6)] {
             let run = world.scene.agent("unshare").user(user).cgroup(&world.cgroup.path());
