@@ -183,7 +183,7 @@ fn desk(gate: &Arc<Gate>, stack: &Arc<Stack>, stages: &build::Stages) -> Desk {
 }
 
 /// Lets streams end, then writes out what is counted and hands the journal's last records to the ledger.
-async fn finish(app: &App) {
+async fn finish(app: &Arc<App>) {
     let waited = tokio::time::timeout(DRAIN, async {
         while app.gate.telemetry.open.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -195,7 +195,12 @@ async fn finish(app: &App) {
     app.stack.flush().await;
     // Nothing is signed once the keeper is gone, and the journal has it all: no reason to wait for ever.
     let why = match tokio::time::timeout(FLUSH, app.stages.ledger.flush()).await {
-        Ok(Ok(_)) => return,
+        Ok(Ok(_)) => {
+            let app = Arc::clone(app);
+            let stopped = tokio::task::spawn_blocking(move || app.stages.ledger.stop());
+            let _ = tokio::time::timeout(FLUSH, stopped).await;
+            return;
+        }
         Ok(Err(why)) => why.to_string(),
         Err(_) => "it did not end in time".to_owned(),
     };

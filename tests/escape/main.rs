@@ -5,6 +5,7 @@ mod closed;
 mod deputies;
 mod facts;
 mod sockets;
+mod vectors;
 
 use serde_json::{Map, json};
 use support::daemon::{Cgroup, Daemon};

@@ -29,15 +29,23 @@ pub struct User {
     pub gid: u32,
 }
 
-/// The configured user, or a number that nobody has.
+/// The configured user, a name or a number; for a name that nobody has, a number that nobody has. A number needs no entry
+/// in the user table; its group is then the same.
 ///
 /// # Errors
-/// When it is root.
+/// When it is root, or its group is root's.
 pub fn user(name: &str) -> Result<User, KeeperError> {
-    let found = nix::unistd::User::from_name(name).ok().flatten();
-    let user = found
-        .map_or(User { uid: FALLBACK, gid: FALLBACK }, |user| User { uid: user.uid.as_raw(), gid: user.gid.as_raw() });
-    if user.uid == 0 {
+    use nix::unistd::{Uid, User as Known};
+    let known = match name.parse::<u32>() {
+        Ok(number) => Known::from_uid(Uid::from_raw(number)),
+        Err(_) => Known::from_name(name),
+    };
+    let number = name.parse::<u32>().unwrap_or(FALLBACK);
+    let user = known
+        .ok()
+        .flatten()
+        .map_or(User { uid: number, gid: number }, |user| User { uid: user.uid.as_raw(), gid: user.gid.as_raw() });
+    if user.uid == 0 || user.gid == 0 {
         return Err(KeeperError::Refused(format!(
             "user = {name:?}: the data path never runs as root; name another user"
         )));
@@ -226,4 +234,19 @@ pub fn receive() -> Result<Received, KeeperError> {
         sources: next()?,
         resolving: next()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_and_root_is_none() {
+        let ids = |name| user(name).ok().map(|user| (user.uid, user.gid));
+        assert_eq!(ids("nobody").map(|ids| ids.0), Some(65_534));
+        assert_eq!(ids("4711"), Some((4_711, 4_711)));
+        assert_eq!(ids("root"), None);
+        assert_eq!(ids("0"), None);
+        assert_eq!(ids("no such user"), Some((FALLBACK, FALLBACK)));
+    }
 }

@@ -20,9 +20,9 @@ use super::cookie;
 use super::kernel::Kernel;
 use super::namespaces::Namespaces;
 use super::order::{Answer, Order, Orders};
-use super::serve::{Registry, load, save};
+use super::serve::{Places, Registry, load, save};
 use crate::agent::{Agent, CgroupId};
-use crate::config::InboundRule;
+use crate::config::{Config, InboundRule};
 
 /// A governed cgroup and the agent that it is.
 #[derive(Debug)]
@@ -73,14 +73,13 @@ impl Governor {
     /// When the slice cannot be made or attached.
     pub fn new(
         hierarchy: Hierarchy,
-        instance: &str,
+        config: &Config,
         mut kernel: Kernel,
         ca_certificate: String,
         admin_group: Option<u32>,
-        registry: PathBuf,
-        config: PathBuf,
         namespaces: Namespaces,
     ) -> Result<Governor, KeeperError> {
+        let instance = config.instance.as_str();
         let slice = hierarchy.make(&format!("{instance}.slice"))?;
         kernel.govern(slice.id, &slice.directory)?;
         Ok(Governor {
@@ -91,9 +90,9 @@ impl Governor {
             orders: Mutex::default(),
             ca_certificate,
             admin_group,
-            registry,
+            registry: Places::of(config).registry(),
             instance: instance.to_owned(),
-            config,
+            config: config.file.clone(),
             namespaces,
             inbound: Mutex::default(),
         })

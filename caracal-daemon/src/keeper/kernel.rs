@@ -84,10 +84,12 @@ impl Kernel {
             ))
         })?;
         let has_set_retval = u32::from(kernel_at_least(5, 18));
+        let has_current_task = u32::from(kernel_at_least(6, 1));
         EbpfLoader::new()
             .default_map_pin_directory(&maps)
             .map_pin_path(name::SOCKETS, maps.join(name::SOCKETS))
             .override_global("HAS_SET_RETVAL", &has_set_retval, true)
+            .override_global("HAS_CURRENT_TASK", &has_current_task, true)
             .load(OBJECT)
             .map_err(|error| kernel(format!("the programs do not load: {}", chain(&error))))
     }
@@ -437,10 +439,11 @@ mod tests {
     /// Needs root, bpffs and cgroup v2: it fails without them.
     #[test]
     fn a_governed_cgroup_is_shut_without_a_lease_and_stays_shut_by_its_pins() {
-        let pins = Kernel::pin_directory("unit-test");
-        let _ = fs::remove_dir_all(&pins);
+        // Names of this run alone: two checkouts may be tried at once.
+        let name = format!("unit-test-{}", std::process::id());
+        let pins = Kernel::pin_directory(&name);
         let hierarchy = Hierarchy::find().expect("a cgroup v2 mount");
-        let cgroup = hierarchy.make("caracal-unit-test").expect("a cgroup");
+        let cgroup = hierarchy.make(&format!("caracal-{name}")).expect("a cgroup");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
         let port = listener.local_addr().expect("an address").port();
         let connect = format!("exec 3<>/dev/tcp/127.0.0.1/{port}");

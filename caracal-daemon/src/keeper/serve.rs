@@ -58,9 +58,10 @@ impl Places {
     /// Of this configuration.
     #[must_use]
     pub fn of(config: &Config) -> Places {
+        let state = crate::ledger::StateDir::new(&config.state_dir);
         Places {
-            keeper: config.state_dir.join("keeper"),
-            data: config.state_dir.join("data"),
+            keeper: state.keeper(),
+            data: state.data(),
             runtime: config.runtime_dir.clone(),
             control: config.runtime_dir.join("control.sock"),
         }
@@ -125,16 +126,7 @@ pub fn serve(
     let certificate = keys.ca_certificate().to_owned();
     let (namespaces, hints) = Namespaces::new(config.listen.tcp_port, config.listen.dns_port)
         .map_err(|error| KeeperError::Kernel(error.to_string()))?;
-    let governor = Arc::new(Governor::new(
-        hierarchy,
-        config.instance.as_str(),
-        kernel,
-        certificate,
-        group,
-        places.registry(),
-        config.file.clone(),
-        namespaces,
-    )?);
+    let governor = Arc::new(Governor::new(hierarchy, config, kernel, certificate, group, namespaces)?);
     governor.set_inbound(&config.inbound);
     governor.adopt();
     thread("namespaces", {
