@@ -27,6 +27,7 @@ use crate::dns::answer::Transport;
 use crate::dns::serve::{self as dns, Desk};
 use crate::intercept::{self, Stack};
 use crate::keeper::child;
+use crate::keeper::flows::RemoteFlows;
 use crate::keeper::sandbox;
 use crate::telemetry::Telemetry;
 
@@ -85,13 +86,13 @@ pub fn run(args: &DataPathArgs, config: &Path) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -> anyhow::Result<()> {
-    let child::Received { signing, orders, doors, sockets, lease, sources, resolving } = received;
+    let child::Received { signing, orders, doors, flows, sockets, lease, sources, resolving } = received;
     let telemetry = Arc::new(Telemetry::default());
     let limits = Limits::new(config.limits.connections, config.limits.connections_per_agent);
     let (stack, stages) = build::build(args, config, signing, doors, &telemetry).await?;
     let gate = Arc::new(Gate {
         netns: args.netns,
-        flows: Flows::new(sources, resolving),
+        flows: Flows::new(sources, resolving, RemoteFlows::new(flows)?),
         roster: Roster::default(),
         probes: Probes::default(),
         limits,

@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod child;
 pub mod control;
 pub mod cookie;
+pub mod flows;
 pub mod frame;
 pub mod govern;
 pub mod kernel;

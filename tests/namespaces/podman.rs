@@ -150,6 +150,7 @@ fn a_container_that_starts_below_an_attached_cgroup_is_governed() {
         governed(&scene, &daemon, &podman, "fresh");
         governed(&scene, &daemon, &podman, "control");
         let told = podman.exec("fresh", "busybox cat /tmp/first").stdout;
+        println!("the first request of a container: {told}");
         report::figure("namespaces", "podman_first_request_served", u64::from(told.trim() == "200"));
         drop(podman);
     });

@@ -12,7 +12,7 @@ use crate::config::Config;
 /// The first inherited descriptor.
 const FIRST: RawFd = 3;
 /// How many there are.
-const COUNT: usize = 12;
+const COUNT: usize = 13;
 /// The user and group that is taken where the configured user does not exist: outside every range that is given out.
 const FALLBACK: u32 = 64_817;
 
@@ -97,6 +97,8 @@ pub struct Received {
     pub orders: UnixStream,
     /// The road to sockets in agents' namespaces.
     pub doors: UnixStream,
+    /// The road to flows.
+    pub flows: UnixStream,
     /// The listening sockets.
     pub sockets: Listeners,
     /// The lease map.
@@ -116,6 +118,8 @@ pub struct Roads {
     pub orders: UnixStream,
     /// It asks for sockets in agents' namespaces.
     pub doors: UnixStream,
+    /// It asks for flows where it may not read them itself.
+    pub flows: UnixStream,
 }
 
 /// Starts a data path; gives it, and the keeper's ends of its roads.
@@ -133,11 +137,13 @@ pub fn start(
     let (signing, signing_child) = UnixStream::pair().map_err(failed)?;
     let (orders, orders_child) = UnixStream::pair().map_err(failed)?;
     let (doors, doors_child) = UnixStream::pair().map_err(failed)?;
+    let (flows, flows_child) = UnixStream::pair().map_err(failed)?;
     let s = &inherited.sockets;
     let sources: [RawFd; COUNT] = [
         signing_child.as_raw_fd(),
         orders_child.as_raw_fd(),
         doors_child.as_raw_fd(),
+        flows_child.as_raw_fd(),
         s.tcp[0].as_raw_fd(),
         s.tcp[1].as_raw_fd(),
         s.dns_udp[0].as_raw_fd(),
@@ -170,7 +176,7 @@ pub fn start(
     // SAFETY: between fork and exec only dup2, fcntl, setrlimit and prctl are called, none of which takes a lock.
     unsafe { command.pre_exec(move || place(&sources)) };
     let child = command.spawn().map_err(failed)?;
-    Ok((child, Roads { signing, orders, doors }))
+    Ok((child, Roads { signing, orders, doors, flows }))
 }
 
 /// Puts the descriptors at their numbers, first out of each other's way.
@@ -218,6 +224,7 @@ pub fn receive() -> Result<Received, KeeperError> {
         signing: next()?.into(),
         orders: next()?.into(),
         doors: next()?.into(),
+        flows: next()?.into(),
         sockets: Listeners {
             tcp: [next()?.into(), next()?.into()],
             dns_udp: [next()?.into(), next()?.into()],

@@ -1,7 +1,9 @@
 //! What is governed: the slice that `run` starts agents in, and every attached cgroup. Changes the kernel's maps, tells
 //! the data path, and cleans up when an agent is gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod inbound;
+
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use caracal_common::counter::CounterKey;
 use caracal_common::denial::Hook;
-use caracal_common::inbound::Inbound;
 use serde_json::{Value, json};
 
 use super::KeeperError;
@@ -19,7 +20,7 @@ use super::cookie;
 use super::kernel::Kernel;
 use super::namespaces::Namespaces;
 use super::order::{Answer, Order, Orders};
-use super::serve::{Registry, load, save};
+use super::serve::{Places, Registry, load, save};
 use crate::agent::{Agent, CgroupId};
 use crate::config::{Config, InboundRule};
 
@@ -72,14 +73,13 @@ impl Governor {
     /// When the slice cannot be made or attached.
     pub fn new(
         hierarchy: Hierarchy,
-        instance: &str,
+        config: &Config,
         mut kernel: Kernel,
         ca_certificate: String,
         admin_group: Option<u32>,
-        registry: PathBuf,
-        config: PathBuf,
         namespaces: Namespaces,
     ) -> Result<Governor, KeeperError> {
+        let instance = config.instance.as_str();
         let slice = hierarchy.make(&format!("{instance}.slice"))?;
         kernel.govern(slice.id, &slice.directory)?;
         Ok(Governor {
@@ -90,9 +90,9 @@ impl Governor {
             orders: Mutex::default(),
             ca_certificate,
             admin_group,
-            registry,
+            registry: Places::of(config).registry(),
             instance: instance.to_owned(),
-            config,
+            config: config.file.clone(),
             namespaces,
             inbound: Mutex::default(),
         })
@@ -173,40 +173,6 @@ impl Governor {
     pub fn agent_of(&self, process: u32, thread: u32) -> Option<CgroupId> {
         let path = self.hierarchy.of_thread(process, thread).ok()?;
         self.governed().iter().find(|(_, one)| within(&path, &one.cgroup.path)).map(|(id, _)| *id)
-    }
-
-    /// These are the rules about inbound connections from now on.
-    pub fn set_inbound(&self, rules: &[InboundRule]) {
-        rules.clone_into(&mut self.inbound.lock().unwrap_or_else(PoisonError::into_inner));
-        self.open_inbound();
-    }
-
-    /// Opens the ports that the rules name for the agents that there are, and closes all others.
-    fn open_inbound(&self) {
-        let rules = self.inbound.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut wanted = BTreeSet::new();
-        for (id, one) in self.governed().iter() {
-            let of_agent = rules.iter().filter(|rule| rule.allows(&one.agent.name));
-            wanted.extend(of_agent.flat_map(|rule| &rule.ports).map(|port| Inbound {
-                agent: id.0,
-                port: *port,
-                pad: [0; 6],
-            }));
-        }
-        if let Err(error) = self.kernel().set_inbound(&wanted) {
-            tracing::error!(%error, "Not every inbound rule is in force.");
-        }
-    }
-
-    /// Reads the configuration's rules again: the data path its policy, then the keeper what the kernel enforces.
-    ///
-    /// # Errors
-    /// When either says no; what it had stays in force.
-    pub fn reload(&self) -> Answer {
-        let answer = self.order(&Order::Reload)?;
-        let config = Config::load(&self.config).map_err(|error| error.to_string())?;
-        self.set_inbound(&config.inbound);
-        Ok(answer)
     }
 
     /// Whether a process is of the admin group.

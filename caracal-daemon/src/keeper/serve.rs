@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
@@ -28,7 +28,7 @@ use super::listeners::Listeners;
 use super::namespaces::Namespaces;
 use super::order::{Order, Orders};
 use super::refusals;
-use super::{KeeperError, Signer, namespaces, signing, sockets};
+use super::{KeeperError, Signer, flows, namespaces, signing, sockets};
 use crate::agent::Agent;
 use crate::clock::{Clock, monotonic_ns};
 use crate::config::{Config, Require};
@@ -126,16 +126,7 @@ pub fn serve(
     let certificate = keys.ca_certificate().to_owned();
     let (namespaces, hints) = Namespaces::new(config.listen.tcp_port, config.listen.dns_port)
         .map_err(|error| KeeperError::Kernel(error.to_string()))?;
-    let governor = Arc::new(Governor::new(
-        hierarchy,
-        config.instance.as_str(),
-        kernel,
-        certificate,
-        group,
-        places.registry(),
-        config.file.clone(),
-        namespaces,
-    )?);
+    let governor = Arc::new(Governor::new(hierarchy, config, kernel, certificate, group, namespaces)?);
     governor.set_inbound(&config.inbound);
     governor.adopt();
     thread("namespaces", {
@@ -238,6 +229,9 @@ impl Keeper<'_> {
         thread("signing", move || signing::serve(roads.signing, &keys))?;
         let governor = Arc::clone(self.governor);
         thread("sockets", move || sockets::serve(roads.doors, &governor))?;
+        let copy = |map: &OwnedFd| map.try_clone().map_err(|error| KeeperError::Kernel(error.to_string()));
+        let (connections, queries) = (copy(&self.inherited.sources)?, copy(&self.inherited.resolving)?);
+        thread("flows", move || flows::serve(roads.flows, &connections, &queries))?;
         let orders = Orders::new(roads.orders).map_err(|error| KeeperError::Gone(error.to_string()))?;
         self.governor.set_orders(Some(Arc::new(orders)));
         Ok(child)
