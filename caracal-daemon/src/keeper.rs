@@ -8,16 +8,21 @@ pub mod child;
 pub mod control;
 pub mod frame;
 pub mod govern;
+pub mod held;
 pub mod kernel;
 pub mod keys;
 pub mod ledger_key;
 pub mod listeners;
+pub mod live;
 pub mod order;
 pub mod refusals;
 pub mod release;
 pub mod sandbox;
 pub mod serve;
 pub mod signing;
+pub mod sock_diag;
+pub mod sweep;
+pub mod trust;
 
 /// What the data path asks of the keys that the keeper holds. Calls block.
 pub trait Signer: Send + Sync + std::fmt::Debug + 'static {

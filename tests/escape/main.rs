@@ -4,6 +4,7 @@
 mod closed;
 mod deputies;
 mod facts;
+mod live;
 mod sockets;
 
 use serde_json::{Map, json};

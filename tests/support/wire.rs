@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One packet that somebody other than the data path sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Packet {
     pub port: Option<u16>,
     /// The packet from its IP header on.
     pub bytes: Vec<u8>,
+    /// When the judge saw it.
+    pub at: Instant,
 }
 
 /// The capture on `leak`, and listeners that accept whatever arrives on a port.
@@ -177,13 +179,27 @@ fn parse(bytes: &[u8]) -> Option<Packet> {
             let address = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?));
             let header = usize::from(bytes.first()? & 0x0f) * 4;
             let (source, destination) = (address(12)?.into(), address(16)?.into());
-            Some(Packet { source, destination, protocol, port: port_at(header, protocol), bytes: bytes.to_vec() })
+            Some(Packet {
+                source,
+                destination,
+                protocol,
+                port: port_at(header, protocol),
+                bytes: bytes.to_vec(),
+                at: Instant::now(),
+            })
         }
         6 => {
             let protocol = *bytes.get(6)?;
             let address = |at: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes.get(at..at + 16)?).ok()?));
             let (source, destination) = (address(8)?.into(), address(24)?.into());
-            Some(Packet { source, destination, protocol, port: port_at(40, protocol), bytes: bytes.to_vec() })
+            Some(Packet {
+                source,
+                destination,
+                protocol,
+                port: port_at(40, protocol),
+                bytes: bytes.to_vec(),
+                at: Instant::now(),
+            })
         }
         _ => None,
     }

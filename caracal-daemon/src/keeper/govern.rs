@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::KeeperError;
 use super::cgroup::{Cgroup, Hierarchy, within};
-use super::control::Caller;
+use super::control::{AttachOptions, Caller};
 use super::kernel::Kernel;
+use super::live::Live;
 use super::order::{Answer, Order, Orders};
 use super::serve::{Registry, load, save};
 use crate::agent::{Agent, CgroupId};
@@ -51,6 +52,8 @@ pub struct Governor {
     admin_group: Option<u32>,
     /// Where the agents are written down for the next keeper.
     registry: PathBuf,
+    /// What attached workloads hold and trust.
+    live: Live,
 }
 
 impl Governor {
@@ -65,6 +68,7 @@ impl Governor {
         ca_certificate: String,
         admin_group: Option<u32>,
         registry: PathBuf,
+        live: Live,
     ) -> Result<Governor, KeeperError> {
         let slice = hierarchy.make(&format!("{instance}.slice"))?;
         kernel.govern(slice.id, &slice.directory)?;
@@ -77,6 +81,7 @@ impl Governor {
             ca_certificate,
             admin_group,
             registry,
+            live,
         })
     }
 
@@ -196,9 +201,10 @@ impl Governor {
     /// Governs a cgroup.
     ///
     /// # Errors
-    /// When it is not a cgroup, is governed already (by itself, from above or from below), the kernel refuses, or a root
-    /// process in it shares our mount namespace and `allow_degraded` is false.
-    pub fn attach(&self, path: &Path, name: Option<&str>, allow_degraded: bool) -> Answer {
+    /// When it is not a cgroup, is governed already (by itself, from above or from below), the kernel refuses, or, unless
+    /// `allow_degraded` is set, a root process in it shares our mount namespace or a socket in it cannot be fenced.
+    pub fn attach(&self, path: &Path, name: Option<&str>, options: AttachOptions) -> Answer {
+        let allow_degraded = options.allow_degraded;
         let cgroup = self.hierarchy.open(path).map_err(|error| error.to_string())?;
         let fallback = cgroup.absolute.file_name().map(|name| sanitise(&name.to_string_lossy())).unwrap_or_default();
         let name = name.unwrap_or(&fallback).to_owned();
@@ -231,13 +237,50 @@ impl Governor {
             kernel.govern(cgroup.id, &cgroup.directory).map_err(|error| error.to_string())?;
             kernel.admit(cgroup.id, cgroup.level).map_err(|error| error.to_string())?;
         }
+        // New sockets are governed from here on. Now for those that are there.
+        let report = match self.live.attach(&self.kernel, &cgroup, &agent, options) {
+            Ok(report) => report,
+            Err(why) => {
+                let mut kernel = self.kernel();
+                let _ = kernel.dismiss(cgroup.id).and_then(|()| kernel.release(cgroup.id));
+                return Err(why);
+            }
+        };
         let told = self.order(&Order::Admit(agent.clone()));
-        let value = json!({ "agent": &*agent.name, "cgroup": cgroup.path, "id": cgroup.id });
+        let mut value = json!({ "agent": &*agent.name, "cgroup": cgroup.path, "id": cgroup.id });
         let degraded = root.map(|pid| format!(", degraded: process {pid} is root in the host's mount namespace"));
-        let _ = self.order(&Order::Lifecycle(format!("attached agent {}{}", agent.name, degraded.unwrap_or_default())));
+        let message = format!("attached agent {}{}; {}", agent.name, degraded.unwrap_or_default(), report.summary());
+        let _ = self.order(&Order::Lifecycle(message));
         self.governed().insert(cgroup.id, Governed { agent, cgroup, leaf: false });
         self.register();
+        value["live"] = report.to_json();
         told.map(|_| value)
+    }
+
+    /// Looks at every attached workload again, for sockets that came into it.
+    pub fn look_again(&self) {
+        self.each_attached(|cgroup, agent| self.live.look_again(&self.kernel, cgroup, agent));
+    }
+
+    /// Looks at every attached workload again, for mount namespaces without the CA.
+    pub fn trust_again(&self) {
+        self.each_attached(|cgroup, agent| self.live.trust_again(cgroup, agent));
+    }
+
+    /// Does something about each attached workload and records what it says.
+    fn each_attached(&self, work: impl Fn(&Cgroup, &Agent) -> Vec<String>) {
+        let attached: Vec<Agent> =
+            self.governed().values().filter(|one| !one.leaf).map(|one| one.agent.clone()).collect();
+        for agent in attached {
+            let Ok(cgroup) = self.hierarchy.open(Path::new(&agent.path)) else { continue };
+            if cgroup.id != agent.cgroup {
+                continue;
+            }
+            for message in work(&cgroup, &agent) {
+                tracing::warn!(message, "An attached workload changed.");
+                let _ = self.order(&Order::Lifecycle(message));
+            }
+        }
     }
 
     /// Whether this very cgroup is an attached agent already.
@@ -258,6 +301,7 @@ impl Governor {
         }
         kernel.dismiss(cgroup.id).and_then(|()| kernel.release(cgroup.id)).map_err(|error| error.to_string())?;
         drop(kernel);
+        self.live.detach(&self.kernel, &cgroup)?;
         let name = self.governed().remove(&cgroup.id).map(|one| one.agent.name);
         self.register();
         let _ = self.order(&Order::Dismiss(cgroup.id));
@@ -323,6 +367,7 @@ impl Governor {
                 json!({
                     "agent": &*one.agent.name, "cgroup": one.cgroup.path, "uid": one.agent.uid, "learn": one.agent.learn,
                     "populated": one.cgroup.populated(), "root_process": one.cgroup.root_process(),
+                    "live": self.live.status(one.agent.cgroup),
                     "redirected": count(|why| why == 0), "refused_by_kernel": count(|why| why != 0),
                 })
             })
