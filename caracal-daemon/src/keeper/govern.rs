@@ -326,6 +326,9 @@ impl Governor {
                         let _ = self.kernel().dismiss(id);
                         continue;
                     }
+                    if !leaf {
+                        self.live.adopt(id);
+                    }
                     self.governed().insert(id, Governed { agent, cgroup, leaf });
                 }
                 _ => {

@@ -110,7 +110,7 @@ impl Kernel {
                 Some(Err(error)) => (name, chain(&error).lines().next().map(ToOwned::to_owned)),
                 None => (name, Some("missing".to_owned())),
             };
-            name::PROGRAMS.map(result).to_vec()
+            name::PROGRAMS.into_iter().chain(name::FENCE).map(result).collect()
         });
         let _ = fs::remove_dir_all(&pins);
         tried

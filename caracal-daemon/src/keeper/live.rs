@@ -69,6 +69,12 @@ impl Live {
         Ok(Live { root, seen: Mutex::default(), trust, judged: Mutex::default() })
     }
 
+    /// An earlier keeper attached this cgroup: it is looked at like one of our own.
+    pub fn adopt(&self, agent: CgroupId) {
+        self.seen().insert(agent, Seen { adopted: true, ..Seen::default() });
+        self.trust.adopt(agent.0);
+    }
+
     /// What a workload held before it was attached is listed, and destroyed or fenced.
     ///
     /// # Errors
@@ -80,18 +86,18 @@ impl Live {
         agent: &Agent,
         options: AttachOptions,
     ) -> Result<Report, String> {
+        let mut all = self.seen();
         let mut seen = Seen::default();
         let mut sweep = Sweep::new(kernel, &self.root, cgroup);
         let found = sweep.find(&mut seen).map_err(|error| error.to_string());
-        let (found, mut settled) = found
-            .and_then(|(found, settled)| match open(&found) {
-                Some(why) if !options.allow_degraded => Err(why),
-                _ => Ok((found, settled)),
-            })
-            .inspect_err(|_| {
-                let _ = unmark_all(kernel, cgroup);
-                self.lower(kernel);
-            })?;
+        let found = found.and_then(|(found, settled)| match open(&found) {
+            Some(why) if !options.allow_degraded => Err(why),
+            _ => Ok((found, settled)),
+        });
+        let (found, mut settled) = found.inspect_err(|_| {
+            let _ = unmark_all(kernel, cgroup);
+            lower(kernel, &all);
+        })?;
         let mut sockets = sweep.end(found, &mut seen);
         // What was passed around while the others were ended.
         match sweep.find(&mut seen) {
@@ -101,7 +107,9 @@ impl Live {
             }
             Err(error) => tracing::error!(%error, agent = &*agent.name, "A socket is not fenced."),
         }
-        self.seen().insert(cgroup.id, seen);
+        all.insert(cgroup.id, seen);
+        drop(all);
+        self.trust.adopt(cgroup.id.0);
         let trust = self.trust.extend(cgroup, options.trust_system, true);
         self.judged().insert(cgroup.id, trust.clone());
         Ok(Report { sockets, settled, trust })
@@ -109,19 +117,21 @@ impl Live {
 
     /// Looks once more at an attached workload. Gives what is to be recorded.
     pub fn look_again(&self, kernel: &Mutex<Kernel>, cgroup: &Cgroup, agent: &Agent) -> Vec<String> {
-        let mut seen = self.seen().remove(&cgroup.id).unwrap_or_default();
+        // Held to the end: a detach must not take the marks off while this sets them.
+        let mut all = self.seen();
+        let Some(seen) = all.get_mut(&cgroup.id) else { return Vec::new() };
         let mut sweep = Sweep::new(kernel, &self.root, cgroup);
-        let found = sweep.find(&mut seen);
-        let message = match found {
+        let message = match sweep.find(seen) {
             Ok((found, _)) => {
-                // Sockets of its own are governed by now, whatever they did before; those between others' are its business.
+                // Sockets of its own are governed, whatever they did before.
                 let came: Vec<Found> = found.into_iter().filter(|found| foreign(found.socket())).collect();
-                let sockets = sweep.end(came, &mut seen);
-                (!sockets.is_empty()).then(|| format!("came into agent {}: {}", agent.name, summary(&sockets)))
+                let sockets = sweep.end(came, seen);
+                let what = if seen.adopted { "held by adopted" } else { "came into" };
+                (!sockets.is_empty()).then(|| format!("{what} agent {}: {}", agent.name, summary(&sockets)))
             }
             Err(error) => Some(format!("a socket that came into agent {} is not fenced: {error}", agent.name)),
         };
-        self.seen().insert(cgroup.id, seen);
+        seen.adopted = false;
         message.into_iter().collect()
     }
 
@@ -133,7 +143,8 @@ impl Live {
             let mut judged = self.judged();
             let places = &mut judged.entry(cgroup.id).or_default().places;
             places.extend_from_slice(&report.places);
-            places.drain(..places.len().saturating_sub(64));
+            let over = places.len().saturating_sub(64);
+            places.drain(..over);
         }
         report.places.iter().map(|place| format!("agent {}: {place}", agent.name)).collect()
     }
@@ -141,14 +152,16 @@ impl Live {
     /// Undoes what was done for an attached workload.
     ///
     /// # Errors
-    /// When a mark cannot be taken off.
+    /// When a mark cannot be taken off, or a change for trust cannot be undone.
     pub fn detach(&self, kernel: &Mutex<Kernel>, cgroup: &Cgroup) -> Result<(), String> {
-        self.seen().remove(&cgroup.id);
+        {
+            let mut all = self.seen();
+            all.remove(&cgroup.id);
+            unmark_all(kernel, cgroup).map_err(|error| error.to_string())?;
+            lower(kernel, &all);
+        }
         self.judged().remove(&cgroup.id);
-        self.trust.withdraw(Some(cgroup.id.0))?;
-        unmark_all(kernel, cgroup).map_err(|error| error.to_string())?;
-        self.lower(kernel);
-        Ok(())
+        self.trust.withdraw(Some(cgroup.id.0))
     }
 
     /// The lines of an agent for `status`.
@@ -161,22 +174,23 @@ impl Live {
         }
     }
 
-    /// Takes the fence down when nobody needs it.
-    fn lower(&self, kernel: &Mutex<Kernel>) {
-        if self.seen().values().any(|seen| seen.marked) {
-            return;
-        }
-        if let Err(error) = kernel.lock().unwrap_or_else(PoisonError::into_inner).lower_fence() {
-            tracing::warn!(%error, "The fence stays up.");
-        }
-    }
-
     fn judged(&self) -> MutexGuard<'_, BTreeMap<CgroupId, trust::Report>> {
         self.judged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn seen(&self) -> MutexGuard<'_, BTreeMap<CgroupId, Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the fence down when nobody needs it.
+fn lower(kernel: &Mutex<Kernel>, all: &BTreeMap<CgroupId, Seen>) {
+    // What an adopted agent holds is not known until it is looked at.
+    if all.values().any(|seen| seen.marked || seen.adopted) {
+        return;
+    }
+    if let Err(error) = kernel.lock().unwrap_or_else(PoisonError::into_inner).lower_fence() {
+        tracing::warn!(%error, "The fence stays up.");
     }
 }
 

@@ -100,6 +100,8 @@ pub struct Seen {
     known: HashSet<u64>,
     /// Sockets made elsewhere were marked: the fence is needed.
     pub marked: bool,
+    /// An earlier keeper attached it, and this one has not looked yet.
+    pub adopted: bool,
     /// What the looks found, in the order of time; the latest [`Seen::MOST`].
     pub sockets: Vec<Socket>,
 }

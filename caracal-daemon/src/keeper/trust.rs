@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ use judge::Verdict;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the host's own tool may take to make its bundles anew.
 const TOOL_PATIENCE: Duration = Duration::from_secs(120);
+/// So many threads may wait for workloads' files.
+const MOST_WAITING: usize = 16;
 /// A bundle larger than this is left alone.
 const MOST_BYTES: u64 = bundle::MAX_BYTES;
 
@@ -64,6 +67,8 @@ struct Inner {
     private: PathBuf,
     written: PathBuf,
     done: Mutex<Done>,
+    /// The cgroups that are attached. Locked while files are changed: a withdrawal must not be overtaken.
+    attached: Mutex<BTreeSet<u64>>,
     /// The roots that were seen to already: cgroup, mount namespace, the root's device and inode.
     known: Mutex<BTreeSet<(u64, u64, u64, u64)>>,
 }
@@ -85,6 +90,7 @@ impl Store {
             instance: instance.to_owned(),
             private: places.keeper.join("trust"),
             done: Mutex::new(done),
+            attached: Mutex::default(),
             known: Mutex::default(),
             public,
             written,
@@ -96,6 +102,13 @@ impl Store {
             store.0.take_off(None).map_err(KeeperError::Refused)?;
         }
         Ok(store)
+    }
+
+    /// The cgroup is attached.
+    pub fn adopt(&self, cgroup: u64) {
+        // Not while a workload's files keep another thread waiting: this one must go on.
+        let store = Arc::clone(&self.0);
+        let _ = patiently(PATIENCE, move || store.attached().insert(cgroup));
     }
 
     /// Gives the workload's own namespaces the CA that have it not yet, and the host's store if `system`; judges its
@@ -121,13 +134,23 @@ impl Store {
     /// When something cannot be undone; it stays written down.
     pub fn withdraw(&self, cgroup: Option<u64>) -> Result<(), String> {
         let store = Arc::clone(&self.0);
-        patiently(TOOL_PATIENCE, move || store.take_off(cgroup).and_then(|()| store.leave_host(cgroup))).unwrap_or_else(
-            || Err("the workload's files did not answer; `caracald detach` again undoes the rest".into()),
-        )
+        patiently(TOOL_PATIENCE, move || {
+            let mut attached = store.attached();
+            match cgroup {
+                Some(cgroup) => drop(attached.remove(&cgroup)),
+                None => attached.clear(),
+            }
+            store.take_off(cgroup).and_then(|()| store.leave_host(cgroup))
+        })
+        .unwrap_or_else(|| Err("the workload's files did not answer; `caracald detach` again undoes the rest".into()))
     }
 }
 
 impl Inner {
+    fn attached(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn done(&self) -> std::sync::MutexGuard<'_, Done> {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -154,6 +177,10 @@ impl Inner {
 
     fn extend(&self, cgroup: u64, processes: &[(u32, String)], system: bool, judge: bool) -> Report {
         let mut report = Report::default();
+        let attached = self.attached();
+        if !attached.contains(&cgroup) {
+            return report;
+        }
         let host = namespace("self").unwrap_or_default();
         for (pid, comm) in processes {
             let Some(own) = namespace(&pid.to_string()).filter(|own| *own != host) else { continue };
@@ -288,13 +315,24 @@ fn namespace(pid: &str) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}/ns/mnt")).ok().map(|facts| facts.ino())
 }
 
-/// Does `work` on a thread of its own, which is left behind when it takes too long.
+/// Does `work` on a thread of its own, which is left behind when it takes too long: a workload's file system may never
+/// answer. `None`: it did not answer, or too many did not before.
 fn patiently<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    static RUNNING: AtomicUsize = AtomicUsize::new(0);
+    if RUNNING.fetch_add(1, Ordering::AcqRel) >= MOST_WAITING {
+        RUNNING.fetch_sub(1, Ordering::AcqRel);
+        return None;
+    }
     let (give, take) = std::sync::mpsc::sync_channel(1);
-    let begun = std::thread::Builder::new().name("trust".to_owned()).spawn(move || {
+    let begun = std::thread::Builder::new().name("trust-files".to_owned()).spawn(move || {
         let _ = give.send(work());
+        RUNNING.fetch_sub(1, Ordering::AcqRel);
     });
-    begun.ok().and_then(|_| take.recv_timeout(limit).ok())
+    if begun.is_err() {
+        RUNNING.fetch_sub(1, Ordering::AcqRel);
+        return None;
+    }
+    take.recv_timeout(limit).ok()
 }
 
 /// Reads a file through a descriptor that only names it.

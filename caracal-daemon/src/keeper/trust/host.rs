@@ -1,7 +1,8 @@
-//! The host's own certificate store, on the operator's word (`attach --trust-system`). Adds the local CA the way the
-//! distribution does (a file of its own and the tool that makes the bundles), or by itself where there is no such tool.
+//! The host's own certificate store, on the operator's word (`attach --trust-system`). Adds the local CA to every bundle
+//! of the host, and lays it where the distribution keeps local certificates, so that its tool keeps it when it makes the
+//! bundles anew. The tool itself is not run for that: it puts other things in order too, which no removal would undo.
 //! Keeps a copy of every bundle first. A removal gives back the same bytes where nobody changed them since; otherwise it
-//! takes out the CA and leaves the rest.
+//! has the tool make them anew, and takes out the CA where that has not.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -99,7 +100,6 @@ impl Added {
         write_down(self);
         if let Some(path) = &self.certificate {
             replace(path, format!("{ca}\n").as_bytes(), None)?;
-            self.run_tool();
         }
         for bundle in &mut self.bundles {
             let mut bytes = fs::read(&bundle.path)?;
@@ -139,6 +139,9 @@ impl Added {
             remove_links(path)?;
             if path.exists() {
                 fs::remove_file(path)?;
+            }
+            // Begun and not ended, nothing of the tool's is there yet.
+            if self.bundles.iter().zip(&untouched).any(|(bundle, untouched)| !untouched && !bundle.made.is_empty()) {
                 self.run_tool();
             }
         }
