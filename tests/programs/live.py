@@ -67,7 +67,8 @@ if inner:
     until("moved")
     socket.send_fds(near, [b"x"], [passed.fileno()])
     until("late")
-    socket.send_fds(near, [b"x"], [tcp().fileno()])
+    late = tcp()
+    socket.send_fds(near, [b"x"], [late.fileno()])
     while True:
         time.sleep(1)
 

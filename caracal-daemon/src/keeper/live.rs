@@ -71,7 +71,7 @@ impl Live {
 
     /// An earlier keeper attached this cgroup: it is looked at like one of our own.
     pub fn adopt(&self, agent: CgroupId) {
-        self.seen().insert(agent, Seen { adopted: true, ..Seen::default() });
+        self.seen().insert(agent, Seen::of_an_earlier_keeper());
         self.trust.adopt(agent.0);
     }
 

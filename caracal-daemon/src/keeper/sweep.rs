@@ -110,6 +110,12 @@ impl Seen {
     /// So many lines are kept for `status`.
     const MOST: usize = 1_024;
 
+    /// Of a cgroup that an earlier keeper attached.
+    #[must_use]
+    pub fn of_an_earlier_keeper() -> Seen {
+        Seen { adopted: true, ..Seen::default() }
+    }
+
     fn keep(&mut self, sockets: &[Socket]) {
         self.sockets.extend_from_slice(sockets);
         let over = self.sockets.len().saturating_sub(Seen::MOST);
@@ -312,7 +318,7 @@ impl<'a> Sweep<'a> {
                 let listed = namespace.map(|one| one.unix.as_slice()).unwrap_or_default();
                 let inode = held.inode;
                 let peer = listed.iter().find(|one| one.inode == inode).and_then(|one| one.peer);
-                unix(&mut socket, peer.is_some_and(|peer| now.contains(&peer)), unix_peer, pids);
+                unix(&mut socket, peer.map(|peer| now.contains(&peer)), unix_peer, pids);
             }
             family => {
                 socket.kind = family_name(family);
@@ -404,19 +410,21 @@ fn ip(
     matches!(protocol, TCP | UDP) && (connected || state == LISTEN)
 }
 
-fn unix(socket: &mut Socket, inside: bool, peer: Option<u32>, pids: &HashSet<u32>) {
+/// A unix socket. `inside`: whether its other end is held in the cgroup, if it has one; `peer`: who connected or made that.
+fn unix(socket: &mut Socket, inside: Option<bool>, peer: Option<u32>, pids: &HashSet<u32>) {
     "unix".clone_into(&mut socket.kind);
     socket.done = Done::Left;
-    let Some(pid) = peer.filter(|_| !inside) else { return };
-    "connected".clone_into(&mut socket.state);
-    if pids.contains(&pid) {
+    let stranger = peer.filter(|pid| !pids.contains(pid));
+    if inside == Some(true) || (inside.is_none() && stranger.is_none()) {
         return;
     }
-    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    "connected".clone_into(&mut socket.state);
     socket.done = Done::Uncovered;
-    socket.why = match comm.trim_end() {
-        "" => format!("to process {pid}, which is gone"),
-        comm => format!("to {comm}, process {pid}, outside the cgroup"),
+    let comm = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    socket.why = match stranger.map(|pid| (pid, comm(pid))) {
+        Some((pid, comm)) if !comm.is_empty() => format!("to {}, process {pid}, outside the cgroup", comm.trim_end()),
+        Some((pid, _)) => format!("to what process {pid} made, which is gone"),
+        None => "to a socket that nobody in the cgroup holds".to_owned(),
     };
 }
 

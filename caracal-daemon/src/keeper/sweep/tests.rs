@@ -25,13 +25,20 @@ fn line() -> Socket {
 fn a_unix_socket_to_outside_is_named_and_one_to_inside_is_not() {
     let pids = HashSet::from([7]);
     let mut socket = line();
-    unix(&mut socket, false, Some(std::process::id()), &pids);
+    unix(&mut socket, Some(false), Some(std::process::id()), &pids);
     assert_eq!(socket.done, Done::Uncovered);
     assert!(socket.why.contains(&std::process::id().to_string()), "{}", socket.why);
-    for (inside, peer) in [(true, Some(1)), (false, Some(7)), (false, None)] {
+    for (inside, peer, done) in [
+        (Some(true), Some(1), Done::Left),
+        (None, Some(7), Done::Left),
+        (None, None, Done::Left),
+        (Some(false), Some(7), Done::Uncovered),
+        (Some(false), None, Done::Uncovered),
+        (None, Some(1), Done::Uncovered),
+    ] {
         let mut socket = line();
         unix(&mut socket, inside, peer, &pids);
-        assert_eq!(socket.done, Done::Left);
+        assert_eq!(socket.done, done, "{inside:?} {peer:?}");
     }
 }
 
