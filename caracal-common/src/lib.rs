@@ -7,6 +7,7 @@
 pub mod counter;
 pub mod denial;
 pub mod flow;
+pub mod inbound;
 pub mod name;
 pub mod settings;
 

@@ -21,6 +21,15 @@ pub const DENIALS: &str = "DENIALS";
 /// Map: [`crate::counter::CounterKey`] to a count.
 pub const COUNTERS: &str = "COUNTERS";
 
+/// Map: [`crate::inbound::Inbound`] to nothing; the ports of agents that others on the host may connect to.
+pub const INBOUND: &str = "INBOUND";
+/// Map: what [`NETNS_COOKIE`] saw last.
+pub const COOKIE: &str = "COOKIE";
+
+/// Program: tells the cookie of the namespace that a socket is made in, where the kernel has no other way (before 5.14).
+/// Attached to a cgroup of the keeper's own, for a moment; not one of [`PROGRAMS`].
+pub const NETNS_COOKIE: &str = "netns_cookie";
+
 /// Every program, by its function's name.
 pub const PROGRAMS: [&str; 15] = [
     "connect4",

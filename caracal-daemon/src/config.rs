@@ -16,7 +16,7 @@ pub use budgets::{Budget, Per, Window, WindowKind};
 pub use hosts::HostPattern;
 pub(crate) use problem::position;
 pub use problem::{ConfigError, Problem};
-pub use rules::{AgentEntry, AgentPattern, AllowRule, DenyRule, Glob, PRICED_HOSTS, RuleMode, may_be_priced};
+pub use rules::{AgentEntry, AgentPattern, AllowRule, DenyRule, Glob, InboundRule, PRICED_HOSTS, RuleMode, may_be_priced};
 pub use sections::{
     Clamp, ClientCertificate, Instance, Journal, Limits, Listen, Nameserver, PolicyFiles, Prices, ProxyUrl, Require,
     SplitDns, Upstream,
@@ -73,6 +73,9 @@ pub struct Config {
     /// `[[deny]]`.
     #[serde(deserialize_with = "rules::placed_deny")]
     pub deny: Vec<DenyRule>,
+    /// `[[inbound]]`.
+    #[serde(deserialize_with = "rules::placed_inbound")]
+    pub inbound: Vec<InboundRule>,
     /// `[[budget]]`.
     #[serde(deserialize_with = "budgets::placed")]
     pub budget: Vec<Budget>,
@@ -101,6 +104,7 @@ impl Default for Config {
             agent: Vec::new(),
             allow: Vec::new(),
             deny: Vec::new(),
+            inbound: Vec::new(),
             budget: Vec::new(),
             file: PathBuf::from("caracal.toml"),
         }
@@ -143,6 +147,7 @@ impl Config {
         let places = self.allow.iter_mut().map(|rule| &mut rule.line);
         let places = places.chain(self.deny.iter_mut().map(|rule| &mut rule.line));
         let places = places.chain(self.agent.iter_mut().map(|agent| &mut agent.line));
+        let places = places.chain(self.inbound.iter_mut().map(|rule| &mut rule.line));
         for place in places.chain(self.budget.iter_mut().map(|budget| &mut budget.line)) {
             *place = position(text, *place).0;
         }
@@ -152,6 +157,7 @@ impl Config {
     fn check(&self) -> Result<(), problem::Found> {
         sections::check(self)?;
         rules::check(&self.agent, &self.allow, &self.deny)?;
+        rules::check_inbound(&self.inbound, [self.listen.tcp_port, self.listen.dns_port])?;
         budgets::check(&self.budget)
     }
 

@@ -13,6 +13,7 @@ mod foreign;
 mod getpeername;
 mod ingress;
 mod maps;
+mod netns_cookie;
 mod packet;
 mod recvmsg;
 mod refuse;

@@ -5,6 +5,7 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf};
 use caracal_common::counter::CounterKey;
 use caracal_common::flow::{Flow, Source};
+use caracal_common::inbound::{Inbound, MAX_INBOUND};
 use caracal_common::settings::{
     AgentEntry, DENIAL_RING_BYTES, Foreign, Lease, MAX_AGENTS, MAX_COUNTERS, MAX_FLOWS, MAX_NAMESPACES, Settings,
 };
@@ -20,6 +21,11 @@ pub static LEASE: Array<Lease> = Array::pinned(1, MMAPABLE);
 pub static AGENTS: HashMap<u64, AgentEntry> = HashMap::pinned(MAX_AGENTS, 0);
 #[map]
 pub static NAMESPACES: HashMap<u64, u8> = HashMap::pinned(MAX_NAMESPACES, 0);
+#[map]
+pub static INBOUND: HashMap<Inbound, u8> = HashMap::pinned(MAX_INBOUND, 0);
+/// Not pinned: read by the keeper that attached `netns_cookie` a moment ago.
+#[map]
+pub static COOKIE: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub static SOURCES: HashMap<Source, Flow> = HashMap::pinned(MAX_FLOWS, 0);
 /// Datagram sockets have no closing state to hook: the oldest entry makes room. Losing one refuses a lookup, no more.

@@ -6,6 +6,7 @@ mod deputies;
 mod facts;
 mod live;
 mod sockets;
+mod vectors;
 
 use serde_json::{Map, json};
 use support::daemon::{Cgroup, Daemon};

@@ -2,6 +2,7 @@
 //! cannot keep records does not start.
 
 use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::journal::{self, Journal};
 use crate::keeper::Signer;
 use crate::keeper::order::{Answer, EventsQuery};
 use crate::keeper::signing::RemoteSigner;
+use crate::keeper::sockets::Sockets;
 use crate::ledger::{self, Ledger, RunOptions, SqliteStore, StateDir};
 use crate::meter::{Meter, PriceBook};
 use crate::policy::Engine;
@@ -51,7 +53,8 @@ pub(super) struct Stages {
 pub(super) async fn build(
     args: &DataPathArgs,
     config: Config,
-    signing: std::os::unix::net::UnixStream,
+    signing: UnixStream,
+    doors: UnixStream,
     telemetry: &Arc<Telemetry>,
 ) -> anyhow::Result<(Arc<Stack>, Stages)> {
     let clock = Clock::system();
@@ -94,7 +97,8 @@ pub(super) async fn build(
     let meter = Arc::new(Meter::new(book, []).with_body_limit(config.limits.pricing_body_bytes));
     let budgets = Arc::new(Budgets::new(specs(&config), clock.clone(), recovery.totals)?);
     let resolver = Arc::new(resolver(&config)?);
-    let dialer = Arc::new(Dialer::new(upstream(&config)?, Arc::clone(&resolver))?);
+    let settings = Settings { sockets: Some(Sockets::new(doors)?), ..upstream(&config)? };
+    let dialer = Arc::new(Dialer::new(settings, Arc::clone(&resolver))?);
     let stack = Stack::new(Parts {
         clock: clock.clone(),
         policy: Arc::clone(&policy),
@@ -249,6 +253,7 @@ fn upstream(config: &Config) -> anyhow::Result<Settings> {
         roots,
         client_certificates,
         proxy,
+        sockets: None,
         connect_timeout: Some(Duration::from_millis(upstream.connect_timeout_ms)),
         handshake_timeout: Some(Duration::from_millis(upstream.tls_timeout_ms)),
     })

@@ -19,27 +19,27 @@ const MAP_DELETE_ELEM: libc::c_int = 3;
 pub struct Flows {
     connections: OwnedFd,
     queries: OwnedFd,
-    netns: u64,
 }
 
 impl Flows {
-    /// Over the descriptors of the two maps; `netns` is the namespace of the listeners.
+    /// Over the descriptors of the two maps.
     #[must_use]
-    pub fn new(connections: OwnedFd, queries: OwnedFd, netns: u64) -> Flows {
-        Flows { connections, queries, netns }
+    pub fn new(connections: OwnedFd, queries: OwnedFd) -> Flows {
+        Flows { connections, queries }
     }
 
-    /// The flow of a connection that `peer` made to our listener.
+    /// The flow of a connection that `peer` made to our listener in the namespace with this cookie. The same source
+    /// address may be in use in every namespace at once.
     #[must_use]
-    pub fn connection(&self, peer: SocketAddr) -> Option<Flow> {
-        lookup(&self.connections, &self.source(peer)).ok()
+    pub fn connection(&self, netns: u64, peer: SocketAddr) -> Option<Flow> {
+        lookup(&self.connections, &source(netns, peer)).ok()
     }
 
     /// The same, for the listener that accepts each connection once: the entry is taken out, so that what an agent holds
     /// open or half closed fills no map that all agents share.
     #[must_use]
-    pub fn take_connection(&self, peer: SocketAddr) -> Option<Flow> {
-        let source = self.source(peer);
+    pub fn take_connection(&self, netns: u64, peer: SocketAddr) -> Option<Flow> {
+        let source = source(netns, peer);
         let flow = lookup(&self.connections, &source).ok()?;
         remove(&self.connections, &source);
         Some(flow)
@@ -47,13 +47,13 @@ impl Flows {
 
     /// The flow of a DNS query that came from `peer`; a TCP query is a connection.
     #[must_use]
-    pub fn query(&self, peer: SocketAddr) -> Option<Flow> {
-        lookup(&self.queries, &self.source(peer)).ok()
+    pub fn query(&self, netns: u64, peer: SocketAddr) -> Option<Flow> {
+        lookup(&self.queries, &source(netns, peer)).ok()
     }
+}
 
-    fn source(&self, peer: SocketAddr) -> Source {
-        Source { netns: self.netns, addr: mapped(peer.ip()), port: peer.port(), pad: [0; 6] }
-    }
+fn source(netns: u64, peer: SocketAddr) -> Source {
+    Source { netns, addr: mapped(peer.ip()), port: peer.port(), pad: [0; 6] }
 }
 
 /// The address that the caller asked for. An IPv4-mapped one is given as IPv4.

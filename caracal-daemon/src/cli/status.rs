@@ -81,6 +81,9 @@ fn print(status: &Value) {
             );
         }
     }
+    if let Some(why) = status["namespaces"]["why"].as_str() {
+        println!("network namespaces refused: {}, the last because {why}", text(&status["namespaces"]["refused"]));
+    }
     for process in path["untrusting"].as_array().map(Vec::as_slice).unwrap_or_default() {
         println!(
             "does not trust the local CA: {} (process {}, agent {}): start it with `caracald run`, or restart it with the CA's variables",

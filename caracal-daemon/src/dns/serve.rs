@@ -25,8 +25,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// A UDP query longer than this is not read whole and so is malformed.
 const MOST_DATAGRAM: usize = 4_097;
 
-/// Tells whose socket an address is. A port of TCP and the same port of UDP may be two agents'.
-pub type Who = dyn Fn(SocketAddr, Transport) -> Option<Arc<Agent>> + Send + Sync;
+/// Tells whose socket an address is in the namespace with this cookie. A port of TCP and the same port of UDP may be two
+/// agents'.
+pub type Who = dyn Fn(u64, SocketAddr, Transport) -> Option<Arc<Agent>> + Send + Sync;
 /// Is told of a decision: agent, name, decision.
 pub type Decided = dyn Fn(&Arc<Agent>, &str, &Decision) + Send + Sync;
 
@@ -40,6 +41,24 @@ pub struct Desk {
     pub who: Box<Who>,
     /// Told of each decision: agent, name, decision.
     pub decided: Box<Decided>,
+    /// Bounds what is in work at once, in all namespaces together.
+    pub places: Places,
+}
+
+/// Places for queries over UDP and for connections over TCP.
+#[derive(Debug)]
+pub struct Places {
+    queries: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        Places {
+            queries: Arc::new(Semaphore::new(MOST_QUERIES)),
+            connections: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+        }
+    }
 }
 
 impl std::fmt::Debug for Desk {
@@ -49,8 +68,8 @@ impl std::fmt::Debug for Desk {
 }
 
 impl Desk {
-    async fn answer(&self, query: &[u8], from: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
-        let Some(agent) = (self.who)(from, transport) else {
+    async fn answer(&self, query: &[u8], netns: u64, from: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
+        let Some(agent) = (self.who)(netns, from, transport) else {
             return answer::refused(query);
         };
         let policy = self.policy.current();
@@ -62,13 +81,11 @@ impl Desk {
     }
 }
 
-/// Answers datagrams until the socket fails.
+/// Answers datagrams until the socket fails; `netns` is the cookie of its namespace.
 ///
 /// # Errors
 /// The socket's error.
-pub async fn udp(socket: UdpSocket, desk: Arc<Desk>) -> std::io::Result<()> {
-    let socket = Arc::new(socket);
-    let permits = Arc::new(Semaphore::new(MOST_QUERIES));
+pub async fn udp(socket: Arc<UdpSocket>, netns: u64, desk: Arc<Desk>) -> std::io::Result<()> {
     let mut buffer = vec![0_u8; MOST_DATAGRAM];
     loop {
         let (length, from) = match socket.recv_from(&mut buffer).await {
@@ -78,13 +95,13 @@ pub async fn udp(socket: UdpSocket, desk: Arc<Desk>) -> std::io::Result<()> {
             Err(error) => return Err(error),
         };
         let query = buffer.get(..length).unwrap_or_default().to_vec();
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
+        let Ok(permit) = desk.places.queries.clone().try_acquire_owned() else {
             if let Some(bytes) = answer::refused(&query) {
                 socket.try_send_to(&bytes, from).ok();
             }
             continue;
         };
-        tokio::spawn(one_datagram(socket.clone(), desk.clone(), query, from, permit));
+        tokio::spawn(one_datagram(socket.clone(), desk.clone(), query, (netns, from), permit));
     }
 }
 
@@ -92,18 +109,17 @@ async fn one_datagram(
     socket: Arc<UdpSocket>,
     desk: Arc<Desk>,
     query: Vec<u8>,
-    from: SocketAddr,
+    (netns, from): (u64, SocketAddr),
     permit: OwnedSemaphorePermit,
 ) {
-    if let Some(bytes) = desk.answer(&query, from, Transport::Udp).await {
+    if let Some(bytes) = desk.answer(&query, netns, from, Transport::Udp).await {
         socket.send_to(&bytes, from).await.ok();
     }
     drop(permit);
 }
 
-/// Answers connections.
-pub async fn tcp(listener: TcpListener, desk: Arc<Desk>) {
-    let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+/// Answers connections; `netns` is the cookie of the listener's namespace.
+pub async fn tcp(listener: TcpListener, netns: u64, desk: Arc<Desk>) {
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -115,20 +131,20 @@ pub async fn tcp(listener: TcpListener, desk: Arc<Desk>) {
             }
         };
         // Without a permit the connection is closed at once: the asker tries again or goes without.
-        let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
+        let Ok(permit) = desk.places.connections.clone().try_acquire_owned() else { continue };
         let desk = desk.clone();
         tokio::spawn(async move {
-            one_connection(stream, from, &desk).await;
+            one_connection(stream, netns, from, &desk).await;
             drop(permit);
         });
     }
 }
 
 /// Messages with a length of two bytes before each (RFC 1035 4.2.2).
-async fn one_connection(mut stream: TcpStream, from: SocketAddr, desk: &Desk) {
+async fn one_connection(mut stream: TcpStream, netns: u64, from: SocketAddr, desk: &Desk) {
     for _ in 0..MOST_ON_ONE {
         let Ok(Ok(query)) = tokio::time::timeout(IDLE, read_message(&mut stream)).await else { return };
-        let Some(bytes) = desk.answer(&query, from, Transport::Tcp).await else { return };
+        let Some(bytes) = desk.answer(&query, netns, from, Transport::Tcp).await else { return };
         let Ok(length) = u16::try_from(bytes.len()) else { return };
         let mut framed = Vec::with_capacity(bytes.len() + 2);
         framed.extend_from_slice(&length.to_be_bytes());

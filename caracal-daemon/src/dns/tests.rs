@@ -179,8 +179,8 @@ async fn the_loops_answer_agents_and_refuse_strangers() {
     let desk = Arc::new(Desk {
         policy: stages.policy.clone(),
         resolver: Arc::new(resolver()),
-        who: Box::new(move |from, _| {
-            (from == known_address || from.port() == 0 || from.ip() == IpAddr::from([127, 0, 0, 2])).then(|| {
+        who: Box::new(move |netns, from, _| {
+            (from == known_address || from.port() == 0 || from.ip() == IpAddr::from([127, 0, 0, 2])).then_some(()).filter(|()| netns == 1).map(|()| {
                 Arc::new(Agent {
                     name: Arc::from("rich"),
                     cgroup: CgroupId(1),
@@ -191,13 +191,14 @@ async fn the_loops_answer_agents_and_refuse_strangers() {
             })
         }),
         decided: Box::new(move |_, host, _| log.lock().expect("lock").push(host.to_owned())),
+        places: serve::Places::default(),
     });
     let udp = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
     let udp_address = udp.local_addr().expect("address");
-    tokio::spawn(serve::udp(udp, desk.clone()));
+    tokio::spawn(serve::udp(Arc::new(udp), 1, desk.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
     let tcp_address = listener.local_addr().expect("address");
-    tokio::spawn(serve::tcp(listener, desk));
+    tokio::spawn(serve::tcp(listener, 1, desk));
     let mut buffer = [0; 1_500];
     known.send_to(&query("a.test.", RecordType::A), udp_address).await.expect("sent");
     let (length, _) = known.recv_from(&mut buffer).await.expect("answer");

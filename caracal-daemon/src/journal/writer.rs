@@ -76,8 +76,7 @@ struct Pending {
 #[derive(Debug)]
 struct Writer {
     dir: PathBuf,
-    // Held for its lock.
-    _lock: File,
+    _lock: Lock,
     options: Options,
     tail: Arc<Tail>,
     room: Arc<Semaphore>,
@@ -182,14 +181,26 @@ fn open(
     Ok((writer, recovered))
 }
 
+/// The journal's lock, let go when dropped. Closing alone is not enough: a child that was forked a moment ago and has
+/// not become its program yet holds the same lock.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // It can fail only for a descriptor that is no file.
+        let _ = self.0.unlock();
+    }
+}
+
 /// Two writers would fork the chain.
-fn lock(dir: &Path) -> Result<File, JournalError> {
+fn lock(dir: &Path) -> Result<Lock, JournalError> {
     let path = dir.join("lock");
     let fail = |why: String| JournalError::Unavailable(format!("{}: {why}", path.display()));
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(|error| fail(error.to_string()))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(_) => Err(fail("another caracald writes this journal; stop it first".into())),
     }
 }

@@ -1,21 +1,28 @@
 //! What is governed: the slice that `run` starts agents in, and every attached cgroup. Changes the kernel's maps, tells
 //! the data path, and cleans up when an agent is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use caracal_common::counter::CounterKey;
+use caracal_common::denial::Hook;
+use caracal_common::inbound::Inbound;
 use serde_json::{Value, json};
 
 use super::KeeperError;
-use super::cgroup::{Cgroup, Hierarchy, within};
+use super::cgroup::{self, Cgroup, Hierarchy, within};
 use super::control::{AttachOptions, Caller};
+use super::cookie;
 use super::kernel::Kernel;
 use super::live::Live;
+use super::namespaces::Namespaces;
 use super::order::{Answer, Order, Orders};
 use super::serve::{Registry, load, save};
 use crate::agent::{Agent, CgroupId};
+use crate::config::{Config, InboundRule};
 
 /// A governed cgroup and the agent that it is.
 #[derive(Debug)]
@@ -54,6 +61,11 @@ pub struct Governor {
     registry: PathBuf,
     /// What attached workloads hold and trust.
     live: Live,
+    instance: String,
+    /// The configuration file, read again when asked.
+    config: PathBuf,
+    namespaces: Namespaces,
+    inbound: Mutex<Vec<InboundRule>>,
 }
 
 impl Governor {
@@ -69,6 +81,8 @@ impl Governor {
         admin_group: Option<u32>,
         registry: PathBuf,
         live: Live,
+        config: PathBuf,
+        namespaces: Namespaces,
     ) -> Result<Governor, KeeperError> {
         let slice = hierarchy.make(&format!("{instance}.slice"))?;
         kernel.govern(slice.id, &slice.directory)?;
@@ -82,6 +96,10 @@ impl Governor {
             admin_group,
             registry,
             live,
+            instance: instance.to_owned(),
+            config,
+            namespaces,
+            inbound: Mutex::default(),
         })
     }
 
@@ -99,6 +117,13 @@ impl Governor {
                 tracing::warn!(%why, "Cannot tell the data path about an agent.");
             }
         }
+        self.namespaces.hand_over(self, &orders);
+    }
+
+    /// The road to the data path, while there is one.
+    #[must_use]
+    pub fn orders(&self) -> Option<Arc<Orders>> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Gives the data path an order.
@@ -106,8 +131,7 @@ impl Governor {
     /// # Errors
     /// When it is gone, hangs, or says no.
     pub fn order(&self, order: &Order) -> Answer {
-        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match orders {
+        match self.orders() {
             Some(orders) => orders.give(order),
             None => Err("the data path is not running; the door is shut. See the daemon's log".to_owned()),
         }
@@ -126,6 +150,64 @@ impl Governor {
     pub fn governs(&self, pid: u32) -> io::Result<bool> {
         let path = self.hierarchy.of_process(pid)?;
         Ok(within(&path, &self.slice.path) || self.governed().values().any(|one| within(&path, &one.cgroup.path)))
+    }
+
+    /// The network namespaces that are served.
+    #[must_use]
+    pub fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+
+    /// The cookie of a network namespace.
+    ///
+    /// # Errors
+    /// When the kernel does not tell it.
+    pub fn cookie(&self, door: &File) -> Result<u64, KeeperError> {
+        cookie::of(&mut self.kernel(), &self.hierarchy, &self.instance, door)
+    }
+
+    /// Every process that is in an agent's cgroup or below it.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        let paths: Vec<PathBuf> = self.governed().values().map(|one| one.cgroup.absolute.clone()).collect();
+        paths.iter().flat_map(|path| cgroup::processes_below(path)).collect()
+    }
+
+    /// The agent that a thread belongs to.
+    #[must_use]
+    pub fn agent_of(&self, process: u32, thread: u32) -> Option<CgroupId> {
+        let path = self.hierarchy.of_thread(process, thread).ok()?;
+        self.governed().iter().find(|(_, one)| within(&path, &one.cgroup.path)).map(|(id, _)| *id)
+    }
+
+    /// These are the rules about inbound connections from now on.
+    pub fn set_inbound(&self, rules: &[InboundRule]) {
+        rules.clone_into(&mut self.inbound.lock().unwrap_or_else(PoisonError::into_inner));
+        self.open_inbound();
+    }
+
+    /// Opens the ports that the rules name for the agents that there are, and closes all others.
+    fn open_inbound(&self) {
+        let rules = self.inbound.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wanted = BTreeSet::new();
+        for (id, one) in self.governed().iter() {
+            let of_agent = rules.iter().filter(|rule| rule.allows(&one.agent.name));
+            wanted.extend(of_agent.flat_map(|rule| &rule.ports).map(|port| Inbound { agent: id.0, port: *port, pad: [0; 6] }));
+        }
+        if let Err(error) = self.kernel().set_inbound(&wanted) {
+            tracing::error!(%error, "Not every inbound rule is in force.");
+        }
+    }
+
+    /// Reads the configuration's rules again: the data path its policy, then the keeper what the kernel enforces.
+    ///
+    /// # Errors
+    /// When either says no; what it had stays in force.
+    pub fn reload(&self) -> Answer {
+        let answer = self.order(&Order::Reload)?;
+        let config = Config::load(&self.config).map_err(|error| error.to_string())?;
+        self.set_inbound(&config.inbound);
+        Ok(answer)
     }
 
     /// Whether a process is of the admin group.
@@ -163,6 +245,9 @@ impl Governor {
         }
         self.governed().insert(leaf.id, Governed { agent: agent.clone(), cgroup: leaf, leaf: true });
         self.register();
+        self.open_inbound();
+        // `run` may have been called in another network namespace than ours.
+        self.namespaces.look(Some(pid));
         Ok(Started { agent })
     }
 
@@ -186,6 +271,7 @@ impl Governor {
         governed.remove(&id);
         drop(governed);
         self.register();
+        self.open_inbound();
         if let Err(error) = self.kernel().dismiss(id) {
             tracing::warn!(%error, "Cannot dismiss an agent.");
         }
@@ -253,6 +339,8 @@ impl Governor {
         let _ = self.order(&Order::Lifecycle(message));
         self.governed().insert(cgroup.id, Governed { agent, cgroup, leaf: false });
         self.register();
+        self.open_inbound();
+        self.namespaces.look(None);
         value["live"] = report.to_json();
         told.map(|_| value)
     }
@@ -304,6 +392,7 @@ impl Governor {
         self.live.detach(&self.kernel, &cgroup)?;
         let name = self.governed().remove(&cgroup.id).map(|one| one.agent.name);
         self.register();
+        self.open_inbound();
         let _ = self.order(&Order::Dismiss(cgroup.id));
         let _ = self.order(&Order::Lifecycle(format!("released agent {}", name.as_deref().unwrap_or("?"))));
         Ok(json!({ "cgroup": cgroup.path }))
@@ -336,6 +425,7 @@ impl Governor {
                 }
             }
         }
+        self.open_inbound();
     }
 
     /// Writes every agent into the registry, which the next keeper adopts from: at once, so that a keeper killed at any
@@ -364,14 +454,17 @@ impl Governor {
             .values()
             .filter(|one| own.is_none_or(|uid| one.agent.uid == uid))
             .map(|one| {
-                let count = |wanted: fn(u32) -> bool| -> u64 {
-                    counters.iter().filter(|(key, _)| key.agent == one.agent.cgroup.0 && wanted(key.why)).map(|(_, count)| count).sum()
+                let of_agent = || counters.iter().filter(|(key, _)| key.agent == one.agent.cgroup.0);
+                let count = |wanted: fn(&CounterKey) -> bool| -> u64 {
+                    of_agent().filter(|(key, _)| wanted(key)).map(|(_, count)| count).sum()
                 };
                 json!({
                     "agent": &*one.agent.name, "cgroup": one.cgroup.path, "uid": one.agent.uid, "learn": one.agent.learn,
                     "populated": one.cgroup.populated(), "root_process": one.cgroup.root_process(),
                     "live": self.live.status(one.agent.cgroup),
-                    "redirected": count(|why| why == 0), "refused_by_kernel": count(|why| why != 0),
+                    "redirected": count(|key| key.why == 0 && key.hook != Hook::Ingress as u32),
+                    "inbound": count(|key| key.why == 0 && key.hook == Hook::Ingress as u32),
+                    "refused_by_kernel": count(|key| key.why != 0),
                 })
             })
             .collect();
@@ -382,6 +475,7 @@ impl Governor {
             "slice": self.slice.path,
             "level": "network",
             "agents": agents,
+            "namespaces": self.namespaces.status(),
             "data_path": data_path.unwrap_or_else(|why| json!({ "error": why })),
         }))
     }

@@ -21,8 +21,6 @@ const PIDFD_THREAD: libc::c_long = libc::O_EXCL as libc::c_long;
 const KCMP_FILES: libc::c_long = 2;
 /// `SIOCGSKNS` of linux/sockios.h.
 const SIOCGSKNS: libc::c_ulong = 0x894c;
-/// `SO_NETNS_COOKIE` (Linux 5.14).
-const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// A table of descriptors: a process, or a thread with one of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,7 +182,7 @@ pub struct Nature {
     pub protocol: i32,
     /// `SO_COOKIE`.
     pub cookie: u64,
-    /// The cookie of its network namespace.
+    /// Its network namespace, as its file's inode: cookies can be asked for from Linux 5.14 on only.
     pub namespace: u64,
 }
 
@@ -199,7 +197,7 @@ impl Nature {
             kind: option(socket, libc::SO_TYPE)?,
             protocol: option(socket, libc::SO_PROTOCOL)?,
             cookie: option(socket, libc::SO_COOKIE)?,
-            namespace: option(socket, SO_NETNS_COOKIE)?,
+            namespace: nix::sys::stat::fstat(namespace_of(socket)?)?.st_ino,
         })
     }
 }
@@ -265,7 +263,8 @@ mod tests {
         let nature = Nature::of(copy.as_fd()).unwrap();
         assert_eq!(nature, Nature::of(socket.as_fd()).unwrap());
         assert_eq!((nature.family, nature.protocol), (libc::AF_INET, libc::IPPROTO_UDP));
-        assert_eq!(nature.namespace, super::super::listeners::netns_cookie().unwrap());
+        let own = std::os::unix::fs::MetadataExt::ino(&fs::metadata("/proc/self/ns/net").unwrap());
+        assert_eq!(nature.namespace, own);
         let gone = Held { fd: 999_999, ..held.clone() };
         assert!(gone.copy().unwrap().is_none());
     }

@@ -4,7 +4,7 @@
 //! Layout below the pin directory: `maps/NAME`, and `links/CGROUP_ID/PROGRAM` for each governed directory. A pin is
 //! named by the cgroup's id, so that a directory removed and made again is seen to be another one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +15,7 @@ use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, Pod};
 use caracal_common::counter::CounterKey;
 use caracal_common::flow::Flow;
+use caracal_common::inbound::Inbound;
 use caracal_common::settings::{AgentEntry, Foreign, Lease, Settings};
 use caracal_common::{ABI_VERSION, name};
 
@@ -42,6 +43,8 @@ unsafe impl Pod for Shared<CounterKey> {}
 unsafe impl Pod for Shared<Foreign> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<Flow> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Inbound> {}
 
 /// The loaded programs, their maps, and every link. Holding the links is the second guard beside the pins.
 pub struct Kernel {
@@ -88,11 +91,13 @@ impl Kernel {
             ))
         })?;
         let has_set_retval = u32::from(kernel_at_least(5, 18));
+        let has_current_task = u32::from(kernel_at_least(6, 1));
         EbpfLoader::new()
             .default_map_pin_directory(&maps)
             .map_pin_path(name::SOCKETS, maps.join(name::SOCKETS))
             .map_pin_path(name::FOREIGN, maps.join(name::FOREIGN))
             .override_global("HAS_SET_RETVAL", &has_set_retval, true)
+            .override_global("HAS_CURRENT_TASK", &has_current_task, true)
             .load(OBJECT)
             .map_err(|error| kernel(format!("the programs do not load: {}", chain(&error))))
     }
@@ -272,6 +277,73 @@ impl Kernel {
 
     fn marks(&mut self) -> Result<SkStorage<&mut MapData, Shared<Foreign>>, KeeperError> {
         self.map(name::FOREIGN)?.try_into().map_err(|error| kernel(chain(&error)))
+    }
+
+    /// Says that the namespace with this cookie has our listeners no longer.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn withdraw_namespace(&mut self, cookie: u64) -> Result<(), KeeperError> {
+        let map = self.map(name::NAMESPACES)?;
+        let mut map: HashMap<_, u64, u8> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        match map.remove(&cookie) {
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(kernel(format!("cannot withdraw a namespace: {}", chain(&error)))),
+        }
+    }
+
+    /// Says that the namespace with this cookie has our listeners, and no other.
+    ///
+    /// # Errors
+    /// When the map cannot be read or written.
+    pub fn keep_namespace(&mut self, cookie: u64) -> Result<(), KeeperError> {
+        let map = self.map(name::NAMESPACES)?;
+        let map: HashMap<_, u64, u8> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let others: Vec<u64> = map.keys().filter_map(Result::ok).filter(|other| *other != cookie).collect();
+        others.into_iter().try_for_each(|other| self.withdraw_namespace(other))?;
+        self.admit_namespace(cookie)
+    }
+
+    /// Makes these the ports that others may connect to, and no others.
+    ///
+    /// # Errors
+    /// When they are more than the map takes; those that fit are open then.
+    pub fn set_inbound(&mut self, wanted: &BTreeSet<Inbound>) -> Result<(), KeeperError> {
+        let map = self.map(name::INBOUND)?;
+        let mut map: HashMap<_, Shared<Inbound>, u8> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let there: BTreeSet<Inbound> = map.keys().filter_map(Result::ok).map(|key| key.0).collect();
+        for gone in there.difference(wanted) {
+            map.remove(&Shared(*gone)).map_err(|error| kernel(chain(&error)))?;
+        }
+        for fresh in wanted.difference(&there) {
+            map.insert(Shared(*fresh), 1, 0)
+                .map_err(|error| kernel(format!("cannot open another inbound port: {}", chain(&error))))?;
+        }
+        Ok(())
+    }
+
+    /// The program that tells cookies, loaded.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn cookie_program(&mut self) -> Result<BorrowedFd<'_>, KeeperError> {
+        let program = self.ebpf.program_mut(name::NETNS_COOKIE).ok_or_else(|| kernel("a program is missing".to_owned()))?;
+        if program.fd().is_err() {
+            load(program).map_err(|error| kernel(chain(&error)))?;
+        }
+        self.program(name::NETNS_COOKIE).map_err(|error| kernel(error.to_string()))
+    }
+
+    /// What that program saw last, 0 if nothing; forgotten from now on.
+    ///
+    /// # Errors
+    /// When the map cannot be read or written.
+    pub fn take_cookie(&mut self) -> Result<u64, KeeperError> {
+        let map = self.map(name::COOKIE)?;
+        let mut map: Array<_, u64> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let cookie = map.get(&0, 0).map_err(|error| kernel(chain(&error)))?;
+        map.set(0, 0, 0).map_err(|error| kernel(chain(&error)))?;
+        Ok(cookie)
     }
 
     /// Ends the lease now: every program denies until the data path has proved itself again.
@@ -489,10 +561,11 @@ mod tests {
     /// Needs root, bpffs and cgroup v2: it fails without them.
     #[test]
     fn a_governed_cgroup_is_shut_without_a_lease_and_stays_shut_by_its_pins() {
-        let pins = Kernel::pin_directory("unit-test");
-        let _ = fs::remove_dir_all(&pins);
+        // Names of this run alone: two checkouts may be tried at once.
+        let name = format!("unit-test-{}", std::process::id());
+        let pins = Kernel::pin_directory(&name);
         let hierarchy = Hierarchy::find().expect("a cgroup v2 mount");
-        let cgroup = hierarchy.make("caracal-unit-test").expect("a cgroup");
+        let cgroup = hierarchy.make(&format!("caracal-{name}")).expect("a cgroup");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
         let port = listener.local_addr().expect("an address").port();
         let connect = format!("exec 3<>/dev/tcp/127.0.0.1/{port}");

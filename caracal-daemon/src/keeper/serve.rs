@@ -20,14 +20,16 @@ use nix::sys::signal::{SigSet, Signal};
 use super::cgroup::Hierarchy;
 use super::child::{self, Inherited};
 use super::control::{self, AttachOptions};
+use super::cookie;
 use super::govern::Governor;
 use super::kernel::Kernel;
 use super::keys::Keys;
-use super::listeners::{self, Listeners};
+use super::listeners::Listeners;
 use super::live::Live;
+use super::namespaces::Namespaces;
 use super::order::{Order, Orders};
 use super::refusals;
-use super::{KeeperError, Signer, signing};
+use super::{KeeperError, Signer, namespaces, signing, sockets};
 use crate::agent::Agent;
 use crate::clock::{Clock, monotonic_ns};
 use crate::config::{Config, Require};
@@ -110,13 +112,13 @@ pub fn serve(
     let keys = Arc::new(Keys::open(&places.keeper, &host_id, Clock::system())?);
     let hierarchy = Hierarchy::find()?;
     mount_bpffs()?;
-    let netns = listeners::netns_cookie()
-        .map_err(|error| KeeperError::Kernel(format!("the kernel gives no namespace cookie (Linux 5.14): {error}")))?;
     // Before the programs: a taken port must not leave anything behind.
     let sockets = Listeners::open(config.listen.tcp_port, config.listen.dns_port)?;
     let settings = Settings { abi: ABI_VERSION, tcp_port: config.listen.tcp_port, dns_port: config.listen.dns_port };
     let mut kernel = Kernel::load(&Kernel::pin_directory(config.instance.as_str()), settings)?;
-    kernel.admit_namespace(netns)?;
+    let netns = cookie::of_own(&mut kernel, &hierarchy, config.instance.as_str())?;
+    // What an earlier keeper served has no listener now.
+    kernel.keep_namespace(netns)?;
     let denials = kernel.take_denials()?;
     let maps = [name::LEASE, name::SOURCES, name::RESOLVING].map(|name| kernel.map_descriptor(name));
     let [lease, sources, resolving] = maps;
@@ -124,10 +126,25 @@ pub fn serve(
     let group = admin_group(config)?;
     let certificate = keys.ca_certificate().to_owned();
     let live = Live::new(&hierarchy, &places, config.instance.as_str(), &certificate)?;
-    let governor =
-        Governor::new(hierarchy, config.instance.as_str(), kernel, certificate, group, places.registry(), live);
-    let governor = Arc::new(governor?);
+    let (namespaces, hints) = Namespaces::new(config.listen.tcp_port, config.listen.dns_port)
+        .map_err(|error| KeeperError::Kernel(error.to_string()))?;
+    let governor = Arc::new(Governor::new(
+        hierarchy,
+        config.instance.as_str(),
+        kernel,
+        certificate,
+        group,
+        places.registry(),
+        live,
+        config.file.clone(),
+        namespaces,
+    )?);
+    governor.set_inbound(&config.inbound);
     governor.adopt();
+    thread("namespaces", {
+        let governor = Arc::clone(&governor);
+        move || namespaces::follow(&governor, &hints)
+    })?;
     let listener = control::listen(&places.control)
         .map_err(|error| KeeperError::Listen(format!("cannot listen on {}: {error}", places.control.display())))?;
     thread("control-accept", {
@@ -248,11 +265,12 @@ impl Keeper<'_> {
     }
 
     fn start(&self) -> Result<Child, KeeperError> {
-        let (child, signing_end, orders_end) =
-            child::start(self.config, self.host_id, self.netns, self.user, self.inherited)?;
+        let (child, roads) = child::start(self.config, self.host_id, self.netns, self.user, self.inherited)?;
         let keys: Arc<dyn Signer> = Arc::clone(self.keys) as Arc<dyn Signer>;
-        thread("signing", move || signing::serve(signing_end, &keys))?;
-        let orders = Orders::new(orders_end).map_err(|error| KeeperError::Gone(error.to_string()))?;
+        thread("signing", move || signing::serve(roads.signing, &keys))?;
+        let governor = Arc::clone(self.governor);
+        thread("sockets", move || sockets::serve(roads.doors, &governor))?;
+        let orders = Orders::new(roads.orders).map_err(|error| KeeperError::Gone(error.to_string()))?;
         self.governor.set_orders(Some(Arc::new(orders)));
         Ok(child)
     }
@@ -297,7 +315,7 @@ impl Keeper<'_> {
     fn watch(&self, signals: &SigSet, child: &mut Child) -> Result<bool, KeeperError> {
         loop {
             match signals.wait() {
-                Ok(Signal::SIGHUP) => match self.governor.order(&Order::Reload) {
+                Ok(Signal::SIGHUP) => match self.governor.reload() {
                     Ok(_) => tracing::info!("The policy is reloaded."),
                     Err(why) => tracing::error!(%why, "The policy is not reloaded; the last good one stays."),
                 },
@@ -353,7 +371,7 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Keeper
 /// system's does, or one agent's connections stop all.
 fn raise_descriptors(connections: usize) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(4_096);
+    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(16_384);
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let raised = setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard.max(wanted))
         .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
