@@ -10,10 +10,12 @@ pub mod cookie;
 pub mod flows;
 pub mod frame;
 pub mod govern;
+pub mod held;
 pub mod kernel;
 pub mod keys;
 pub mod ledger_key;
 pub mod listeners;
+pub mod live;
 pub mod namespaces;
 pub mod order;
 pub mod refusals;
@@ -21,7 +23,10 @@ pub mod release;
 pub mod sandbox;
 pub mod serve;
 pub mod signing;
+pub mod sock_diag;
 pub mod sockets;
+pub mod sweep;
+pub mod trust;
 
 /// What the data path asks of the keys that the keeper holds. Calls block.
 pub trait Signer: Send + Sync + std::fmt::Debug + 'static {

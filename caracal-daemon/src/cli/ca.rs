@@ -13,7 +13,7 @@ use crate::keeper::control::Request;
 
 /// Show or export the local CA's certificate.
 ///
-/// `caracald run` makes its command trust it. What is attached by its cgroup must be told: export it, and add it to the
+/// `caracald run` makes its command trust it, and `attach` says what a running process needs. By hand: export it, and add it to the
 /// system's store or name it in NODE_EXTRA_CA_CERTS, SSL_CERT_FILE, REQUESTS_CA_BUNDLE.
 #[derive(Debug, Args)]
 pub struct CaArgs {

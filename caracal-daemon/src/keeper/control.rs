@@ -39,8 +39,8 @@ pub enum Request {
         cgroup: PathBuf,
         /// The agent's name; the directory's, if none is given.
         agent: Option<String>,
-        /// Also where what runs in it could undo the pins; recorded.
-        allow_degraded: bool,
+        /// How.
+        options: AttachOptions,
     },
     /// Release a cgroup: what is in it connects directly again.
     Detach {
@@ -57,6 +57,15 @@ pub enum Request {
     Spend,
     /// The CA's certificate, PEM.
     CaCertificate,
+}
+
+/// How a cgroup is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachOptions {
+    /// Also where what runs in it could undo the pins, or holds a socket that cannot be fenced; recorded.
+    pub allow_degraded: bool,
+    /// Add the local CA to the host's store, for processes without a mount namespace of their own; undone by a detach.
+    pub trust_system: bool,
 }
 
 /// The answer: a value, or a sentence that says why not.
@@ -152,9 +161,9 @@ fn answer(request: Request, caller: Caller, governor: &Governor) -> Response {
         if caller.admin { Ok(()) } else { Err(format!("only root may {what}: run it with sudo")) }
     };
     match request {
-        Request::Attach { cgroup, agent, allow_degraded } => {
+        Request::Attach { cgroup, agent, options } => {
             administer("attach a cgroup")?;
-            governor.attach(&cgroup, agent.as_deref(), allow_degraded)
+            governor.attach(&cgroup, agent.as_deref(), options)
         }
         Request::Detach { cgroup } => {
             administer("release a cgroup")?;
