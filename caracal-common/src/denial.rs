@@ -32,11 +32,13 @@ pub enum Why {
     DaemonAbsent = 12,
     /// A membership in a multicast group.
     Multicast = 13,
+    /// A socket that was made outside the cgroup and that a governed process holds.
+    Foreign = 14,
 }
 
 impl Why {
     /// Every reason, in the order of its number.
-    pub const ALL: [Why; 13] = [
+    pub const ALL: [Why; 14] = [
         Why::LeaseExpired,
         Why::UnknownAgent,
         Why::UnknownNamespace,
@@ -50,6 +52,7 @@ impl Why {
         Why::DaemonPort,
         Why::DaemonAbsent,
         Why::Multicast,
+        Why::Foreign,
     ];
 
     /// The reason with this number, if there is one.
@@ -75,6 +78,7 @@ impl Why {
             Why::DaemonPort => "daemon_port_refused",
             Why::DaemonAbsent => "daemon_absent",
             Why::Multicast => "multicast_refused",
+            Why::Foreign => "foreign_socket_refused",
         }
     }
 }

@@ -10,6 +10,8 @@ pub const AGENTS: &str = "AGENTS";
 pub const NAMESPACES: &str = "NAMESPACES";
 /// Map: socket storage, the [`crate::flow::Flow`] of each governed socket.
 pub const SOCKETS: &str = "SOCKETS";
+/// Map: socket storage, a [`crate::settings::Foreign`] on each socket that is fenced in.
+pub const FOREIGN: &str = "FOREIGN";
 /// Map: [`crate::flow::Source`] to [`crate::flow::Flow`].
 pub const SOURCES: &str = "SOURCES";
 /// Map: [`crate::flow::Source`] of a DNS query over UDP to [`crate::flow::Flow`].
@@ -46,3 +48,6 @@ pub const PROGRAMS: [&str; 15] = [
     "ingress",
     "sock_ops",
 ];
+
+/// The programs at the root of the hierarchy, which fence in sockets that were made elsewhere.
+pub const FENCE: [&str; 2] = ["foreign_egress", "foreign_ingress"];

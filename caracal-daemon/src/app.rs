@@ -27,6 +27,7 @@ use crate::dns::answer::Transport;
 use crate::dns::serve::{self as dns, Desk};
 use crate::intercept::{self, Stack};
 use crate::keeper::child;
+use crate::keeper::flows::RemoteFlows;
 use crate::keeper::sandbox;
 use crate::telemetry::Telemetry;
 
@@ -85,13 +86,13 @@ pub fn run(args: &DataPathArgs, config: &Path) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -> anyhow::Result<()> {
-    let child::Received { signing, orders, doors, sockets, lease, sources, resolving } = received;
+    let child::Received { signing, orders, doors, flows, sockets, lease, sources, resolving } = received;
     let telemetry = Arc::new(Telemetry::default());
     let limits = Limits::new(config.limits.connections, config.limits.connections_per_agent);
     let (stack, stages) = build::build(args, config, signing, doors, &telemetry).await?;
     let gate = Arc::new(Gate {
         netns: args.netns,
-        flows: Flows::new(sources, resolving),
+        flows: Flows::new(sources, resolving, RemoteFlows::new(flows)?),
         roster: Roster::default(),
         probes: Probes::default(),
         limits,
@@ -182,7 +183,7 @@ fn desk(gate: &Arc<Gate>, stack: &Arc<Stack>, stages: &build::Stages) -> Desk {
 }
 
 /// Lets streams end, then writes out what is counted and hands the journal's last records to the ledger.
-async fn finish(app: &App) {
+async fn finish(app: &Arc<App>) {
     let waited = tokio::time::timeout(DRAIN, async {
         while app.gate.telemetry.open.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -194,7 +195,12 @@ async fn finish(app: &App) {
     app.stack.flush().await;
     // Nothing is signed once the keeper is gone, and the journal has it all: no reason to wait for ever.
     let why = match tokio::time::timeout(FLUSH, app.stages.ledger.flush()).await {
-        Ok(Ok(_)) => return,
+        Ok(Ok(_)) => {
+            let app = Arc::clone(app);
+            let stopped = tokio::task::spawn_blocking(move || app.stages.ledger.stop());
+            let _ = tokio::time::timeout(FLUSH, stopped).await;
+            return;
+        }
         Ok(Err(why)) => why.to_string(),
         Err(_) => "it did not end in time".to_owned(),
     };

@@ -16,7 +16,9 @@ pub use budgets::{Budget, Per, Window, WindowKind};
 pub use hosts::HostPattern;
 pub(crate) use problem::position;
 pub use problem::{ConfigError, Problem};
-pub use rules::{AgentEntry, AgentPattern, AllowRule, DenyRule, Glob, InboundRule, PRICED_HOSTS, RuleMode, may_be_priced};
+pub use rules::{
+    AgentEntry, AgentPattern, AllowRule, DenyRule, Glob, InboundRule, PRICED_HOSTS, RuleMode, may_be_priced,
+};
 pub use sections::{
     Clamp, ClientCertificate, Instance, Journal, Limits, Listen, Nameserver, PolicyFiles, Prices, ProxyUrl, Require,
     SplitDns, Upstream,

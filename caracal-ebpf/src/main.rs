@@ -9,6 +9,7 @@ mod connect;
 mod context;
 mod decide;
 mod egress;
+mod foreign;
 mod getpeername;
 mod ingress;
 mod maps;

@@ -7,7 +7,7 @@ use caracal_common::counter::CounterKey;
 use caracal_common::flow::{Flow, Source};
 use caracal_common::inbound::{Inbound, MAX_INBOUND};
 use caracal_common::settings::{
-    AgentEntry, DENIAL_RING_BYTES, Lease, MAX_AGENTS, MAX_COUNTERS, MAX_FLOWS, MAX_NAMESPACES, Settings,
+    AgentEntry, DENIAL_RING_BYTES, Foreign, Lease, MAX_AGENTS, MAX_COUNTERS, MAX_FLOWS, MAX_NAMESPACES, Settings,
 };
 
 /// `BPF_F_MMAPABLE`: the data path renews the lease by a store into memory, without a system call or a capability.
@@ -38,3 +38,6 @@ pub static COUNTERS: HashMap<CounterKey, u64> = HashMap::pinned(MAX_COUNTERS, 0)
 /// What each governed socket asked for, kept on the socket itself: it can neither outlive it nor be evicted.
 #[btf_map]
 pub static SOCKETS: SkStorage<Flow> = SkStorage::new();
+/// Sockets that a governed process holds and that were made elsewhere, marked by the keeper.
+#[btf_map]
+pub static FOREIGN: SkStorage<Foreign> = SkStorage::new();

@@ -5,6 +5,7 @@ mod closed;
 mod deputies;
 mod destinations;
 mod facts;
+mod live;
 mod sequences;
 mod sockets;
 mod vectors;

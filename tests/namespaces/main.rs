@@ -2,9 +2,9 @@
 //! The namespaces are made by the tests themselves, and by podman.
 
 mod loopback;
+mod many;
 mod own;
 mod podman;
-mod many;
 
 use serde_json::{Map, json};
 use std::path::PathBuf;
@@ -44,7 +44,8 @@ impl Namespace {
         let link = format!("/proc/{}/ns/net", namespace.pid());
         until("the namespace", Duration::from_secs(10), || {
             std::fs::read_link(&link).is_ok_and(|own| Some(own) != std::fs::read_link("/proc/self/ns/net").ok())
-                && std::fs::read_to_string(format!("/proc/{}/comm", namespace.pid())).is_ok_and(|comm| comm == "sleep\n")
+                && std::fs::read_to_string(format!("/proc/{}/comm", namespace.pid()))
+                    .is_ok_and(|comm| comm == "sleep\n")
         })
         .expect("a namespace with its loopback up");
         namespace
@@ -90,17 +91,22 @@ impl World<'_> {
     fn served(&self) -> (u64, u64, u64) {
         let status = self.daemon.json(&["status"]);
         let number = |value: &serde_json::Value| value.as_u64().unwrap_or(u64::MAX);
-        let map = self.scene.net.a.run("python3").args(["-c", COUNT]);
-        let map = map.arg(format!("/sys/fs/bpf/caracal/{}-v{}/maps/NAMESPACES", self.daemon.instance(), ABI)).ran().ok();
-        let entries = map.stdout.trim().parse().expect("a number");
+        let entries = self.entries("NAMESPACES", 8);
         (number(&status["namespaces"]["served"]), number(&status["data_path"]["namespaces"]), entries)
+    }
+
+    /// How many entries a pinned map of the kernel programs has, whose keys are so many bytes long.
+    fn entries(&self, map: &str, key: usize) -> u64 {
+        let pin = format!("/sys/fs/bpf/caracal/{}-v{ABI}/maps/{map}", self.daemon.instance());
+        let run = self.scene.net.a.run("python3").args(["-c", COUNT, &pin, &key.to_string()]);
+        run.ran().ok().stdout.trim().parse().expect("a number")
     }
 }
 
 /// `caracal_common::ABI_VERSION`, which names the pin directory.
 const ABI: u32 = 1;
 
-/// Prints how many keys of eight bytes a pinned map has: `BPF_OBJ_GET` and `BPF_MAP_GET_NEXT_KEY` of `linux/bpf.h`.
+/// Prints how many keys a pinned map has: `BPF_OBJ_GET` and `BPF_MAP_GET_NEXT_KEY` of `linux/bpf.h`.
 const COUNT: &str = "
 import ctypes, os, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -109,13 +115,14 @@ path = ctypes.create_string_buffer(sys.argv[1].encode())
 get = ctypes.create_string_buffer(struct.pack('QIIQQ', ctypes.addressof(path), 0, 0, 0, 0))
 fd = libc.syscall(NUMBER, 7, get, 16)
 assert fd >= 0, os.strerror(ctypes.get_errno())
-key, following, count = None, ctypes.create_string_buffer(8), 0
+size = int(sys.argv[2])
+key, following, count = None, ctypes.create_string_buffer(size), 0
 while True:
     attr = ctypes.create_string_buffer(struct.pack('IIQQQ', fd, 0, ctypes.addressof(key) if key else 0, ctypes.addressof(following), 0))
     if libc.syscall(NUMBER, 4, attr, 32) != 0:
         break
     count += 1
-    key = ctypes.create_string_buffer(following.raw[:8], 8)
+    key = ctypes.create_string_buffer(following.raw, size)
 print(count)
 ";
 

@@ -27,9 +27,8 @@ fn two_hundred_namespaces_leave_nothing_behind() {
             fetch.replace('\'', "'\\''")
         );
         let run = || world.scene.agent("sh").user(0).cgroup(&world.cgroup.path()).limit(Duration::from_secs(300));
-        let nobody = |limit: u64| {
-            until("every namespace is let go", Duration::from_secs(limit), || world.served() == (0, 0, 1))
-        };
+        let nobody =
+            |limit: u64| until("every namespace is let go", Duration::from_secs(limit), || world.served() == (0, 0, 1));
         // Once before, so that what is kept for good is there.
         let ran = run().args(["-c", &wave]).ran().ok();
         assert_eq!(ran.stdout.matches(" 200").count(), 20, "{}", ran.screen());
@@ -41,12 +40,37 @@ fn two_hundred_namespaces_leave_nothing_behind() {
         }
         assert_eq!(reached, 200);
         nobody(30).expect("nothing is served");
+        assert_eq!(world.entries("SOURCES", 32), 0, "flows of connections that are gone");
         // Idle connections to the upstream and the runtime's spare threads may be a few more or fewer.
         let close = |now: [usize; 4]| now.iter().zip(before).all(|(now, before)| *now <= before + 4);
         until("what was held is given back", Duration::from_secs(60), || close(held(world))).unwrap_or_else(|error| {
             panic!("{error}: before {before:?}, after {:?}", held(world));
         });
         report::figure("namespaces", "namespaces_made", 220);
+    });
+}
+
+#[test]
+fn one_agent_gets_no_more_than_its_share() {
+    case("260 namespaces of one agent at once", RULES, |world| {
+        let swarm = "for n in $(seq 260); do unshare -n sleep 300 & done; wait";
+        let run = world.scene.agent("sh").user(0).cgroup(&world.cgroup.path()).args(["-c", swarm]);
+        let mut swarm = run.spawn(Stdio::null(), Stdio::null()).expect("sh");
+        let status = || world.daemon.json(&["status"])["namespaces"].clone();
+        until("as many as one agent may have", Duration::from_secs(60), || {
+            let status = status();
+            status["served"] == 256 && status["refused"].as_u64().is_some_and(|refused| refused >= 4)
+        })
+        .unwrap_or_else(|error| panic!("{error}: {}", status()));
+        assert!(status()["why"].as_str().is_some_and(|why| why.contains("256 network namespaces")), "{}", status());
+        // The last one is shut, and the world outside it works.
+        assert_eq!(world.entries("NAMESPACES", 8), 257);
+        let fetch = world.fetch("https://example.com/hello");
+        let ran = world.scene.agent("sh").cgroup(&world.cgroup.path()).args(["-c", &fetch]).ran().ok();
+        assert!(ran.stdout.ends_with(" 200"), "{}", ran.screen());
+        std::fs::write(world.cgroup.path().join("cgroup.kill"), "1").expect("cgroup.kill");
+        let _ended = swarm.wait();
+        until("every namespace is let go", Duration::from_secs(60), || world.served() == (0, 0, 1)).expect("none left");
     });
 }
 

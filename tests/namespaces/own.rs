@@ -8,17 +8,19 @@ use support::wire::CANARY_PORT;
 #[test]
 fn an_agent_in_a_namespace_of_its_own_reaches_what_is_allowed() {
     case("unshare: an allowed host and a refused one", RULES, |world| {
-        let both = format!("ip link set lo up; ({}) && ({})", world.fetch("https://example.com/hello"), world.fetch("https://other.example/"));
-        for (user, how) in [(0, "-n"), (AGENT_UID, "-Urn")] {
+        let both =
+            format!("({}) && ({})", world.fetch("https://example.com/hello"), world.fetch("https://other.example/"));
+        let no_v6 = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ";
+        for (user, how, first) in [(0, "-n", ""), (AGENT_UID, "-Urn", ""), (0, "-n", no_v6)] {
             let run = world.scene.agent("unshare").user(user).cgroup(&world.cgroup.path());
-            let ran = run.args([how, "sh", "-c", &both]).ran().ok();
+            let ran = run.args([how, "sh", "-c", &format!("{first}ip link set lo up; {both}")]).ran().ok();
             assert!(ran.stdout.contains(" 200"), "{}", ran.screen());
             // Refused in words, with the answer's status.
             assert!(ran.stdout.contains("other.example") && ran.stdout.ends_with(" 403"), "{}", ran.screen());
         }
         let records = world.daemon.records_when(|records| {
             let curls = records.iter().filter(|record| record.text("caracal.comm") == "curl");
-            curls.filter(|record| record.detail["host"] == "example.com").count() >= 2
+            curls.filter(|record| record.detail["host"] == "example.com").count() >= 3
         });
         assert!(records.iter().all(|record| !record.is_denial("unknown_agent")), "{records:#?}");
     });
@@ -27,7 +29,14 @@ fn an_agent_in_a_namespace_of_its_own_reaches_what_is_allowed() {
 #[test]
 fn a_loopback_that_is_down_stays_down() {
     case("unshare: loopback down", RULES, |world| {
-        let line = format!("{}; ip -br link show lo", world.fetch("https://example.com/hello").replace("50", "10").replace("exit 0", "echo reached").replace("; exit 1", ""));
+        let line = format!(
+            "{}; ip -br link show lo",
+            world
+                .fetch("https://example.com/hello")
+                .replace("50", "10")
+                .replace("exit 0", "echo reached")
+                .replace("; exit 1", "")
+        );
         let run = world.scene.agent("unshare").user(0).cgroup(&world.cgroup.path());
         let ran = run.args(["-n", "sh", "-c", &line]).ran();
         assert!(!ran.stdout.contains("reached") && ran.stdout.contains("DOWN"), "{}", ran.screen());

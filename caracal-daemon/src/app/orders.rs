@@ -42,7 +42,8 @@ pub(super) fn obey(mut stream: UnixStream, app: Arc<App>) -> std::io::Result<()>
 async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Answer {
     match order {
         Order::Listen { netns } => {
-            let listeners = Listeners::from_descriptors(descriptors).ok_or("the listeners did not come with the order")?;
+            let listeners =
+                Listeners::from_descriptors(descriptors).ok_or("the listeners did not come with the order")?;
             elsewhere::listen(app, netns, listeners).map(|()| Value::Null).map_err(|error| error.to_string())
         }
         Order::Unlisten { netns } => {

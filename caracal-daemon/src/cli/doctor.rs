@@ -269,14 +269,8 @@ impl Host<'_> {
     }
 
     fn kernel(&self) -> Check {
-        let new = self.version().map(|version| version >= (5, 14));
-        check(
-            "kernel",
-            state(new),
-            Need::Required,
-            &self.release,
-            "Linux 5.14 or later: the first that tells which namespace a socket is in",
-        )
+        let new = self.version().map(|version| version >= (5, 10));
+        check("kernel", state(new), Need::Required, &self.release, "Linux 5.10 or later: the oldest that is tried")
     }
 
     fn bpffs(&self, mounts: &str) -> Check {

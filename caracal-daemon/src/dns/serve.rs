@@ -1,12 +1,15 @@
 //! Takes bound sockets; answers queries on them, a bounded number at a time.
-//! Refuses an asker that no agent accounts for, and more queries than there are permits.
+//! Refuses an asker that no agent accounts for, more queries than there are permits, and more connections of one agent
+//! than its share: idle ones of one agent are not in others' way.
 
-use crate::agent::Agent;
+use crate::agent::{Agent, CgroupId};
 use crate::dns::answer::{self, Transport};
 use crate::dns::resolve::Resolver;
 use crate::policy::{Decision, Engine};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -15,7 +18,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Queries in work at once, over UDP.
 const MOST_QUERIES: usize = 1_024;
 /// Connections open at once, over TCP.
-const MOST_CONNECTIONS: usize = 128;
+const MOST_CONNECTIONS: usize = 1_024;
+/// Connections of one agent open at once, over TCP.
+pub(crate) const MOST_OF_ONE_AGENT: usize = 64;
 /// Queries on one connection.
 const MOST_ON_ONE: usize = 256;
 /// How long a connection may be idle, and a query or an answer may take to pass.
@@ -50,6 +55,7 @@ pub struct Desk {
 pub struct Places {
     queries: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    shares: Shares,
 }
 
 impl Default for Places {
@@ -57,6 +63,7 @@ impl Default for Places {
         Places {
             queries: Arc::new(Semaphore::new(MOST_QUERIES)),
             connections: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+            shares: Shares::default(),
         }
     }
 }
@@ -130,13 +137,49 @@ pub async fn tcp(listener: TcpListener, netns: u64, desk: Arc<Desk>) {
                 continue;
             }
         };
-        // Without a permit the connection is closed at once: the asker tries again or goes without.
+        // Without a permit or a share the connection is closed at once: the asker tries again or goes without.
         let Ok(permit) = desk.places.connections.clone().try_acquire_owned() else { continue };
+        let agent = (desk.who)(netns, from, Transport::Tcp).map(|agent| agent.cgroup);
+        let Some(share) = desk.places.shares.take(agent) else { continue };
         let desk = desk.clone();
         tokio::spawn(async move {
             one_connection(stream, netns, from, &desk).await;
-            drop(permit);
+            drop((permit, share));
         });
+    }
+}
+
+/// How many connections each agent has open; those that no agent accounts for share one count.
+#[derive(Clone, Debug, Default)]
+struct Shares(Arc<Mutex<HashMap<Option<CgroupId>, usize>>>);
+
+/// A connection of an agent's.
+struct Share {
+    shares: Shares,
+    agent: Option<CgroupId>,
+}
+
+impl Shares {
+    fn take(&self, agent: Option<CgroupId>) -> Option<Share> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(agent).or_default();
+        if *count >= MOST_OF_ONE_AGENT {
+            return None;
+        }
+        *count += 1;
+        Some(Share { shares: self.clone(), agent })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut open = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = open.entry(self.agent) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 

@@ -180,15 +180,18 @@ async fn the_loops_answer_agents_and_refuse_strangers() {
         policy: stages.policy.clone(),
         resolver: Arc::new(resolver()),
         who: Box::new(move |netns, from, _| {
-            (from == known_address || from.port() == 0 || from.ip() == IpAddr::from([127, 0, 0, 2])).then_some(()).filter(|()| netns == 1).map(|()| {
-                Arc::new(Agent {
-                    name: Arc::from("rich"),
-                    cgroup: CgroupId(1),
-                    path: String::new(),
-                    uid: 0,
-                    learn: false,
+            (from == known_address || from.port() == 0 || from.ip() == IpAddr::from([127, 0, 0, 2]))
+                .then_some(())
+                .filter(|()| netns == 1)
+                .map(|()| {
+                    Arc::new(Agent {
+                        name: Arc::from("rich"),
+                        cgroup: CgroupId(1),
+                        path: String::new(),
+                        uid: 0,
+                        learn: false,
+                    })
                 })
-            })
         }),
         decided: Box::new(move |_, host, _| log.lock().expect("lock").push(host.to_owned())),
         places: serve::Places::default(),
@@ -221,4 +224,19 @@ async fn the_loops_answer_agents_and_refuse_strangers() {
         assert_eq!(addresses(&Message::from_vec(&answer).expect("message")).len(), 1, "{name}");
     }
     assert_eq!(*decided.lock().expect("lock"), ["a.test", "a.test", "denied.test"]);
+    // Idle connections of others, as many as one may have and more: they are not in this agent's way.
+    let mut idle = Vec::new();
+    for _ in 0..serve::MOST_OF_ONE_AGENT * 3 {
+        idle.push(TcpStream::connect(tcp_address).await.expect("connected"));
+    }
+    let mut byte = [0; 1];
+    let last = idle.last_mut().expect("a connection");
+    assert_eq!(last.read(&mut byte).await.ok(), Some(0), "one above the share is closed at once");
+    let socket = tokio::net::TcpSocket::new_v4().expect("socket");
+    socket.bind("127.0.0.2:0".parse().expect("address")).expect("bound");
+    let mut stream: TcpStream = socket.connect(tcp_address).await.expect("connected");
+    let bytes = query("a.test.", RecordType::A);
+    stream.write_u16(u16::try_from(bytes.len()).expect("length")).await.expect("length");
+    stream.write_all(&bytes).await.expect("query");
+    assert!(stream.read_u16().await.expect("an answer") > 0);
 }

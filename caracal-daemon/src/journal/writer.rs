@@ -2,6 +2,7 @@
 
 use super::bell::Bell;
 use super::frame::{self, FRAME_BYTES, MAX_FRAME_BYTES};
+use super::kept::Slot;
 use super::recover::{self, Recovered};
 use super::relay::{Relay, Waiter as Answer};
 use super::segment::{self, HEADER_BYTES, Segment};
@@ -27,8 +28,8 @@ const RETRY: Duration = Duration::from_millis(200);
 /// What the writer is asked.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Write a record; answer when it is durable.
-    Append { sealed: Sealed, done: Option<Answer> },
+    /// Write a record; answer when it is durable. It is kept at `slot` until it is written.
+    Append { sealed: Sealed, done: Option<Answer>, slot: Option<Slot> },
     /// Answer when it is this message's turn.
     Probe(oneshot::Sender<Result<(), JournalError>>),
     /// Answer when all before it is durable.
@@ -71,6 +72,7 @@ struct Pending {
     sealed: Sealed,
     sequence: u64,
     done: Option<Answer>,
+    slot: Option<Slot>,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,8 @@ struct Writer {
     buffer: Vec<u8>,
     waiting: VecDeque<Pending>,
     unsynced: Vec<Pending>,
+    /// How many of them are written.
+    written: usize,
     unsynced_bytes: usize,
     sync_at: Option<u64>,
     failing: bool,
@@ -151,7 +155,7 @@ fn open(
         }
     };
     cut(&file, position, torn_end).map_err(unavailable)?;
-    let recovered = Recovered { next_sequence: scan.next.sequence, torn_bytes: torn_end - position };
+    let recovered = Recovered { next_sequence: scan.next.sequence, torn_bytes: torn_end - position, kept: 0 };
     let mut writer = Writer {
         dir: dir.to_owned(),
         _lock: lock,
@@ -170,6 +174,7 @@ fn open(
         buffer: Vec::new(),
         waiting: VecDeque::new(),
         unsynced: Vec::new(),
+        written: 0,
         unsynced_bytes: 0,
         sync_at: None,
         failing: false,
@@ -261,9 +266,9 @@ impl Writer {
         let mut message = Some(first);
         while let Some(taken) = message {
             match taken {
-                Message::Append { sealed, done } => {
+                Message::Append { sealed, done, slot } => {
                     bytes += FRAME_BYTES + sealed.record_len();
-                    self.waiting.push_back(Pending { sealed, sequence: 0, done });
+                    self.waiting.push_back(Pending { sealed, sequence: 0, done, slot });
                 }
                 Message::Probe(done) => probes.push(done),
                 Message::Flush(done) => flushes.push(done),
@@ -333,6 +338,9 @@ impl Writer {
         self.position = end;
         self.unsynced_bytes += size;
         self.buffer.clear();
+        // A killed process leaves what is written: nothing needs to be kept for it any more.
+        self.unsynced.iter_mut().skip(self.written).filter_map(|pending| pending.slot.take()).for_each(Slot::written);
+        self.written = self.unsynced.len();
         if self.sync_at.is_none() {
             let delay = u64::try_from(self.options.sync_within.as_nanos()).unwrap_or(u64::MAX);
             self.sync_at = Some(monotonic_ns().saturating_add(delay));
@@ -359,6 +367,7 @@ impl Writer {
         self.unsynced_bytes = 0;
         self.tail.advance(self.durable);
         self.room.add_permits(self.unsynced.len());
+        self.written = 0;
         let answers = self.unsynced.drain(..).filter_map(|pending| {
             let receipt = Receipt { sequence: pending.sequence };
             pending.done.map(|done| (done, Ok(receipt)))
@@ -418,6 +427,7 @@ impl Writer {
             }
         }
         self.waiting = kept;
+        self.written = 0;
         self.buffer.clear();
         self.next = self.durable;
         self.high = self.high.max(self.position);
@@ -495,7 +505,7 @@ mod tests {
         fn append(&mut self, call: u128, wait: bool) -> Option<Result<Receipt, JournalError>> {
             let sealed = self.scribe.1.seal(&paid(Kind::Outcome, uuid::Uuid::from_u128(call))).expect("sealed");
             let (done, mut answer) = oneshot::channel();
-            self.writer.group(Message::Append { sealed, done: wait.then_some(done) }, &self.queue);
+            self.writer.group(Message::Append { sealed, done: wait.then_some(done), slot: None }, &self.queue);
             wait.then(|| answer.try_recv().expect("an answer at once"))
         }
 
@@ -539,7 +549,7 @@ mod tests {
         for call in 10..20 {
             let sealed = bench.scribe.1.seal(&paid(Kind::Intent, uuid::Uuid::from_u128(call))).expect("sealed");
             let (done, _) = oneshot::channel();
-            bench.writer.waiting.push_back(Pending { sealed, sequence: 0, done: Some(done) });
+            bench.writer.waiting.push_back(Pending { sealed, sequence: 0, done: Some(done), slot: None });
         }
         bench.writer.advance().expect("written");
         let _ = bench.writer.failed(&std::io::Error::other("no sync"));

@@ -1,7 +1,9 @@
 //! What is governed: the slice that `run` starts agents in, and every attached cgroup. Changes the kernel's maps, tells
 //! the data path, and cleans up when an agent is gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod inbound;
+
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,17 +11,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use caracal_common::counter::CounterKey;
 use caracal_common::denial::Hook;
-use caracal_common::inbound::Inbound;
 use serde_json::{Value, json};
 
 use super::KeeperError;
 use super::cgroup::{self, Cgroup, Hierarchy, within};
-use super::control::Caller;
+use super::control::{AttachOptions, Caller};
 use super::cookie;
 use super::kernel::Kernel;
+use super::live::Live;
 use super::namespaces::Namespaces;
 use super::order::{Answer, Order, Orders};
-use super::serve::{Registry, load, save};
+use super::serve::{Places, Registry, load, save};
 use crate::agent::{Agent, CgroupId};
 use crate::config::{Config, InboundRule};
 
@@ -58,6 +60,8 @@ pub struct Governor {
     admin_group: Option<u32>,
     /// Where the agents are written down for the next keeper.
     registry: PathBuf,
+    /// What attached workloads hold and trust.
+    live: Live,
     instance: String,
     /// The configuration file, read again when asked.
     config: PathBuf,
@@ -72,14 +76,14 @@ impl Governor {
     /// When the slice cannot be made or attached.
     pub fn new(
         hierarchy: Hierarchy,
-        instance: &str,
+        config: &Config,
         mut kernel: Kernel,
         ca_certificate: String,
         admin_group: Option<u32>,
-        registry: PathBuf,
-        config: PathBuf,
+        live: Live,
         namespaces: Namespaces,
     ) -> Result<Governor, KeeperError> {
+        let instance = config.instance.as_str();
         let slice = hierarchy.make(&format!("{instance}.slice"))?;
         kernel.govern(slice.id, &slice.directory)?;
         Ok(Governor {
@@ -90,9 +94,10 @@ impl Governor {
             orders: Mutex::default(),
             ca_certificate,
             admin_group,
-            registry,
+            registry: Places::of(config).registry(),
+            live,
             instance: instance.to_owned(),
-            config,
+            config: config.file.clone(),
             namespaces,
             inbound: Mutex::default(),
         })
@@ -175,36 +180,6 @@ impl Governor {
         self.governed().iter().find(|(_, one)| within(&path, &one.cgroup.path)).map(|(id, _)| *id)
     }
 
-    /// These are the rules about inbound connections from now on.
-    pub fn set_inbound(&self, rules: &[InboundRule]) {
-        rules.clone_into(&mut self.inbound.lock().unwrap_or_else(PoisonError::into_inner));
-        self.open_inbound();
-    }
-
-    /// Opens the ports that the rules name for the agents that there are, and closes all others.
-    fn open_inbound(&self) {
-        let rules = self.inbound.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut wanted = BTreeSet::new();
-        for (id, one) in self.governed().iter() {
-            let of_agent = rules.iter().filter(|rule| rule.allows(&one.agent.name));
-            wanted.extend(of_agent.flat_map(|rule| &rule.ports).map(|port| Inbound { agent: id.0, port: *port, pad: [0; 6] }));
-        }
-        if let Err(error) = self.kernel().set_inbound(&wanted) {
-            tracing::error!(%error, "Not every inbound rule is in force.");
-        }
-    }
-
-    /// Reads the configuration's rules again: the data path its policy, then the keeper what the kernel enforces.
-    ///
-    /// # Errors
-    /// When either says no; what it had stays in force.
-    pub fn reload(&self) -> Answer {
-        let answer = self.order(&Order::Reload)?;
-        let config = Config::load(&self.config).map_err(|error| error.to_string())?;
-        self.set_inbound(&config.inbound);
-        Ok(answer)
-    }
-
     /// Whether a process is of the admin group.
     #[must_use]
     pub fn is_admin(&self, pid: u32) -> bool {
@@ -282,9 +257,10 @@ impl Governor {
     /// Governs a cgroup.
     ///
     /// # Errors
-    /// When it is not a cgroup, is governed already (by itself, from above or from below), the kernel refuses, or a root
-    /// process in it shares our mount namespace and `allow_degraded` is false.
-    pub fn attach(&self, path: &Path, name: Option<&str>, allow_degraded: bool) -> Answer {
+    /// When it is not a cgroup, is governed already (by itself, from above or from below), the kernel refuses, or, unless
+    /// `allow_degraded` is set, a root process in it shares our mount namespace or a socket in it cannot be fenced.
+    pub fn attach(&self, path: &Path, name: Option<&str>, options: AttachOptions) -> Answer {
+        let allow_degraded = options.allow_degraded;
         let cgroup = self.hierarchy.open(path).map_err(|error| error.to_string())?;
         let fallback = cgroup.absolute.file_name().map(|name| sanitise(&name.to_string_lossy())).unwrap_or_default();
         let name = name.unwrap_or(&fallback).to_owned();
@@ -317,15 +293,52 @@ impl Governor {
             kernel.govern(cgroup.id, &cgroup.directory).map_err(|error| error.to_string())?;
             kernel.admit(cgroup.id, cgroup.level).map_err(|error| error.to_string())?;
         }
+        // New sockets are governed from here on. Now for those that are there.
+        let report = match self.live.attach(&self.kernel, &cgroup, &agent, options) {
+            Ok(report) => report,
+            Err(why) => {
+                let mut kernel = self.kernel();
+                let _ = kernel.dismiss(cgroup.id).and_then(|()| kernel.release(cgroup.id));
+                return Err(why);
+            }
+        };
         let told = self.order(&Order::Admit(agent.clone()));
-        let value = json!({ "agent": &*agent.name, "cgroup": cgroup.path, "id": cgroup.id });
+        let mut value = json!({ "agent": &*agent.name, "cgroup": cgroup.path, "id": cgroup.id });
         let degraded = root.map(|pid| format!(", degraded: process {pid} is root in the host's mount namespace"));
-        let _ = self.order(&Order::Lifecycle(format!("attached agent {}{}", agent.name, degraded.unwrap_or_default())));
+        let message = format!("attached agent {}{}; {}", agent.name, degraded.unwrap_or_default(), report.summary());
+        let _ = self.order(&Order::Lifecycle(message));
         self.governed().insert(cgroup.id, Governed { agent, cgroup, leaf: false });
         self.register();
         self.open_inbound();
         self.namespaces.look(None);
+        value["live"] = report.to_json();
         told.map(|_| value)
+    }
+
+    /// Looks at every attached workload again, for sockets that came into it.
+    pub fn look_again(&self) {
+        self.each_attached(|cgroup, agent| self.live.look_again(&self.kernel, cgroup, agent));
+    }
+
+    /// Looks at every attached workload again, for mount namespaces without the CA.
+    pub fn trust_again(&self) {
+        self.each_attached(|cgroup, agent| self.live.trust_again(cgroup, agent));
+    }
+
+    /// Does something about each attached workload and records what it says.
+    fn each_attached(&self, work: impl Fn(&Cgroup, &Agent) -> Vec<String>) {
+        let attached: Vec<Agent> =
+            self.governed().values().filter(|one| !one.leaf).map(|one| one.agent.clone()).collect();
+        for agent in attached {
+            let Ok(cgroup) = self.hierarchy.open(Path::new(&agent.path)) else { continue };
+            if cgroup.id != agent.cgroup {
+                continue;
+            }
+            for message in work(&cgroup, &agent) {
+                tracing::warn!(message, "An attached workload changed.");
+                let _ = self.order(&Order::Lifecycle(message));
+            }
+        }
     }
 
     /// Whether this very cgroup is an attached agent already.
@@ -346,6 +359,7 @@ impl Governor {
         }
         kernel.dismiss(cgroup.id).and_then(|()| kernel.release(cgroup.id)).map_err(|error| error.to_string())?;
         drop(kernel);
+        self.live.detach(&self.kernel, &cgroup)?;
         let name = self.governed().remove(&cgroup.id).map(|one| one.agent.name);
         self.register();
         self.open_inbound();
@@ -370,6 +384,9 @@ impl Governor {
                         tracing::error!(%error, agent = &*agent.name, "Cannot govern an agent whole; it is refused everything.");
                         let _ = self.kernel().dismiss(id);
                         continue;
+                    }
+                    if !leaf {
+                        self.live.adopt(id);
                     }
                     self.governed().insert(id, Governed { agent, cgroup, leaf });
                 }
@@ -414,6 +431,7 @@ impl Governor {
                 json!({
                     "agent": &*one.agent.name, "cgroup": one.cgroup.path, "uid": one.agent.uid, "learn": one.agent.learn,
                     "populated": one.cgroup.populated(), "root_process": one.cgroup.root_process(),
+                    "live": self.live.status(one.agent.cgroup),
                     "redirected": count(|key| key.why == 0 && key.hook != Hook::Ingress as u32),
                     "inbound": count(|key| key.why == 0 && key.hook == Hook::Ingress as u32),
                     "refused_by_kernel": count(|key| key.why != 0),

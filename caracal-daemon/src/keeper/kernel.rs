@@ -10,12 +10,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, RingBuf, SkStorage};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, Pod};
 use caracal_common::counter::CounterKey;
+use caracal_common::flow::Flow;
 use caracal_common::inbound::Inbound;
-use caracal_common::settings::{AgentEntry, Lease, Settings};
+use caracal_common::settings::{AgentEntry, Foreign, Lease, Settings};
 use caracal_common::{ABI_VERSION, name};
 
 use super::KeeperError;
@@ -39,6 +40,10 @@ unsafe impl Pod for Shared<AgentEntry> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<CounterKey> {}
 // SAFETY: as above.
+unsafe impl Pod for Shared<Foreign> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Flow> {}
+// SAFETY: as above.
 unsafe impl Pod for Shared<Inbound> {}
 
 /// The loaded programs, their maps, and every link. Holding the links is the second guard beside the pins.
@@ -46,6 +51,8 @@ pub struct Kernel {
     ebpf: Ebpf,
     pins: PathBuf,
     links: BTreeMap<CgroupId, Vec<Link>>,
+    /// At the root of the hierarchy, while sockets that were made elsewhere are fenced in.
+    fence: Vec<Link>,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -62,12 +69,12 @@ impl Kernel {
     /// When bpffs is not there, the kernel refuses a program, or a pinned map has another layout.
     pub fn load(pins: &Path, settings: Settings) -> Result<Kernel, KeeperError> {
         let mut ebpf = Kernel::open(pins)?;
-        for name in name::PROGRAMS {
+        for name in name::PROGRAMS.into_iter().chain(name::FENCE) {
             let program = ebpf.program_mut(name).ok_or_else(|| kernel(format!("the program {name} is missing")))?;
             load(program)
                 .map_err(|error| kernel(format!("the kernel refuses the program {name}: {}", chain(&error))))?;
         }
-        let mut kernel = Kernel { ebpf, pins: pins.to_owned(), links: BTreeMap::new() };
+        let mut kernel = Kernel { ebpf, pins: pins.to_owned(), links: BTreeMap::new(), fence: Vec::new() };
         kernel.close_lease()?;
         kernel.configure(settings)?;
         kernel.adopt()?;
@@ -88,6 +95,7 @@ impl Kernel {
         EbpfLoader::new()
             .default_map_pin_directory(&maps)
             .map_pin_path(name::SOCKETS, maps.join(name::SOCKETS))
+            .map_pin_path(name::FOREIGN, maps.join(name::FOREIGN))
             .override_global("HAS_SET_RETVAL", &has_set_retval, true)
             .override_global("HAS_CURRENT_TASK", &has_current_task, true)
             .load(OBJECT)
@@ -107,7 +115,7 @@ impl Kernel {
                 Some(Err(error)) => (name, chain(&error).lines().next().map(ToOwned::to_owned)),
                 None => (name, Some("missing".to_owned())),
             };
-            name::PROGRAMS.map(result).to_vec()
+            name::PROGRAMS.into_iter().chain(name::FENCE).map(result).collect()
         });
         let _ = fs::remove_dir_all(&pins);
         tried
@@ -205,6 +213,72 @@ impl Kernel {
         map.insert(cookie, 1, 0).map_err(|error| kernel(format!("cannot admit a namespace: {}", chain(&error))))
     }
 
+    /// Puts the fence up at the `root` of the hierarchy, unless it stands: from now on marks bite.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn raise_fence(&mut self, root: &File) -> Result<(), KeeperError> {
+        if !self.fence.is_empty() {
+            return Ok(());
+        }
+        let pins = self.pins.join("fence");
+        fs::create_dir_all(&pins).map_err(|error| kernel(format!("cannot make {}: {error}", pins.display())))?;
+        let mut links = Vec::with_capacity(name::FENCE.len());
+        for name in name::FENCE {
+            let pin = pins.join(name);
+            let link = attach_type(name)
+                .and_then(|kind| Link::create(self.program(name)?, root.as_fd(), kind))
+                .map_err(|error| kernel(format!("cannot attach {name} to the root cgroup: {error}")))?;
+            let _ = fs::remove_file(&pin);
+            link.pin(&pin).map_err(|error| kernel(format!("cannot pin {name} at {}: {error}", pin.display())))?;
+            links.push(link);
+        }
+        self.fence = links;
+        Ok(())
+    }
+
+    /// Takes the fence down: marks that are left on sockets mean nothing any more.
+    ///
+    /// # Errors
+    /// When a program cannot be taken off, or a pin cannot be removed.
+    pub fn lower_fence(&mut self) -> Result<(), KeeperError> {
+        for link in self.fence.drain(..) {
+            link.detach().map_err(|error| kernel(format!("cannot take the fence down: {error}")))?;
+        }
+        match fs::remove_dir_all(self.pins.join("fence")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(kernel(error.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Marks a socket as held by the agent with this cgroup.
+    ///
+    /// # Errors
+    /// When the kernel keeps no storage for the socket.
+    pub fn mark_foreign(&mut self, socket: BorrowedFd<'_>, agent: CgroupId, level: u32) -> Result<(), KeeperError> {
+        let mark = Shared(Foreign { agent: agent.0, level, pad: 0 });
+        self.marks()?.insert(&socket, mark, 0).map_err(|error| kernel(chain(&error)))
+    }
+
+    /// Takes the mark of an agent off a socket, where there is one.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn unmark_foreign(&mut self, socket: BorrowedFd<'_>, agent: CgroupId) -> Result<(), KeeperError> {
+        unmark(&mut self.marks()?, socket, agent)
+    }
+
+    /// Whether the socket was made by a governed process after its cgroup was governed.
+    pub fn has_owner(&mut self, socket: BorrowedFd<'_>) -> bool {
+        let Ok(map) = self.map(name::SOCKETS) else { return false };
+        let Ok(map) = TryInto::<SkStorage<_, Shared<Flow>>>::try_into(map) else { return false };
+        map.get(&socket, 0).is_ok_and(|flow| flow.0.agent != 0)
+    }
+
+    fn marks(&mut self) -> Result<SkStorage<&mut MapData, Shared<Foreign>>, KeeperError> {
+        self.map(name::FOREIGN)?.try_into().map_err(|error| kernel(chain(&error)))
+    }
+
     /// Says that the namespace with this cookie has our listeners no longer.
     ///
     /// # Errors
@@ -253,7 +327,8 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses it.
     pub fn cookie_program(&mut self) -> Result<BorrowedFd<'_>, KeeperError> {
-        let program = self.ebpf.program_mut(name::NETNS_COOKIE).ok_or_else(|| kernel("a program is missing".to_owned()))?;
+        let program =
+            self.ebpf.program_mut(name::NETNS_COOKIE).ok_or_else(|| kernel("a program is missing".to_owned()))?;
         if program.fd().is_err() {
             load(program).map_err(|error| kernel(chain(&error)))?;
         }
@@ -343,6 +418,16 @@ impl Kernel {
 
     /// Opens the pinned links of earlier keepers and puts the new programs into them, one atomic step each.
     fn adopt(&mut self) -> Result<(), KeeperError> {
+        let fence: Vec<Link> =
+            name::FENCE.iter().filter_map(|name| Link::open(&self.pins.join("fence").join(name)).ok()).collect();
+        if fence.len() == name::FENCE.len() {
+            for (link, name) in fence.iter().zip(name::FENCE) {
+                self.program(name)
+                    .and_then(|program| link.update(program))
+                    .map_err(|error| kernel(format!("cannot swap {name}: {error}")))?;
+            }
+            self.fence = fence;
+        }
         let Ok(entries) = fs::read_dir(self.pins.join("links")) else { return Ok(()) };
         for entry in entries.flatten() {
             let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(CgroupId) else {
@@ -384,6 +469,45 @@ impl Kernel {
 
     fn agents(&mut self) -> Result<HashMap<&mut MapData, u64, Shared<AgentEntry>>, KeeperError> {
         self.map(name::AGENTS)?.try_into().map_err(|error| kernel(chain(&error)))
+    }
+}
+
+/// The marks of an instance whose keeper does not run.
+pub struct Marks(SkStorage<MapData, Shared<Foreign>>);
+
+impl std::fmt::Debug for Marks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Marks").finish_non_exhaustive()
+    }
+}
+
+impl Marks {
+    /// Opens the pinned map.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn pinned(pins: &Path) -> Result<Marks, KeeperError> {
+        let data = MapData::from_pin(pins.join("maps").join(name::FOREIGN)).map_err(|error| kernel(chain(&error)))?;
+        Map::SkStorage(data).try_into().map(Marks).map_err(|error| kernel(chain(&error)))
+    }
+
+    /// Takes the mark of an agent off a socket, where there is one.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn remove(&mut self, socket: BorrowedFd<'_>, agent: CgroupId) -> Result<(), KeeperError> {
+        unmark(&mut self.0, socket, agent)
+    }
+}
+
+fn unmark<T: std::borrow::BorrowMut<MapData>>(
+    marks: &mut SkStorage<T, Shared<Foreign>>,
+    socket: BorrowedFd<'_>,
+    agent: CgroupId,
+) -> Result<(), KeeperError> {
+    match marks.get(&socket, 0) {
+        Ok(mark) if mark.0.agent == agent.0 => marks.remove(&socket).map_err(|error| kernel(chain(&error))),
+        _ => Ok(()),
     }
 }
 

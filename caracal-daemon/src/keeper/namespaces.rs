@@ -27,8 +27,11 @@ use super::listeners::Listeners;
 use super::order::{Order, Orders};
 use crate::agent::CgroupId;
 
-/// How often processes that are new are looked at.
-const GLANCE: Duration = Duration::from_millis(200);
+/// How often processes that are new are looked at: a container's runtime puts its first process into the cgroup and the
+/// namespace some tens of milliseconds before the program starts.
+const GLANCE: Duration = Duration::from_millis(50);
+/// Where there are very many, a look waits so many times as long as the one before took: half a percent of a core.
+const REST: u32 = 200;
 /// How often every process is.
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks in a row that find nobody in a namespace before it is let go: a list of processes is never a snapshot.
@@ -149,9 +152,9 @@ impl Namespaces {
 
 /// Follows the namespaces of governed processes for as long as hints can come.
 pub fn follow(governor: &Governor, hints: &Receiver<Hint>) {
-    let (mut seen, mut looked) = (HashSet::new(), Instant::now());
+    let (mut seen, mut looked, mut pause) = (HashSet::new(), Instant::now(), GLANCE);
     loop {
-        let hint = match hints.recv_timeout(GLANCE) {
+        let hint = match hints.recv_timeout(pause) {
             Ok(hint) => Some(hint),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
@@ -160,7 +163,11 @@ pub fn follow(governor: &Governor, hints: &Receiver<Hint>) {
             Some(Some(process)) => look_at(governor, process),
             // Everybody, or whoever is new since the last look at everybody.
             Some(None) => drop(glance(governor, &mut HashSet::new())),
-            None => drop(glance(governor, &mut seen)),
+            None => {
+                let began = Instant::now();
+                drop(glance(governor, &mut seen));
+                pause = (began.elapsed() * REST).clamp(GLANCE, LOOK);
+            }
         }
         if let Some(done) = hint.and_then(|hint| hint.done) {
             let _ = done.try_send(());
@@ -222,7 +229,9 @@ fn let_go(governor: &Governor, present: &HashSet<Inode>) {
     let of_threads: HashSet<Inode> = governor
         .processes()
         .into_iter()
-        .flat_map(|process| threads(process).into_iter().map(move |thread| format!("/proc/{process}/task/{thread}/ns/net")))
+        .flat_map(|process| {
+            threads(process).into_iter().map(move |thread| format!("/proc/{process}/task/{thread}/ns/net"))
+        })
         .filter_map(|path| inode_of(&path))
         .collect();
     for inode in missing {
@@ -284,7 +293,9 @@ fn try_serve(governor: &Governor, process: u32, thread: u32, inode: &mut Inode) 
             return Err(Some(format!("{MAX_NAMESPACES} network namespaces are served already, and no more can be")));
         }
         if served.values().filter(|one| one.agent == agent).count() >= MOST_OF_ONE {
-            return Err(Some(format!("{MOST_OF_ONE} network namespaces of one agent are served already, and no more are")));
+            return Err(Some(format!(
+                "{MOST_OF_ONE} network namespaces of one agent are served already, and no more are"
+            )));
         }
     }
     let (tcp_port, dns_port) = namespaces.ports;

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
-use nix::poll::{PollFd, PollFlags, PollTimeout};
 use caracal_common::counter::CounterKey;
 use caracal_common::denial::{Denial, Hook, Why};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::govern::Governor;
 use super::order::{KernelRefusal, Order};

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
@@ -19,16 +19,17 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::cgroup::Hierarchy;
 use super::child::{self, Inherited};
-use super::control;
+use super::control::{self, AttachOptions};
 use super::cookie;
 use super::govern::Governor;
 use super::kernel::Kernel;
 use super::keys::Keys;
 use super::listeners::Listeners;
+use super::live::Live;
 use super::namespaces::Namespaces;
 use super::order::{Order, Orders};
 use super::refusals;
-use super::{KeeperError, Signer, namespaces, signing, sockets};
+use super::{KeeperError, Signer, flows, namespaces, signing, sockets};
 use crate::agent::Agent;
 use crate::clock::{Clock, monotonic_ns};
 use crate::config::{Config, Require};
@@ -58,9 +59,10 @@ impl Places {
     /// Of this configuration.
     #[must_use]
     pub fn of(config: &Config) -> Places {
+        let state = crate::ledger::StateDir::new(&config.state_dir);
         Places {
-            keeper: config.state_dir.join("keeper"),
-            data: config.state_dir.join("data"),
+            keeper: state.keeper(),
+            data: state.data(),
             runtime: config.runtime_dir.clone(),
             control: config.runtime_dir.join("control.sock"),
         }
@@ -87,7 +89,8 @@ pub fn serve(
     config: &Config,
     cgroups: &[PathBuf],
     agent: Option<&str>,
-    ready: impl FnOnce(),
+    options: AttachOptions,
+    ready: impl FnOnce(&[serde_json::Value]),
 ) -> Result<(), KeeperError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(KeeperError::NotRoot);
@@ -123,18 +126,10 @@ pub fn serve(
     let inherited = Inherited { sockets, lease: lease?, sources: sources?, resolving: resolving? };
     let group = admin_group(config)?;
     let certificate = keys.ca_certificate().to_owned();
+    let live = Live::new(&hierarchy, &places, config.instance.as_str(), &certificate)?;
     let (namespaces, hints) = Namespaces::new(config.listen.tcp_port, config.listen.dns_port)
         .map_err(|error| KeeperError::Kernel(error.to_string()))?;
-    let governor = Arc::new(Governor::new(
-        hierarchy,
-        config.instance.as_str(),
-        kernel,
-        certificate,
-        group,
-        places.registry(),
-        config.file.clone(),
-        namespaces,
-    )?);
+    let governor = Arc::new(Governor::new(hierarchy, config, kernel, certificate, group, live, namespaces)?);
     governor.set_inbound(&config.inbound);
     governor.adopt();
     thread("namespaces", {
@@ -160,6 +155,24 @@ pub fn serve(
         }
     })?;
 
+    thread("trust", {
+        let governor = Arc::clone(&governor);
+        move || loop {
+            let began = Instant::now();
+            governor.trust_again();
+            std::thread::sleep((began.elapsed() * 50).max(Duration::from_secs(1)));
+        }
+    })?;
+    thread("live", {
+        let governor = Arc::clone(&governor);
+        move || loop {
+            let began = Instant::now();
+            governor.look_again();
+            // Looking is a fiftieth of the time at most, however much there is to look at.
+            std::thread::sleep((began.elapsed() * 50).max(Duration::from_secs(1)));
+        }
+    })?;
+
     let keeper = Keeper {
         config,
         places: &places,
@@ -170,6 +183,7 @@ pub fn serve(
         keys: &keys,
         governor: &governor,
         agent,
+        options,
     };
     keeper.supervise(&signals, cgroups, ready)
 }
@@ -184,11 +198,17 @@ struct Keeper<'a> {
     keys: &'a Arc<Keys>,
     governor: &'a Arc<Governor>,
     agent: Option<&'a str>,
+    options: AttachOptions,
 }
 
 impl Keeper<'_> {
     /// Keeps a data path running until a signal asks to stop.
-    fn supervise(&self, signals: &SigSet, cgroups: &[PathBuf], ready: impl FnOnce()) -> Result<(), KeeperError> {
+    fn supervise(
+        &self,
+        signals: &SigSet,
+        cgroups: &[PathBuf],
+        ready: impl FnOnce(&[serde_json::Value]),
+    ) -> Result<(), KeeperError> {
         let mut ready = Some(ready);
         let mut pause = Duration::from_millis(100);
         loop {
@@ -197,17 +217,21 @@ impl Keeper<'_> {
             match self.first_renewal(&mut child) {
                 Ok(()) => {
                     self.tell_released();
-                    if let Err(why) = cgroups.iter().try_for_each(|cgroup| self.attach(cgroup)) {
-                        self.stop(&mut child);
-                        return Err(why);
-                    }
+                    let attached: Result<Vec<_>, _> = cgroups.iter().map(|cgroup| self.attach(cgroup)).collect();
+                    let attached = match attached {
+                        Ok(attached) => attached.into_iter().flatten().collect::<Vec<_>>(),
+                        Err(why) => {
+                            self.stop(&mut child);
+                            return Err(why);
+                        }
+                    };
                     if self.config.require == Require::Full {
                         let _ = self
                             .governor
                             .order(&Order::Lifecycle("degraded: full is required, network is enforced".to_owned()));
                     }
                     if let Some(ready) = ready.take() {
-                        ready();
+                        ready(&attached);
                     }
                 }
                 Err(why) if ready.is_some() => {
@@ -237,6 +261,9 @@ impl Keeper<'_> {
         thread("signing", move || signing::serve(roads.signing, &keys))?;
         let governor = Arc::clone(self.governor);
         thread("sockets", move || sockets::serve(roads.doors, &governor))?;
+        let copy = |map: &OwnedFd| map.try_clone().map_err(|error| KeeperError::Kernel(error.to_string()));
+        let (connections, queries) = (copy(&self.inherited.sources)?, copy(&self.inherited.resolving)?);
+        thread("flows", move || flows::serve(roads.flows, &connections, &queries))?;
         let orders = Orders::new(roads.orders).map_err(|error| KeeperError::Gone(error.to_string()))?;
         self.governor.set_orders(Some(Arc::new(orders)));
         Ok(child)
@@ -265,9 +292,9 @@ impl Keeper<'_> {
     }
 
     /// Attaches what was asked for; what an earlier keeper left attached is adopted already.
-    fn attach(&self, cgroup: &Path) -> Result<(), KeeperError> {
+    fn attach(&self, cgroup: &Path) -> Result<Option<serde_json::Value>, KeeperError> {
         if self.governor.is_attached(cgroup) {
-            return Ok(());
+            return Ok(None);
         }
         let name = self
             .config
@@ -275,10 +302,7 @@ impl Keeper<'_> {
             .iter()
             .find(|entry| entry.cgroup.as_deref() == Some(cgroup))
             .map(|entry| entry.name.as_str());
-        self.governor
-            .attach(cgroup, self.agent.or(name), self.config.allow_degraded)
-            .map(drop)
-            .map_err(KeeperError::Refused)
+        self.governor.attach(cgroup, self.agent.or(name), self.options).map(Some).map_err(KeeperError::Refused)
     }
 
     /// Waits for a signal or for the child's end. True: stop.

@@ -95,7 +95,9 @@ fn make(governor: &Governor, request: &Request) -> Result<Vec<Option<OwnedFd>>, 
     let made = inside(&door, || -> nix::Result<Vec<Option<OwnedFd>>> {
         let own = addresses()?;
         let wanted = request.addresses.iter().take(frame::MAX_DESCRIPTORS);
-        wanted.map(|address| (is_loopback(*address) || own.contains(address)).then(|| bound(*address)).transpose()).collect()
+        wanted
+            .map(|address| (is_loopback(*address) || own.contains(address)).then(|| bound(*address)).transpose())
+            .collect()
     });
     made.map_err(|error| error.to_string())?.map_err(|error| format!("no socket in its network namespace: {error}"))
 }

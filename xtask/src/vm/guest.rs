@@ -187,43 +187,52 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-fn prelude(checkout: &Checkout) -> String {
-    format!(
-        "set -o pipefail\nexport CARACALD={} CARGO_TARGET_DIR={} CARACAL_REPORT_DIR=/out/report CARACAL_COMMIT={}\nmkdir -p /out/report\n",
-        quoted(&checkout.caracald().display().to_string()),
-        quoted(&checkout.target.display().to_string()),
-        quoted(&report::commit(&checkout.root)),
-    )
+/// What the contract and a person in the shell are told.
+fn prelude(checkout: &Checkout) -> Result<String> {
+    let contract = contract(checkout)?;
+    let variables = [
+        ("CARACALD", checkout.caracald().display().to_string()),
+        ("CARGO_TARGET_DIR", checkout.target.display().to_string()),
+        ("CARACAL_REPORT_DIR", "/out/report".to_owned()),
+        ("CARACAL_COMMIT", report::commit(&checkout.root)),
+        ("ESCAPE", contract.executable.display().to_string()),
+    ];
+    let exports: String = variables.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect();
+    let directory = quoted(&contract.directory.display().to_string());
+    Ok(format!("set -o pipefail\n{exports}mkdir -p /out/report\ncd {directory}\n"))
 }
 
 /// `doctor`, as JSON in /out.
-pub(crate) fn doctor(checkout: &Checkout) -> String {
-    prelude(checkout) + "caracald doctor --json >/out/doctor.json 2>/out/doctor.log\necho $? >/out/doctor.code\n"
+///
+/// # Errors
+/// When the contract does not compile.
+pub(crate) fn doctor(checkout: &Checkout) -> Result<String> {
+    Ok(prelude(checkout)?
+        + "caracald doctor --json >/out/doctor.json 2>/out/doctor.log\necho $? >/out/doctor.code\ntrue\n")
 }
 
 /// `doctor`, then the contract. Its outcome is the script's.
 ///
 /// # Errors
-/// When the contract does not compile.
+/// Like [`doctor`].
 pub(crate) fn proofs(checkout: &Checkout, filter: &[String]) -> Result<String> {
-    let contract = contract(checkout)?;
     let words: Vec<String> = filter.iter().map(|word| quoted(word)).collect();
-    Ok(format!(
-        "{}cd {}\n{} --test-threads=2 {} 2>&1 | tee /out/log\n",
-        doctor(checkout),
-        quoted(&contract.directory.display().to_string()),
-        quoted(&contract.executable.display().to_string()),
-        words.join(" "),
-    ))
+    Ok(format!("{}$ESCAPE --test-threads=2 {} 2>&1 | tee /out/log\n", doctor(checkout)?, words.join(" ")))
 }
 
 /// A command whose output is its log.
-pub(crate) fn command(checkout: &Checkout, words: &[String]) -> String {
+///
+/// # Errors
+/// Like [`doctor`].
+pub(crate) fn command(checkout: &Checkout, words: &[String]) -> Result<String> {
     let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-    format!("{}{} 2>&1 | tee /out/log\n", prelude(checkout), words.join(" "))
+    Ok(format!("{}{} 2>&1 | tee /out/log\n", prelude(checkout)?, words.join(" ")))
 }
 
 /// A shell on the console.
-pub(crate) fn shell(checkout: &Checkout) -> String {
-    prelude(checkout) + "bash -i\n"
+///
+/// # Errors
+/// Like [`doctor`].
+pub(crate) fn shell(checkout: &Checkout) -> Result<String> {
+    Ok(prelude(checkout)? + "bash -i\n")
 }

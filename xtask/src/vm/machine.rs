@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail};
 const QEMU: &str = "qemu-system-x86_64";
 /// More than the largest root file system and its unpacked copy need.
 const MEMORY_MIB: u32 = 1024;
-/// How long a machine may take to come up and go down when the host's virtualisation works: half a second is usual.
-const PROBE: Duration = Duration::from_secs(20);
+/// How long a machine may take to come up and go down when the host's virtualisation works: a second is usual.
+const PROBE: Duration = Duration::from_secs(12);
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// Who runs the guest's instructions.
@@ -100,8 +100,9 @@ impl Machine {
         };
         command.args(["-m", &MEMORY_MIB.to_string(), "-smp", &self.processors.to_string()]);
         command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.root);
-        // A panic ends the machine at once.
-        let words = format!("console=ttyS0 loglevel=4 panic=-1 mitigations=off {}", self.words);
+        // A panic ends the machine at once. On a busy host the timer's first ticks come late, and the kernel would take the
+        // timer for broken.
+        let words = format!("console=ttyS0 loglevel=4 panic=-1 no_timer_check mitigations=off {}", self.words);
         command.arg("-append").arg(words);
         match &self.console {
             Console::Log(log) => {
@@ -161,7 +162,11 @@ enum Stopped {
 
 /// Whether this host's own virtualisation works: the device may be there and a guest hang all the same.
 pub(crate) fn accelerator(kernel: &Path, root: &Path, scratch: &Path) -> Accelerator {
-    if File::options().read(true).write(true).open("/dev/kvm").is_err() {
+    // Asked once per boot of this host.
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let known = scratch.join("kvm-hangs");
+    let hangs = fs::read_to_string(&known).is_ok_and(|known| !boot.is_empty() && known == boot);
+    if hangs || File::options().read(true).write(true).open("/dev/kvm").is_err() {
         return Accelerator::Tcg;
     }
     let probe = Machine {
@@ -174,5 +179,10 @@ pub(crate) fn accelerator(kernel: &Path, root: &Path, scratch: &Path) -> Acceler
         out: scratch.join("kvm"),
         limit: PROBE,
     };
-    if probe.run().is_ok() { Accelerator::Kvm } else { Accelerator::Tcg }
+    if probe.run().is_ok() {
+        return Accelerator::Kvm;
+    }
+    // Without the note, the next run asks again.
+    let _ = fs::write(&known, boot);
+    Accelerator::Tcg
 }

@@ -2,9 +2,10 @@
 //! (other socket families, io_uring on old kernels) and what leads to other processes (terminal injection, key
 //! upcalls). Never refuses what an agent's own sandbox needs: user namespaces, mounts, seccomp, Landlock.
 
+use crate::keeper::sandbox::arch;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, sock_filter,
+    sock_filter,
 };
 use std::collections::BTreeMap;
 
@@ -79,14 +80,6 @@ fn x32_is_absent() -> Vec<sock_filter> {
     let enosys = 0x0005_0000 | libc::ENOSYS.unsigned_abs(); // SECCOMP_RET_ERRNO
     // The number is the first word of seccomp_data. No other architecture has numbers that high.
     vec![step(LOAD, 0, 0, 0), step(AT_LEAST, 0, 1, X32_BIT), step(RETURN, 0, 0, enosys)]
-}
-
-/// The architecture that this program was built for.
-///
-/// # Errors
-/// When seccompiler does not know it.
-pub fn arch() -> Result<TargetArch, String> {
-    std::env::consts::ARCH.try_into().map_err(|e: seccompiler::BackendError| e.to_string())
 }
 
 fn program(rules: Rules, errno: i32) -> Result<BpfProgram, String> {

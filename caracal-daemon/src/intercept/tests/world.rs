@@ -40,7 +40,7 @@ impl Signer for LocalSigner {
         self.0.issue_leaf(name, spki)
     }
 
-    fn sign_checkpoint(&self, _size: u64, _root: [u8; 32]) -> Result<String, KeeperError> {
+    fn sign_checkpoint(&self, _size: u64, _root: [u8; 32], _proof: &[[u8; 32]]) -> Result<String, KeeperError> {
         Err(KeeperError::Gone("not in this test".to_owned()))
     }
 
