@@ -35,8 +35,10 @@ impl Server {
         let to = std::fs::OpenOptions::new().write(true).open(&out).expect("a file");
         let run = python.args(["-c", SERVER, &port.to_string(), name]);
         let server = Server(run.spawn(Stdio::from(to), Stdio::null()).expect("python3"));
-        until("the server listens", Duration::from_secs(20), || std::fs::read_to_string(&out).is_ok_and(|text| text == "up\n"))
-            .expect("it is up");
+        until("the server listens", Duration::from_secs(20), || {
+            std::fs::read_to_string(&out).is_ok_and(|text| text == "up\n")
+        })
+        .expect("it is up");
         server
     }
 }
@@ -66,7 +68,8 @@ fn a_rule_about_loopback_means_the_agents_own() {
         // Governed: each its own.
         let ran = world.within(&namespace, &world.fetch("http://127.0.0.1:8088/")).ok();
         assert_eq!(ran.stdout, "the-agents 200", "{}", ran.screen());
-        let here = world.scene.agent("sh").cgroup(&world.cgroup.path()).args(["-c", &world.fetch("http://127.0.0.1:8088/")]);
+        let here =
+            world.scene.agent("sh").cgroup(&world.cgroup.path()).args(["-c", &world.fetch("http://127.0.0.1:8088/")]);
         assert_eq!(here.ran().ok().stdout, "the-hosts 200");
         // A port that no rule names is neither's.
         let ran = world.within(&namespace, &world.fetch("http://127.0.0.1:8089/")).ok();
@@ -119,7 +122,8 @@ fn caught(scene: &Scene, work: impl FnOnce()) -> u64 {
 
 #[test]
 fn loopback_that_its_root_leads_elsewhere_leads_nowhere() {
-    let rules = format!("[[allow]]\nhosts = [\"127.0.0.1\"]\nports = [{CANARY_PORT}]\nprivate = true\nmode = \"tcp\"\n");
+    let rules =
+        format!("[[allow]]\nhosts = [\"127.0.0.1\"]\nports = [{CANARY_PORT}]\nprivate = true\nmode = \"tcp\"\n");
     controlled(
         "an agent's root routes 127.0.0.1 to a cable",
         &rules,
@@ -158,7 +162,8 @@ fn an_inbound_port_is_open_by_rule_alone() {
     let open = rules("\n[[inbound]]\nports = [1455]\n");
     case("an inbound callback by rule, and without", &open, |world| {
         let governed = || world.scene.agent("python3").cgroup(&world.cgroup.path());
-        let _listening: Vec<Server> = [1455, 1456].map(|port| Server::start(world, governed(), port, "callback")).into();
+        let _listening: Vec<Server> =
+            [1455, 1456].map(|port| Server::start(world, governed(), port, "callback")).into();
         let from_outside = |port: u16| {
             let url = format!("http://127.0.0.1:{port}/");
             world.scene.agent("curl").args(["-sS", "--max-time", "2", &url]).ran()

@@ -2,9 +2,9 @@
 //! The namespaces are made by the tests themselves, and by podman.
 
 mod loopback;
+mod many;
 mod own;
 mod podman;
-mod many;
 
 use serde_json::{Map, json};
 use std::path::PathBuf;
@@ -44,7 +44,8 @@ impl Namespace {
         let link = format!("/proc/{}/ns/net", namespace.pid());
         until("the namespace", Duration::from_secs(10), || {
             std::fs::read_link(&link).is_ok_and(|own| Some(own) != std::fs::read_link("/proc/self/ns/net").ok())
-                && std::fs::read_to_string(format!("/proc/{}/comm", namespace.pid())).is_ok_and(|comm| comm == "sleep\n")
+                && std::fs::read_to_string(format!("/proc/{}/comm", namespace.pid()))
+                    .is_ok_and(|comm| comm == "sleep\n")
         })
         .expect("a namespace with its loopback up");
         namespace
@@ -91,7 +92,8 @@ impl World<'_> {
         let status = self.daemon.json(&["status"]);
         let number = |value: &serde_json::Value| value.as_u64().unwrap_or(u64::MAX);
         let map = self.scene.net.a.run("python3").args(["-c", COUNT]);
-        let map = map.arg(format!("/sys/fs/bpf/caracal/{}-v{}/maps/NAMESPACES", self.daemon.instance(), ABI)).ran().ok();
+        let map =
+            map.arg(format!("/sys/fs/bpf/caracal/{}-v{}/maps/NAMESPACES", self.daemon.instance(), ABI)).ran().ok();
         let entries = map.stdout.trim().parse().expect("a number");
         (number(&status["namespaces"]["served"]), number(&status["data_path"]["namespaces"]), entries)
     }

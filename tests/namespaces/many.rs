@@ -27,9 +27,8 @@ fn two_hundred_namespaces_leave_nothing_behind() {
             fetch.replace('\'', "'\\''")
         );
         let run = || world.scene.agent("sh").user(0).cgroup(&world.cgroup.path()).limit(Duration::from_secs(300));
-        let nobody = |limit: u64| {
-            until("every namespace is let go", Duration::from_secs(limit), || world.served() == (0, 0, 1))
-        };
+        let nobody =
+            |limit: u64| until("every namespace is let go", Duration::from_secs(limit), || world.served() == (0, 0, 1));
         // Once before, so that what is kept for good is there.
         let ran = run().args(["-c", &wave]).ran().ok();
         assert_eq!(ran.stdout.matches(" 200").count(), 20, "{}", ran.screen());

@@ -8,7 +8,11 @@ use support::wire::CANARY_PORT;
 #[test]
 fn an_agent_in_a_namespace_of_its_own_reaches_what_is_allowed() {
     case("unshare: an allowed host and a refused one", RULES, |world| {
-        let both = format!("ip link set lo up; ({}) && ({})", world.fetch("https://example.com/hello"), world.fetch("https://other.example/"));
+        let both = format!(
+            "ip link set lo up; ({}) && ({})",
+            world.fetch("https://example.com/hello"),
+            world.fetch("https://other.example/")
+        );
         for (user, how) in [(0, "-n"), (AGENT_UID, "-Urn")] {
             let run = world.scene.agent("unshare").user(user).cgroup(&world.cgroup.path());
             let ran = run.args([how, "sh", "-c", &both]).ran().ok();
@@ -27,7 +31,14 @@ fn an_agent_in_a_namespace_of_its_own_reaches_what_is_allowed() {
 #[test]
 fn a_loopback_that_is_down_stays_down() {
     case("unshare: loopback down", RULES, |world| {
-        let line = format!("{}; ip -br link show lo", world.fetch("https://example.com/hello").replace("50", "10").replace("exit 0", "echo reached").replace("; exit 1", ""));
+        let line = format!(
+            "{}; ip -br link show lo",
+            world
+                .fetch("https://example.com/hello")
+                .replace("50", "10")
+                .replace("exit 0", "echo reached")
+                .replace("; exit 1", "")
+        );
         let run = world.scene.agent("unshare").user(0).cgroup(&world.cgroup.path());
         let ran = run.args(["-n", "sh", "-c", &line]).ran();
         assert!(!ran.stdout.contains("reached") && ran.stdout.contains("DOWN"), "{}", ran.screen());

@@ -69,9 +69,11 @@ impl Drop for Podman<'_> {
         let _gone = self.command().args(["rm", "-f", "-t", "0", "-a"]).ran();
         // On a hybrid host runc makes directories in every hierarchy of version 1 as well.
         let name = self.cgroup.path().file_name().expect("a name").to_owned();
-        let others = std::fs::read_dir(cgroup_mount().parent().unwrap_or(Path::new("/"))).into_iter().flatten().flatten();
+        let others =
+            std::fs::read_dir(cgroup_mount().parent().unwrap_or(Path::new("/"))).into_iter().flatten().flatten();
         for other in others.map(|other| other.path().join(&name)).filter(|path| path.is_dir()) {
-            let _gone = Command::new("find").arg(other).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]).output();
+            let _gone =
+                Command::new("find").arg(other).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]).output();
         }
     }
 }

@@ -159,8 +159,20 @@ const NONE: &[&str] = &[];
 pub const VECTORS: &[Vector] = &[
     wire("tcp_connect", 1, ALL, NONE, "connects and writes"),
     wire("ipv6_addrform", 1, ALL, DATAGRAM, "turns a mapped IPv6 datagram socket into an IPv4 one, then sends"),
-    wire("neighbour_solicitation", 1, ALL, DATAGRAM, "a datagram to a link-local address: the kernel asks the link for it"),
-    wire("arp_request", 1, ALL, DATAGRAM, "a datagram to a neighbour that is not there: the kernel asks the link for it"),
+    wire(
+        "neighbour_solicitation",
+        1,
+        ALL,
+        DATAGRAM,
+        "a datagram to a link-local address: the kernel asks the link for it",
+    ),
+    wire(
+        "arp_request",
+        1,
+        ALL,
+        DATAGRAM,
+        "a datagram to a neighbour that is not there: the kernel asks the link for it",
+    ),
     wire("fast_open_sendto", 2, ALL, NONE, "sendto with MSG_FASTOPEN: data in the SYN"),
     wire("fast_open_connect", 2, ALL, NONE, "TCP_FASTOPEN_CONNECT, then write"),
     wire("mptcp_connect", 3, ALL, KIND, "connects an MPTCP socket"),
@@ -227,8 +239,14 @@ pub const VECTORS: &[Vector] = &[
     wire("passed_then_connect", 13, ALL, NONE, "an unconnected TCP socket, connected inside"),
     wire("pidfd_getfd", 13, HOST, NONE, "takes a socket out of another process"),
     wire("process_memory", 13, HOST, NONE, "writes into another process what it will send"),
-    from(Start::Outside, wire("created_before_joining", 13, ALL, NONE, "a socket made outside, connected after joining")),
-    from(Start::Outside, wire("connected_before_joining", 13, ALL, NONE, "connected outside, written to after joining")),
+    from(
+        Start::Outside,
+        wire("created_before_joining", 13, ALL, NONE, "a socket made outside, connected after joining"),
+    ),
+    from(
+        Start::Outside,
+        wire("connected_before_joining", 13, ALL, NONE, "connected outside, written to after joining"),
+    ),
     from(Start::Before, wire("tcp_before_attach", 13, ALL, PACKET, "connected before the cgroup was governed, TCP")),
     from(Start::Before, wire("udp_before_attach", 13, ALL, DATAGRAM, "connected before the cgroup was governed, UDP")),
     wire("uring_connect", 14, ALL, NONE, "connects and sends by io_uring"),
@@ -250,7 +268,13 @@ pub const VECTORS: &[Vector] = &[
     wire("socket_before_unshare", 18, ALL, NONE, "a socket made before the process entered a namespace of its own"),
     wire("namespace_with_cable", 18, ALL, NAMESPACE, "a network namespace of its own, with a cable to the host"),
     wire("cgroup_v1_net_cls", 19, ALL, NONE, "a cgroup v1 that marks sockets"),
-    wire("bpf_child_program", 20, ALL, DATAGRAM, "attaches a program that allows everything to a cgroup below, then sends"),
+    wire(
+        "bpf_child_program",
+        20,
+        ALL,
+        DATAGRAM,
+        "attaches a program that allows everything to a cgroup below, then sends",
+    ),
     wire("bpf_prog_detach", 21, ALL, DATAGRAM, "BPF_PROG_DETACH on its own cgroup, then sends"),
     wire("igmp_join", 22, ALL, MULTICAST, "joins an IPv4 group: the kernel announces it"),
     wire("mld_join", 22, ALL, MULTICAST, "joins an IPv6 group: the kernel announces it"),
@@ -459,12 +483,15 @@ mod tests {
         let names: BTreeSet<&str> = VECTORS.iter().map(|vector| vector.name).collect();
         assert_eq!(names.len(), VECTORS.len());
         assert!((60..=250).contains(&names.len()));
-        assert!(names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')));
+        assert!(
+            names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'))
+        );
     }
 
     #[test]
     fn no_two_attempts_aim_at_the_same_place() {
-        let addresses: BTreeSet<_> = aims().map(|aim| (aim.ip4(), aim.ip6(), aim.group6(), aim.inbound_port())).collect();
+        let addresses: BTreeSet<_> =
+            aims().map(|aim| (aim.ip4(), aim.ip6(), aim.group6(), aim.inbound_port())).collect();
         assert_eq!(addresses.len(), aims().count());
         let ports: BTreeSet<_> = aims().map(Aim::inbound_port).collect();
         assert_eq!(ports.len(), aims().count());

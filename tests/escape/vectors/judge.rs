@@ -197,7 +197,8 @@ pub(super) fn both_ways(judged: &Judged, coverage: &Coverage) -> Vec<(String, Op
 
 /// The faults that were planted must be seen, and nothing beside them.
 pub(super) fn planted(found: &Found) -> Vec<(String, Option<String>)> {
-    let seen = |name: &str, privilege| aim(name, privilege, Phase::Planted).is_some_and(|aim| found.seen.contains_key(&aim));
+    let seen =
+        |name: &str, privilege| aim(name, privilege, Phase::Planted).is_some_and(|aim| found.seen.contains_key(&aim));
     let case = |name: &str, right: bool, why: &str| (name.to_owned(), (!right).then(|| why.to_owned()));
     vec![
         case(

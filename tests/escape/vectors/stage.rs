@@ -137,7 +137,9 @@ impl<'a> Stage<'a> {
         let inside = self.with_sockets(privilege, phase);
         let mut runs = vec![inside];
         if phase != Phase::Run {
-            runs.push(self.probe(privilege).args(["catalogue", privilege.name(), phase.name()]).arg(&self.dir).arg("outside"));
+            runs.push(
+                self.probe(privilege).args(["catalogue", privilege.name(), phase.name()]).arg(&self.dir).arg("outside"),
+            );
             let before = self.before(privilege, phase);
             cgroup(&before);
             let run = self.probe(privilege).args(["catalogue", privilege.name(), phase.name()]).arg(&self.dir);
@@ -227,7 +229,8 @@ impl<'a> Stage<'a> {
     fn carry_out(&mut self, privilege: Privilege, phase: Phase, runs: Vec<Run>) {
         let lines: Vec<Attempted> = std::thread::scope(|scope| {
             let this = &*self;
-            let readers: Vec<_> = runs.into_iter().map(|run| scope.spawn(move || this.read(run, privilege, phase))).collect();
+            let readers: Vec<_> =
+                runs.into_iter().map(|run| scope.spawn(move || this.read(run, privilege, phase))).collect();
             readers.into_iter().flat_map(|reader| reader.join().expect("a reader")).collect()
         });
         self.attempted.extend(lines);
@@ -257,7 +260,12 @@ impl<'a> Stage<'a> {
         }
         let status = child.wait().expect("its end");
         let complaints = complaints.join().unwrap_or_default();
-        assert!(!attempted.is_empty(), "nothing was tried as {} under {}: {status} {complaints}", privilege.name(), phase.name());
+        assert!(
+            !attempted.is_empty(),
+            "nothing was tried as {} under {}: {status} {complaints}",
+            privilege.name(),
+            phase.name()
+        );
         attempted
     }
 

@@ -43,7 +43,8 @@ pub(super) fn clone_into(this: &Try) -> Tried {
     arguments[4] = u64::try_from(libc::SIGCHLD).unwrap_or(17);
     arguments[10] = u64::try_from(beside.as_raw_fd()).unwrap_or(0);
     // SAFETY: without CLONE_VM this is fork; this process has one thread.
-    let child = check(unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) }).at("clone")?;
+    let child =
+        check(unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) }).at("clone")?;
     if child == 0 {
         let code = if sends(this).is_ok() { 0 } else { 1 };
         // SAFETY: ends the child.

@@ -54,7 +54,8 @@ impl Kind {
 /// The name of the accomplice's abstract socket.
 pub(crate) fn abstract_name(dir: &Path) -> SockAddr {
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    SockAddr::unix(format!("\0caracal-outside-{name}")).unwrap_or_else(|_| SockAddr::from(SocketAddr::from(([0; 4], 0))))
+    SockAddr::unix(format!("\0caracal-outside-{name}"))
+        .unwrap_or_else(|_| SockAddr::from(SocketAddr::from(([0; 4], 0))))
 }
 
 fn reach(this: &Try, kind: Kind) -> Tried<Socket> {

@@ -35,7 +35,8 @@ fn put(attributes: &mut [u8; 128], at: usize, bytes: &[u8]) {
 /// The cgroup v2 directory of this process.
 fn own_cgroup() -> Tried<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").at("open")?;
-    let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|words| words.get(2) == Some(&"cgroup2"));
+    let mount =
+        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|words| words.get(2) == Some(&"cgroup2"));
     let Some(mount) = mount.and_then(|words| words.get(1).map(ToString::to_string)) else {
         return fail("open", libc::ENOENT);
     };

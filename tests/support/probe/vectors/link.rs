@@ -135,7 +135,14 @@ pub(super) fn xdp_socket(this: &Try) -> Tried {
     let frame = frame(this);
     // SAFETY: the ring is the kernel's; what is written lies within it and within our memory.
     unsafe {
-        let tx = libc::mmap(std::ptr::null_mut(), 4_096, protection, libc::MAP_SHARED, socket.as_raw_fd(), XDP_PGOFF_TX_RING);
+        let tx = libc::mmap(
+            std::ptr::null_mut(),
+            4_096,
+            protection,
+            libc::MAP_SHARED,
+            socket.as_raw_fd(),
+            XDP_PGOFF_TX_RING,
+        );
         if tx == libc::MAP_FAILED {
             return Err(raw::Fail { step: "mmap", error: std::io::Error::last_os_error() });
         }

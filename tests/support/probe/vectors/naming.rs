@@ -75,7 +75,8 @@ pub(super) fn nscd_socket(this: &Try) -> Tried {
 
 pub(super) fn resolved_varlink(this: &Try) -> Tried {
     let name = format!("{}.{ZONE}", this.aim.token());
-    let call = format!("{{\"method\":\"io.systemd.Resolve.ResolveHostname\",\"parameters\":{{\"name\":\"{name}\"}}}}\0");
+    let call =
+        format!("{{\"method\":\"io.systemd.Resolve.ResolveHostname\",\"parameters\":{{\"name\":\"{name}\"}}}}\0");
     deputies::tell(this, Kind::Varlink, call.as_bytes())
 }
 

@@ -40,7 +40,11 @@ pub(super) fn port_reuse(this: &Try) -> Tried {
         Ok(socket)
     };
     let results: Vec<_> = (0..8).map(|number| one(PORT + number)).collect();
-    if results.iter().any(Result::is_ok) { Ok(()) } else { results.into_iter().next().map_or(Ok(()), |one| one.map(drop)) }
+    if results.iter().any(Result::is_ok) {
+        Ok(())
+    } else {
+        results.into_iter().next().map_or(Ok(()), |one| one.map(drop))
+    }
 }
 
 fn bound(socket: Socket) -> Tried<Socket> {

@@ -38,7 +38,8 @@ pub(super) fn loopback_udp(this: &Try) -> Tried {
 }
 
 pub(super) fn own_address(this: &Try) -> Tried {
-    let own = [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x1ea, 0, 0, 0, 0, 1))];
+    let own =
+        [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x1ea, 0, 0, 0, 0, 1))];
     let to: Vec<_> = own.map(|ip| SocketAddr::new(ip, RELAY_PORT)).into();
     let first = any(to.clone(), &mut |to| send_to(&udp(&to)?, &this.token(), &to));
     by_tcp(this, to).or(first)
