@@ -25,6 +25,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::{
+    guest::Root,
     machine::{Accelerator, Console, Machine},
     outcome::Outcome,
     suite::{Apt, Kernel, SUITES, Suite},
@@ -286,7 +287,7 @@ fn try_out(checkout: &Checkout, suites: &[&Suite], depth: Depth, filter: &[Strin
         for (boot, outcome) in all(checkout, &scratch, &root, boots, accelerator) {
             outcome::judge(&boot, accelerator, outcome, &mut kernels, &mut escape);
         }
-        fs::remove_file(&root).with_context(|| root.display().to_string())?;
+        fs::remove_file(&root.path).with_context(|| root.path.display().to_string())?;
     }
     kernels.finish(started);
     escape.finish(started);
@@ -320,7 +321,7 @@ fn plan(kernel: &Kernel, depth: Depth, filter: &[String]) -> Vec<Boot> {
 fn all(
     checkout: &Checkout,
     scratch: &Path,
-    root: &Path,
+    root: &Root,
     boots: Vec<Boot>,
     accelerator: Accelerator,
 ) -> Vec<(Boot, Result<Outcome>)> {
@@ -372,7 +373,7 @@ fn next(queue: &Mutex<VecDeque<Boot>>) -> Option<Boot> {
 fn start(
     checkout: &Checkout,
     scratch: &Path,
-    root: &Path,
+    root: &Root,
     boot: &Boot,
     accelerator: Accelerator,
     processors: u32,
@@ -380,11 +381,11 @@ fn start(
     let name = boot.name();
     let own = scratch.join(format!("{name}.cpio"));
     let script = match &boot.work {
-        Work::Proofs(filter) => guest::proofs(checkout, filter),
-        Work::Doctor => guest::doctor(checkout),
-        Work::Command(words) => guest::command(checkout, words),
-        Work::Shell => guest::shell(checkout),
-    }?;
+        Work::Proofs(filter) => guest::proofs(checkout, root, filter),
+        Work::Doctor => guest::doctor(checkout, root),
+        Work::Command(words) => guest::command(checkout, root, words),
+        Work::Shell => guest::shell(checkout, root),
+    };
     guest::add_to(root, &own, &boot.kernel, &script)?;
     let console = if matches!(boot.work, Work::Shell) {
         Console::Terminal
