@@ -56,9 +56,8 @@ fn holder(ctx: &SkBuffContext) -> Option<u64> {
         return None;
     }
     // SAFETY: a full socket that the hook holds; a missing entry reads as null.
-    let mark = unsafe {
-        bpf_sk_storage_get((&raw const FOREIGN).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0)
-    };
+    let mark =
+        unsafe { bpf_sk_storage_get((&raw const FOREIGN).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0) };
     if mark.is_null() {
         return None;
     }

@@ -47,7 +47,7 @@ impl World<'_> {
             "-w",
             "%{http_code}",
             "--max-time",
-            "5",
+            "20",
         ]);
         run.arg("--cacert").arg(ca).arg("https://example.com/hello").ran().stdout
     }

@@ -286,7 +286,15 @@ fn capture(
 fn parse_arp(bytes: &[u8]) -> Option<Packet> {
     let address = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?));
     let (source, destination) = (address(14)?, address(24)?);
-    Some(Packet { source, destination, protocol: ARP, port: None, source_port: None, bytes: bytes.to_vec(), at: Instant::now() })
+    Some(Packet {
+        source,
+        destination,
+        protocol: ARP,
+        port: None,
+        source_port: None,
+        bytes: bytes.to_vec(),
+        at: Instant::now(),
+    })
 }
 
 fn parse(bytes: &[u8]) -> Option<Packet> {

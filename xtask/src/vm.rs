@@ -25,6 +25,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::{
+    guest::Root,
     machine::{Accelerator, Console, Machine},
     outcome::Outcome,
     suite::{Apt, Kernel, SUITES, Suite},
@@ -37,8 +38,8 @@ use crate::{
     setup,
 };
 
-/// How long one machine may be on. A whole run is a few minutes; this only ends what would never end.
-const LIMIT: Duration = Duration::from_secs(600);
+/// How long one machine may be on: two minutes are usual, on a busy host ten. This only ends what would never end.
+const LIMIT: Duration = Duration::from_secs(1200);
 /// Why there is nothing to boot on another kind of processor.
 const ELSEWHERE: &str = "the machines are x86-64 and run this host's programs: they need an x86-64 host";
 /// Cases of `escape` for a run that has to be short: every way out, the lease, the pins, and what the kernel tells.
@@ -76,7 +77,7 @@ pub(crate) struct Arguments {
     /// Leave `bpf` out of the list of security modules.
     #[arg(long)]
     no_bpf_lsm: bool,
-    /// Write docs/COVERAGE.md from the kernels that are tried.
+    /// Ask `doctor` alone on every kernel, and write docs/COVERAGE.md from what it says.
     #[arg(long, conflicts_with_all = ["shell", "command", "list"])]
     coverage: bool,
     /// Runs in the machine, as root, with caracald on PATH.
@@ -113,6 +114,16 @@ pub(crate) struct Boot {
     work: Work,
 }
 
+/// How much is tried on each kernel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Depth {
+    /// What the table in the docs is made of.
+    Coverage,
+    /// What fits into CI.
+    Short,
+    Long,
+}
+
 #[derive(Clone, Debug)]
 enum Work {
     /// `doctor`, then the contract's cases that these words of the test program select.
@@ -141,9 +152,12 @@ impl Boot {
     }
 
     /// The guest kernel's command line.
-    fn words(&self) -> String {
+    pub(crate) fn words(&self) -> String {
         let bpf = if self.bpf_lsm { ",bpf" } else { "" };
-        format!("caracal.cgroup={} lsm=landlock,lockdown,yama{bpf}", self.cgroups.word())
+        // What doctor tells such hosts to do: before 5.15 these controllers take a socket out of its v2 cgroup.
+        let old = self.cgroups == Cgroups::Hybrid && self.kernel.release.starts_with("5.10.");
+        let controllers = if old { " cgroup_no_v1=net_cls,net_prio" } else { "" };
+        format!("caracal.cgroup={} lsm=landlock,lockdown,yama{bpf}{controllers}", self.cgroups.word())
     }
 }
 
@@ -161,7 +175,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.shell || !arguments.command.is_empty() {
         return by_hand(&checkout, arguments, &suites);
     }
-    let reports = try_out(&checkout, &suites, false, &[])?;
+    let depth = if arguments.coverage { Depth::Coverage } else { Depth::Short };
+    let reports = try_out(&checkout, &suites, depth, &[])?;
     for report in &reports {
         report.write(&checkout.report())?;
     }
@@ -187,7 +202,7 @@ pub(crate) fn test(checkout: &Checkout, long: bool, filter: &[String]) -> Result
     }
     setup::for_vm(checkout)?;
     let suites: Vec<&Suite> = SUITES.iter().collect();
-    let mut reports = try_out(checkout, &suites, long, filter)?;
+    let mut reports = try_out(checkout, &suites, if long { Depth::Long } else { Depth::Short }, filter)?;
     coverage::compare(checkout, &mut reports);
     if let Some(kernels) = reports.iter_mut().find(|report| report.name == "kernels") {
         kernels.cases.push(vagrant::validate(checkout));
@@ -245,7 +260,7 @@ fn by_hand(checkout: &Checkout, arguments: &Arguments, suites: &[&Suite]) -> Res
 }
 
 /// Boots every kernel and gives the reports `kernels` and `escape`.
-fn try_out(checkout: &Checkout, suites: &[&Suite], long: bool, filter: &[String]) -> Result<Vec<Report>> {
+fn try_out(checkout: &Checkout, suites: &[&Suite], depth: Depth, filter: &[String]) -> Result<Vec<Report>> {
     let started = Instant::now();
     let mut kernels = Report::start("kernels", &checkout.root);
     let mut escape = Report::start("escape", &checkout.root);
@@ -255,7 +270,7 @@ fn try_out(checkout: &Checkout, suites: &[&Suite], long: bool, filter: &[String]
             let mut boots = Vec::new();
             for suite in suites {
                 match apt.kernel(checkout, suite) {
-                    Ok(kernel) => boots.extend(plan(&kernel, long, filter)),
+                    Ok(kernel) => boots.extend(plan(&kernel, depth, filter)),
                     Err(error) => kernels.cases.push(outcome::unavailable(suite, &error)),
                 }
             }
@@ -272,7 +287,7 @@ fn try_out(checkout: &Checkout, suites: &[&Suite], long: bool, filter: &[String]
         for (boot, outcome) in all(checkout, &scratch, &root, boots, accelerator) {
             outcome::judge(&boot, accelerator, outcome, &mut kernels, &mut escape);
         }
-        fs::remove_file(&root).with_context(|| root.display().to_string())?;
+        fs::remove_file(&root.path).with_context(|| root.path.display().to_string())?;
     }
     kernels.finish(started);
     escape.finish(started);
@@ -285,26 +300,28 @@ fn try_out(checkout: &Checkout, suites: &[&Suite], long: bool, filter: &[String]
 
 /// What is tried on one kernel. A run that has to be short tries the catalogue of ways out and what else a kernel could
 /// change, and on the second kind of host asks `doctor` alone.
-fn plan(kernel: &Kernel, long: bool, filter: &[String]) -> Vec<Boot> {
+fn plan(kernel: &Kernel, depth: Depth, filter: &[String]) -> Vec<Boot> {
     let boot = |cgroups, bpf_lsm, work| Boot { kernel: kernel.clone(), cgroups, bpf_lsm, work };
-    let short = if long || !filter.is_empty() { Vec::new() } else { SHORT.map(ToOwned::to_owned).to_vec() };
+    let all = depth == Depth::Long || !filter.is_empty();
+    let short = if all { Vec::new() } else { SHORT.map(ToOwned::to_owned).to_vec() };
     let whole = || Work::Proofs(filter.iter().cloned().chain(short.clone()).collect());
-    if long {
-        return vec![
+    match depth {
+        Depth::Coverage => vec![boot(Cgroups::Pure, true, Work::Doctor), boot(Cgroups::Hybrid, false, Work::Doctor)],
+        Depth::Short => vec![boot(Cgroups::Pure, true, whole()), boot(Cgroups::Hybrid, false, Work::Doctor)],
+        Depth::Long => vec![
             boot(Cgroups::Pure, true, whole()),
             boot(Cgroups::Hybrid, false, whole()),
             boot(Cgroups::Hybrid, true, Work::Doctor),
             boot(Cgroups::Pure, false, Work::Doctor),
-        ];
+        ],
     }
-    vec![boot(Cgroups::Pure, true, whole()), boot(Cgroups::Hybrid, false, Work::Doctor)]
 }
 
 /// Runs the boots, [`AT_ONCE`] at a time; says what each found as it ends.
 fn all(
     checkout: &Checkout,
     scratch: &Path,
-    root: &Path,
+    root: &Root,
     boots: Vec<Boot>,
     accelerator: Accelerator,
 ) -> Vec<(Boot, Result<Outcome>)> {
@@ -356,7 +373,7 @@ fn next(queue: &Mutex<VecDeque<Boot>>) -> Option<Boot> {
 fn start(
     checkout: &Checkout,
     scratch: &Path,
-    root: &Path,
+    root: &Root,
     boot: &Boot,
     accelerator: Accelerator,
     processors: u32,
@@ -364,11 +381,11 @@ fn start(
     let name = boot.name();
     let own = scratch.join(format!("{name}.cpio"));
     let script = match &boot.work {
-        Work::Proofs(filter) => guest::proofs(checkout, filter),
-        Work::Doctor => guest::doctor(checkout),
-        Work::Command(words) => guest::command(checkout, words),
-        Work::Shell => guest::shell(checkout),
-    }?;
+        Work::Proofs(filter) => guest::proofs(checkout, root, filter),
+        Work::Doctor => guest::doctor(checkout, root),
+        Work::Command(words) => guest::command(checkout, root, words),
+        Work::Shell => guest::shell(checkout, root),
+    };
     guest::add_to(root, &own, &boot.kernel, &script)?;
     let console = if matches!(boot.work, Work::Shell) {
         Console::Terminal

@@ -48,12 +48,19 @@ const LEFT_OUT_OF_PYTHON: &[&str] = &[
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n";
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
 
-/// Builds the root file system that all machines share, and gives its path. It is made anew each time: copying files is
-/// quicker than finding out which have changed.
+/// The root file system that all machines share.
+#[derive(Debug)]
+pub(crate) struct Root {
+    pub(crate) path: PathBuf,
+    contract: Program,
+}
+
+/// Builds the root file system that all machines share. It is made anew each time: copying files is quicker than finding
+/// out which have changed.
 ///
 /// # Errors
 /// When a program or library is missing, or the contracts do not compile.
-pub(crate) fn root(checkout: &Checkout, scratch: &Path) -> Result<PathBuf> {
+pub(crate) fn root(checkout: &Checkout, scratch: &Path) -> Result<Root> {
     let contract = contract(checkout)?;
     let mut image = base()?;
     for program in PROGRAMS {
@@ -79,7 +86,7 @@ pub(crate) fn root(checkout: &Checkout, scratch: &Path) -> Result<PathBuf> {
     image.directory(contract.directory.strip_prefix("/").unwrap_or(&contract.directory), 0o755);
     let path = scratch.join("root.cpio");
     write(&image, &path)?;
-    Ok(path)
+    Ok(Root { path, contract })
 }
 
 /// A root file system that comes up and goes down.
@@ -95,7 +102,7 @@ pub(crate) fn write_probe(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When a module is missing, or the file cannot be written.
-pub(crate) fn add_to(root: &Path, path: &Path, kernel: &Kernel, script: &str) -> Result<()> {
+pub(crate) fn add_to(root: &Root, path: &Path, kernel: &Kernel, script: &str) -> Result<()> {
     let modules = modules::collect(&kernel.modules())?;
     let mut image = Image::default();
     let names: String = modules.iter().map(|module| format!("{}\n", module.name)).collect();
@@ -104,7 +111,7 @@ pub(crate) fn add_to(root: &Path, path: &Path, kernel: &Kernel, script: &str) ->
     for module in modules {
         image.text(&format!("/vm/lib/{}.ko", module.name), module.bytes, 0o644);
     }
-    fs::copy(root, path).with_context(|| path.display().to_string())?;
+    fs::copy(&root.path, path).with_context(|| path.display().to_string())?;
     let mut file = BufWriter::new(File::options().append(true).open(path)?);
     image.write(&mut file)?;
     file.flush().with_context(|| path.display().to_string())
@@ -188,51 +195,38 @@ fn quoted(word: &str) -> String {
 }
 
 /// What the contract and a person in the shell are told.
-fn prelude(checkout: &Checkout) -> Result<String> {
-    let contract = contract(checkout)?;
+fn prelude(checkout: &Checkout, root: &Root) -> String {
     let variables = [
         ("CARACALD", checkout.caracald().display().to_string()),
         ("CARGO_TARGET_DIR", checkout.target.display().to_string()),
         ("CARACAL_REPORT_DIR", "/out/report".to_owned()),
         ("CARACAL_COMMIT", report::commit(&checkout.root)),
-        ("ESCAPE", contract.executable.display().to_string()),
+        ("ESCAPE", root.contract.executable.display().to_string()),
     ];
     let exports: String = variables.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect();
-    let directory = quoted(&contract.directory.display().to_string());
-    Ok(format!("set -o pipefail\n{exports}mkdir -p /out/report\ncd {directory}\n"))
+    let directory = quoted(&root.contract.directory.display().to_string());
+    format!("set -o pipefail\n{exports}mkdir -p /out/report\ncd {directory}\n")
 }
 
 /// `doctor`, as JSON in /out.
-///
-/// # Errors
-/// When the contract does not compile.
-pub(crate) fn doctor(checkout: &Checkout) -> Result<String> {
-    Ok(prelude(checkout)?
-        + "caracald doctor --json >/out/doctor.json 2>/out/doctor.log\necho $? >/out/doctor.code\ntrue\n")
+pub(crate) fn doctor(checkout: &Checkout, root: &Root) -> String {
+    let ask = "caracald doctor --json >/out/doctor.json 2>/out/doctor.log\necho $? >/out/doctor.code\ntrue\n";
+    prelude(checkout, root) + ask
 }
 
 /// `doctor`, then the contract. Its outcome is the script's.
-///
-/// # Errors
-/// Like [`doctor`].
-pub(crate) fn proofs(checkout: &Checkout, filter: &[String]) -> Result<String> {
+pub(crate) fn proofs(checkout: &Checkout, root: &Root, filter: &[String]) -> String {
     let words: Vec<String> = filter.iter().map(|word| quoted(word)).collect();
-    Ok(format!("{}$ESCAPE --test-threads=2 {} 2>&1 | tee /out/log\n", doctor(checkout)?, words.join(" ")))
+    format!("{}$ESCAPE --test-threads=2 {} 2>&1 | tee /out/log\n", doctor(checkout, root), words.join(" "))
 }
 
 /// A command whose output is its log.
-///
-/// # Errors
-/// Like [`doctor`].
-pub(crate) fn command(checkout: &Checkout, words: &[String]) -> Result<String> {
+pub(crate) fn command(checkout: &Checkout, root: &Root, words: &[String]) -> String {
     let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-    Ok(format!("{}{} 2>&1 | tee /out/log\n", prelude(checkout)?, words.join(" ")))
+    format!("{}{} 2>&1 | tee /out/log\n", prelude(checkout, root), words.join(" "))
 }
 
 /// A shell on the console.
-///
-/// # Errors
-/// Like [`doctor`].
-pub(crate) fn shell(checkout: &Checkout) -> Result<String> {
-    Ok(prelude(checkout)? + "bash -i\n")
+pub(crate) fn shell(checkout: &Checkout, root: &Root) -> String {
+    prelude(checkout, root) + "bash -i\n"
 }

@@ -149,9 +149,7 @@ impl Image {
     /// # Errors
     /// When a file cannot be read or the archive cannot be written.
     pub(crate) fn write(&self, to: &mut impl Write) -> Result<()> {
-        let mut number = 0;
-        for (path, entry) in &self.entries {
-            number += 1;
+        for (number, (path, entry)) in (1..).zip(&self.entries) {
             let mut head = Head { number, mode: 0, time: 0, size: 0, device: (0, 0) };
             match entry {
                 Entry::Directory(mode) => {

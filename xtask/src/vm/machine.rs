@@ -91,7 +91,9 @@ impl Machine {
     }
 
     fn started(&self, archive: &Path) -> Result<Child, Stopped> {
-        let mut command = Command::new(QEMU);
+        // It does not outlive us, whoever ends us.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", QEMU]);
         // No card, no disk, no screen: what is not there is not waited for.
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"]);
         match self.accelerator {

@@ -111,6 +111,7 @@ fn facts(boot: &Boot, accelerator: Accelerator) -> Map<String, Value> {
         "kept": kernel.kept,
         "cgroup": boot.cgroups.word(),
         "bpf_lsm": boot.bpf_lsm,
+        "words": boot.words(),
         "accelerator": accelerator.name(),
     });
     match value {

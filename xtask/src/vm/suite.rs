@@ -14,7 +14,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::{checkout::Checkout, progress};
+use crate::{
+    checkout::Checkout,
+    progress::{self, Wait},
+};
 
 /// A suite of Debian and the kernel series that it is taken for.
 #[derive(Clone, Copy, Debug)]
@@ -217,6 +220,7 @@ impl Apt {
 
     /// What the suite's newest kernel consists of.
     fn newest(&self, suite: &Suite) -> Result<Vec<Package>> {
+        let wait = Wait::start(format!("asking apt for the newest kernel of {}", suite.name));
         let listed = self.ask(&["madison", NEWEST])?;
         let version = version_in(&listed, &suite.parts())
             .with_context(|| format!("{} has no {NEWEST}: is it still on the mirror?", suite.name))?;
@@ -233,6 +237,7 @@ impl Apt {
         if packages.is_empty() {
             bail!("{NEWEST} {version} depends on no kernel: {}", meta.depends);
         }
+        wait.done();
         Ok(packages)
     }
 
