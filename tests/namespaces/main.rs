@@ -91,14 +91,7 @@ impl World<'_> {
     fn served(&self) -> (u64, u64, u64) {
         let status = self.daemon.json(&["status"]);
         let number = |value: &serde_json::Value| value.as_u64().unwrap_or(u64::MAX);
-<<<<<<< HEAD
         let entries = self.entries("NAMESPACES", 8);
-=======
-        let map = self.scene.net.a.run("python3").args(["-c", COUNT]);
-        let map =
-            map.arg(format!("/sys/fs/bpf/caracal/{}-v{}/maps/NAMESPACES", self.daemon.instance(), ABI)).ran().ok();
-        let entries = map.stdout.trim().parse().expect("a number");
->>>>>>> vm
         (number(&status["namespaces"]["served"]), number(&status["data_path"]["namespaces"]), entries)
     }
 

@@ -8,19 +8,10 @@ use support::wire::CANARY_PORT;
 #[test]
 fn an_agent_in_a_namespace_of_its_own_reaches_what_is_allowed() {
     case("unshare: an allowed host and a refused one", RULES, |world| {
-<<<<<<< HEAD
         let both =
             format!("({}) && ({})", world.fetch("https://example.com/hello"), world.fetch("https://other.example/"));
         let no_v6 = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ";
         for (user, how, first) in [(0, "-n", ""), (AGENT_UID, "-Urn", ""), (0, "-n", no_v6)] {
-=======
-        let both = format!(
-            "ip link set lo up; ({}) && ({})",
-            world.fetch("https://example.com/hello"),
-            world.fetch("https://other.example/")
-        );
-        for (user, how) in [(0, "-n"), (AGENT_UID, "-Urn")] {
->>>>>>> vm
             let run = world.scene.agent("unshare").user(user).cgroup(&world.cgroup.path());
             let ran = run.args([how, "sh", "-c", &format!("{first}ip link set lo up; {both}")]).ran().ok();
             assert!(ran.stdout.contains(" 200"), "{}", ran.screen());

@@ -269,13 +269,8 @@ impl Host<'_> {
     }
 
     fn kernel(&self) -> Check {
-        // Before 5.19 the kernel lets nobody without a capability read a map, unless it lets everybody use BPF; the data
-        // path has none, finds no flow, and closes every connection.
-        let open = self.read("proc/sys/kernel/unprivileged_bpf_disabled").is_some_and(|text| text.trim() == "0");
-        let new = self.version().map(|version| version >= (5, 19) || (version >= (5, 10) && open));
-        let remedy =
-            "Linux 5.19 or later: on older ones the data path cannot read maps, and every connection is closed";
-        check("kernel", state(new), Need::Required, &self.release, remedy)
+        let new = self.version().map(|version| version >= (5, 10));
+        check("kernel", state(new), Need::Required, &self.release, "Linux 5.10 or later: the oldest that is tried")
     }
 
     fn bpffs(&self, mounts: &str) -> Check {
@@ -452,7 +447,6 @@ mod tests {
     fn what_is_required_and_missing_means_none() {
         for checks in [
             host("5.9.1", GOOD, 6),
-            host("5.10.0", GOOD, 6),
             host("nonsense", GOOD, 6),
             host("6.12.0", &with("proc/self/mounts", "bpf /sys/fs/bpf bpf rw 0 0\n"), 6),
             host("6.12.0", &with("proc/sys/kernel/seccomp/actions_avail", "kill\n"), 6),
