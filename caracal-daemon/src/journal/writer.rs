@@ -101,6 +101,8 @@ struct Writer {
     written: usize,
     unsynced_bytes: usize,
     sync_at: Option<u64>,
+    /// The last sync was waited for by several.
+    crowded: bool,
     failing: bool,
     warned: bool,
     spare: Option<std::thread::JoinHandle<()>>,
@@ -177,6 +179,7 @@ fn open(
         written: 0,
         unsynced_bytes: 0,
         sync_at: None,
+        crowded: false,
         failing: false,
         warned: false,
         spare: None,
@@ -234,7 +237,13 @@ impl Writer {
     fn run(&mut self, queue: &Receiver<Message>) {
         loop {
             match self.receive(queue) {
-                Ok(first) => self.group(first, queue),
+                Ok(first) => {
+                    if self.crowded {
+                        // Others are about to ask too, if they get a core: one sync for all of them. Nobody there, no wait.
+                        std::thread::yield_now();
+                    }
+                    self.group(first, queue);
+                }
                 Err(RecvTimeoutError::Timeout) => self.tick(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -372,7 +381,9 @@ impl Writer {
             let receipt = Receipt { sequence: pending.sequence };
             pending.done.map(|done| (done, Ok(receipt)))
         });
-        self.relay.give(answers.collect());
+        let answers: Vec<_> = answers.collect();
+        self.crowded = answers.len() > 1;
+        self.relay.give(answers);
         Ok(())
     }
 

@@ -128,7 +128,7 @@ impl Dialer {
     /// When there is no usable root, or a certificate cannot be used.
     pub fn new(settings: Settings, resolver: Arc<Resolver>) -> Result<Dialer, DialerError> {
         let roots = Arc::new(roots_of(&settings)?);
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = super::crypto();
         let builder = || {
             ClientConfig::builder_with_provider(provider.clone())
                 .with_safe_default_protocol_versions()
