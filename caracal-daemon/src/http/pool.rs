@@ -109,7 +109,7 @@ impl Pool {
             // An agent that speaks HTTP/1.1 asks for a connection on which nothing else was offered: keep it there.
             Alpn::Http1 => {
                 let place = self.place(&Key { wanted: Wanted::Http1, ..key.clone() });
-                place.keep(held, self.clock.now());
+                place.keep(held, self.clock.now()).await;
             }
         }
         Ok(alpn)

@@ -108,9 +108,12 @@ impl Place {
         }
     }
 
-    /// Keeps an idle connection, if it is one of those.
-    pub(super) fn keep(&self, held: Held, now: UnixNanos) {
-        if let Held::Http1(sender) = held {
+    /// Keeps a new connection for whoever asks next, if it is one that can be idle. Waits until its task has begun: one that
+    /// is not ready yet would be passed by.
+    pub(super) async fn keep(&self, held: Held, now: UnixNanos) {
+        if let Held::Http1(mut sender) = held
+            && sender.ready().await.is_ok()
+        {
             self.put(sender, now);
         }
     }
