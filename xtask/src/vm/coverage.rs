@@ -99,7 +99,10 @@ pub(crate) fn write(checkout: &Checkout, reports: &[Report]) -> Result<()> {
     if let Some(directory) = data.parent() {
         fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     }
-    fs::write(&data, serde_json::to_string_pretty(&columns)? + "\n").with_context(|| data.display().to_string())?;
+    // A boot a line: a change of one kernel is a change of one line.
+    let lines = columns.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+    let text = format!("[\n{}\n]\n", lines.join(",\n"));
+    fs::write(&data, text).with_context(|| data.display().to_string())?;
     fs::write(&table, render(&columns)).with_context(|| table.display().to_string())?;
     eprintln!("ok  {} and {}", table.display(), data.display());
     Ok(())
