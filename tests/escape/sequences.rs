@@ -49,6 +49,24 @@ fn make(scene: &Scene, cgroup: &Cgroup, seed: u64, count: u32) {
     });
 }
 
+/// Whether it only says that groups are left (RFC 3376 4.2.12, RFC 3810 5.2.12: "change to include" of no source). The kernel
+/// repeats it for some seconds after the control's sockets are gone; to join is another word, and stays a leak.
+fn leaves_groups(packet: &Packet) -> bool {
+    const CHANGE_TO_INCLUDE: [u8; 4] = [3, 0, 0, 0];
+    let bytes = packet.bytes.as_slice();
+    let (report, kind, record) = match packet.source {
+        IpAddr::V4(_) => (usize::from(bytes.first().copied().unwrap_or(0) & 15) * 4, 0x22, 8),
+        IpAddr::V6(_) => (48, 143, 20),
+    };
+    let Some((head, records)) = bytes.get(report..).and_then(|message| message.split_at_checked(8)) else {
+        return false;
+    };
+    matches!(packet.protocol, 0 | 2)
+        && head.first() == Some(&kind)
+        && !records.is_empty()
+        && records.chunks(record).all(|record| record.starts_with(&CHANGE_TO_INCLUDE))
+}
+
 #[test]
 fn no_random_sequence_of_system_calls_gets_a_packet_out() {
     let chosen = std::env::var("CARACAL_SEED").ok().and_then(|text| text.parse().ok());
@@ -68,7 +86,8 @@ fn no_random_sequence_of_system_calls_gets_a_packet_out() {
         scene.wire.clear();
         make(&scene, &cgroup, seed, count);
         std::thread::sleep(Duration::from_millis(300));
-        let packets = scene.wire.packets();
+        let mut packets = scene.wire.packets();
+        packets.retain(|packet| !leaves_groups(packet));
         let leaks: BTreeSet<Option<u32>> = packets.iter().map(sequence).collect();
         let shown: Vec<String> = packets.iter().take(5).map(|packet| format!("{packet:?}")).collect();
         assert!(packets.is_empty(), "seed {seed}: sequences {leaks:?} put {} packets out: {shown:?}", packets.len());
