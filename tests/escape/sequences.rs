@@ -71,7 +71,7 @@ fn leaves_groups(packet: &Packet) -> bool {
 fn no_random_sequence_of_system_calls_gets_a_packet_out() {
     let chosen = std::env::var("CARACAL_SEED").ok().and_then(|text| text.parse().ok());
     let seed: u64 = chosen.unwrap_or_else(|| rand::rng().random_range(0..u64::from(u32::MAX)));
-    let count: u32 = if report::long() { 10_000_000 } else { 20_000 };
+    let count: u32 = if report::long() { 10_000_000 } else { 4_000 };
     println!("seed {seed}");
     report::case("escape", "random sequences of system calls", || {
         let scene = Scene::new(STAND_IN).expect("the scene stands");
