@@ -171,7 +171,7 @@ fn a_full_disk_refuses_and_recovers() {
         scene
             .net
             .a
-            .shell(&format!("mkdir -p {state} && mount -t tmpfs -o size=24m,mode=755 full {state}"))
+            .shell(&format!("mkdir -p {state} && mount -t tmpfs -o size=64m,mode=755 full {state}"))
             .expect("a small disk");
         daemon.attach(&cgroup.path());
         daemon.restart();

@@ -186,7 +186,9 @@ impl Host {
 
     fn setup(&self, lines: &[&str]) -> Result<()> {
         for line in lines {
-            let output = self.run("ip").args(line.split_whitespace()).keep_descriptors().output()?;
+            // `ip` names the other namespace by a descriptor.
+            let named = line.split_once("/proc/self/fd/").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+            let output = self.run("ip").args(line.split_whitespace()).keep_descriptor(named).output()?;
             ensure!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(())
@@ -211,7 +213,7 @@ impl Host {
             mnt: self.mnt.as_raw_fd(),
             uid: 0,
             dir: PathBuf::from("/"),
-            keep: false,
+            keep: None,
             limit: Duration::from_secs(120),
             cgroup: None,
         }
@@ -242,7 +244,7 @@ pub struct Run {
     mnt: RawFd,
     uid: u32,
     dir: PathBuf,
-    keep: bool,
+    keep: Option<RawFd>,
     limit: Duration,
     cgroup: Option<File>,
 }
@@ -342,8 +344,8 @@ impl Run {
         self
     }
 
-    fn keep_descriptors(mut self) -> Run {
-        self.keep = true;
+    fn keep_descriptor(mut self, fd: Option<RawFd>) -> Run {
+        self.keep = fd;
         self
     }
 
@@ -432,7 +434,7 @@ struct Inside {
     net: RawFd,
     mnt: RawFd,
     uid: u32,
-    keep: bool,
+    keep: Option<RawFd>,
     cgroup: Option<RawFd>,
 }
 
@@ -448,14 +450,8 @@ fn enter(inside: &Inside, dir: &CString) -> io::Result<()> {
         }
         check(libc::setns(mnt, libc::CLONE_NEWNS))?;
         check(libc::setns(net, libc::CLONE_NEWNET))?;
-        if keep {
-            // `ip` names the other namespace by a descriptor.
-            for fd in 3..256 {
-                let flags = libc::fcntl(fd, libc::F_GETFD);
-                if flags >= 0 {
-                    libc::fcntl(fd, libc::F_SETFD, flags & !libc::FD_CLOEXEC);
-                }
-            }
+        if let Some(fd) = keep {
+            check(libc::fcntl(fd, libc::F_SETFD, 0))?;
         }
         if uid != 0 {
             check(libc::setgroups(0, std::ptr::null()))?;
