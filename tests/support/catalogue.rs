@@ -152,7 +152,6 @@ const KIND: &[&str] = &["socket_kind_refused"];
 const PACKET: &[&str] = &["packet_refused"];
 const INBOUND: &[&str] = &["inbound_refused"];
 const MULTICAST: &[&str] = &["multicast_refused"];
-const NAMESPACE: &[&str] = &["unknown_namespace"];
 const NONE: &[&str] = &[];
 
 /// Every mechanism. The place in the list is part of the address that it aims at: at most 250.
@@ -266,7 +265,8 @@ pub const VECTORS: &[Vector] = &[
     wire("setuid_program", 17, USER, KIND, "a set-uid program with a raw socket"),
     wire("spooled_job", 17, ALL, NONE, "a job file that a service outside carries out, as cron and at do"),
     wire("socket_before_unshare", 18, ALL, NONE, "a socket made before the process entered a namespace of its own"),
-    wire("namespace_with_cable", 18, ALL, NAMESPACE, "a network namespace of its own, with a cable to the host"),
+    // Until its listener is there it is an unknown namespace, then the policy's: which of the two is a matter of speed.
+    wire("namespace_with_cable", 18, ALL, NONE, "a network namespace of its own, with a cable to the host"),
     wire("cgroup_v1_net_cls", 19, ALL, NONE, "a cgroup v1 that marks sockets"),
     wire(
         "bpf_child_program",

@@ -141,7 +141,8 @@ pub(super) fn judge(vector: &Vector, aim: Aim, found: &Found, coverage: &Coverag
     let seen = found.seen.get(&aim).cloned().unwrap_or_default();
     let (outcome, why) = if !control_out && !entitled {
         (Outcome::Absent, format!("the kernel does not let this privilege: {}", control.said()))
-    } else if !control_out && control.step == "socket" && !refused {
+    } else if !control_out && ((control.step == "socket" && !refused) || control.error.contains("os error 95)")) {
+        // EOPNOTSUPP at any step: MPTCP has fast open from Linux 6.2 on.
         (Outcome::Absent, format!("this kernel has no such thing: {}", control.said()))
     } else if !control_out {
         (Outcome::Inconclusive, format!("the control does not get out: {}", control.said()))

@@ -140,9 +140,10 @@ fn files(spool: &Path, shared: &Path) {
     let mut known = 0;
     loop {
         std::thread::sleep(Duration::from_millis(10));
-        for entry in std::fs::read_dir(spool).into_iter().flatten().flatten() {
-            forward(&std::fs::read(entry.path()).unwrap_or_default());
-            let _done = std::fs::remove_file(entry.path());
+        let jobs = std::fs::read_dir(spool).into_iter().flatten().flatten().map(|entry| entry.path());
+        for job in jobs.filter(|path| path.extension().is_some_and(|ending| ending == "job")) {
+            forward(&std::fs::read(&job).unwrap_or_default());
+            let _done = std::fs::remove_file(&job);
         }
         let text = std::fs::read(shared).unwrap_or_default();
         forward(text.get(known..).unwrap_or_default());

@@ -140,7 +140,10 @@ pub(super) fn setuid_program(this: &Try) -> Tried {
 
 pub(super) fn spooled_job(this: &Try) -> Tried {
     let spool = this.dir.join("spool");
-    std::fs::write(spool.join(format!("{}.job", this.aim.token())), this.token()).at("write")?;
+    // Whole at once: the service must not find it half written.
+    let (new, job) = (spool.join(format!("{}.new", this.aim.token())), spool.join(format!("{}.job", this.aim.token())));
+    std::fs::write(&new, this.token()).at("write")?;
+    std::fs::rename(&new, &job).at("rename")?;
     std::thread::sleep(Duration::from_millis(150));
     Ok(())
 }
