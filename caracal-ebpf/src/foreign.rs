@@ -18,27 +18,27 @@ use crate::refuse::{denial, report};
 
 #[cgroup_skb]
 pub fn foreign_egress(ctx: SkBuffContext) -> i32 {
-    let Some(agent) = holder(&ctx) else { return 1 };
-    let mut packet = Packet::unread();
-    let _ = read(&ctx, &mut packet);
-    let mut denial = denial(agent, Why::Foreign, Hook::Egress);
-    denial.addr = packet.to;
-    denial.port = packet.to_port;
-    denial.protocol = u16::from(packet.protocol);
-    report(&denial, Hook::Egress);
-    0
+    pass(&ctx, Hook::Egress)
 }
 
 #[cgroup_skb]
 pub fn foreign_ingress(ctx: SkBuffContext) -> i32 {
-    let Some(agent) = holder(&ctx) else { return 1 };
+    pass(&ctx, Hook::Ingress)
+}
+
+/// 1, or 0 for a packet of a marked socket, which is reported with its other end.
+#[inline(always)]
+fn pass(ctx: &SkBuffContext, hook: Hook) -> i32 {
+    let Some(agent) = holder(ctx) else { return 1 };
     let mut packet = Packet::unread();
-    let _ = read(&ctx, &mut packet);
-    let mut denial = denial(agent, Why::Foreign, Hook::Ingress);
-    denial.addr = packet.from;
-    denial.port = packet.from_port;
+    let _ = read(ctx, &mut packet);
+    let mut denial = denial(agent, Why::Foreign, hook);
+    (denial.addr, denial.port) = match hook {
+        Hook::Ingress => (packet.from, packet.from_port),
+        _ => (packet.to, packet.to_port),
+    };
     denial.protocol = u16::from(packet.protocol);
-    report(&denial, Hook::Ingress);
+    report(&denial, hook);
     0
 }
 

@@ -5,14 +5,13 @@ use crate::{PROBE, STAND_IN};
 use serde_json::{Map, json};
 use std::collections::VecDeque;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use support::catalogue::ECHO_PORTS;
 use support::daemon::{Cgroup, Daemon};
 use support::report;
 use support::scene::Scene;
-use support::wire::Packet;
 
 const RULES: &str = "[limits]\nconnections_per_agent = 40000\nconnections = 40000\n\n[[allow]]\n\
                      hosts = [\"12.0.0.0/8\", \"2001:db8:c::/48\"]\nports = [5001, 5002, 5003, 5004]\nmode = \"tcp\"\n";
@@ -50,17 +49,6 @@ impl Drop for Servers {
     }
 }
 
-/// Whether a packet opens a connection or has a payload. The kernel itself answers late segments of connections that the
-/// data path has closed; such an answer has no owner, goes by the default route, and carries nothing.
-fn carries(packet: &Packet) -> bool {
-    let byte = |at: usize| packet.bytes.get(at).copied().map_or(0, usize::from);
-    let (header, length) = match packet.source {
-        IpAddr::V4(_) => ((byte(0) & 15) * 4, byte(2) << 8 | byte(3)),
-        IpAddr::V6(_) => (40, (byte(4) << 8 | byte(5)) + 40),
-    };
-    packet.protocol != 6 || byte(header + 13) & 2 != 0 || length > header + (byte(header + 12) >> 4) * 4
-}
-
 #[test]
 fn no_connection_arrives_at_another_ones_destination() {
     let (count, open) = if report::long() { (1_000_000_u64, 30_000) } else { (50_000, 1_000) };
@@ -91,7 +79,7 @@ fn no_connection_arrives_at_another_ones_destination() {
         // A refused connection is no wrong one, but a daemon that refuses many proves little.
         assert!(*failed <= count / 100, "{failed} of {count} failed: {}{}", ran.screen(), daemon.logs());
         let packets = scene.wire.packets();
-        let carried: Vec<_> = packets.iter().filter(|packet| carries(packet)).take(5).collect();
+        let carried: Vec<_> = packets.iter().filter(|packet| packet.carries()).take(5).collect();
         assert!(carried.is_empty(), "bytes left the host outside the data path: {carried:?}");
         let mut more = Map::new();
         more.insert("connections".into(), json!(count));

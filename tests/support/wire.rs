@@ -46,10 +46,25 @@ impl Packet {
     /// A TCP reset over IPv4 that carries nothing: how the kernel itself answers for a connection that is no more.
     #[must_use]
     pub fn is_reset(&self) -> bool {
-        let header = usize::from(self.bytes.first().copied().unwrap_or(0) & 0x0f) * 4;
-        let (length, flags) = (self.bytes.get(header + 12), self.bytes.get(header + 13));
-        let bare = length.is_some_and(|length| self.bytes.len() == header + usize::from(length >> 4) * 4);
-        self.protocol == 6 && self.source.is_ipv4() && bare && flags.is_some_and(|flags| flags & 4 != 0)
+        self.source.is_ipv4() && matches!(self.segment(), Some((flags, 0)) if flags & 4 != 0)
+    }
+
+    /// Whether it opens a connection or has a payload. The kernel itself answers late segments of connections that the
+    /// data path has closed; such an answer has no owner, goes by the default route, and carries nothing.
+    #[must_use]
+    pub fn carries(&self) -> bool {
+        self.segment().is_none_or(|(flags, payload)| flags & 2 != 0 || payload > 0)
+    }
+
+    /// The flags of a TCP segment (RFC 9293 3.1) and the length of its payload.
+    fn segment(&self) -> Option<(u8, usize)> {
+        let header = match self.source {
+            IpAddr::V4(_) => usize::from(self.bytes.first()? & 0x0f) * 4,
+            IpAddr::V6(_) => 40,
+        };
+        let length = usize::from(self.bytes.get(header + 12)? >> 4) * 4;
+        let payload = self.bytes.len().checked_sub(header + length)?;
+        (self.protocol == 6).then_some((*self.bytes.get(header + 13)?, payload))
     }
 }
 

@@ -36,11 +36,10 @@ pub struct User {
 /// When it is root, or its group is root's.
 pub fn user(name: &str) -> Result<User, KeeperError> {
     use nix::unistd::{Uid, User as Known};
-    let known = match name.parse::<u32>() {
-        Ok(number) => Known::from_uid(Uid::from_raw(number)),
-        Err(_) => Known::from_name(name),
+    let (known, number) = match name.parse() {
+        Ok(number) => (Known::from_uid(Uid::from_raw(number)), number),
+        Err(_) => (Known::from_name(name), FALLBACK),
     };
-    let number = name.parse::<u32>().unwrap_or(FALLBACK);
     let user = known
         .ok()
         .flatten()
@@ -53,14 +52,16 @@ pub fn user(name: &str) -> Result<User, KeeperError> {
     Ok(user)
 }
 
-/// Descriptors for the network namespaces that are served: their listeners, and a door in the keeper.
-const NAMESPACES: u64 = caracal_common::settings::MAX_NAMESPACES as u64 * 7;
+/// Descriptors beside those of connections: files, and for each network namespace that is served its listeners and, in
+/// the keeper, a door.
+const OTHERS: u64 = 16_384;
+const _: () = assert!(OTHERS >= 1_024 + caracal_common::settings::MAX_NAMESPACES as u64 * 7);
 
 /// Lets this process and the data path open as many descriptors as the limits on connections need: two for each, one to
-/// either side. The usual limit of a service, 1,024, would shut the door long before.
+/// either side. The limits that are configured must bind before the system's does, or one agent's connections stop all.
 pub fn allow_descriptors(connections: usize) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(1_024 + NAMESPACES);
+    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(OTHERS);
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let set = |limit: u64| setrlimit(Resource::RLIMIT_NOFILE, limit.max(soft), limit.max(hard));
     if soft >= wanted || set(wanted).is_ok() {

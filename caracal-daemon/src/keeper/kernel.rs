@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData, RingBuf, SkStorage};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf, SkStorage};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, Pod};
 use caracal_common::counter::CounterKey;
@@ -136,18 +136,7 @@ impl Kernel {
             return Ok(());
         }
         let pins = self.pins.join("links").join(id.0.to_string());
-        fs::create_dir_all(&pins).map_err(|error| kernel(format!("cannot make {}: {error}", pins.display())))?;
-        let mut links = Vec::with_capacity(name::PROGRAMS.len());
-        for name in name::PROGRAMS {
-            let pin = pins.join(name);
-            let link = attach_type(name)
-                .and_then(|kind| Link::create(self.program(name)?, directory.as_fd(), kind))
-                .map_err(|error| kernel(format!("cannot attach {name}: {error}")))?;
-            // A pin that an interrupted attach left, or of a cgroup that is gone and whose id was given again.
-            let _ = fs::remove_file(&pin);
-            link.pin(&pin).map_err(|error| kernel(format!("cannot pin {name} at {}: {error}", pin.display())))?;
-            links.push(link);
-        }
+        let links = self.attach(&name::PROGRAMS, directory, &pins)?;
         self.links.insert(id, links);
         Ok(())
     }
@@ -157,16 +146,7 @@ impl Kernel {
     /// # Errors
     /// When a program cannot be taken off, or a pin cannot be removed.
     pub fn release(&mut self, id: CgroupId) -> Result<(), KeeperError> {
-        for (link, name) in self.links.remove(&id).iter().flatten().zip(name::PROGRAMS) {
-            link.detach().map_err(|error| kernel(format!("cannot detach {name}: {error}")))?;
-        }
-        let pins = self.pins.join("links").join(id.0.to_string());
-        match fs::remove_dir_all(&pins) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(kernel(format!("cannot remove the pins at {}: {error}", pins.display())))
-            }
-            _ => Ok(()),
-        }
+        detach(self.links.remove(&id).unwrap_or_default(), &self.pins.join("links").join(id.0.to_string()))
     }
 
     /// The cgroups whose programs are attached.
@@ -190,7 +170,7 @@ impl Kernel {
     /// When the map cannot be written.
     pub fn dismiss(&mut self, id: CgroupId) -> Result<(), KeeperError> {
         match self.agents()?.remove(&id.0) {
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(kernel(format!("cannot dismiss an agent: {}", chain(&error)))),
         }
     }
@@ -208,8 +188,7 @@ impl Kernel {
     /// # Errors
     /// When the map is full.
     pub fn admit_namespace(&mut self, cookie: u64) -> Result<(), KeeperError> {
-        let map = self.map(name::NAMESPACES)?;
-        let mut map: HashMap<_, u64, u8> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let mut map: HashMap<_, u64, u8> = self.typed(name::NAMESPACES)?;
         map.insert(cookie, 1, 0).map_err(|error| kernel(format!("cannot admit a namespace: {}", chain(&error))))
     }
 
@@ -221,19 +200,7 @@ impl Kernel {
         if !self.fence.is_empty() {
             return Ok(());
         }
-        let pins = self.pins.join("fence");
-        fs::create_dir_all(&pins).map_err(|error| kernel(format!("cannot make {}: {error}", pins.display())))?;
-        let mut links = Vec::with_capacity(name::FENCE.len());
-        for name in name::FENCE {
-            let pin = pins.join(name);
-            let link = attach_type(name)
-                .and_then(|kind| Link::create(self.program(name)?, root.as_fd(), kind))
-                .map_err(|error| kernel(format!("cannot attach {name} to the root cgroup: {error}")))?;
-            let _ = fs::remove_file(&pin);
-            link.pin(&pin).map_err(|error| kernel(format!("cannot pin {name} at {}: {error}", pin.display())))?;
-            links.push(link);
-        }
-        self.fence = links;
+        self.fence = self.attach(&name::FENCE, root, &self.pins.join("fence"))?;
         Ok(())
     }
 
@@ -242,13 +209,7 @@ impl Kernel {
     /// # Errors
     /// When a program cannot be taken off, or a pin cannot be removed.
     pub fn lower_fence(&mut self) -> Result<(), KeeperError> {
-        for link in self.fence.drain(..) {
-            link.detach().map_err(|error| kernel(format!("cannot take the fence down: {error}")))?;
-        }
-        match fs::remove_dir_all(self.pins.join("fence")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(kernel(error.to_string())),
-            _ => Ok(()),
-        }
+        detach(std::mem::take(&mut self.fence), &self.pins.join("fence"))
     }
 
     /// Marks a socket as held by the agent with this cgroup.
@@ -270,13 +231,12 @@ impl Kernel {
 
     /// Whether the socket was made by a governed process after its cgroup was governed.
     pub fn has_owner(&mut self, socket: BorrowedFd<'_>) -> bool {
-        let Ok(map) = self.map(name::SOCKETS) else { return false };
-        let Ok(map) = TryInto::<SkStorage<_, Shared<Flow>>>::try_into(map) else { return false };
+        let Ok(map) = self.typed::<SkStorage<_, Shared<Flow>>>(name::SOCKETS) else { return false };
         map.get(&socket, 0).is_ok_and(|flow| flow.0.agent != 0)
     }
 
     fn marks(&mut self) -> Result<SkStorage<&mut MapData, Shared<Foreign>>, KeeperError> {
-        self.map(name::FOREIGN)?.try_into().map_err(|error| kernel(chain(&error)))
+        self.typed(name::FOREIGN)
     }
 
     /// Says that the namespace with this cookie has our listeners no longer.
@@ -284,10 +244,9 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be written.
     pub fn withdraw_namespace(&mut self, cookie: u64) -> Result<(), KeeperError> {
-        let map = self.map(name::NAMESPACES)?;
-        let mut map: HashMap<_, u64, u8> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let mut map: HashMap<_, u64, u8> = self.typed(name::NAMESPACES)?;
         match map.remove(&cookie) {
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(kernel(format!("cannot withdraw a namespace: {}", chain(&error)))),
         }
     }
@@ -297,8 +256,7 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be read or written.
     pub fn keep_namespace(&mut self, cookie: u64) -> Result<(), KeeperError> {
-        let map = self.map(name::NAMESPACES)?;
-        let map: HashMap<_, u64, u8> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let map: HashMap<_, u64, u8> = self.typed(name::NAMESPACES)?;
         let others: Vec<u64> = map.keys().filter_map(Result::ok).filter(|other| *other != cookie).collect();
         others.into_iter().try_for_each(|other| self.withdraw_namespace(other))?;
         self.admit_namespace(cookie)
@@ -309,8 +267,7 @@ impl Kernel {
     /// # Errors
     /// When they are more than the map takes; those that fit are open then.
     pub fn set_inbound(&mut self, wanted: &BTreeSet<Inbound>) -> Result<(), KeeperError> {
-        let map = self.map(name::INBOUND)?;
-        let mut map: HashMap<_, Shared<Inbound>, u8> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let mut map: HashMap<_, Shared<Inbound>, u8> = self.typed(name::INBOUND)?;
         let there: BTreeSet<Inbound> = map.keys().filter_map(Result::ok).map(|key| key.0).collect();
         for gone in there.difference(wanted) {
             map.remove(&Shared(*gone)).map_err(|error| kernel(chain(&error)))?;
@@ -340,8 +297,7 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be read or written.
     pub fn take_cookie(&mut self) -> Result<u64, KeeperError> {
-        let map = self.map(name::COOKIE)?;
-        let mut map: Array<_, u64> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let mut map: Array<_, u64> = self.typed(name::COOKIE)?;
         let cookie = map.get(&0, 0).map_err(|error| kernel(chain(&error)))?;
         map.set(0, 0, 0).map_err(|error| kernel(chain(&error)))?;
         Ok(cookie)
@@ -352,8 +308,7 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be written.
     pub fn close_lease(&mut self) -> Result<(), KeeperError> {
-        let map = self.map(name::LEASE)?;
-        let mut map: Array<_, Shared<Lease>> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let mut map: Array<_, Shared<Lease>> = self.typed(name::LEASE)?;
         map.set(0, Shared(Lease { deadline_ns: 0 }), 0).map_err(|error| kernel(chain(&error)))
     }
 
@@ -362,8 +317,7 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be read.
     pub fn lease_deadline(&mut self) -> Result<u64, KeeperError> {
-        let map = self.map(name::LEASE)?;
-        let map: Array<_, Shared<Lease>> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let map: Array<_, Shared<Lease>> = self.typed(name::LEASE)?;
         Ok(map.get(&0, 0).map_err(|error| kernel(chain(&error)))?.0.deadline_ns)
     }
 
@@ -372,8 +326,7 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&mut self) -> Result<Vec<(CounterKey, u64)>, KeeperError> {
-        let map = self.map(name::COUNTERS)?;
-        let map: HashMap<_, Shared<CounterKey>, u64> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let map: HashMap<_, Shared<CounterKey>, u64> = self.typed(name::COUNTERS)?;
         Ok(map.iter().filter_map(Result::ok).map(|(key, count)| (key.0, count)).collect())
     }
 
@@ -411,8 +364,7 @@ impl Kernel {
     }
 
     fn configure(&mut self, settings: Settings) -> Result<(), KeeperError> {
-        let map = self.map(name::SETTINGS)?;
-        let mut map: Array<_, Shared<Settings>> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let mut map: Array<_, Shared<Settings>> = self.typed(name::SETTINGS)?;
         map.set(0, Shared(settings), 0).map_err(|error| kernel(chain(&error)))
     }
 
@@ -467,8 +419,30 @@ impl Kernel {
         self.ebpf.map_mut(name).ok_or_else(|| kernel(format!("the map {name} is missing")))
     }
 
+    /// A map as what it is.
+    fn typed<'a, T: TryFrom<&'a mut Map, Error = MapError>>(&'a mut self, name: &str) -> Result<T, KeeperError> {
+        self.map(name)?.try_into().map_err(|error| kernel(chain(&error)))
+    }
+
+    /// Attaches and pins these programs at `directory`.
+    fn attach(&self, names: &[&str], directory: &File, pins: &Path) -> Result<Vec<Link>, KeeperError> {
+        fs::create_dir_all(pins).map_err(|error| kernel(format!("cannot make {}: {error}", pins.display())))?;
+        let mut links = Vec::with_capacity(names.len());
+        for name in names {
+            let pin = pins.join(name);
+            let link = attach_type(name)
+                .and_then(|kind| Link::create(self.program(name)?, directory.as_fd(), kind))
+                .map_err(|error| kernel(format!("cannot attach {name}: {error}")))?;
+            // A pin that an interrupted attach left, or of a cgroup that is gone and whose id was given again.
+            let _ = fs::remove_file(&pin);
+            link.pin(&pin).map_err(|error| kernel(format!("cannot pin {name} at {}: {error}", pin.display())))?;
+            links.push(link);
+        }
+        Ok(links)
+    }
+
     fn agents(&mut self) -> Result<HashMap<&mut MapData, u64, Shared<AgentEntry>>, KeeperError> {
-        self.map(name::AGENTS)?.try_into().map_err(|error| kernel(chain(&error)))
+        self.typed(name::AGENTS)
     }
 }
 
@@ -507,6 +481,20 @@ fn unmark<T: std::borrow::BorrowMut<MapData>>(
 ) -> Result<(), KeeperError> {
     match marks.get(&socket, 0) {
         Ok(mark) if mark.0.agent == agent.0 => marks.remove(&socket).map_err(|error| kernel(chain(&error))),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the programs off, then removes their pins.
+fn detach(links: Vec<Link>, pins: &Path) -> Result<(), KeeperError> {
+    for link in links {
+        link.detach()
+            .map_err(|error| kernel(format!("cannot detach what is pinned at {}: {error}", pins.display())))?;
+    }
+    match fs::remove_dir_all(pins) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(kernel(format!("cannot remove the pins at {}: {error}", pins.display())))
+        }
         _ => Ok(()),
     }
 }

@@ -102,7 +102,6 @@ pub fn serve(
                 .to_owned(),
         ));
     }
-    raise_descriptors(config.limits.connections);
     let signals = block_signals()?;
     let places = Places::of(config);
     let user = child::user(&config.user)?;
@@ -155,23 +154,8 @@ pub fn serve(
         }
     })?;
 
-    thread("trust", {
-        let governor = Arc::clone(&governor);
-        move || loop {
-            let began = Instant::now();
-            governor.trust_again();
-            std::thread::sleep((began.elapsed() * 50).max(Duration::from_secs(1)));
-        }
-    })?;
-    thread("live", {
-        let governor = Arc::clone(&governor);
-        move || loop {
-            let began = Instant::now();
-            governor.look_again();
-            // Looking is a fiftieth of the time at most, however much there is to look at.
-            std::thread::sleep((began.elapsed() * 50).max(Duration::from_secs(1)));
-        }
-    })?;
+    over_and_over("trust", &governor, Governor::trust_again)?;
+    over_and_over("live", &governor, Governor::look_again)?;
 
     let keeper = Keeper {
         config,
@@ -361,19 +345,16 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Keeper
         .map_err(|error| KeeperError::Kernel(format!("cannot start the thread {name}: {error}")))
 }
 
-/// Room for two descriptors a connection and the files beside them: the limits that are configured must bind before the
-/// system's does, or one agent's connections stop all.
-fn raise_descriptors(connections: usize) {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(16_384);
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
-    let raised = setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard.max(wanted))
-        .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if raised.is_err()
-        || hard.max(soft) < wanted && getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(soft, _)| soft < wanted)
-    {
-        tracing::warn!(wanted, "Cannot raise the limit of open descriptors; [limits] connections cannot be reached.");
-    }
+/// A thread that looks for ever: a fiftieth of the time at most, however much there is to look at, and each second at most.
+fn over_and_over(name: &str, governor: &Arc<Governor>, look: fn(&Governor)) -> Result<(), KeeperError> {
+    let governor = Arc::clone(governor);
+    thread(name, move || {
+        loop {
+            let began = Instant::now();
+            look(&governor);
+            std::thread::sleep((began.elapsed() * 50).max(Duration::from_secs(1)));
+        }
+    })
 }
 
 /// Signals are taken by the main thread alone.

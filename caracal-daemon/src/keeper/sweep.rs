@@ -94,6 +94,25 @@ pub struct Socket {
     pub why: String,
 }
 
+impl Socket {
+    /// One of which no more is known, and nothing done.
+    fn of(pid: u32, process: String, fd: i32, processes: usize) -> Socket {
+        Socket {
+            pid,
+            process,
+            fd,
+            processes,
+            kind: "socket".to_owned(),
+            state: String::new(),
+            local: None,
+            peer: None,
+            made: Made::Unknown,
+            done: Done::Open,
+            why: String::new(),
+        }
+    }
+}
+
 /// What is remembered of an attached cgroup between two looks.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -284,19 +303,7 @@ impl<'a> Sweep<'a> {
 
     fn judge(&self, asked: Asked, ours: &HashSet<u64>, pids: &HashSet<u32>, now: &HashSet<u64>) -> Found {
         let Asked { held, what } = asked;
-        let mut socket = Socket {
-            pid: held.holder.pid,
-            process: held.holder.comm.clone(),
-            fd: held.fd,
-            processes: held.processes,
-            kind: "socket".to_owned(),
-            state: String::new(),
-            local: None,
-            peer: None,
-            made: Made::Unknown,
-            done: Done::Open,
-            why: String::new(),
-        };
+        let mut socket = Socket::of(held.holder.pid, held.holder.comm.clone(), held.fd, held.processes);
         let facts = match what {
             Ok(facts) => facts,
             Err(error) => {

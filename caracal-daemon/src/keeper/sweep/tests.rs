@@ -6,19 +6,7 @@ fn nature(protocol: i32) -> Nature {
 }
 
 fn line() -> Socket {
-    Socket {
-        pid: 1,
-        process: "test".into(),
-        fd: 3,
-        processes: 1,
-        kind: String::new(),
-        state: String::new(),
-        local: None,
-        peer: None,
-        made: Made::Unknown,
-        done: Done::Open,
-        why: String::new(),
-    }
+    Socket::of(1, "test".into(), 3, 1)
 }
 
 #[test]
