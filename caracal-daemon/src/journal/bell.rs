@@ -83,6 +83,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     /// A writer that only counts what it takes.
+    #[expect(clippy::disallowed_methods, reason = "as the journal makes it; a few messages here")]
     fn count(bell: &Arc<Bell>) -> (std::sync::mpsc::Sender<bool>, std::sync::mpsc::Receiver<u64>) {
         let (send, queue) = channel();
         let (tell, told) = channel();

@@ -124,7 +124,7 @@ pub(crate) fn run(privilege: &str, phase: &str, dir: &str, start: &str, names: &
             }
             Ok(WaitStatus::Signaled(pid, signal, _)) => {
                 if let Some(vector) = running.remove(&pid) {
-                    report(vector, "died", &signal.to_string());
+                    report(vector, "died", signal.as_str());
                 }
             }
             _ => {}
