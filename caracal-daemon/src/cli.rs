@@ -122,10 +122,14 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 
 /// Every program tried on this kernel, by root; by others none, and `doctor` says so.
 fn hooks() -> Vec<doctor::Hook> {
-    let hook = |name: &str, error| doctor::Hook { name: name.to_owned(), required: true, error };
+    let hook = |name: &str, required, error| doctor::Hook { name: name.to_owned(), required, error };
     match crate::keeper::kernel::Kernel::try_programs() {
-        Ok(tried) => tried.into_iter().map(|(name, error)| hook(name, error)).collect(),
-        Err(error) => vec![hook("programs", Some(error.to_string()))],
+        Ok(tried) => {
+            let network = tried.network.into_iter().map(|(name, error)| hook(name, true, error));
+            let full = tried.full.into_iter().map(|(name, error)| hook(&format!("lsm {name}"), false, error));
+            network.chain(full).collect()
+        }
+        Err(error) => vec![hook("programs", true, Some(error.to_string()))],
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod bpf_link;
+pub mod btf;
 pub mod cgroup;
 pub mod child;
 pub mod control;
@@ -11,7 +12,9 @@ pub mod govern;
 pub mod kernel;
 pub mod keys;
 pub mod ledger_key;
+pub mod level;
 pub mod listeners;
+pub mod lsm;
 pub mod order;
 pub mod refusals;
 pub mod release;

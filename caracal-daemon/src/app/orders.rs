@@ -80,7 +80,7 @@ async fn record_refusals(app: &App, refusals: Vec<KernelRefusal>) -> Answer {
         let agent = app.gate.roster.agent(CgroupId(refusal.agent));
         let data = Data {
             agent: agent.as_ref().map(|agent| Arc::clone(&agent.name)),
-            decision: Some("deny"),
+            decision: Some(if refusal.why == Why::UnixPeerLearned as u32 { "allow" } else { "deny" }),
             reason: Why::from_number(refusal.why).map(Why::code),
             stage: Hook::from_number(refusal.hook).map(Hook::code),
             count: (refusal.count > 1).then_some(refusal.count),
@@ -92,6 +92,7 @@ async fn record_refusals(app: &App, refusals: Vec<KernelRefusal>) -> Answer {
         let detail = Detail {
             host: refusal.address.map(|address| address.ip().to_string()),
             port: refusal.address.map(|address| address.port()).filter(|port| *port != 0),
+            path: Some(refusal.socket).filter(|socket| !socket.is_empty()),
             uid: agent.map(|agent| agent.uid),
             ..Detail::default()
         };

@@ -101,14 +101,6 @@ pub fn probe(hooks: &[Hook]) -> Vec<Check> {
     let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
     let host = Host { root: Path::new("/"), release, landlock: super::spawn::landlock_abi() };
     let mut checks = host.checks();
-    checks.push(Check {
-        name: "unix sockets, passed descriptors".into(),
-        state: State::No,
-        need: Need::Full,
-        found: "this version has no LSM programs; what `run` starts is confined by namespaces and seccomp instead"
-            .into(),
-        remedy: "require = \"network\"".into(),
-    });
     checks.extend(hooks.iter().map(|hook| Check {
         name: format!("hook {}", hook.name),
         state: if hook.error.is_some() { State::No } else { State::Yes },

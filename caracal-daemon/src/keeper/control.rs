@@ -158,7 +158,7 @@ fn answer(request: Request, caller: Caller, governor: &Governor) -> Response {
         }
         Request::Reload => {
             administer("reload the policy")?;
-            governor.order(&Order::Reload)
+            governor.reload()
         }
         Request::Status => governor.status(own),
         Request::Events(query) => governor.order(&Order::Events(EventsQuery { uid: own, ..query })),

@@ -12,9 +12,11 @@ use super::KeeperError;
 use super::cgroup::{Cgroup, Hierarchy, within};
 use super::control::Caller;
 use super::kernel::Kernel;
+use super::level::Level;
 use super::order::{Answer, Order, Orders};
 use super::serve::{Registry, load, save};
 use crate::agent::{Agent, CgroupId};
+use crate::config::{Config, UnixRule};
 
 /// A governed cgroup and the agent that it is.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ pub struct Governor {
     admin_group: Option<u32>,
     /// Where the agents are written down for the next keeper.
     registry: PathBuf,
+    /// The configuration's file, for a reload.
+    config: PathBuf,
 }
 
 impl Governor {
@@ -65,9 +69,10 @@ impl Governor {
         ca_certificate: String,
         admin_group: Option<u32>,
         registry: PathBuf,
+        config: PathBuf,
     ) -> Result<Governor, KeeperError> {
         let slice = hierarchy.make(&format!("{instance}.slice"))?;
-        kernel.govern(slice.id, &slice.directory)?;
+        kernel.govern(&slice)?;
         Ok(Governor {
             hierarchy,
             slice,
@@ -77,6 +82,7 @@ impl Governor {
             ca_certificate,
             admin_group,
             registry,
+            config,
         })
     }
 
@@ -146,7 +152,7 @@ impl Governor {
         let agent = Agent { name: Arc::from(name), cgroup: leaf.id, path: leaf.path.clone(), uid: caller.uid, learn };
         let start = || -> Result<(), String> {
             self.order(&Order::Admit(agent.clone()))?;
-            self.kernel().admit(leaf.id, leaf.level).map_err(text)?;
+            self.kernel().admit(&agent, leaf.level).map_err(text)?;
             leaf.admit(pid).map_err(text)?;
             // The child may have been another one when it was checked, if the first had died in between.
             check_child(caller, pid)
@@ -216,7 +222,9 @@ impl Governor {
         {
             return Err(format!("{} is governed already, as agent {:?}", other.cgroup.path, &*other.agent.name));
         }
-        let root = cgroup.root_process();
+        // The LSM's programs keep even root from pins and keys.
+        let full = Level::of(self.kernel().lsm()).lacks.is_none();
+        let root = cgroup.root_process().filter(|_| !full);
         if let (Some(pid), false) = (root, allow_degraded) {
             return Err(format!(
                 "process {pid} in {} is root in the host's mount namespace: it could remove the pins and go free. Run the \
@@ -228,8 +236,8 @@ impl Governor {
         let agent = Agent { name: Arc::from(name), cgroup: cgroup.id, path: cgroup.path.clone(), uid: 0, learn: false };
         {
             let mut kernel = self.kernel();
-            kernel.govern(cgroup.id, &cgroup.directory).map_err(|error| error.to_string())?;
-            kernel.admit(cgroup.id, cgroup.level).map_err(|error| error.to_string())?;
+            kernel.govern(&cgroup).map_err(|error| error.to_string())?;
+            kernel.admit(&agent, cgroup.level).map_err(|error| error.to_string())?;
         }
         let told = self.order(&Order::Admit(agent.clone()));
         let value = json!({ "agent": &*agent.name, "cgroup": cgroup.path, "id": cgroup.id });
@@ -238,6 +246,31 @@ impl Governor {
         self.governed().insert(cgroup.id, Governed { agent, cgroup, leaf: false });
         self.register();
         told.map(|_| value)
+    }
+
+    /// Reads the configuration again: the policy in the data path, the rules for unix sockets here.
+    ///
+    /// # Errors
+    /// When it is not accepted; the last good one stays.
+    pub fn reload(&self) -> Answer {
+        let answer = self.order(&Order::Reload)?;
+        match Config::load(&self.config) {
+            Ok(config) => self.set_unix_rules(config.unix),
+            Err(why) => return Err(why.to_string()),
+        }
+        Ok(answer)
+    }
+
+    /// Takes new rules for unix sockets, for the agents that are there and those that come.
+    fn set_unix_rules(&self, rules: Vec<UnixRule>) {
+        let agents: Vec<Agent> = self.governed().values().map(|one| one.agent.clone()).collect();
+        let mut kernel = self.kernel();
+        kernel.set_unix_rules(rules);
+        for agent in &agents {
+            if let Err(error) = kernel.allow_unix(agent) {
+                tracing::warn!(%error, agent = &*agent.name, "Cannot allow an agent's unix sockets.");
+            }
+        }
     }
 
     /// Whether this very cgroup is an attached agent already.
@@ -277,10 +310,13 @@ impl Governor {
                 (Some(agent), Some(cgroup)) if cgroup.id == id => {
                     let leaf = within(&cgroup.path, &self.slice.path);
                     // An earlier version may have attached fewer programs.
-                    if !leaf && let Err(error) = self.kernel().govern(id, &cgroup.directory) {
+                    if !leaf && let Err(error) = self.kernel().govern(&cgroup) {
                         tracing::error!(%error, agent = &*agent.name, "Cannot govern an agent whole; it is refused everything.");
                         let _ = self.kernel().dismiss(id);
                         continue;
+                    }
+                    if let Err(error) = self.kernel().allow_unix(&agent) {
+                        tracing::warn!(%error, agent = &*agent.name, "Cannot allow an agent's unix sockets.");
                     }
                     self.governed().insert(id, Governed { agent, cgroup, leaf });
                 }
@@ -312,6 +348,8 @@ impl Governor {
     pub fn status(&self, own: Option<u32>) -> Answer {
         let deadline = self.kernel().lease_deadline().unwrap_or(0);
         let counters = self.kernel().counters().unwrap_or_default();
+        let level = Level::of(self.kernel().lsm());
+        let full = level.lacks.is_none();
         let agents: Vec<Value> = self
             .governed()
             .values()
@@ -322,7 +360,7 @@ impl Governor {
                 };
                 json!({
                     "agent": &*one.agent.name, "cgroup": one.cgroup.path, "uid": one.agent.uid, "learn": one.agent.learn,
-                    "populated": one.cgroup.populated(), "root_process": one.cgroup.root_process(),
+                    "populated": one.cgroup.populated(), "root_process": one.cgroup.root_process().filter(|_| !full),
                     "redirected": count(|why| why == 0), "refused_by_kernel": count(|why| why != 0),
                 })
             })
@@ -332,7 +370,8 @@ impl Governor {
             "version": env!("CARGO_PKG_VERSION"),
             "door": if crate::clock::monotonic_ns() < deadline { "open" } else { "shut" },
             "slice": self.slice.path,
-            "level": "network",
+            "level": level.name(),
+            "enforced": level.to_json(),
             "agents": agents,
             "data_path": data_path.unwrap_or_else(|why| json!({ "error": why })),
         }))
@@ -345,7 +384,7 @@ impl Governor {
     /// A new leaf below the slice; if the slice was removed and made again, the new one is governed first.
     fn leaf(&self, name: &str) -> Result<Cgroup, KeeperError> {
         let slice = self.hierarchy.make(&self.slice.path)?;
-        self.kernel().govern(slice.id, &slice.directory)?;
+        self.kernel().govern(&slice)?;
         for number in 1..100_000 {
             let path = format!("{}/{name}-{number}", self.slice.path);
             if !self.hierarchy.root().join(path.trim_start_matches('/')).exists() {

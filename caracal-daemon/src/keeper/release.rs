@@ -53,6 +53,7 @@ fn one(pins: &Path, hierarchy: &Hierarchy, path: &Path, agents: &mut Registry) -
         return Err(KeeperError::Cgroup(format!("{} is not governed", cgroup.path)));
     }
     agents.remove(&cgroup.id.0);
+    Kernel::unset_pinned(pins, cgroup.id)?;
     remove(&links)?;
     Ok(cgroup.path)
 }

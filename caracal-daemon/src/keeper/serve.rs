@@ -23,6 +23,7 @@ use super::control;
 use super::govern::Governor;
 use super::kernel::Kernel;
 use super::keys::Keys;
+use super::level::{self, Level};
 use super::listeners::{self, Listeners};
 use super::order::{Order, Orders};
 use super::refusals;
@@ -90,13 +91,6 @@ pub fn serve(
     if !nix::unistd::geteuid().is_root() {
         return Err(KeeperError::NotRoot);
     }
-    if config.require == Require::Full && !config.allow_degraded {
-        return Err(KeeperError::Refused(
-            "require = \"full\": this version enforces the level \"network\" (`caracald doctor` lists what that leaves \
-             open); say require = \"network\", or allow_degraded = true to have it recorded"
-                .to_owned(),
-        ));
-    }
     raise_descriptors(config.limits.connections);
     let signals = block_signals()?;
     let places = Places::of(config);
@@ -114,6 +108,11 @@ pub fn serve(
     let sockets = Listeners::open(config.listen.tcp_port, config.listen.dns_port)?;
     let settings = Settings { abi: ABI_VERSION, tcp_port: config.listen.tcp_port, dns_port: config.listen.dns_port };
     let mut kernel = Kernel::load(&Kernel::pin_directory(config.instance.as_str()), settings)?;
+    kernel.set_unix_rules(config.unix.clone());
+    if let Err(error) = kernel.enrol(&level::property(config, &places)) {
+        tracing::warn!(%error, "The daemon's own files are not shut to agents by the kernel.");
+    }
+    check_level(config, &kernel)?;
     kernel.admit_namespace(netns)?;
     let denials = kernel.take_denials()?;
     let maps = [name::LEASE, name::SOURCES, name::RESOLVING].map(|name| kernel.map_descriptor(name));
@@ -121,8 +120,15 @@ pub fn serve(
     let inherited = Inherited { sockets, lease: lease?, sources: sources?, resolving: resolving? };
     let group = admin_group(config)?;
     let certificate = keys.ca_certificate().to_owned();
-    let governor =
-        Arc::new(Governor::new(hierarchy, config.instance.as_str(), kernel, certificate, group, places.registry())?);
+    let governor = Arc::new(Governor::new(
+        hierarchy,
+        config.instance.as_str(),
+        kernel,
+        certificate,
+        group,
+        places.registry(),
+        config.file.clone(),
+    )?);
     governor.adopt();
     let listener = control::listen(&places.control)
         .map_err(|error| KeeperError::Listen(format!("cannot listen on {}: {error}", places.control.display())))?;
@@ -184,12 +190,11 @@ impl Keeper<'_> {
                         self.stop(&mut child);
                         return Err(why);
                     }
-                    if self.config.require == Require::Full {
-                        let _ = self
-                            .governor
-                            .order(&Order::Lifecycle("degraded: full is required, network is enforced".to_owned()));
-                    }
                     if let Some(ready) = ready.take() {
+                        let level = Level::of(self.governor.kernel().lsm());
+                        let degraded = self.config.require == Require::Full && level.lacks.is_some();
+                        let degraded = if degraded { "degraded: full is required; " } else { "" };
+                        let _ = self.governor.order(&Order::Lifecycle(format!("{degraded}{}", level.sentence())));
                         ready();
                     }
                 }
@@ -267,7 +272,7 @@ impl Keeper<'_> {
     fn watch(&self, signals: &SigSet, child: &mut Child) -> Result<bool, KeeperError> {
         loop {
             match signals.wait() {
-                Ok(Signal::SIGHUP) => match self.governor.order(&Order::Reload) {
+                Ok(Signal::SIGHUP) => match self.governor.reload() {
                     Ok(_) => tracing::info!("The policy is reloaded."),
                     Err(why) => tracing::error!(%why, "The policy is not reloaded; the last good one stays."),
                 },
@@ -305,6 +310,21 @@ impl Keeper<'_> {
         let _ = self.governor.kernel().close_lease();
         let _ = fs::remove_file(&self.places.control);
     }
+}
+
+/// Refuses to start below the level that is required. What a first start had pinned goes; what is governed stays shut.
+fn check_level(config: &Config, kernel: &Kernel) -> Result<(), KeeperError> {
+    let (Require::Full, false, Some(lacks)) = (config.require, config.allow_degraded, Level::of(kernel.lsm()).lacks)
+    else {
+        return Ok(());
+    };
+    if kernel.governed().next().is_none() {
+        let _ = fs::remove_dir_all(Kernel::pin_directory(config.instance.as_str()));
+    }
+    Err(KeeperError::Refused(format!(
+        "require = \"full\" cannot be enforced here: {lacks}. `caracald doctor` lists what this kernel takes; say require = \
+         \"network\", or allow_degraded = true to govern all the same and have that recorded"
+    )))
 }
 
 fn describe(status: ExitStatus) -> String {
