@@ -5,6 +5,7 @@ mod closed;
 mod deputies;
 mod facts;
 mod sockets;
+mod tier_b;
 
 use serde_json::{Map, json};
 use support::daemon::{Cgroup, Daemon};

@@ -109,9 +109,7 @@ pub fn serve(
     let settings = Settings { abi: ABI_VERSION, tcp_port: config.listen.tcp_port, dns_port: config.listen.dns_port };
     let mut kernel = Kernel::load(&Kernel::pin_directory(config.instance.as_str()), settings)?;
     kernel.set_unix_rules(config.unix.clone());
-    if let Err(error) = kernel.enrol(&level::property(config, &places)) {
-        tracing::warn!(%error, "The daemon's own files are not shut to agents by the kernel.");
-    }
+    enrol(config, &places, &mut kernel);
     check_level(config, &kernel)?;
     kernel.admit_namespace(netns)?;
     let denials = kernel.take_denials()?;
@@ -185,6 +183,8 @@ impl Keeper<'_> {
             let mut child = self.start()?;
             match self.first_renewal(&mut child) {
                 Ok(()) => {
+                    // Once more: the data path has made its directories.
+                    enrol(self.config, self.places, &mut self.governor.kernel());
                     self.tell_released();
                     if let Err(why) = cgroups.iter().try_for_each(|cgroup| self.attach(cgroup)) {
                         self.stop(&mut child);
@@ -309,6 +309,16 @@ impl Keeper<'_> {
         let _ = child.wait();
         let _ = self.governor.kernel().close_lease();
         let _ = fs::remove_file(&self.places.control);
+    }
+}
+
+/// Shuts the daemon's own files to agents, where the LSM's programs run; the level says so where they do not.
+fn enrol(config: &Config, places: &Places, kernel: &mut Kernel) {
+    if kernel.lsm().prove().is_err() {
+        return;
+    }
+    if let Err(error) = kernel.enrol(&level::property(config, places)) {
+        tracing::error!(%error, "The daemon's own files are not shut to agents by the kernel.");
     }
 }
 
