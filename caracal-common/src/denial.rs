@@ -32,10 +32,10 @@ pub enum Why {
     DaemonAbsent = 12,
     /// A membership in a multicast group.
     Multicast = 13,
+    /// A socket that was made outside the cgroup and that a governed process holds.
+    Foreign = 14,
     /// A socket family that no policy could see.
     SocketFamily = 32,
-    /// A socket that was made outside of the agent: inherited, passed, or made before it was governed.
-    ForeignSocket = 33,
     /// A listen on a socket without an address.
     ListenUnbound = 34,
     /// A unix socket of somebody outside of the agent.
@@ -70,8 +70,8 @@ impl Why {
         Why::DaemonPort,
         Why::DaemonAbsent,
         Why::Multicast,
+        Why::Foreign,
         Why::SocketFamily,
-        Why::ForeignSocket,
         Why::ListenUnbound,
         Why::UnixPeer,
         Why::UnixPeerLearned,
@@ -105,8 +105,8 @@ impl Why {
             Why::DaemonPort => "daemon_port_refused",
             Why::DaemonAbsent => "daemon_absent",
             Why::Multicast => "multicast_refused",
+            Why::Foreign => "foreign_socket_refused",
             Why::SocketFamily => "socket_family_refused",
-            Why::ForeignSocket => "foreign_socket_refused",
             Why::ListenUnbound => "listen_unbound_refused",
             Why::UnixPeer => "unix_peer_refused",
             Why::UnixPeerLearned => "unix_peer_learned",

@@ -8,6 +8,7 @@ pub mod counter;
 pub mod denial;
 pub mod flow;
 pub mod house;
+pub mod inbound;
 pub mod layout;
 pub mod name;
 pub mod settings;

@@ -10,6 +10,8 @@ pub const AGENTS: &str = "AGENTS";
 pub const NAMESPACES: &str = "NAMESPACES";
 /// Map: socket storage, the [`crate::flow::Flow`] of each governed socket.
 pub const SOCKETS: &str = "SOCKETS";
+/// Map: socket storage, a [`crate::settings::Foreign`] on each socket that is fenced in.
+pub const FOREIGN: &str = "FOREIGN";
 /// Map: [`crate::flow::Source`] to [`crate::flow::Flow`].
 pub const SOURCES: &str = "SOURCES";
 /// Map: [`crate::flow::Source`] of a DNS query over UDP to [`crate::flow::Flow`].
@@ -54,6 +56,15 @@ pub const LSM: [&str; 21] = [
     "file_permission",
 ];
 
+/// Map: [`crate::inbound::Inbound`] to nothing; the ports of agents that others on the host may connect to.
+pub const INBOUND: &str = "INBOUND";
+/// Map: what [`NETNS_COOKIE`] saw last.
+pub const COOKIE: &str = "COOKIE";
+
+/// Program: tells the cookie of the namespace that a socket is made in, where the kernel has no other way (before 5.14).
+/// Attached to a cgroup of the keeper's own, for a moment; not one of [`PROGRAMS`].
+pub const NETNS_COOKIE: &str = "netns_cookie";
+
 /// Every program, by its function's name.
 pub const PROGRAMS: [&str; 15] = [
     "connect4",
@@ -72,3 +83,6 @@ pub const PROGRAMS: [&str; 15] = [
     "ingress",
     "sock_ops",
 ];
+
+/// The programs at the root of the hierarchy, which fence in sockets that were made elsewhere.
+pub const FENCE: [&str; 2] = ["foreign_egress", "foreign_ingress"];

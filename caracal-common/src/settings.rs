@@ -33,6 +33,18 @@ pub struct AgentEntry {
 /// The agent's unix connects to the outside are reported and let through.
 pub const LEARN: u32 = 1;
 
+/// The mark on a socket that a process of an agent holds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Foreign {
+    /// The agent: its cgroup's id.
+    pub agent: u64,
+    /// Depth of that cgroup below the root of its hierarchy.
+    pub level: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
 /// The deepest cgroup that an agent may have.
 pub const MAX_LEVEL: u32 = 16;
 /// Connections that may be open or opening at once, for all agents.

@@ -2,6 +2,7 @@
 //! Gives up its rights before it reads anything. Never opens the door by itself: the probe does.
 
 mod build;
+mod elsewhere;
 mod orders;
 mod prober;
 
@@ -26,6 +27,7 @@ use crate::dns::answer::Transport;
 use crate::dns::serve::{self as dns, Desk};
 use crate::intercept::{self, Stack};
 use crate::keeper::child;
+use crate::keeper::flows::RemoteFlows;
 use crate::keeper::sandbox;
 use crate::telemetry::Telemetry;
 
@@ -58,12 +60,14 @@ pub struct DataPathArgs {
 #[derive(Debug)]
 struct App {
     stack: Arc<Stack>,
-    gate: Gate,
+    gate: Arc<Gate>,
     lease: Lease,
     stages: build::Stages,
     /// Set when the keeper said stop: no new connection, and no renewal.
     stopping: AtomicBool,
     stop: watch::Sender<bool>,
+    desk: Arc<Desk>,
+    elsewhere: elsewhere::Elsewhere,
 }
 
 /// Runs the data path until the keeper says stop.
@@ -82,18 +86,22 @@ pub fn run(args: &DataPathArgs, config: &Path) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -> anyhow::Result<()> {
-    let child::Received { signing, orders, sockets, lease, sources, resolving } = received;
+    let child::Received { signing, orders, doors, flows, sockets, lease, sources, resolving } = received;
     let telemetry = Arc::new(Telemetry::default());
     let limits = Limits::new(config.limits.connections, config.limits.connections_per_agent);
-    let (stack, stages) = build::build(args, config, signing, &telemetry).await?;
+    let (stack, stages) = build::build(args, config, signing, doors, &telemetry).await?;
+    let gate = Arc::new(Gate {
+        netns: args.netns,
+        flows: Flows::new(sources, resolving, RemoteFlows::new(flows)?),
+        roster: Roster::default(),
+        probes: Probes::default(),
+        limits,
+        telemetry,
+    });
     let app = Arc::new(App {
-        gate: Gate {
-            flows: Flows::new(sources, resolving, args.netns),
-            roster: Roster::default(),
-            probes: Probes::default(),
-            limits,
-            telemetry,
-        },
+        desk: Arc::new(desk(&gate, &stack, &stages)),
+        elsewhere: elsewhere::Elsewhere::default(),
+        gate,
         stack,
         lease: Lease::map(&lease)?,
         stages,
@@ -106,14 +114,12 @@ async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -
     for listener in [v4, v6] {
         tokio::spawn(accept(Arc::clone(&app), TcpListener::from_std(listener)?));
     }
-    let desk = Arc::new(desk(&app));
     for socket in sockets.dns_udp {
-        let (socket, desk) = (UdpSocket::from_std(socket)?, Arc::clone(&desk));
-        tokio::spawn(async move { ended("DNS over UDP", dns::udp(socket, desk).await) });
+        let (socket, netns, desk) = (Arc::new(UdpSocket::from_std(socket)?), args.netns, Arc::clone(&app.desk));
+        tokio::spawn(async move { ended("DNS over UDP", dns::udp(socket, netns, desk).await) });
     }
     for listener in sockets.dns_tcp {
-        let (listener, desk) = (TcpListener::from_std(listener)?, Arc::clone(&desk));
-        tokio::spawn(dns::tcp(listener, desk));
+        tokio::spawn(dns::tcp(TcpListener::from_std(listener)?, args.netns, Arc::clone(&app.desk)));
     }
     tokio::spawn(prober::renew(Arc::clone(&app), probed));
     let mut stop = app.stop.subscribe();
@@ -130,19 +136,8 @@ fn ended(what: &str, result: std::io::Result<()>) {
 
 async fn accept(app: Arc<App>, listener: TcpListener) {
     loop {
-        match app.gate.accept(&listener).await {
-            Ok(Accepted::Agent(captured, permit)) => {
-                let stack = Arc::clone(&app.stack);
-                tokio::spawn(async move {
-                    let _permit = permit;
-                    intercept::intercept(stack, captured).await;
-                });
-            }
-            Ok(Accepted::Probe(stream)) => {
-                tokio::spawn(prober::answer(Arc::clone(&app), stream));
-            }
-            Ok(Accepted::TooMany(captured)) => intercept::too_many(&app.stack, captured),
-            Ok(Accepted::Stranger) => {}
+        match app.gate.accept(&listener, app.gate.netns).await {
+            Ok(accepted) => serve_one(&app, accepted),
             Err(error) => {
                 // Out of descriptors, most likely: the probe does not come through either, and the door shuts.
                 tracing::error!(%error, "Cannot accept.");
@@ -152,24 +147,43 @@ async fn accept(app: Arc<App>, listener: TcpListener) {
     }
 }
 
-fn desk(app: &Arc<App>) -> Desk {
-    let (asking, deciding) = (Arc::clone(app), Arc::clone(app));
+/// Serves what was accepted, as a task of its own.
+fn serve_one(app: &Arc<App>, accepted: Accepted) {
+    match accepted {
+        Accepted::Agent(captured, permit) => {
+            let stack = Arc::clone(&app.stack);
+            tokio::spawn(async move {
+                let _permit = permit;
+                intercept::intercept(stack, captured).await;
+            });
+        }
+        Accepted::Probe(stream) => {
+            tokio::spawn(prober::answer(Arc::clone(app), stream));
+        }
+        Accepted::TooMany(captured) => intercept::too_many(&app.stack, captured),
+        Accepted::Stranger => {}
+    }
+}
+
+fn desk(gate: &Arc<Gate>, stack: &Arc<Stack>, stages: &build::Stages) -> Desk {
+    let (gate, stack) = (Arc::clone(gate), Arc::clone(stack));
     Desk {
-        policy: Arc::clone(&app.stages.policy),
-        resolver: Arc::clone(app.stack.resolver()),
-        who: Box::new(move |from, transport| {
+        policy: Arc::clone(&stages.policy),
+        resolver: Arc::clone(stack.resolver()),
+        who: Box::new(move |netns, from, transport| {
             let flow = match transport {
-                Transport::Udp => asking.gate.flows.query(from),
-                Transport::Tcp => asking.gate.flows.connection(from),
+                Transport::Udp => gate.flows.query(netns, from),
+                Transport::Tcp => gate.flows.connection(netns, from),
             }?;
-            asking.gate.roster.agent(CgroupId(flow.agent))
+            gate.roster.agent(CgroupId(flow.agent))
         }),
-        decided: Box::new(move |agent, host, decision| deciding.stack.name_decided(agent, host, decision)),
+        decided: Box::new(move |agent, host, decision| stack.name_decided(agent, host, decision)),
+        places: dns::Places::default(),
     }
 }
 
 /// Lets streams end, then writes out what is counted and hands the journal's last records to the ledger.
-async fn finish(app: &App) {
+async fn finish(app: &Arc<App>) {
     let waited = tokio::time::timeout(DRAIN, async {
         while app.gate.telemetry.open.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -181,7 +195,12 @@ async fn finish(app: &App) {
     app.stack.flush().await;
     // Nothing is signed once the keeper is gone, and the journal has it all: no reason to wait for ever.
     let why = match tokio::time::timeout(FLUSH, app.stages.ledger.flush()).await {
-        Ok(Ok(_)) => return,
+        Ok(Ok(_)) => {
+            let app = Arc::clone(app);
+            let stopped = tokio::task::spawn_blocking(move || app.stages.ledger.stop());
+            let _ = tokio::time::timeout(FLUSH, stopped).await;
+            return;
+        }
         Ok(Err(why)) => why.to_string(),
         Err(_) => "it did not end in time".to_owned(),
     };

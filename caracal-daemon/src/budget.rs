@@ -13,7 +13,7 @@ mod spec;
 mod wait;
 mod window;
 
-pub use spec::{BudgetSpec, Kind, Per, SpecError, Wait, Window};
+pub use spec::{BudgetSpec, Per, SpecError, Wait, Window, WindowKind};
 
 use crate::clock::{Clock, UnixNanos};
 use crate::event::WindowKey;

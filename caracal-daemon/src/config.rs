@@ -17,7 +17,9 @@ pub use budgets::{Budget, Per, Window, WindowKind};
 pub use hosts::HostPattern;
 pub(crate) use problem::position;
 pub use problem::{ConfigError, Problem};
-pub use rules::{AgentEntry, AgentPattern, AllowRule, DenyRule, Glob, PRICED_HOSTS, RuleMode, may_be_priced};
+pub use rules::{
+    AgentEntry, AgentPattern, AllowRule, DenyRule, Glob, InboundRule, PRICED_HOSTS, RuleMode, may_be_priced,
+};
 pub use sections::{
     Clamp, ClientCertificate, Instance, Journal, Limits, Listen, Nameserver, PolicyFiles, Prices, ProxyUrl, Require,
     SplitDns, Upstream,
@@ -78,6 +80,9 @@ pub struct Config {
     /// `[[unix]]`.
     #[serde(deserialize_with = "unix::placed")]
     pub unix: Vec<UnixRule>,
+    /// `[[inbound]]`.
+    #[serde(deserialize_with = "rules::placed_inbound")]
+    pub inbound: Vec<InboundRule>,
     /// `[[budget]]`.
     #[serde(deserialize_with = "budgets::placed")]
     pub budget: Vec<Budget>,
@@ -107,6 +112,7 @@ impl Default for Config {
             allow: Vec::new(),
             deny: Vec::new(),
             unix: Vec::new(),
+            inbound: Vec::new(),
             budget: Vec::new(),
             file: PathBuf::from("caracal.toml"),
         }
@@ -150,6 +156,7 @@ impl Config {
         let places = places.chain(self.deny.iter_mut().map(|rule| &mut rule.line));
         let places = places.chain(self.agent.iter_mut().map(|agent| &mut agent.line));
         let places = places.chain(self.unix.iter_mut().map(|rule| &mut rule.line));
+        let places = places.chain(self.inbound.iter_mut().map(|rule| &mut rule.line));
         for place in places.chain(self.budget.iter_mut().map(|budget| &mut budget.line)) {
             *place = position(text, *place).0;
         }
@@ -160,6 +167,7 @@ impl Config {
         sections::check(self)?;
         rules::check(&self.agent, &self.allow, &self.deny)?;
         unix::check(&self.unix)?;
+        rules::check_inbound(&self.inbound, [self.listen.tcp_port, self.listen.dns_port])?;
         budgets::check(&self.budget)
     }
 

@@ -88,6 +88,22 @@ pub struct Usage {
     pub web_searches: u64,
 }
 
+/// The terms that a call was served on, as far as its price depends on them. With the usage, the models and the price book
+/// that the record names they make its bill.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The model that answered, as reported.
+    pub model: Option<Arc<str>>,
+    /// The service tier.
+    pub tier: &'static str,
+    /// Processed in the US, at an uplift.
+    pub geo_us: bool,
+    /// Processed at the dearer speed.
+    pub fast: bool,
+    /// The prices were those of inputs above this many tokens; 0 for the usual ones.
+    pub input_above: u64,
+}
+
 /// The plain part of a record. Fields that are `None` or empty are left out of the bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Data {
@@ -129,8 +145,12 @@ pub struct Data {
     pub windows: Vec<WindowKey>,
     /// Tokens as the provider reported them.
     pub usage: Option<Usage>,
+    /// The terms that `cost` goes by, where it goes by `usage`.
+    pub served: Option<Served>,
     /// The price book's version and hash.
     pub price_book: Option<Arc<str>>,
+    /// For a bill above its hold: the hash of the entry whose price cannot be right.
+    pub price_entry: Option<Arc<str>>,
     /// HTTP status of the answer.
     pub status: Option<u16>,
     /// Cgroup id of the process.

@@ -1,5 +1,6 @@
 //! Takes a [`Draft`]; gives a [`Receipt`] once it is durable. Append-only segments with a sequence and a hash chain.
-//! Refuses when it cannot write. Never drops or reorders a record it accepted. Next: `bus`.
+//! Refuses when it cannot write. Never drops or reorders a record it accepted, also when the process is killed: until it
+//! is written, it stands in a mapped file (`kept.rs`). Next: `bus`.
 //!
 //! One thread writes. It takes all that is queued, writes it at once, and syncs at once if somebody waits for
 //! durability; records that nobody waits for are synced with the next group or [`Options::sync_within`] later. Such
@@ -10,6 +11,7 @@
 mod bell;
 pub(crate) mod frame;
 pub mod head;
+mod kept;
 pub mod read;
 pub(crate) mod recover;
 mod relay;
@@ -25,8 +27,11 @@ pub use recover::Recovered;
 pub use tail::Tail;
 
 use crate::clock::Clock;
-use crate::event::{Data, Detail, Draft, Hash, Kind, Scribe};
+use crate::event::write::event_id;
+use crate::event::{Data, Detail, Draft, Hash, Kind, Scribe, Sealed};
 use bell::Bell;
+use kept::{Keep, Slot};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +69,8 @@ pub struct Options {
     pub sync_within: Duration,
     /// Longest time that [`Journal::append`] and [`Journal::durable`] wait for room in the queue.
     pub room_within: Duration,
+    /// Records and counts that may be kept for a killed process at once; a journal that is there keeps its own number.
+    pub kept: usize,
     /// Where an empty journal goes on: what the ledger has, if it has something.
     pub start: Start,
 }
@@ -76,6 +83,7 @@ impl Default for Options {
             queue: 8_192,
             sync_within: Duration::from_millis(50),
             room_within: Duration::from_secs(2),
+            kept: 6_144,
             start: Start::default(),
         }
     }
@@ -98,6 +106,7 @@ pub struct Journal {
     bell: Arc<Bell>,
     room: Arc<Semaphore>,
     tail: Arc<Tail>,
+    keep: Arc<Keep>,
     dir: Arc<PathBuf>,
     room_within: Duration,
     // Joins the writer when the last handle goes.
@@ -106,7 +115,7 @@ pub struct Journal {
 
 impl Journal {
     /// Opens the journal in `dir`, which is made if need be, cuts a torn tail, and starts the writer. Detail keys
-    /// stand in `keys`. A cut is reported as the first record.
+    /// stand in `keys`. A cut is reported as the first record; what a killed process had taken follows.
     ///
     /// # Errors
     /// `Unavailable` when files cannot be made, read or locked; `Corrupt` when records that were durable are
@@ -123,16 +132,26 @@ impl Journal {
         let room = Arc::new(Semaphore::new(options.queue));
         #[expect(clippy::disallowed_methods, reason = "`room` bounds it: a record takes a permit before it is queued")]
         let (queue, taken) = std::sync::mpsc::channel();
-        let room_within = options.room_within;
+        let (room_within, places, queued) = (options.room_within, options.kept, options.queue as u64);
         let bell = Arc::new(Bell::default());
-        let (handle, recovered) =
+        let (handle, mut recovered) =
             writer::start(dir, options, Arc::clone(&tail), Arc::clone(&room), Arc::clone(&bell), taken)?;
+        // After the start of the writer, which holds the lock: nobody else keeps anything here.
+        let (keep, found) = match Keep::open(dir, places) {
+            Ok(opened) => opened,
+            Err(error) => {
+                // The writer ends when its queue does, and its handle waits for that.
+                drop(queue);
+                return Err(JournalError::Unavailable(format!("{}: {error}", dir.display())));
+            }
+        };
         let journal = Journal {
             scribe,
             queue,
             bell,
             room,
             tail,
+            keep,
             dir: Arc::new(dir.to_owned()),
             room_within,
             _writer: Arc::new(handle),
@@ -140,6 +159,7 @@ impl Journal {
         if recovered.torn_bytes > 0 {
             journal.report_cut(recovered.torn_bytes, clock)?;
         }
+        recovered.kept = journal.write_found(found, queued)?;
         Ok((journal, recovered))
     }
 
@@ -153,15 +173,16 @@ impl Journal {
         let sealed = self.seal(&draft)?;
         let (done, waiting) = oneshot::channel();
         self.take_room().await?;
-        self.send(Message::Append { sealed, done: Some(done) })?;
+        self.send(Message::Append { sealed, done: Some(done), slot: None })?;
         let mut waited = Waited { journal: self, draft: Some(draft) };
         let answer = waiting.await;
         waited.draft = None;
         answer.map_err(|_| stopped())?
     }
 
-    /// Appends without waiting: written with the next group. For outcomes and decisions. While the disk fails,
-    /// outcomes are still taken, up to the queue's size, and written when it is back; all else is refused.
+    /// Appends without waiting: safe from a kill when this returns, written with the next group. For outcomes and
+    /// decisions. While the disk fails, outcomes are still taken, up to the queue's size, and written when it is back;
+    /// all else is refused.
     ///
     /// # Errors
     /// When the disk fails, the writer has stopped, or its bounded queue stays full.
@@ -173,7 +194,51 @@ impl Journal {
         }
         let sealed = self.seal(&draft)?;
         self.take_room().await?;
-        self.send(Message::Append { sealed, done: None })
+        if let Some(slot) = self.keep.put(&sealed, Some(self.tail.durable())) {
+            return self.send(Message::Append { sealed, done: None, slot: Some(slot) });
+        }
+        // Too long to be kept, or no room: then it is waited for. While the disk fails that would refuse an outcome.
+        if self.tail.failure().is_some() {
+            return self.send(Message::Append { sealed, done: None, slot: None });
+        }
+        let (done, waiting) = oneshot::channel();
+        self.send(Message::Append { sealed, done: Some(done), slot: None })?;
+        waiting.await.map_err(|_| stopped())?.map(drop)
+    }
+
+    /// Begins to count equal events, of which `draft` is the first: its record is written when [`Journal::append_counted`]
+    /// is called, or at the next start if the process is killed before.
+    ///
+    /// # Errors
+    /// When the record cannot be made.
+    pub fn count(&self, draft: &Draft) -> Result<Counted, JournalError> {
+        Ok(Counted { sealed: self.seal(draft)?, count: 0, slot: None, keep: Arc::clone(&self.keep) })
+    }
+
+    /// Appends what was counted, as [`Journal::append`] does.
+    ///
+    /// # Errors
+    /// The same; `counted` is given back, to be tried again.
+    pub async fn append_counted(&self, mut counted: Counted) -> Result<(), (JournalError, Counted)> {
+        if let Some(why) = self.tail.failure() {
+            return Err((JournalError::Unavailable(why), counted));
+        }
+        if let Err(error) = self.take_room().await {
+            return Err((error, counted));
+        }
+        counted.sealed.set_count(counted.count);
+        if let Some(slot) = &counted.slot {
+            slot.hand_over(self.tail.durable());
+        }
+        let message = Message::Append { sealed: counted.sealed, done: None, slot: counted.slot };
+        self.queue.send(message).map_err(|failed| failed.0).or_else(|message| match message {
+            Message::Append { sealed, slot, .. } => {
+                Err((stopped(), Counted { sealed, slot, count: counted.count, keep: Arc::clone(&self.keep) }))
+            }
+            _ => Ok(()),
+        })?;
+        self.bell.ring(false);
+        Ok(())
     }
 
     /// Goes through the writer's queue and back, writing nothing: proof that it is alive. A writer whose disk
@@ -227,7 +292,7 @@ impl Journal {
         &self.scribe
     }
 
-    fn seal(&self, draft: &Draft) -> Result<crate::event::Sealed, JournalError> {
+    fn seal(&self, draft: &Draft) -> Result<Sealed, JournalError> {
         self.scribe.seal(draft).map_err(|error| JournalError::Unavailable(error.to_string()))
     }
 
@@ -273,10 +338,80 @@ impl Journal {
     /// Appends from where nobody can wait for room.
     fn append_now(&self, draft: &Draft) -> Result<(), JournalError> {
         let sealed = self.seal(draft)?;
+        let slot = self.keep.put(&sealed, Some(self.tail.durable()));
+        self.send_now(sealed, slot)
+    }
+
+    fn send_now(&self, sealed: Sealed, slot: Option<Slot>) -> Result<(), JournalError> {
         if let Ok(permit) = self.room.try_acquire() {
             permit.forget();
         }
-        self.send(Message::Append { sealed, done: None })
+        self.send(Message::Append { sealed, done: None, slot })
+    }
+
+    /// Writes what a killed process had taken and not written; gives how many records that were. At most about `queued`
+    /// records stand before one that is handed over.
+    fn write_found(&self, found: Vec<kept::Found>, queued: u64) -> Result<u64, JournalError> {
+        let unreadable = |error: ReadError| JournalError::Unavailable(error.to_string());
+        let mut reader = Reader::of_files(&self.dir, 0);
+        let oldest = reader.oldest().map_err(unreadable)?.unwrap_or(0);
+        let mut written = HashSet::new();
+        if let Some(first) = found.iter().filter_map(|one| one.from).min() {
+            reader.seek(first.max(oldest));
+            read_ids(&mut reader, &mut written).map_err(unreadable)?;
+        }
+        let mut count = 0;
+        for one in found {
+            let in_ledger = one.from.is_some_and(|from| from.saturating_add(queued.saturating_mul(2)) < oldest);
+            let in_journal = one.from.is_some() && one.sealed.id().is_some_and(|id| written.contains(id));
+            if in_ledger || in_journal {
+                one.slot.written();
+                continue;
+            }
+            one.slot.hand_over(self.tail.durable());
+            self.send_now(one.sealed, Some(one.slot))?;
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+/// The ids of all records that `reader` gives.
+fn read_ids(reader: &mut Reader, ids: &mut HashSet<String>) -> Result<(), ReadError> {
+    loop {
+        let batch = reader.batch(4_096, 8 << 20)?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        ids.extend(batch.iter().filter_map(|entry| event_id(&entry.bytes).map(str::to_owned)));
+    }
+}
+
+/// Equal events that are counted until their one record is written. Dropped, it stays counted: the next start writes it.
+#[derive(Debug)]
+pub struct Counted {
+    sealed: Sealed,
+    count: u64,
+    slot: Option<Slot>,
+    keep: Arc<Keep>,
+}
+
+impl Counted {
+    /// Counts one event. From here on it outlives the process; `false`: it does not, since there is no room.
+    pub fn add(&mut self) -> bool {
+        self.count += 1;
+        match &self.slot {
+            Some(slot) => slot.add(),
+            None if self.count == 1 => self.slot = self.keep.put(&self.sealed, None),
+            None => {}
+        }
+        self.slot.is_some()
+    }
+
+    /// How many were counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
     }
 }
 
@@ -319,7 +454,11 @@ pub fn check(dir: &Path, ledger: Start) -> Result<Recovered, JournalError> {
         scan = recover::scan(dir, ledger);
     }
     let scan = scan?;
-    Ok(Recovered { next_sequence: scan.next.sequence, torn_bytes: scan.torn_end.saturating_sub(scan.position) })
+    Ok(Recovered {
+        next_sequence: scan.next.sequence,
+        torn_bytes: scan.torn_end.saturating_sub(scan.position),
+        kept: 0,
+    })
 }
 
 fn stopped() -> JournalError {

@@ -7,20 +7,29 @@ pub mod btf;
 pub mod cgroup;
 pub mod child;
 pub mod control;
+pub mod cookie;
+pub mod flows;
 pub mod frame;
 pub mod govern;
+pub mod held;
 pub mod kernel;
 pub mod keys;
 pub mod ledger_key;
 pub mod level;
 pub mod listeners;
+pub mod live;
 pub mod lsm;
+pub mod namespaces;
 pub mod order;
 pub mod refusals;
 pub mod release;
 pub mod sandbox;
 pub mod serve;
 pub mod signing;
+pub mod sock_diag;
+pub mod sockets;
+pub mod sweep;
+pub mod trust;
 
 /// What the data path asks of the keys that the keeper holds. Calls block.
 pub trait Signer: Send + Sync + std::fmt::Debug + 'static {
@@ -31,11 +40,13 @@ pub trait Signer: Send + Sync + std::fmt::Debug + 'static {
     fn issue_leaf(&self, name: &str, spki: &[u8]) -> Result<Vec<u8>, KeeperError>;
 
     /// The signed checkpoint (C2SP signed note with an ECDSA P-256 and an Ed25519 line) of the tree of `size` leaves
-    /// with this `root`.
+    /// with this `root`. `proof` is the consistency proof (RFC 6962, section 2.1.2) from the largest tree that was signed
+    /// before; empty where none was, or that one is asked for again.
     ///
     /// # Errors
-    /// When `size` is smaller than what was signed before, or equal with another root; or the keeper is gone.
-    fn sign_checkpoint(&self, size: u64, root: [u8; 32]) -> Result<String, KeeperError>;
+    /// `Fork` when `size` is smaller than what was signed before, or equal with another root; `Unproven` when it is larger
+    /// and the proof does not hold; or the keeper is gone.
+    fn sign_checkpoint(&self, size: u64, root: [u8; 32], proof: &[[u8; 32]]) -> Result<String, KeeperError>;
 
     /// The host key's signature (ECDSA P-256, ASN.1 DER) over the head of the journal's chain.
     ///
@@ -56,6 +67,14 @@ pub enum KeeperError {
         /// The size asked for.
         asked: u64,
         /// The size signed.
+        signed: u64,
+    },
+    /// A larger tree, without the proof that it begins with what was signed.
+    #[error("a checkpoint of size {asked} was not proven to begin with the {signed} leaves that are signed already")]
+    Unproven {
+        /// The size asked for.
+        asked: u64,
+        /// The size signed: where the proof has to begin.
         signed: u64,
     },
     /// A key could not be read, made or used.

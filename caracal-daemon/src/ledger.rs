@@ -95,6 +95,8 @@ pub struct Ledger<S> {
     // A size above ours that was signed before: at that size our root must be the one that was signed.
     owed: Option<u64>,
     owed_root: Option<Hash>,
+    // The largest size that the signer signed, as far as we know.
+    signed: Option<u64>,
 }
 
 impl<S: Store> Ledger<S> {
@@ -115,6 +117,7 @@ impl<S: Store> Ledger<S> {
             head: None,
             owed: None,
             owed_root: None,
+            signed: None,
         };
         ledger.set_state(state)?;
         Ok(ledger)
@@ -166,7 +169,7 @@ impl<S: Store> Ledger<S> {
                 self.owed = None;
             }
             if self.owed.is_none() {
-                batch.checkpoint = sign(signer, &batch)?;
+                batch.checkpoint = self.sign(signer, &batch).await?;
             }
         }
         if batch.chunks.is_empty() && batch.checkpoint.is_none() && batch.head.is_none() {
@@ -189,11 +192,15 @@ impl<S: Store> Ledger<S> {
     /// # Errors
     /// `Fork` when it is another one; `Signer` when the signer does not answer.
     pub async fn agree(&mut self, signer: &dyn Signer) -> Result<(), LedgerError> {
-        let signed = match signer.sign_checkpoint(0, tree::empty_root()) {
-            Ok(_) => return Ok(()),
+        let signed = match signer.sign_checkpoint(0, tree::empty_root(), &[]) {
+            Ok(_) => 0,
             Err(KeeperError::Fork { signed, .. }) => signed,
             Err(error) => return Err(LedgerError::Signer(error)),
         };
+        self.signed = Some(signed);
+        if signed == 0 {
+            return Ok(());
+        }
         if signed > self.tree.size() {
             self.owed = Some(signed);
             return Ok(());
@@ -223,6 +230,55 @@ impl<S: Store> Ledger<S> {
         let mut open: Vec<OpenIntent> = self.open.values().cloned().collect();
         open.sort_by(|one, other| (one.at, &one.call).cmp(&(other.at, &other.call)));
         Ok(Recovery { totals: self.store.totals().await?, open })
+    }
+
+    /// A checkpoint over the batch. `None` when there is to be none now: the keeper does not answer, or it has signed a
+    /// larger tree and the ledger must catch up first, as after a restore.
+    async fn sign(&mut self, signer: &dyn Signer, batch: &Batch) -> Result<Option<(u64, String)>, LedgerError> {
+        let position = &batch.position;
+        let guess = self.signed.or(self.checkpoint.as_ref().map(|(size, _)| *size)).unwrap_or(0);
+        let mut proof = self.consistency(guess, batch).await?;
+        let mut answer = signer.sign_checkpoint(position.size, position.root, &proof);
+        if let Err(KeeperError::Unproven { signed, .. }) = answer
+            && signed != guess
+        {
+            // It signed another one than we know of: a commit failed after the signature.
+            proof = self.consistency(signed, batch).await?;
+            answer = signer.sign_checkpoint(position.size, position.root, &proof);
+        }
+        match answer {
+            Ok(note) => {
+                self.signed = Some(position.size);
+                Ok(Some((position.size, note)))
+            }
+            Err(KeeperError::Fork { asked, signed }) if asked < signed => Ok(None),
+            Err(error @ (KeeperError::Fork { .. } | KeeperError::Unproven { .. })) => Err(LedgerError::Fork(error)),
+            Err(error) => {
+                tracing::warn!(%error, "no checkpoint could be signed; records are kept and the next one will cover them");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The proof that the tree after `batch` begins with its first `old` leaves.
+    async fn consistency(&mut self, old: u64, batch: &Batch) -> Result<Vec<Hash>, LedgerError> {
+        let new = batch.position.size;
+        if old == 0 || old >= new {
+            return Ok(Vec::new());
+        }
+        let mut tiles = proof::Tiles::new();
+        for (level, n) in proof::consistency_tiles(old, new) {
+            let open = new.checked_shr(tree::TILE_HEIGHT * (level + 1)).unwrap_or(0) == n;
+            let made = batch.tiles.iter().find(|tile| (tile.level, tile.n) == (level, n)).map(|tile| &tile.hashes);
+            let edge = batch.edges.get(level as usize).filter(|_| open);
+            let hashes = match made.or(edge) {
+                Some(hashes) => hashes.clone(),
+                None => self.store.tile(level, n).await?,
+            };
+            tiles.insert((level, n), hashes);
+        }
+        let proof = proof::consistency(old, new, &tiles);
+        proof.ok_or_else(|| StoreError::Damaged("a tile is missing".into()).into())
     }
 
     async fn sequence(&mut self, entries: &[Entry]) -> Result<(Tree, Batch, u64, Option<Hash>), LedgerError> {
@@ -307,24 +363,10 @@ impl<S: Store> Ledger<S> {
 
 /// The signer signed a tree of this size before: it must have been this one.
 fn must_agree(signer: &dyn Signer, size: u64, root: Hash) -> Result<(), LedgerError> {
-    match signer.sign_checkpoint(size, root) {
+    match signer.sign_checkpoint(size, root, &[]) {
         Ok(_) => Ok(()),
         Err(error @ KeeperError::Fork { .. }) => Err(LedgerError::Fork(error)),
         Err(error) => Err(LedgerError::Signer(error)),
-    }
-}
-
-/// A checkpoint over the batch. `None` when there is to be none now: the keeper does not answer, or it has signed a
-/// larger tree and the ledger must catch up first, as after a restore.
-fn sign(signer: &dyn Signer, batch: &Batch) -> Result<Option<(u64, String)>, LedgerError> {
-    match signer.sign_checkpoint(batch.position.size, batch.position.root) {
-        Ok(note) => Ok(Some((batch.position.size, note))),
-        Err(KeeperError::Fork { asked, signed }) if asked < signed => Ok(None),
-        Err(error @ KeeperError::Fork { .. }) => Err(LedgerError::Fork(error)),
-        Err(error) => {
-            tracing::warn!(%error, "no checkpoint could be signed; records are kept and the next one will cover them");
-            Ok(None)
-        }
     }
 }
 

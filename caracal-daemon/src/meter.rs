@@ -22,7 +22,7 @@ pub use denial::{denial, stream_error};
 pub use edit::Edited;
 pub use usage::{Reading, Terms, UsageReader};
 
-use crate::event::Usage;
+use crate::event::{Served, Usage};
 use crate::money::NanoUsd;
 use crate::refusal::{Reason, Refusal, Side, Stage};
 use arc_swap::ArcSwap;
@@ -291,6 +291,28 @@ impl Call {
         let usage = reading.usage.as_ref()?;
         let answered = reading.model.as_deref().and_then(|name| self.book.model(self.provider, name));
         Some(self.charge_on(usage, &reading.terms, answered.as_ref().unwrap_or(&self.price)))
+    }
+
+    /// The terms that [`Call::bill`] goes by, for the record. `None` when the answer reported no usage.
+    #[must_use]
+    pub fn served(&self, reading: &Reading) -> Option<Served> {
+        let usage = reading.usage.as_ref()?;
+        let answered = reading.model.as_deref().and_then(|name| self.book.model(self.provider, name));
+        let on = self.on(&reading.terms);
+        Some(Served {
+            input_above: answered.as_ref().unwrap_or(&self.price).input_above(on.tier, usage),
+            // A name that the book does not have says nothing of the price.
+            model: reading.model.clone().filter(|_| answered.is_some()),
+            tier: on.tier.name(),
+            geo_us: on.geo_us,
+            fast: on.fast,
+        })
+    }
+
+    /// The hash of the entry that prices the call.
+    #[must_use]
+    pub fn price_entry(&self) -> Arc<str> {
+        Arc::clone(&self.price.entry)
     }
 }
 

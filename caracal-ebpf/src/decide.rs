@@ -10,10 +10,11 @@ use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_
 use caracal_common::ABI_VERSION;
 use caracal_common::denial::Why;
 use caracal_common::flow::Flow;
+use caracal_common::inbound::Inbound;
 use caracal_common::settings::{MAX_LEVEL, Settings};
 use core::ffi::c_void;
 
-use crate::maps::{AGENTS, LEASE, NAMESPACES, SETTINGS, SOCKETS};
+use crate::maps::{AGENTS, INBOUND, LEASE, NAMESPACES, SETTINGS, SOCKETS};
 
 /// `LOOPBACK_IFINDEX`: the same in every network namespace.
 pub const LOOPBACK_DEVICE: u32 = 1;
@@ -103,10 +104,22 @@ pub fn caller<C: EbpfContext>(ctx: &C, sk: *mut bpf_sock) -> Result<Flow, (u64, 
     let mut flow = identity(agent);
     // SAFETY: the context is the hook's own.
     flow.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    if NAMESPACES.get_ptr(flow.netns).is_none() {
+    if !listened(flow.netns) {
         return Err((agent, Why::UnknownNamespace));
     }
     Ok(flow)
+}
+
+/// Whether the network namespace with this cookie has the daemon's listeners.
+#[inline(always)]
+pub fn listened(netns: u64) -> bool {
+    NAMESPACES.get_ptr(netns).is_some()
+}
+
+/// Whether others on the host may connect to this port of the agent's.
+#[inline(always)]
+pub fn inbound(agent: u64, port: u16) -> bool {
+    INBOUND.get_ptr(Inbound { agent, port, pad: [0; 6] }).is_some()
 }
 
 /// The storage map as helpers take it.

@@ -8,11 +8,11 @@ use aya_ebpf::helpers::generated::bpf_sk_fullsock;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use caracal_common::denial::{Hook, Why};
-use caracal_common::flow::Source;
+use caracal_common::flow::{Flow, Source};
 
-use crate::decide::{LOOPBACK_DEVICE, is_listeners, is_loopback, lease, settings, socket_flow};
+use crate::decide::{LOOPBACK_DEVICE, inbound, is_listeners, is_loopback, lease, listened, settings, socket_flow};
 use crate::maps::RESOLVING;
-use crate::packet::{Packet, Peer, TCP, UDP, agent_of, peer, read};
+use crate::packet::{Packet, Peer, TCP, UDP, agent_of, asks, peer, read};
 use crate::refuse::{denial, report};
 
 #[cgroup_skb]
@@ -39,7 +39,7 @@ fn decide(ctx: &SkBuffContext, packet: &mut Packet, whose: &mut u64) -> Result<(
     // A loopback address is not enough: a socket bound to a network card sends there what it addresses to 127.0.0.1.
     // SAFETY: the context is the hook's own.
     let device = unsafe { (*ctx.skb.skb).ifindex };
-    if packet.protocol == 0 || device != LOOPBACK_DEVICE || !is_loopback(&packet.to) {
+    if packet.protocol == 0 || device != LOOPBACK_DEVICE {
         return Err(why);
     }
     let settings = settings()?;
@@ -49,11 +49,18 @@ fn decide(ctx: &SkBuffContext, packet: &mut Packet, whose: &mut u64) -> Result<(
             return resolving(ctx, packet);
         }
         if packet.protocol == TCP && (packet.to_port == settings.tcp_port || packet.to_port == settings.dns_port) {
+            redirected(ctx, why)?;
             return lease();
         }
     }
+    // The answers of a port that others may connect to. A rule opens it for being asked, never for asking.
+    let opened = packet.protocol == TCP && inbound(agent, packet.from_port) && !asks(ctx, packet);
+    if !(is_loopback(&packet.to) || opened) {
+        return Err(why);
+    }
     match peer(ctx, packet, true, agent, level) {
         Peer::Same => Ok(()),
+        Peer::Other if opened => lease(),
         // A reset from nobody is the honest answer to a connect, and carries nothing.
         Peer::Nobody if packet.protocol == TCP => Ok(()),
         Peer::Other | Peer::Nobody => Err(if packet.protocol == UDP { Why::Datagram } else { Why::Loopback }),
@@ -64,20 +71,28 @@ fn decide(ctx: &SkBuffContext, packet: &mut Packet, whose: &mut u64) -> Result<(
 #[inline(always)]
 #[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would not fit the stack")]
 fn resolving(ctx: &SkBuffContext, packet: &Packet) -> Result<(), Why> {
+    let flow = redirected(ctx, Why::Datagram)?;
+    let source = Source { netns: flow.netns, addr: packet.from, port: packet.from_port, pad: [0; 6] };
+    RESOLVING.insert(&source, flow, 0).map_err(|_| Why::MapFull)
+}
+
+/// What the sending socket asked for, if a hook sent it to the daemon from a namespace that has the daemon's listener
+/// still: in another one, the same address and port are somebody else's.
+#[inline(always)]
+fn redirected(ctx: &SkBuffContext, otherwise: Why) -> Result<&Flow, Why> {
     // SAFETY: the context is the hook's own.
     let sk: *mut bpf_sock = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
     if sk.is_null() {
-        return Err(Why::Datagram);
+        return Err(otherwise);
     }
     // SAFETY: not null.
     let sk = unsafe { bpf_sk_fullsock(sk) };
-    let Some(flow) = socket_flow(sk.cast()) else { return Err(Why::Datagram) };
+    let Some(flow) = socket_flow(sk.cast()) else { return Err(otherwise) };
     // By reference throughout: a copy would not fit the 512 bytes of stack.
     // SAFETY: the storage lives as long as the socket, which the packet holds.
     let flow = unsafe { &*flow };
     if flow.port == 0 {
-        return Err(Why::Datagram);
+        return Err(otherwise);
     }
-    let source = Source { netns: flow.netns, addr: packet.from, port: packet.from_port, pad: [0; 6] };
-    RESOLVING.insert(&source, flow, 0).map_err(|_| Why::MapFull)
+    if listened(flow.netns) { Ok(flow) } else { Err(Why::UnknownNamespace) }
 }

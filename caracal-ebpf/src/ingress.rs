@@ -1,13 +1,13 @@
 //! `cgroup_skb/ingress`: nothing from outside reaches a governed socket; on loopback, only the daemon's answers and the
-//! same agent.
+//! same agent, and whoever connects to a port that a rule names.
 
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use caracal_common::denial::{Hook, Why};
 
-use crate::decide::{is_listeners, is_loopback, settings};
-use crate::packet::{Packet, Peer, TCP, agent_of, peer, read};
-use crate::refuse::{denial, report};
+use crate::decide::{LOOPBACK_DEVICE, inbound, is_listeners, is_loopback, lease, settings};
+use crate::packet::{Packet, Peer, TCP, agent_of, asks, peer, read};
+use crate::refuse::{count, denial, report};
 
 #[cgroup_skb]
 pub fn ingress(ctx: SkBuffContext) -> i32 {
@@ -29,7 +29,11 @@ fn decide(ctx: &SkBuffContext, packet: &mut Packet, whose: &mut u64) -> Result<(
     if !read(ctx, packet) {
         return Err(Why::Inbound);
     }
-    if packet.protocol == 0 || !is_loopback(&packet.from) {
+    // What the loopback device brings was sent in this namespace, whatever address it carries.
+    // SAFETY: the context is the hook's own.
+    let device = unsafe { (*ctx.skb.skb).ifindex };
+    let opened = packet.protocol == TCP && device == LOOPBACK_DEVICE && inbound(agent, packet.to_port);
+    if packet.protocol == 0 || !(is_loopback(&packet.from) || opened) {
         return Err(Why::Inbound);
     }
     let settings = settings()?;
@@ -39,6 +43,17 @@ fn decide(ctx: &SkBuffContext, packet: &mut Packet, whose: &mut u64) -> Result<(
     match peer(ctx, packet, false, agent, level) {
         Peer::Same => Ok(()),
         Peer::Nobody if packet.protocol == TCP => Ok(()),
+        Peer::Other if opened => admit(ctx, packet, agent),
         Peer::Other | Peer::Nobody => Err(Why::Inbound),
     }
+}
+
+/// A connection to a port that a rule names; counted once, when it is asked for.
+#[inline(always)]
+fn admit(ctx: &SkBuffContext, packet: &Packet, agent: u64) -> Result<(), Why> {
+    lease()?;
+    if asks(ctx, packet) {
+        count(agent, 0, Hook::Ingress);
+    }
+    Ok(())
 }

@@ -6,8 +6,9 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf};
 use caracal_common::counter::CounterKey;
 use caracal_common::flow::{Flow, Source};
 use caracal_common::house::{Inode, MAX_PROPERTY};
+use caracal_common::inbound::{Inbound, MAX_INBOUND};
 use caracal_common::settings::{
-    AgentEntry, DENIAL_RING_BYTES, Lease, MAX_AGENTS, MAX_COUNTERS, MAX_FLOWS, MAX_NAMESPACES, Settings,
+    AgentEntry, DENIAL_RING_BYTES, Foreign, Lease, MAX_AGENTS, MAX_COUNTERS, MAX_FLOWS, MAX_NAMESPACES, Settings,
 };
 use caracal_common::unix::{MAX_RULES, UnixName};
 
@@ -22,6 +23,11 @@ pub static LEASE: Array<Lease> = Array::pinned(1, MMAPABLE);
 pub static AGENTS: HashMap<u64, AgentEntry> = HashMap::pinned(MAX_AGENTS, 0);
 #[map]
 pub static NAMESPACES: HashMap<u64, u8> = HashMap::pinned(MAX_NAMESPACES, 0);
+#[map]
+pub static INBOUND: HashMap<Inbound, u8> = HashMap::pinned(MAX_INBOUND, 0);
+/// Not pinned: read by the keeper that attached `netns_cookie` a moment ago.
+#[map]
+pub static COOKIE: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub static SOURCES: HashMap<Source, Flow> = HashMap::pinned(MAX_FLOWS, 0);
 /// Datagram sockets have no closing state to hook: the oldest entry makes room. Losing one refuses a lookup, no more.
@@ -42,3 +48,6 @@ pub static UNIX_ALLOWED: LpmTrie<UnixName, u8> = LpmTrie::pinned(MAX_RULES, 0);
 /// What each governed socket asked for, kept on the socket itself: it can neither outlive it nor be evicted.
 #[btf_map]
 pub static SOCKETS: SkStorage<Flow> = SkStorage::new();
+/// Sockets that a governed process holds and that were made elsewhere, marked by the keeper.
+#[btf_map]
+pub static FOREIGN: SkStorage<Foreign> = SkStorage::new();

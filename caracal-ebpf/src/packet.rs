@@ -33,6 +33,8 @@ pub struct Packet {
     /// IP protocol; 0 for an IPv6 packet with other extension headers than hop-by-hop, and for fragments: nothing that a
     /// governed socket needs.
     pub protocol: u8,
+    /// Where the transport header begins.
+    pub transport: u32,
 }
 
 impl Packet {
@@ -42,7 +44,7 @@ impl Packet {
         let mut any = [0u8; 16];
         any[10] = 0xff;
         any[11] = 0xff;
-        Packet { from: any, to: any, from_port: 0, to_port: 0, protocol: 0 }
+        Packet { from: any, to: any, from_port: 0, to_port: 0, protocol: 0, transport: 0 }
     }
 }
 
@@ -89,10 +91,18 @@ pub fn read(ctx: &SkBuffContext, packet: &mut Packet) -> bool {
             return false;
         }
         packet.protocol = next[0];
+        packet.transport = transport;
     }
     packet.from_port = u16::from_be(ports[0]);
     packet.to_port = u16::from_be(ports[1]);
     true
+}
+
+/// Whether a TCP packet asks for a connection: SYN without ACK (RFC 9293, 3.1). One that cannot be read does.
+#[inline(always)]
+pub fn asks(ctx: &SkBuffContext, packet: &Packet) -> bool {
+    let mut flags = [0u8; 1];
+    !load(ctx, packet.transport + 13, &mut flags) || flags[0] & 0x12 == 0x02
 }
 
 /// Copies packet bytes from `offset` into `into`.

@@ -5,6 +5,7 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_set_retval};
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use caracal_common::counter::CounterKey;
 use caracal_common::denial::{Denial, Hook, Why};
+use caracal_common::flow::Flow;
 
 use crate::maps::{COUNTERS, DENIALS};
 
@@ -12,6 +13,10 @@ use crate::maps::{COUNTERS, DENIALS};
 /// never looks at a branch that a constant closes.
 #[unsafe(no_mangle)]
 static HAS_SET_RETVAL: u32 = 0;
+
+/// 1 where every cgroup hook may ask who the current task is (6.1); `setsockopt` may not before.
+#[unsafe(no_mangle)]
+static HAS_CURRENT_TASK: u32 = 0;
 
 /// `ECONNREFUSED`.
 const REFUSED: i32 = -111;
@@ -53,6 +58,23 @@ pub fn by_current(mut denial: Denial) -> Denial {
     denial.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     denial.uid = bpf_get_current_uid_gid() as u32;
     denial.comm = bpf_get_current_comm().unwrap_or_default();
+    denial
+}
+
+/// Whether a `setsockopt` hook may ask for the current task.
+#[inline(always)]
+pub fn has_current_task() -> bool {
+    // SAFETY: a read of a global that the loader has set.
+    unsafe { core::ptr::read_volatile(&raw const HAS_CURRENT_TASK) == 1 }
+}
+
+/// Adds who made the socket, where the kernel does not say who uses it.
+#[inline(always)]
+pub fn by_owner(mut denial: Denial, owner: &Flow) -> Denial {
+    denial.agent = owner.agent;
+    denial.tgid = owner.tgid;
+    denial.uid = owner.uid;
+    denial.comm = owner.comm;
     denial
 }
 

@@ -8,8 +8,8 @@ use caracal_common::denial::{Hook, Why};
 use core::mem::offset_of;
 
 use crate::context::{set_word, word};
-use crate::decide::current_agent;
-use crate::refuse::{by_current, denial, report};
+use crate::decide::{current_agent, socket_flow};
+use crate::refuse::{by_current, by_owner, denial, has_current_task, report};
 
 /// `SOL_IP` and `SOL_IPV6`.
 const IP: u32 = 0;
@@ -29,7 +29,18 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
         )
     };
     if joins(level, name) {
-        let mut denial = by_current(denial(current_agent().unwrap_or(0), Why::Multicast, Hook::Setsockopt));
+        let mut denial = denial(0, Why::Multicast, Hook::Setsockopt);
+        if has_current_task() {
+            denial.agent = current_agent().unwrap_or(0);
+            denial = by_current(denial);
+        } else {
+            // SAFETY: the context is the hook's own, and holds the socket.
+            let sk = unsafe { (*option).__bindgen_anon_1.sk };
+            if let Some(owner) = socket_flow(sk.cast()) {
+                // SAFETY: the storage lives as long as the socket.
+                denial = by_owner(denial, unsafe { &*owner });
+            }
+        }
         denial.protocol = name as u16;
         report(&denial, Hook::Setsockopt);
         return 0;

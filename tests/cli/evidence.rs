@@ -46,17 +46,16 @@ fn a_torn_tail_of_the_journal_is_repaired() {
 
 #[test]
 fn a_ledger_edited_by_hand_is_found_out() {
-    case("ledger edited by hand", RULES, |scene, daemon| {
+    case("ledger edited by hand", RULES, |_, daemon| {
         daemon.restart();
         traffic(daemon);
         let _records = daemon
             .records_when(|records| records.iter().filter(|record| record.kind.contains("decision")).count() >= 3);
         daemon.stop();
         let _ran = daemon.verify();
-        // Into the main file: what is edited in the write-ahead log is not read, but dropped and taken from the journal.
-        let merge = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('PRAGMA wal_checkpoint(TRUNCATE)'); c.close()";
-        let path = daemon.state().join("data/ledger.sqlite");
-        let _ran = scene.net.a.run("python3").args(["-c", merge]).arg(&path).ran().ok();
+        // An orderly stop leaves the ledger in one file.
+        let log = daemon.state().join("data/ledger.sqlite-wal");
+        assert!(log.metadata().map_or(true, |log| log.len() == 0), "the write-ahead log is not merged");
         let old = b"caracal.decision.v1";
         let mut edited = 0;
         for path in files(&daemon.state()).into_iter().filter(|path| path.to_string_lossy().contains("ledger")) {

@@ -3,6 +3,7 @@
 mod crowd;
 mod evidence;
 mod run;
+mod storm;
 mod trouble;
 mod update;
 

@@ -3,9 +3,13 @@
 
 mod closed;
 mod deputies;
+mod destinations;
 mod facts;
+mod live;
+mod sequences;
 mod sockets;
 mod tier_b;
+mod vectors;
 
 use serde_json::{Map, json};
 use support::daemon::{Cgroup, Daemon};
@@ -44,7 +48,7 @@ impl World<'_> {
             "-w",
             "%{http_code}",
             "--max-time",
-            "5",
+            "20",
         ]);
         run.arg("--cacert").arg(ca).arg("https://example.com/hello").ran().stdout
     }

@@ -2,8 +2,8 @@
 //! cgroups and processes, `bpf`, and the daemon's property. Each attempt is made by root and by an ordinary user, first
 //! without a daemon, where it must succeed, then in the attached cgroup, where it must not.
 //!
-//! These need the BPF LSM. Where the kernel does not take the programs, `doctor` and `status` must both say so, and
-//! the case is written down as skipped with their reason.
+//! These need the BPF LSM and say `require = "full"`. Where `doctor` reports that the kernel does not take the programs,
+//! the case is written down as skipped with its reason, and another one checks that the daemon refuses to start.
 
 use crate::{RULES, STAND_IN};
 use serde_json::{Map, Value, json};
@@ -152,13 +152,44 @@ fn users(vector: &Vector) -> &'static [u32] {
     if vector.root { &[0] } else { &[0, AGENT_UID] }
 }
 
-/// Whether the daemon enforces `full`; if not, `doctor` must have said so too.
-fn full(daemon: &Daemon<'_>) -> Result<(), String> {
-    let status = daemon.json(&["status"]);
+/// Has the configuration require `full`.
+fn require_full(daemon: &Daemon<'_>) {
+    let text = fs::read_to_string(daemon.config()).expect("the configuration");
+    fs::write(daemon.config(), format!("require = \"full\"\n{text}")).expect("the configuration");
+}
+
+/// Whether this kernel takes every program of the LSM, as `doctor` reports: what is missing, if not.
+fn offered(daemon: &Daemon<'_>) -> Result<(), String> {
     let doctor: Value =
         serde_json::from_str(&daemon.command(&["doctor", "--json"]).ran().stdout).expect("doctor's JSON");
-    assert_eq!(doctor["enforceable"], status["level"], "doctor and status agree: {doctor:#}\n{status:#}");
-    if status["level"] == "full" { Ok(()) } else { Err(status["enforced"]["lacks"].to_string()) }
+    let checks = doctor["checks"].as_array().expect("doctor's checks");
+    let name = |check: &Value| check["name"].as_str().unwrap_or_default().to_owned();
+    let hooks: Vec<&Value> = checks.iter().filter(|check| name(check).starts_with("hook lsm ")).collect();
+    assert!(hooks.len() > 15, "doctor tries every program of the LSM: {doctor:#}");
+    match hooks.into_iter().find(|check| check["state"] != "yes") {
+        None => Ok(()),
+        Some(check) => {
+            assert_ne!(doctor["enforceable"], "full", "doctor does not contradict itself: {doctor:#}");
+            Err(format!("{}: {}", name(check), check["found"].as_str().unwrap_or_default()))
+        }
+    }
+}
+
+/// Starts a daemon that requires `full`: it must refuse, say why and leave nothing pinned.
+fn refuses(daemon: &mut Daemon<'_>) {
+    daemon.launch();
+    let _ended = until("caracald refuses", Duration::from_secs(60), || daemon.exited().is_some());
+    let (exit, logs) = (daemon.exited(), daemon.logs());
+    assert!(exit.is_some_and(|code| code != 0), "require = \"full\" must not be served here: {exit:?}\n{logs}");
+    for wanted in ["require = \"full\" cannot be enforced here: ", "caracald doctor", "require = \"network\""] {
+        assert!(logs.contains(wanted), "{wanted:?} is not said:\n{logs}");
+    }
+    assert!(!logs.lines().any(|line| line.trim() == "ready"), "{logs}");
+    assert!(!pins(daemon).exists(), "a first start that was refused leaves no pins at {}", pins(daemon).display());
+}
+
+fn pins(daemon: &Daemon<'_>) -> PathBuf {
+    PathBuf::from(format!("/sys/fs/bpf/caracal/{}-v1", daemon.instance()))
 }
 
 /// Makes the world, tries without a daemon, then lets `work` try with it.
@@ -167,17 +198,52 @@ fn case(name: &str, rules: &str, work: impl FnOnce(&Outside, &Cgroup, &mut Daemo
         let outside = Outside::new();
         let cgroup = Cgroup::new();
         let mut daemon = Daemon::configured(&outside.scene, rules);
-        daemon.attach(&cgroup.path());
-        daemon.restart();
         let mut more = Map::new();
-        if let Err(why) = full(&daemon) {
+        if let Err(why) = offered(&daemon) {
+            let why = format!("UNCOVERED here, as doctor says: {why}");
+            println!("skipped: {name}: {why}");
             more.insert("verdict".into(), json!("skipped"));
-            more.insert("why".into(), json!(format!("UNCOVERED here, as doctor says: {why}")));
+            more.insert("why".into(), json!(why));
             return more;
         }
+        require_full(&daemon);
+        daemon.attach(&cgroup.path());
+        daemon.restart();
+        let status = daemon.json(&["status"]);
+        assert_eq!(status["level"], "full", "doctor says that the kernel takes all: {status:#}");
         work(&outside, &cgroup, &mut daemon);
         outside.scene.wire.silent();
         more
+    });
+}
+
+/// Needs no help of the kernel's: on one that can, it must start; on one that cannot, it must not.
+#[test]
+fn what_is_required_is_enforced_or_the_daemon_does_not_start() {
+    report::plain("escape", "require = full is enforced or refused, network loads nothing of it", || {
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let mut daemon = Daemon::configured(&scene, RULES);
+        let offered = offered(&daemon);
+        require_full(&daemon);
+        match &offered {
+            Err(_) => refuses(&mut daemon),
+            Ok(()) => {
+                daemon.restart();
+                assert_eq!(daemon.json(&["status"])["level"], "full");
+                assert!(pins(&daemon).join("lsm/bpf").exists());
+                daemon.stop();
+            }
+        }
+        // The same instance at `network`, the default: nothing of it is loaded, or left.
+        daemon.configure(RULES);
+        daemon.restart();
+        assert!(!pins(&daemon).join("lsm").exists());
+        let status = daemon.json(&["status"]);
+        assert_eq!(status["level"], "network", "{status:#}");
+        let said = daemon.command(&["status"]).ran().stdout;
+        let line = said.lines().find(|line| line.starts_with("not full: ")).expect("status says why");
+        assert!(line.contains("require = \"network\" is configured"), "{said}");
+        assert_eq!(line.contains("would enforce more"), offered.is_ok(), "{offered:?}\n{said}");
     });
 }
 

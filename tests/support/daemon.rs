@@ -360,6 +360,10 @@ impl Drop for Daemon<'_> {
         self.signal(libc::SIGCONT);
         self.kill();
         remove_slice(&self.instance);
+        if !std::thread::panicking() {
+            // Journals are large, and a test may have many daemons where the scratch directory is in memory.
+            let _gone = std::fs::remove_dir_all(self.state());
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Nothing here shares code or data with `caracald`: the tests see it only through its binary.
 
+pub mod catalogue;
 pub mod daemon;
 pub mod ledger;
 pub mod netns;

@@ -40,7 +40,19 @@ pub fn case(subject: &str, name: &str, work: impl FnOnce() -> Map<String, Value>
     }
 }
 
-/// The same for a case that measures nothing else.
+/// Writes a case whose verdict is known already: many cases that one world has tried together.
+pub fn verdict(subject: &str, name: &str, fault: Option<String>, more: Map<String, Value>) {
+    let mut line = Map::new();
+    line.insert("name".into(), json!(name));
+    line.insert("verdict".into(), json!(if fault.is_none() { "passed" } else { "failed" }));
+    if let Some(why) = fault {
+        line.insert("why".into(), json!(why));
+    }
+    line.extend(more);
+    update(subject, |report| put_case(report, line));
+}
+
+/// [`case`] for one that measures nothing else.
 ///
 /// # Panics
 /// When `work` does.

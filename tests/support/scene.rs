@@ -1,6 +1,6 @@
 //! One test's world: two hosts, the stand-in in one of them, and what it wrote down.
 
-use crate::netns::{AGENT_UID, Net, Run, until};
+use crate::netns::{AGENT_UID, NAME_SERVER, Net, Run, until};
 use crate::programs;
 use crate::stand_in::bill::Line;
 use crate::wire::Wire;
@@ -9,6 +9,12 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
+
+/// Where a company's HTTP proxy listens.
+pub const PROXY: &str = "203.0.113.60:3128";
+/// A name server that only some names are asked of.
+pub const CORPORATE_NAME_SERVER: &str = "203.0.113.54";
+const NAME_SERVER_V6: &str = "2001:db8:ca::53";
 
 /// Hosts, stand-in and judge; the daemon is started by the test.
 #[derive(Debug)]
@@ -41,6 +47,10 @@ impl Scene {
             .arg(files.join("bill.jsonl"))
             .arg("--log")
             .arg(files.join("requests.jsonl"))
+            .arg("--client-out")
+            .arg(&files)
+            .args(["--proxy", PROXY])
+            .args(["--dns", NAME_SERVER, "--dns", NAME_SERVER_V6, "--dns", CORPORATE_NAME_SERVER])
             .spawn(Stdio::from(std::fs::File::create(files.join("stand-in.out"))?), Stdio::from(log))?;
         let scene = Scene { stand_in: child, wire, net, home: programs::home() };
         until("the stand-in listens", Duration::from_secs(20), || {

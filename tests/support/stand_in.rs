@@ -1,6 +1,6 @@
 //! The stand-in provider: the real host names under a test root, with its own bill.
 //!
-//! `serve` listens and routes; `sites` are hosts that cost nothing; `chat`, `responses` and `messages` are the model
+//! `serve` listens and routes; `proxy` is a company's HTTP proxy; `sites` are hosts that cost nothing; `chat`, `responses` and `messages` are the model
 //! APIs: each reads a request into a [`plan::Ask`], `plan` decides what is generated, each renders it in its own shape,
 //! and `deliver` sends it and writes the bill when the last byte that will be billed is generated.
 
@@ -12,6 +12,7 @@ pub mod git;
 pub mod messages;
 pub mod names;
 pub mod plan;
+pub mod proxy;
 pub mod responses;
 pub mod root;
 pub mod script;

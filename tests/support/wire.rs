@@ -6,17 +6,22 @@
 //! governed is a leak. Only the host's own neighbour discovery and multicast listener reports are left out: the kernel
 //! sends them for the cable itself and they carry no byte of any process.
 //!
+//! Link-layer requests for a neighbour that an attempt of the catalogue chose, and reports of a group that it joined, are
+//! packets as any other: their addresses are its bytes.
+//!
 //! A judge that sees nothing proves nothing: each escape test first runs the same attempt without a daemon and demands
 //! that the judge sees it.
 
+use crate::catalogue::{self, Aim};
 use crate::netns::{Net, until};
 use anyhow::{Result, ensure};
+use std::ffi::CStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One packet that somebody other than the data path sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,12 +30,57 @@ pub struct Packet {
     pub source: IpAddr,
     /// Receiver.
     pub destination: IpAddr,
-    /// IP protocol number.
+    /// IP protocol number; [`ARP`] for a request of that protocol.
     pub protocol: u8,
     /// Destination port of TCP, UDP and UDP-Lite.
     pub port: Option<u16>,
+    /// Source port of the same.
+    pub source_port: Option<u16>,
     /// The packet from its IP header on.
     pub bytes: Vec<u8>,
+    /// When the judge saw it.
+    pub at: Instant,
+}
+
+impl Packet {
+    /// A TCP reset over IPv4 that carries nothing: how the kernel itself answers for a connection that is no more.
+    #[must_use]
+    pub fn is_reset(&self) -> bool {
+        let header = usize::from(self.bytes.first().copied().unwrap_or(0) & 0x0f) * 4;
+        let (length, flags) = (self.bytes.get(header + 12), self.bytes.get(header + 13));
+        let bare = length.is_some_and(|length| self.bytes.len() == header + usize::from(length >> 4) * 4);
+        self.protocol == 6 && self.source.is_ipv4() && bare && flags.is_some_and(|flags| flags & 4 != 0)
+    }
+}
+
+/// Stands for the protocol number of an ARP request: 255 is reserved (RFC 5237).
+pub const ARP: u8 = 255;
+
+impl Packet {
+    /// Whose attempts of the catalogue it is: by a token in it, by where it goes, by the neighbour or the groups that it
+    /// asks for, or by the port that it comes from.
+    #[must_use]
+    pub fn owners(&self) -> Vec<Aim> {
+        let begins = |window: &&[u8]| window.starts_with(catalogue::TOKEN.as_bytes());
+        let token = self.bytes.windows(catalogue::TOKEN_LENGTH).find(begins).and_then(Aim::of_token);
+        if let Some(aim) = token.or_else(|| Aim::of_address(self.destination)) {
+            return vec![aim];
+        }
+        match self.protocol {
+            // One report names several groups.
+            2 => {
+                let words = self.bytes.chunks_exact(4).filter_map(|word| <[u8; 4]>::try_from(word).ok());
+                words.filter_map(|word| Aim::of_group(Ipv4Addr::from(word).into())).collect()
+            }
+            0 | 58 => {
+                let after = self.bytes.get(40..).unwrap_or_default();
+                let places = after.windows(16).filter_map(|place| <[u8; 16]>::try_from(place).ok());
+                let aim = |ip: IpAddr| Aim::of_group(ip).or_else(|| Aim::of_address(ip));
+                places.filter_map(|place| aim(Ipv6Addr::from(place).into())).collect()
+            }
+            _ => self.source_port.and_then(Aim::of_inbound_port).into_iter().collect(),
+        }
+    }
 }
 
 /// The capture on `leak`, and listeners that accept whatever arrives on a port.
@@ -46,26 +96,47 @@ pub struct Wire {
 pub const CANARY_PORT: u16 = 7_777;
 
 impl Wire {
-    /// Starts to listen.
+    /// Starts to listen on the `leak` cable.
     ///
     /// # Errors
     /// When the packet socket or a listener cannot be opened.
     pub fn tap(net: &Net) -> Result<Wire> {
-        let socket = Arc::new(net.b.inside(packet_socket)?);
         net.b.inside(canaries)?;
+        Wire::on(net, c"leak", |packet| !cable_noise(packet))
+    }
+
+    /// Starts to listen on the data path's own cable, for tokens only: not even the data path may send one.
+    ///
+    /// # Errors
+    /// When the packet socket cannot be opened.
+    pub fn road(net: &Net) -> Result<Wire> {
+        let holds_token = |packet: &Packet| {
+            packet.bytes.windows(catalogue::TOKEN.len()).any(|window| window == catalogue::TOKEN.as_bytes())
+        };
+        Wire::on(net, c"road", holds_token)
+    }
+
+    fn on(net: &Net, device: &'static CStr, keep: fn(&Packet) -> bool) -> Result<Wire> {
+        let socket = Arc::new(net.b.inside(|| packet_socket(device))?);
         let wire = Wire { seen: Arc::default(), flushed: Arc::default(), stop: Arc::default(), socket };
         let (seen, flushed, stop, socket) =
             (Arc::clone(&wire.seen), Arc::clone(&wire.flushed), Arc::clone(&wire.stop), Arc::clone(&wire.socket));
-        std::thread::spawn(move || capture(&socket, &seen, &flushed, &stop));
+        std::thread::spawn(move || capture(&socket, &seen, &flushed, &stop, keep));
         Ok(wire)
     }
 
     /// Everything seen so far. Waits until the capture has gone through what the kernel holds.
+    ///
+    /// # Panics
+    /// When the kernel had no room for a packet: a judge that missed one cannot say that there was none.
     #[must_use]
+    #[track_caller]
     pub fn packets(&self) -> Vec<Packet> {
         let before = self.flushed.load(Ordering::SeqCst);
         // Two whole rounds: the first may have begun before the packet of interest arrived.
         let _late = until("the capture", Duration::from_secs(5), || self.flushed.load(Ordering::SeqCst) > before + 1);
+        let lost = lost(&self.socket);
+        assert_eq!(lost, 0, "the judge lost {lost} packets");
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -81,13 +152,27 @@ impl Wire {
     /// When something did.
     #[track_caller]
     pub fn silent(&self) {
-        let packets = self.packets();
-        let shown: Vec<String> = packets
-            .iter()
-            .map(|p| format!("{} -> {} proto {} port {:?}", p.source, p.destination, p.protocol, p.port))
-            .collect();
-        assert!(packets.is_empty(), "{} packets left the host outside the data path: {shown:?}", packets.len());
+        judge(&self.packets());
     }
+
+    /// Demands that nothing leaked but the kernel's own resets of connections that are no more.
+    ///
+    /// # Panics
+    /// When something did.
+    #[track_caller]
+    pub fn silent_but_for_resets(&self) {
+        let packets: Vec<Packet> = self.packets().into_iter().filter(|packet| !packet.is_reset()).collect();
+        judge(&packets);
+    }
+}
+
+#[track_caller]
+fn judge(packets: &[Packet]) {
+    let shown: Vec<String> = packets
+        .iter()
+        .map(|p| format!("{} -> {} proto {} port {:?}", p.source, p.destination, p.protocol, p.port))
+        .collect();
+    assert!(packets.is_empty(), "{} packets left the host outside the data path: {shown:?}", packets.len());
 }
 
 impl Drop for Wire {
@@ -96,7 +181,7 @@ impl Drop for Wire {
     }
 }
 
-fn packet_socket() -> Result<OwnedFd> {
+fn packet_socket(device: &CStr) -> Result<OwnedFd> {
     let protocol = u16::try_from(libc::ETH_P_ALL)?.to_be();
     // SAFETY: socket takes integers; the result is checked before it is owned.
     let socket = unsafe {
@@ -104,12 +189,12 @@ fn packet_socket() -> Result<OwnedFd> {
         ensure!(fd >= 0, "packet socket: {}", io::Error::last_os_error());
         OwnedFd::from_raw_fd(fd)
     };
-    // SAFETY: the name is a C string; zero is a valid sockaddr_ll.
+    // SAFETY: zero is a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = u16::try_from(libc::AF_PACKET)?;
     address.sll_protocol = protocol;
     // SAFETY: the name is a C string.
-    address.sll_ifindex = libc::c_int::try_from(unsafe { libc::if_nametoindex(c"leak".as_ptr()) })?;
+    address.sll_ifindex = libc::c_int::try_from(unsafe { libc::if_nametoindex(device.as_ptr()) })?;
     let timeout = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
     // SAFETY: both structures live through their calls and their sizes are given.
     unsafe {
@@ -129,10 +214,39 @@ fn packet_socket() -> Result<OwnedFd> {
         );
         ensure!(done == 0, "SO_RCVTIMEO: {}", io::Error::last_os_error());
     }
+    // Room for a burst while this process does not get to run; only what arrives, where the kernel can tell (4.20).
+    integer_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20)?;
+    let _older = integer_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1);
     Ok(socket)
 }
 
-fn capture(socket: &OwnedFd, seen: &Mutex<Vec<Packet>>, flushed: &AtomicU64, stop: &AtomicBool) {
+fn integer_option(socket: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> Result<()> {
+    let size = libc::socklen_t::try_from(size_of::<libc::c_int>())?;
+    // SAFETY: the value lives through the call and its size is given.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+    ensure!(done == 0, "setting option {name}: {}", io::Error::last_os_error());
+    Ok(())
+}
+
+/// Packets that the kernel had to drop since the last time this was asked (packet(7), `PACKET_STATISTICS`).
+fn lost(socket: &OwnedFd) -> u32 {
+    let mut statistics = [0_u32; 2];
+    let mut size = libc::socklen_t::try_from(size_of_val(&statistics)).unwrap_or(0);
+    // SAFETY: struct tpacket_stats is two words, packets and drops.
+    let got = unsafe {
+        let (level, name) = (libc::SOL_PACKET, libc::PACKET_STATISTICS);
+        libc::getsockopt(socket.as_raw_fd(), level, name, statistics.as_mut_ptr().cast(), &raw mut size)
+    };
+    if got == 0 { statistics[1] } else { u32::MAX }
+}
+
+fn capture(
+    socket: &OwnedFd,
+    seen: &Mutex<Vec<Packet>>,
+    flushed: &AtomicU64,
+    stop: &AtomicBool,
+    keep: fn(&Packet) -> bool,
+) {
     let mut buffer = vec![0_u8; 1 << 16];
     while !stop.load(Ordering::SeqCst) {
         // SAFETY: zero is a valid sockaddr_ll.
@@ -157,7 +271,9 @@ fn capture(socket: &OwnedFd, seen: &Mutex<Vec<Packet>>, flushed: &AtomicU64, sto
         if from.sll_pkttype == libc::PACKET_OUTGOING {
             continue;
         }
-        if let Some(packet) = buffer.get(..length).and_then(parse).filter(|packet| !cable_noise(packet)) {
+        let arp = from.sll_protocol == u16::try_from(libc::ETH_P_ARP).unwrap_or(0).to_be();
+        let read = if arp { parse_arp } else { parse };
+        if let Some(packet) = buffer.get(..length).and_then(read).filter(keep) {
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
             if seen.len() < 100_000 {
                 seen.push(packet);
@@ -166,10 +282,25 @@ fn capture(socket: &OwnedFd, seen: &Mutex<Vec<Packet>>, flushed: &AtomicU64, sto
     }
 }
 
+/// RFC 826: who asks, for whom.
+fn parse_arp(bytes: &[u8]) -> Option<Packet> {
+    let address = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?));
+    let (source, destination) = (address(14)?, address(24)?);
+    Some(Packet {
+        source,
+        destination,
+        protocol: ARP,
+        port: None,
+        source_port: None,
+        bytes: bytes.to_vec(),
+        at: Instant::now(),
+    })
+}
+
 fn parse(bytes: &[u8]) -> Option<Packet> {
     let port_at = |at: usize, protocol: u8| {
         let known = matches!(protocol, 6 | 17 | 136);
-        known.then(|| Some(u16::from_be_bytes([*bytes.get(at + 2)?, *bytes.get(at + 3)?]))).flatten()
+        known.then(|| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))).flatten()
     };
     match bytes.first()? >> 4 {
         4 => {
@@ -177,29 +308,30 @@ fn parse(bytes: &[u8]) -> Option<Packet> {
             let address = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?));
             let header = usize::from(bytes.first()? & 0x0f) * 4;
             let (source, destination) = (address(12)?.into(), address(16)?.into());
-            Some(Packet { source, destination, protocol, port: port_at(header, protocol), bytes: bytes.to_vec() })
+            let (source_port, port) = (port_at(header, protocol), port_at(header + 2, protocol));
+            Some(Packet { source, destination, protocol, port, source_port, bytes: bytes.to_vec(), at: Instant::now() })
         }
         6 => {
             let protocol = *bytes.get(6)?;
             let address = |at: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes.get(at..at + 16)?).ok()?));
             let (source, destination) = (address(8)?.into(), address(24)?.into());
-            Some(Packet { source, destination, protocol, port: port_at(40, protocol), bytes: bytes.to_vec() })
+            let (source_port, port) = (port_at(40, protocol), port_at(42, protocol));
+            Some(Packet { source, destination, protocol, port, source_port, bytes: bytes.to_vec(), at: Instant::now() })
         }
         _ => None,
     }
 }
 
-/// The group that `probe join` joins: a report of it is not the kernel's own.
-const JOINED: [u8; 4] = [239, 1, 2, 3];
-
-/// Neighbour discovery, multicast listener reports: the kernel's own words about the cable.
+/// Neighbour discovery, multicast listener reports: the kernel's own words about the cable, unless an attempt chose what
+/// they are about. (`probe join` joins a group of the catalogue's.)
 fn cable_noise(packet: &Packet) -> bool {
     let v6 = packet.source.is_ipv6();
     // A listener report carries a hop-by-hop header (protocol 0) before its ICMPv6 type.
     let kind = if packet.protocol == 0 { packet.bytes.get(48) } else { packet.bytes.get(40) };
-    let joined = || packet.bytes.windows(JOINED.len()).any(|bytes| bytes == JOINED);
-    (v6 && matches!(packet.protocol, 0 | 58) && matches!(kind, Some(130..=137 | 143)))
-        || (packet.protocol == 2 && !joined())
+    let discovery = v6 && matches!(packet.protocol, 0 | 58) && matches!(kind, Some(130..=137 | 143));
+    let cable = [IpAddr::from([198, 51, 100, 1]), IpAddr::from([198, 51, 100, 2])];
+    let neighbours = packet.protocol == ARP && cable.contains(&packet.destination);
+    neighbours || ((discovery || packet.protocol == 2) && packet.owners().is_empty())
 }
 
 /// Echoes on [`CANARY_PORT`], so that an attempt that gets out is a success for the one who tries. The wildcard sockets

@@ -5,6 +5,7 @@ mod curl;
 mod python;
 mod refusals;
 mod streams;
+mod upstream;
 
 use support::daemon::Daemon;
 use support::netns::Ran;

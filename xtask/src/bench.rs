@@ -54,6 +54,9 @@ pub(crate) struct Arguments {
     /// One short round: shows that everything works, says little about speed.
     #[arg(long)]
     quick: bool,
+    /// Only these loads, for instance `paid-32`; without it all, and the goals need all.
+    #[arg(long, value_delimiter = ',')]
+    loads: Vec<String>,
 }
 
 /// A peer by its name, or all of them.
@@ -136,7 +139,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     )?;
     root::ask("to run the benchmark: it makes network namespaces and loads the kernel programs")?;
     let reports = report::Inbox::new()?;
-    let status = progress::status("measuring", &mut measurement(&checkout, arguments.quick, &peers, &reports))?;
+    let status = progress::status("measuring", &mut measurement(&checkout, arguments, &peers, &reports))?;
     for report in reports.collect()? {
         report.write(&checkout.report())?;
     }
@@ -148,7 +151,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// The measuring half, as root, told where everything is.
-fn measurement(checkout: &Checkout, quick: bool, peers: &[PeerName], reports: &report::Inbox) -> Command {
+fn measurement(checkout: &Checkout, arguments: &Arguments, peers: &[PeerName], reports: &report::Inbox) -> Command {
     // A mount namespace of its own: pins and resolver are gone when it ends.
     let mut command = root::command("unshare");
     command.arg("--mount").arg(checkout.target.join("release/xtask"));
@@ -156,8 +159,11 @@ fn measurement(checkout: &Checkout, quick: bool, peers: &[PeerName], reports: &r
     command.args(["bench-measure", "--peers", &peers.join(","), "--commit", &report::commit(&checkout.root)]);
     command.arg("--report").arg(reports.path()).arg("--caracald").arg(checkout.caracald());
     command.arg("--tools").arg(checkout.tools());
-    if quick {
+    if arguments.quick {
         command.arg("--quick");
+    }
+    if !arguments.loads.is_empty() {
+        command.args(["--loads", &arguments.loads.join(",")]);
     }
     command
 }

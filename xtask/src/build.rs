@@ -1,6 +1,6 @@
 //! `cargo xtask build`: the kernel programs, then the daemon that carries them.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use anyhow::{Context, Result};
 
@@ -34,10 +34,8 @@ pub(crate) fn all(checkout: &Checkout) -> Result<()> {
 pub(crate) fn kernel_programs(checkout: &Checkout, compiler: &Compiler) -> Result<()> {
     let home = checkout.target.join("ebpf");
     let mut cargo = compiler.cargo();
-    cargo
-        .current_dir(checkout.root.join("caracal-ebpf"))
-        .args(["build", "--locked", "--release", "-Zbuild-std=core", "--target", "bpfel-unknown-none", "--target-dir"])
-        .arg(&home);
+    cargo.arg("build");
+    for_kernel(checkout, &mut cargo);
     progress::aloud(&format!("building the kernel programs with {}", compiler.describe()), &mut cargo)?;
     let built = home.join("bpfel-unknown-none/release/caracal");
     let bytes = fs::read(&built).with_context(|| built.display().to_string())?;
@@ -50,4 +48,22 @@ pub(crate) fn kernel_programs(checkout: &Checkout, compiler: &Compiler) -> Resul
         fs::write(&object, bytes).with_context(|| object.display().to_string())?;
     }
     Ok(())
+}
+
+/// Lets no clippy warning pass in the kernel programs.
+///
+/// # Errors
+/// When there is one, or no clippy of their compiler.
+pub(crate) fn lint_kernel_programs(checkout: &Checkout, compiler: &Compiler) -> Result<()> {
+    let mut clippy = compiler.clippy(checkout)?;
+    for_kernel(checkout, &mut clippy);
+    clippy.args(["--", "-D", "warnings"]);
+    progress::aloud(&format!("clippy on the kernel programs with {}", compiler.describe()), &mut clippy)
+}
+
+fn for_kernel(checkout: &Checkout, cargo: &mut Command) {
+    cargo
+        .current_dir(checkout.root.join("caracal-ebpf"))
+        .args(["--locked", "--release", "-Zbuild-std=core", "--target", "bpfel-unknown-none", "--target-dir"])
+        .arg(checkout.target.join("ebpf"));
 }

@@ -51,5 +51,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if !status.success() {
         bail!("the demo ended with {status}");
     }
-    Ok(())
+    root::left_nothing(&checkout)
 }

@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod checkout;
 mod demo;
+mod fuzz;
 mod hosts;
 mod lint;
 mod pins;
@@ -15,6 +16,7 @@ mod root;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -37,7 +39,9 @@ enum Verb {
     Run(run::Arguments),
     Demo(demo::Arguments),
     Test(test::Arguments),
+    Vm(vm::Arguments),
     Bench(bench::Arguments),
+    Fuzz(fuzz::Arguments),
     /// Check the formatting and let no clippy warning pass, in the kernel programs too.
     Lint,
     #[cfg(feature = "bench")]
@@ -51,7 +55,9 @@ fn main() -> ExitCode {
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
+        Verb::Vm(arguments) => vm::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Lint => lint::run(),
         #[cfg(feature = "bench")]
         Verb::BenchPart(part) => part.run(),

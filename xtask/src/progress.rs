@@ -55,6 +55,14 @@ impl Wait {
         }
     }
 
+    /// A line that stays, while the wait goes on.
+    pub(crate) fn say(&self, line: &str) {
+        match &self.spinner {
+            Some(spinner) => spinner.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
     pub(crate) fn waited(&self) -> Duration {
         self.started.elapsed()
     }

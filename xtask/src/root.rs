@@ -2,12 +2,15 @@
 
 use std::{
     ffi::OsStr,
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
+
+use crate::checkout::Checkout;
 
 /// Whether we are root already; then no sudo is needed.
 pub(crate) fn am_root() -> bool {
@@ -46,4 +49,61 @@ pub(crate) fn ask(why: &str) -> Result<()> {
         bail!("sudo said no; it is needed {why}");
     }
     Ok(())
+}
+
+/// Holds the verbs that run something as root to their promise: it left no file of root's in a person's checkout.
+///
+/// # Errors
+/// When it did; the text names the first.
+pub(crate) fn left_nothing(checkout: &Checkout) -> Result<()> {
+    if am_root() {
+        return Ok(());
+    }
+    for place in [&checkout.root, &checkout.target] {
+        if let Some(path) = owned_by(0, place).with_context(|| place.display().to_string())? {
+            bail!("{} belongs to root now, and must not: that is a mistake of ours", path.display());
+        }
+    }
+    Ok(())
+}
+
+/// The first file below `place` that belongs to `uid`. What ends meanwhile is passed over.
+fn owned_by(uid: u32, place: &Path) -> io::Result<Option<PathBuf>> {
+    let mut places = vec![place.to_path_buf()];
+    while let Some(path) = places.pop() {
+        let file = match fs::symlink_metadata(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if file.uid() == uid {
+            return Ok(Some(path));
+        }
+        if file.is_dir() {
+            for entry in fs::read_dir(&path)? {
+                places.push(entry?.path());
+            }
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_anothers_is_found_however_deep() {
+        let top = std::env::temp_dir().join(format!("caracal-owner-{}", std::process::id()));
+        fs::create_dir_all(top.join("a/b")).unwrap();
+        fs::write(top.join("a/b/file"), "").unwrap();
+        let me = fs::metadata(&top).unwrap().uid();
+        assert!(owned_by(me, &top).unwrap().is_some());
+        assert_eq!(owned_by(me ^ 1, &top).unwrap(), None);
+        if am_root() {
+            std::os::unix::fs::chown(top.join("a/b/file"), Some(4_711), None).unwrap();
+            assert_eq!(owned_by(4_711, &top).unwrap(), Some(top.join("a/b/file")));
+        }
+        fs::remove_dir_all(top).unwrap();
+    }
 }

@@ -135,7 +135,7 @@ fn wait_until_ready(checkout: &Checkout, started: &Started) -> Result<()> {
             wait.done();
             return Ok(());
         }
-        if !started.lives() {
+        if started.ended() {
             drop(wait);
             show_log();
             bail!("caracald ended before it was ready; the last lines of {LOG} are above");
@@ -189,6 +189,11 @@ impl Started {
         fs::write(stamp, format!("{} {}\n", self.binary, self.pid)).with_context(|| stamp.display().to_string())
     }
 
+    /// Whether the process has ended. One that has just been forked need not have become caracald yet.
+    fn ended(&self) -> bool {
+        !Path::new(&format!("/proc/{}", self.pid)).exists()
+    }
+
     /// Whether the process is there and still a caracald: ids are used again.
     fn lives(&self) -> bool {
         fs::read_to_string(format!("/proc/{}/comm", self.pid)).is_ok_and(|name| name.trim() == "caracald")
@@ -209,6 +214,16 @@ mod tests {
         fs::write(&stamp, "half").unwrap();
         assert_eq!(Started::read(&stamp), None);
         fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_is_not_caracald_yet_has_not_ended() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let started = Started { binary: String::new(), pid: child.id() };
+        assert!(!started.lives() && !started.ended());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(started.ended());
     }
 
     #[test]

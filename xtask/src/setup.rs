@@ -8,7 +8,11 @@ mod packages;
 
 use anyhow::Result;
 
-pub(crate) use self::{clients::Clients, kernel::Compiler, packages::on_path};
+pub(crate) use self::{
+    clients::{AGENTS, Clients},
+    kernel::Compiler,
+    packages::on_path,
+};
 use crate::{bench::PeerName, checkout::Checkout, pins};
 
 /// What building takes: a C compiler, and a compiler and linker for kernel programs.
@@ -52,4 +56,28 @@ pub(crate) fn for_bench(checkout: &Checkout, peers: &[PeerName]) -> Result<()> {
 pub(crate) fn for_test(checkout: &Checkout) -> Result<Clients> {
     packages::install(checkout, "to test", packages::TEST)?;
     clients::install(checkout)
+}
+
+/// The agents as npm has them today, for `--long`.
+///
+/// # Errors
+/// When npm fails.
+pub(crate) fn newest_agents(checkout: &Checkout, pinned: &Clients) -> Result<Clients> {
+    clients::newest(checkout, pinned)
+}
+
+/// What boots other kernels.
+///
+/// # Errors
+/// Like [`for_build`].
+pub(crate) fn for_vm(checkout: &Checkout) -> Result<()> {
+    packages::install(checkout, "to boot other kernels", packages::VM)
+}
+
+/// What reads vagrant/Vagrantfile.
+///
+/// # Errors
+/// Like [`for_build`].
+pub(crate) fn for_vagrant(checkout: &Checkout) -> Result<()> {
+    packages::install(checkout, "to check vagrant/Vagrantfile", packages::VAGRANT)
 }

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: unit tests, then the contracts against the real binary, then a summary made from the reports.
 
-mod programs;
+pub(crate) mod programs;
 
 use std::{env, ffi::OsString, fs, path::Path, process::Command, time::Instant};
 
@@ -11,13 +11,14 @@ use self::programs::Program;
 use crate::{
     build,
     checkout::Checkout,
-    progress,
+    fuzz, progress,
     report::{self, Case, Inbox, Report, Verdict},
     root,
     setup::{self, Clients},
+    vm,
 };
 
-/// Tests beside the code: they need neither root nor a running daemon.
+/// Tests beside the code: no daemon runs, but some need root.
 const UNIT: &[&str] = &[
     "--package=caracal-common",
     "--package=caracal-daemon",
@@ -26,18 +27,30 @@ const UNIT: &[&str] = &[
     "--lib",
     "--bins",
 ];
+/// What goes through sudo, which clears the environment.
+const KEPT: &[&str] =
+    &["PATH", "RUST_BACKTRACE", "RUST_LOG", "CARACAL_FUZZ_TIMES", "PROPTEST_CASES", "PROPTEST_RNG_SEED"];
+/// Subjects that are no contract.
+const OTHERS: &[&str] = &["unit", VM, "fuzz"];
+/// The contracts that `--long` also runs with the newest agents, and what their cases' names then end with.
+const AGENTS: &str = "agents";
+const NEWEST: &str = " (newest)";
 /// The contracts: one program per file of tests/.
 const CONTRACTS: &[&str] = &["--package=caracal-tests", "--test=*"];
 
+/// The subject that boots other kernels.
+const VM: &str = "vm";
+
 /// Set up, build, and try everything; leaves one file per subject in target/report.
 ///
-/// Without a subject: the unit tests and every contract. The contracts run as root, because they make cgroups and
-/// network namespaces; they are compiled as you, and leave nothing of root's in the checkout.
+/// Without a subject: the unit tests and every contract. All run as root, because they make cgroups and network
+/// namespaces; they are compiled as you, and leave nothing of root's in the checkout. With `--long` the agents are tried
+/// in their newest versions, too, and each parser is fuzzed for a minute.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test unit\n  cargo xtask test wire money\n  \
                         cargo xtask test --long money\n  cargo xtask test wire -- trailers")]
 pub(crate) struct Arguments {
-    /// Only these: `unit`, or a file of tests/ such as `wire`, `money`, `agents`.
+    /// Only these: `unit`, `vm`, `fuzz` (alone or with `--long`), or a directory of tests/ such as `wire`, `money`.
     #[arg(value_name = "SUBJECT")]
     subjects: Vec<String>,
     /// Full size rather than the size that fits into CI.
@@ -50,8 +63,13 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let checkout = Checkout::find()?;
-    let wants_unit = arguments.subjects.is_empty() || arguments.subjects.iter().any(|subject| subject == "unit");
-    let wants_contracts = arguments.subjects.is_empty() || arguments.subjects.iter().any(|subject| subject != "unit");
+    let named = |name: &str| arguments.subjects.iter().any(|subject| subject == name);
+    let wants_unit = arguments.subjects.is_empty() || named("unit");
+    // Without `--long`, the unit tests try the parsers over the same seeds.
+    let wants_fuzz = named("fuzz") || (arguments.subjects.is_empty() && arguments.long);
+    let wants_contracts =
+        arguments.subjects.is_empty() || arguments.subjects.iter().any(|subject| !OTHERS.contains(&subject.as_str()));
+    let wants_vm = arguments.subjects.is_empty() || named(VM);
     build::all(&checkout)?;
     if arguments.subjects.is_empty() {
         forget_old_reports(&checkout)?;
@@ -64,6 +82,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let clients = setup::for_test(&checkout)?;
         written.extend(contracts(&checkout, &clients, arguments)?);
     }
+    if wants_fuzz {
+        let report = fuzz::report(&checkout, if arguments.long { fuzz::LONG } else { fuzz::SHORT })?;
+        report.write(&checkout.report())?;
+        written.push(report.name);
+    }
+    if wants_vm {
+        for report in vm::test(&checkout, arguments.long, &arguments.filter)? {
+            keep(&checkout, &mut written, report)?;
+        }
+    }
     let reports = written
         .iter()
         .map(|name| Report::read(&checkout.report().join(format!("{name}.json"))))
@@ -71,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if !report::summary(&reports) {
         bail!("not everything passed; the reports are in {}", checkout.report().display());
     }
-    Ok(())
+    root::left_nothing(&checkout)
 }
 
 /// A whole run starts without the last one's reports, so that nothing old can look fresh.
@@ -84,14 +112,19 @@ fn forget_old_reports(checkout: &Checkout) -> Result<()> {
     Ok(())
 }
 
-/// Runs the unit tests, one case per test; returns the subject's name.
+/// Runs the unit tests as root, one case per test; returns the subject's name.
 fn unit(checkout: &Checkout, filter: &[String]) -> Result<String> {
     let programs = programs::compile(checkout, "compiling the unit tests", UNIT)?;
+    root::ask("to run the unit tests: some make a cgroup, a mount or a confined process")?;
     let (mut report, started) = (Report::start("unit", &checkout.root), Instant::now());
     for program in programs {
         let log = checkout.log(&format!("unit-{}", program.name));
-        let mut command = Command::new(&program.executable);
-        command.args(filter).current_dir(&program.directory);
+        let mut command = root::command("env");
+        if !root::am_root() {
+            // proptest would keep what failed beside the source, as root's file.
+            command.arg("PROPTEST_DISABLE_FAILURE_PERSISTENCE=1");
+        }
+        command.args(environment()).arg(&program.executable).args(filter).current_dir(&program.directory);
         let outcome = progress::quietly(&format!("unit tests of {}", program.name), &mut command, &log);
         let output = fs::read_to_string(&log).unwrap_or_default();
         let cases = programs::cases(&program.name, &output);
@@ -113,35 +146,66 @@ fn contracts(checkout: &Checkout, clients: &Clients, arguments: &Arguments) -> R
     let programs = programs::compile(checkout, "compiling the contracts", CONTRACTS)?;
     let chosen = choose(programs, &arguments.subjects)?;
     root::ask("to run the contracts: they make cgroups and network namespaces")?;
+    let newest = if arguments.long && chosen.iter().any(|program| program.name == AGENTS) {
+        Some(setup::newest_agents(checkout, clients)?)
+    } else {
+        None
+    };
+    let runs = chosen.iter().flat_map(|program| {
+        let again = newest.as_ref().filter(|_| program.name == AGENTS).map(|newest| (program, newest, NEWEST));
+        [(program, clients, "")].into_iter().chain(again)
+    });
     let inbox = Inbox::new()?;
     let mut written = Vec::new();
-    for program in &chosen {
+    for (program, clients, which) in runs {
         let started = Instant::now();
         let mut command = contract(checkout, clients, arguments, program, inbox.path());
-        let status = progress::status(&format!("contracts: {}", program.name), &mut command)?;
+        if which == NEWEST {
+            // What is not run by an agent has been run.
+            command.args(["--skip", "sdks::", "--skip", "starter::"]);
+        }
+        let status = progress::status(&format!("contracts: {}{which}", program.name), &mut command)?;
         let mut reports = inbox.collect()?;
+        if program.name == AGENTS {
+            reports.iter_mut().try_for_each(|report| say_versions(report, clients, which))?;
+        }
         let told = reports.iter().any(|report| report.count(Verdict::Failed) > 0);
         if !status.success() && !told {
             let mut report = Report::start(&program.name, &checkout.root);
             report.finish(started);
             let why = format!("the test program ended with {status}; what it said is above");
-            report.cases.push(Case::new("the program itself", Verdict::Failed).because(why));
+            report.cases.push(Case::new(format!("the program itself{which}"), Verdict::Failed).because(why));
             merge(&mut reports, report);
         }
-        for mut report in reports {
-            if written.contains(&report.name) {
-                // Two programs for one subject: the second adds to the first.
-                let mut first = Report::read(&checkout.report().join(format!("{}.json", report.name)))?;
-                first.add(report);
-                report = first;
-            } else {
-                written.push(report.name.clone());
-            }
-            report.write(&checkout.report())?;
+        for report in reports {
+            keep(checkout, &mut written, report)?;
         }
     }
     inbox.remove()?;
     Ok(written)
+}
+
+/// Writes into each case of an agent which version it was.
+fn say_versions(report: &mut Report, clients: &Clients, which: &str) -> Result<()> {
+    for case in &mut report.cases {
+        if let Some((_, package)) = setup::AGENTS.iter().find(|(agent, _)| case.name.starts_with(agent)) {
+            case.more.insert("version".into(), clients.version(package)?.into());
+        }
+        case.name.push_str(which);
+    }
+    Ok(())
+}
+
+/// Writes a report of this run. Where an earlier program of this run wrote one of the same subject, it adds to that.
+fn keep(checkout: &Checkout, written: &mut Vec<String>, mut report: Report) -> Result<()> {
+    if written.contains(&report.name) {
+        let mut first = Report::read(&checkout.report().join(format!("{}.json", report.name)))?;
+        first.add(report);
+        report = first;
+    } else {
+        written.push(report.name.clone());
+    }
+    report.write(&checkout.report())
 }
 
 /// Adds the cases to the report of the same subject, or adds the report.
@@ -154,10 +218,21 @@ fn merge(reports: &mut Vec<Report>, extra: Report) {
 
 fn choose(programs: Vec<Program>, subjects: &[String]) -> Result<Vec<Program>> {
     let names: Vec<String> = programs.iter().map(|program| program.name.clone()).collect();
-    if let Some(unknown) = subjects.iter().find(|subject| *subject != "unit" && !names.contains(subject)) {
-        bail!("there is no subject `{unknown}`; there are: unit {}", names.join(" "));
+    if let Some(unknown) =
+        subjects.iter().find(|subject| !OTHERS.contains(&subject.as_str()) && !names.contains(subject))
+    {
+        bail!("there is no subject `{unknown}`; there are: {} {}", OTHERS.join(" "), names.join(" "));
     }
     Ok(programs.into_iter().filter(|program| subjects.is_empty() || subjects.contains(&program.name)).collect())
+}
+
+/// Assignments for `env`: what a program that runs as root keeps of our environment.
+fn environment() -> impl Iterator<Item = OsString> {
+    KEPT.iter().filter_map(|name| {
+        let mut word = OsString::from(format!("{name}="));
+        word.push(env::var_os(name)?);
+        Some(word)
+    })
 }
 
 /// One test program, as root, told where everything is.
@@ -169,14 +244,12 @@ fn contract(
     reports: &Path,
 ) -> Command {
     let mut command = root::command("env");
+    command.args(environment());
     let mut set = |name: &str, value: &Path| {
         let mut word = OsString::from(format!("{name}="));
         word.push(value);
         command.arg(word);
     };
-    if let Some(path) = env::var_os("PATH") {
-        set("PATH", Path::new(&path));
-    }
     set("CARACALD", &checkout.caracald());
     set("CARGO_TARGET_DIR", &checkout.target);
     set("CARACAL_REPORT_DIR", reports);

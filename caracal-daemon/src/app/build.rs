@@ -2,6 +2,7 @@
 //! cannot keep records does not start.
 
 use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
 use super::DataPathArgs;
-use crate::budget::{BudgetSpec, Budgets, Kind, Per, Wait, Window};
+use crate::budget::{BudgetSpec, Budgets, Wait};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::dns::resolve::{Resolver, Servers};
@@ -23,8 +24,10 @@ use crate::journal::{self, Journal};
 use crate::keeper::Signer;
 use crate::keeper::order::{Answer, EventsQuery};
 use crate::keeper::signing::RemoteSigner;
+use crate::keeper::sockets::Sockets;
+use crate::ledger::books::Overrun;
 use crate::ledger::{self, Ledger, RunOptions, SqliteStore, StateDir};
-use crate::meter::{Meter, PriceBook};
+use crate::meter::{Meter, PriceBook, Provider};
 use crate::policy::Engine;
 use crate::spend::View;
 use crate::telemetry::Telemetry;
@@ -51,7 +54,8 @@ pub(super) struct Stages {
 pub(super) async fn build(
     args: &DataPathArgs,
     config: Config,
-    signing: std::os::unix::net::UnixStream,
+    signing: UnixStream,
+    doors: UnixStream,
     telemetry: &Arc<Telemetry>,
 ) -> anyhow::Result<(Arc<Stack>, Stages)> {
     let clock = Clock::system();
@@ -75,6 +79,7 @@ pub(super) async fn build(
         journal.durable(intent.crash_outcome(clock.now())).await?;
     }
     let rows = ledger.store().spend().await?;
+    let overruns = ledger.store().overruns().await?;
     let view = View::new(rows);
     let ledger = ledger::spawn(ledger, &journal, Arc::clone(&signer), view, RunOptions::default())?;
 
@@ -93,8 +98,10 @@ pub(super) async fn build(
     });
     let meter = Arc::new(Meter::new(book, []).with_body_limit(config.limits.pricing_body_bytes));
     let budgets = Arc::new(Budgets::new(specs(&config), clock.clone(), recovery.totals)?);
+    freeze(&budgets, &meter.book(), &overruns);
     let resolver = Arc::new(resolver(&config)?);
-    let dialer = Arc::new(Dialer::new(upstream(&config)?, Arc::clone(&resolver))?);
+    let settings = Settings { sockets: Some(Sockets::new(doors)?), ..upstream(&config)? };
+    let dialer = Arc::new(Dialer::new(settings, Arc::clone(&resolver))?);
     let stack = Stack::new(Parts {
         clock: clock.clone(),
         policy: Arc::clone(&policy),
@@ -152,11 +159,13 @@ impl Stages {
         let config = Config::load(&self.file).map_err(|error| error.to_string())?;
         let book = price_book(&config).map_err(|error| format!("{error:#}"))?;
         let base = self.file.parent().unwrap_or(Path::new("/"));
-        // The policy last: it is the only step that can fail after the budgets have changed, so it is tried first.
-        crate::policy::PolicySet::compile(&config, base).map_err(|error| error.to_string())?;
+        // All that can fail before anything changes.
+        let set = crate::policy::PolicySet::compile(&config, base).map_err(|error| error.to_string())?;
         self.budgets.reload(specs(&config)).map_err(|error| error.to_string())?;
+        let before = self.meter.book();
         self.meter.replace(book);
-        self.policy.reload(&config, base).map_err(|error| error.to_string())
+        thaw(&self.budgets, &before, &self.meter.book());
+        Ok(self.policy.replace(set))
     }
 
     /// What is wrong on disk, if something is; the last good set is in force.
@@ -199,7 +208,36 @@ impl Stages {
     }
 }
 
-fn price_book(config: &Config) -> anyhow::Result<PriceBook> {
+/// Refuses the models that had a bill above its hold, for as long as the price book has the entry that priced it.
+fn freeze(budgets: &Budgets, book: &PriceBook, overruns: &[Overrun]) {
+    for overrun in overruns {
+        let Some(provider) = Provider::named(&overrun.provider) else { continue };
+        let Some(model) = book.model(provider, &overrun.model).filter(|model| *model.entry == *overrun.entry) else {
+            continue;
+        };
+        tracing::error!(
+            provider = overrun.provider,
+            model = overrun.model,
+            "a bill was above its hold: the model is refused until its price is put right"
+        );
+        budgets.freeze(provider.name(), &model.name);
+    }
+}
+
+/// Allows the models again whose entries have changed.
+fn thaw(budgets: &Budgets, before: &PriceBook, after: &PriceBook) {
+    let entry = |book: &PriceBook, provider: &str, model: &str| {
+        Some(Arc::clone(&book.model(Provider::named(provider)?, model)?.entry))
+    };
+    for (provider, model) in budgets.frozen() {
+        if entry(before, provider, &model) != entry(after, provider, &model) {
+            budgets.unfreeze(provider, &model);
+        }
+    }
+}
+
+/// The price book that is configured, or the one that is compiled in.
+pub(crate) fn price_book(config: &Config) -> anyhow::Result<PriceBook> {
     match &config.prices.file {
         None => Ok(PriceBook::built_in()?),
         Some(path) => {
@@ -249,6 +287,7 @@ fn upstream(config: &Config) -> anyhow::Result<Settings> {
         roots,
         client_certificates,
         proxy,
+        sockets: None,
         connect_timeout: Some(Duration::from_millis(upstream.connect_timeout_ms)),
         handshake_timeout: Some(Duration::from_millis(upstream.tls_timeout_ms)),
     })
@@ -262,28 +301,55 @@ fn spec(budget: &config::Budget) -> BudgetSpec {
     BudgetSpec {
         name: Arc::from(budget.name.as_str()),
         limit: budget.limit,
-        window: match budget.window {
-            config::Window::Minute => Window::Minute,
-            config::Window::Hour => Window::Hour,
-            config::Window::Day => Window::Day,
-            config::Window::Week => Window::Week,
-            config::Window::Month => Window::Month,
-            config::Window::Total => Window::Total,
-        },
-        kind: match budget.kind {
-            config::WindowKind::Calendar => Kind::Calendar,
-            config::WindowKind::Rolling => Kind::Rolling,
-        },
+        window: budget.window,
+        kind: budget.kind,
         time_zone: budget.time_zone.iana_name().unwrap_or_default().to_owned(),
         agents: budget.agents.iter().map(|pattern| pattern.glob().as_str().to_owned()).collect(),
         models: budget.models.iter().map(|glob| glob.as_str().to_owned()).collect(),
         providers: budget.providers.iter().map(|glob| glob.as_str().to_owned()).collect(),
-        per: match budget.per {
-            config::Per::All => Per::All,
-            config::Per::Agent => Per::Agent,
-            config::Per::Model => Per::Model,
-        },
+        per: budget.per,
         parent: budget.parent.as_deref().map(Arc::from),
         wait: Wait { time: Duration::from_millis(budget.wait_ms), ..Wait::default() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::money::NanoUsd;
+
+    fn book(price: &str, more: &str) -> PriceBook {
+        let entry = |name: &str, price: &str| {
+            format!(
+                "[[model]]\nprovider='openai'\nnames=['{name}','{name}-alias']\noperations=['chat']\nsource='x'\n\
+                 max_input=10\nmax_output=10\nrates=[{{tier='standard',input='{price}',output='1'}}]\n"
+            )
+        };
+        let more = if more.is_empty() { String::new() } else { entry(more, "1") };
+        PriceBook::parse(&format!("version='1'\n{}{more}", entry("a", price))).expect("a book")
+    }
+
+    #[test]
+    fn a_frozen_entry_stays_frozen_over_a_start_until_it_changes() {
+        let budgets = || {
+            let all = BudgetSpec::daily("all", NanoUsd(1));
+            Budgets::new(vec![all], Clock::system(), HashMap::new()).expect("budgets")
+        };
+        let entry = book("1", "").model(Provider::OpenAi, "a").expect("a model").entry.to_string();
+        let overrun = Overrun { provider: "openai".into(), model: "a-alias".into(), entry };
+        let frozen = |book: &PriceBook| {
+            let budgets = budgets();
+            freeze(&budgets, book, std::slice::from_ref(&overrun));
+            budgets.frozen()
+        };
+        assert_eq!(frozen(&book("1", "")), [("openai", Arc::from("a"))]);
+        assert_eq!(frozen(&book("1", "b")), [("openai", Arc::from("a"))], "another entry was added");
+        assert_eq!(frozen(&book("2", "")), []);
+        let running = budgets();
+        running.freeze("openai", &"a".into());
+        thaw(&running, &book("1", ""), &book("1", "b"));
+        assert_eq!(running.frozen().len(), 1);
+        thaw(&running, &book("1", ""), &book("2", ""));
+        assert_eq!(running.frozen(), []);
     }
 }

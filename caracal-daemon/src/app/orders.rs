@@ -1,5 +1,6 @@
 //! Orders of the keeper, obeyed one at a time on a thread of their own.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,10 +9,11 @@ use caracal_common::denial::{Hook, Why};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use super::App;
+use super::{App, elsewhere};
 use crate::agent::CgroupId;
 use crate::event::{Data, Detail, Draft, Kind};
 use crate::keeper::frame;
+use crate::keeper::listeners::Listeners;
 use crate::keeper::order::{Answer, KernelRefusal, Order};
 
 /// Starts obeying. When the keeper is gone the process ends at once: it would be killed anyway, and nobody would shut
@@ -22,8 +24,8 @@ use crate::keeper::order::{Answer, KernelRefusal, Order};
 pub(super) fn obey(mut stream: UnixStream, app: Arc<App>) -> std::io::Result<()> {
     let runtime = Handle::current();
     std::thread::Builder::new().name("orders".to_owned()).spawn(move || {
-        while let Ok(order) = frame::read::<Order>(&mut stream) {
-            let answer = runtime.block_on(execute(&app, order));
+        while let Ok((order, descriptors)) = frame::read_with::<Order>(&mut stream) {
+            let answer = runtime.block_on(execute(&app, order, descriptors));
             if frame::write(&mut stream, &answer).is_err() {
                 break;
             }
@@ -37,8 +39,17 @@ pub(super) fn obey(mut stream: UnixStream, app: Arc<App>) -> std::io::Result<()>
     Ok(())
 }
 
-async fn execute(app: &App, order: Order) -> Answer {
+async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Answer {
     match order {
+        Order::Listen { netns } => {
+            let listeners =
+                Listeners::from_descriptors(descriptors).ok_or("the listeners did not come with the order")?;
+            elsewhere::listen(app, netns, listeners).map(|()| Value::Null).map_err(|error| error.to_string())
+        }
+        Order::Unlisten { netns } => {
+            elsewhere::unlisten(app, netns);
+            Ok(Value::Null)
+        }
         Order::Admit(agent) => {
             app.gate.roster.admit(agent);
             Ok(Value::Null)
@@ -78,9 +89,12 @@ async fn record_refusals(app: &App, refusals: Vec<KernelRefusal>) -> Answer {
     let mut recorded = 0_u64;
     for refusal in refusals {
         let agent = app.gate.roster.agent(CgroupId(refusal.agent));
+        let let_in = refusal.why == 0 || refusal.why == Why::UnixPeerLearned as u32;
         let data = Data {
             agent: agent.as_ref().map(|agent| Arc::clone(&agent.name)),
-            decision: Some(if refusal.why == Why::UnixPeerLearned as u32 { "allow" } else { "deny" }),
+            // What an inbound rule let in, and what an agent that learns reached, is counted at the same place.
+            decision: Some(if let_in { "allow" } else { "deny" }),
+            action: (refusal.why == 0).then_some("inbound"),
             reason: Why::from_number(refusal.why).map(Why::code),
             stage: Hook::from_number(refusal.hook).map(Hook::code),
             count: (refusal.count > 1).then_some(refusal.count),
@@ -96,7 +110,8 @@ async fn record_refusals(app: &App, refusals: Vec<KernelRefusal>) -> Answer {
             uid: agent.map(|agent| agent.uid),
             ..Detail::default()
         };
-        let draft = Draft { kind: Kind::KernelDenial, at: app.stages.clock.now(), data, detail };
+        let kind = if refusal.why == 0 { Kind::Decision } else { Kind::KernelDenial };
+        let draft = Draft { kind, at: app.stages.clock.now(), data, detail };
         if app.stages.journal.durable(draft).await.is_err() {
             break;
         }
@@ -127,6 +142,7 @@ fn status(app: &App) -> Value {
         "ledger": { "size": ledger.size, "checkpoint": ledger.checkpoint, "trouble": ledger.trouble },
         "budgets": app.stages.budgets(),
         "untrusting": untrusting,
+        "namespaces": app.elsewhere.count(),
     })
 }
 

@@ -242,7 +242,7 @@ impl State {
     fn take(&mut self, scope: &Scope, least: NanoUsd, most: NanoUsd, behind: &HashSet<WindowKey>) -> Taken {
         if self.frozen.contains(&(scope.provider, Arc::clone(&scope.model))) {
             let sentence = format!(
-                "refuses model {:?}: a bill was above what its price allows, so the price is wrong. Correct it in the price book, then unfreeze the model.",
+                "refuses model {:?}: a bill was above what its price allows, so the price is wrong. Correct its entry in the price book and reload.",
                 scope.model
             );
             return Taken::Denied(refuse(Reason::PriceUnknown, sentence));
@@ -371,7 +371,7 @@ fn exceeded(level: &Level<'_>, least: NanoUsd) -> Refusal {
     let part = if level.key.scope.is_empty() { String::new() } else { format!(" for {}", level.key.scope) };
     let turns = level.ends.map_or_else(
         || "It has no window, so raise its limit to go on".to_owned(),
-        |ends| format!("Its {} turns at {}", spec.window.name(), shown(ends)),
+        |ends| format!("Its {} turns at {}", spec.window.as_str(), shown(ends)),
     );
     let held = match level.held {
         NanoUsd::ZERO => String::new(),

@@ -1,64 +1,11 @@
 //! What an operator writes of a budget, checked.
 
+pub use crate::config::{Per, Window, WindowKind};
 use crate::money::NanoUsd;
 use jiff::tz::TimeZone;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How long money lasts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Window {
-    /// A minute of UTC.
-    Minute,
-    /// An hour of UTC.
-    Hour,
-    /// A day of the time zone.
-    Day,
-    /// An ISO week of the time zone, from Monday.
-    Week,
-    /// A month of the time zone; rolling: 30 days.
-    Month,
-    /// For ever.
-    Total,
-}
-
-impl Window {
-    /// The name in window keys and sentences.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Window::Minute => "minute",
-            Window::Hour => "hour",
-            Window::Day => "day",
-            Window::Week => "week",
-            Window::Month => "month",
-            Window::Total => "total",
-        }
-    }
-}
-
-/// When a window begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
-    /// With the calendar.
-    #[default]
-    Calendar,
-    /// At any time: no stretch of this length spends more than the limit.
-    Rolling,
-}
-
-/// What a budget is divided by: each part has the whole limit of its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Per {
-    /// Nothing.
-    #[default]
-    All,
-    /// The agent.
-    Agent,
-    /// The model.
-    Model,
-}
 
 /// How long calls may queue for money that open holds have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +32,7 @@ pub struct BudgetSpec {
     /// How long the limit lasts.
     pub window: Window,
     /// When the window begins.
-    pub kind: Kind,
+    pub kind: WindowKind,
     /// An IANA time zone, such as `Europe/Berlin`; empty is UTC.
     pub time_zone: String,
     /// Agents it covers: names with `*` and `?`; empty covers all.
@@ -110,7 +57,7 @@ impl BudgetSpec {
             name: name.into(),
             limit,
             window: Window::Day,
-            kind: Kind::Calendar,
+            kind: WindowKind::Calendar,
             time_zone: String::new(),
             agents: Vec::new(),
             models: Vec::new(),
@@ -169,7 +116,7 @@ pub(crate) fn check(specs: &[BudgetSpec]) -> Result<(), SpecError> {
         if spec.name.is_empty() || !names.insert(&spec.name) {
             return Err(SpecError::Name(spec.name.to_string()));
         }
-        if spec.kind == Kind::Rolling && spec.window == Window::Total {
+        if spec.kind == WindowKind::Rolling && spec.window == Window::Total {
             return Err(SpecError::RollingTotal(spec.name.to_string()));
         }
         spec.zone()?;
@@ -253,7 +200,7 @@ mod tests {
         assert!(matches!(check(&[spec("a", Some("a"))]), Err(SpecError::Circle(_))));
         let zone = BudgetSpec { time_zone: "Mars/Olympus".to_owned(), ..spec("a", None) };
         assert!(matches!(check(&[zone]), Err(SpecError::Zone { .. })));
-        let rolling = BudgetSpec { kind: Kind::Rolling, window: Window::Total, ..spec("a", None) };
+        let rolling = BudgetSpec { kind: WindowKind::Rolling, window: Window::Total, ..spec("a", None) };
         assert!(matches!(check(&[rolling]), Err(SpecError::RollingTotal(_))));
     }
 }

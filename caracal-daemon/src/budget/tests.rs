@@ -140,7 +140,7 @@ async fn litellm_34492_totals_are_restored_exactly() -> Outcome {
 async fn a_rolling_window_never_spends_twice() -> Outcome {
     let spec = BudgetSpec {
         window: Window::Hour,
-        kind: Kind::Rolling,
+        kind: WindowKind::Rolling,
         wait: Wait { calls: 0, time: Duration::ZERO },
         ..daily("b", 100)
     };

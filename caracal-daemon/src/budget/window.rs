@@ -1,6 +1,6 @@
 //! Which window a time falls into. The window is part of the key, so that nothing has to be reset when it turns.
 
-use super::spec::{BudgetSpec, Kind, SpecError, Window};
+use super::spec::{BudgetSpec, SpecError, Window, WindowKind};
 use crate::clock::UnixNanos;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
@@ -26,7 +26,7 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct Windows {
     window: Window,
-    kind: Kind,
+    kind: WindowKind,
     zone: TimeZone,
     last: Mutex<Option<(UnixNanos, Place)>>,
 }
@@ -46,8 +46,8 @@ impl Windows {
             return place.clone();
         }
         let (from, place) = match self.kind {
-            Kind::Calendar => self.calendar(now),
-            Kind::Rolling => self.rolling(now),
+            WindowKind::Calendar => self.calendar(now),
+            WindowKind::Rolling => self.rolling(now),
         };
         *last = Some((from, place.clone()));
         place
@@ -96,7 +96,7 @@ impl Windows {
         };
         let length = seconds * SECOND / PARTS;
         let part = now.0 / length;
-        let name = |part: u64| Arc::from(format!("rolling-{}/{part}", self.window.name()));
+        let name = |part: u64| Arc::from(format!("rolling-{}/{part}", self.window.as_str()));
         let from = UnixNanos(part * length);
         let counted = (1..=PARTS).filter_map(|back| part.checked_sub(back)).map(name).collect();
         let after = |parts: u64| Some(UnixNanos(from.0.saturating_add(length.saturating_mul(parts))));
@@ -149,7 +149,7 @@ mod tests {
     use crate::money::NanoUsd;
     use proptest::prelude::*;
 
-    fn windows(window: Window, kind: Kind, zone: &str) -> Result<Windows, SpecError> {
+    fn windows(window: Window, kind: WindowKind, zone: &str) -> Result<Windows, SpecError> {
         Windows::new(&BudgetSpec { window, kind, time_zone: zone.to_owned(), ..BudgetSpec::daily("b", NanoUsd(1)) })
     }
 
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn windows_over_daylight_saving() -> Outcome {
-        let day = windows(Window::Day, Kind::Calendar, "Europe/Berlin")?;
+        let day = windows(Window::Day, WindowKind::Calendar, "Europe/Berlin")?;
         // 2026-03-29 has 23 hours there, 2026-10-25 has 25.
         for (at, key, ends) in [
             ("2026-03-28T22:59:59Z", "day/2026-03-28", "2026-03-28T23:00:00Z"),
@@ -175,7 +175,7 @@ mod tests {
             assert_eq!((place.key.as_ref(), place.ends), (key, Some(time(ends)?)), "{at}");
         }
         // A zone whose midnight does not exist on that day.
-        let day = windows(Window::Day, Kind::Calendar, "America/Santiago")?;
+        let day = windows(Window::Day, WindowKind::Calendar, "America/Santiago")?;
         let place = day.at(time("2026-09-06T04:00:00Z")?);
         assert_eq!((place.key.as_ref(), place.ends), ("day/2026-09-06", Some(time("2026-09-07T03:00:00Z")?)));
         Ok(())
@@ -192,7 +192,7 @@ mod tests {
             (Window::Minute, "2026-11-24T12:34:56Z", "minute/2026-11-24T12:34Z", Some("2026-11-24T12:35:00Z")),
             (Window::Total, "2026-11-24T12:34:56Z", "total", None),
         ] {
-            let place = windows(window, Kind::Calendar, "")?.at(time(at)?);
+            let place = windows(window, WindowKind::Calendar, "")?.at(time(at)?);
             assert_eq!((place.key.as_ref(), place.ends), (key, ends.map(time).transpose()?), "{at}");
         }
         Ok(())
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_rolling_window_counts_at_least_its_length() -> Outcome {
-        let hour = windows(Window::Hour, Kind::Rolling, "")?;
+        let hour = windows(Window::Hour, WindowKind::Rolling, "")?;
         let place = hour.at(UnixNanos(7_200 * SECOND + 5));
         assert_eq!(place.key.as_ref(), "rolling-hour/120");
         assert_eq!(place.counted.first().map(AsRef::as_ref), Some("rolling-hour/119"));
@@ -213,7 +213,7 @@ mod tests {
         #[test]
         fn ten_years_have_no_gap_and_no_overlap(at in 1_700_000_000u64..2_020_000_000, zone in prop_oneof![Just("Europe/Berlin"), Just("America/Santiago"), Just("Australia/Lord_Howe"), Just("Asia/Kathmandu"), Just("")], window in prop_oneof![Just(Window::Minute), Just(Window::Hour), Just(Window::Day), Just(Window::Week), Just(Window::Month)]) {
             let at = UnixNanos(at * SECOND);
-            let fresh = || windows(window, Kind::Calendar, zone).map_err(|error| TestCaseError::fail(error.to_string()));
+            let fresh = || windows(window, WindowKind::Calendar, zone).map_err(|error| TestCaseError::fail(error.to_string()));
             let one = fresh()?;
             let place = one.at(at);
             let ends = place.ends.ok_or_else(|| TestCaseError::fail("no end"))?;

@@ -1,7 +1,8 @@
 //! Takes the source of an accepted connection or of a query; gives the [`Flow`] that the kernel wrote down for it.
 //! A missing entry is a refusal, never a guess.
 //!
-//! Reads the maps with the bare system call: from Linux 5.19 a descriptor is enough, no capability is needed.
+//! Reads the maps with the bare system call: from Linux 5.19 a descriptor is enough, no capability is needed. Before, the
+//! keeper is asked.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,6 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use caracal_common::flow::{COMM_LEN, Flow, Source};
 
 use crate::agent::{CgroupId, Process};
+use crate::keeper::flows::{Question, RemoteFlows};
 
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_DELETE_ELEM: libc::c_int = 3;
@@ -19,27 +21,38 @@ const MAP_DELETE_ELEM: libc::c_int = 3;
 pub struct Flows {
     connections: OwnedFd,
     queries: OwnedFd,
-    netns: u64,
+    /// Where this process may not read maps itself.
+    road: Option<RemoteFlows>,
 }
 
 impl Flows {
-    /// Over the descriptors of the two maps; `netns` is the namespace of the listeners.
+    /// Over the descriptors of the two maps, or over the road to the keeper where the kernel lets us read no map.
     #[must_use]
-    pub fn new(connections: OwnedFd, queries: OwnedFd, netns: u64) -> Flows {
-        Flows { connections, queries, netns }
+    pub fn new(connections: OwnedFd, queries: OwnedFd, road: RemoteFlows) -> Flows {
+        let tried = lookup(&connections, &Source::default());
+        let denied = tried.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
+        Flows { connections, queries, road: denied.then_some(road) }
     }
 
-    /// The flow of a connection that `peer` made to our listener.
+    /// The flow of a connection that `peer` made to our listener in the namespace with this cookie. The same source
+    /// address may be in use in every namespace at once.
     #[must_use]
-    pub fn connection(&self, peer: SocketAddr) -> Option<Flow> {
-        lookup(&self.connections, &self.source(peer)).ok()
+    pub fn connection(&self, netns: u64, peer: SocketAddr) -> Option<Flow> {
+        let source = source(netns, peer);
+        match &self.road {
+            None => lookup(&self.connections, &source).ok(),
+            Some(road) => road.ask(Question::Connection, &source),
+        }
     }
 
     /// The same, for the listener that accepts each connection once: the entry is taken out, so that what an agent holds
     /// open or half closed fills no map that all agents share.
     #[must_use]
-    pub fn take_connection(&self, peer: SocketAddr) -> Option<Flow> {
-        let source = self.source(peer);
+    pub fn take_connection(&self, netns: u64, peer: SocketAddr) -> Option<Flow> {
+        let source = source(netns, peer);
+        if let Some(road) = &self.road {
+            return road.ask(Question::Take, &source);
+        }
         let flow = lookup(&self.connections, &source).ok()?;
         remove(&self.connections, &source);
         Some(flow)
@@ -47,13 +60,17 @@ impl Flows {
 
     /// The flow of a DNS query that came from `peer`; a TCP query is a connection.
     #[must_use]
-    pub fn query(&self, peer: SocketAddr) -> Option<Flow> {
-        lookup(&self.queries, &self.source(peer)).ok()
+    pub fn query(&self, netns: u64, peer: SocketAddr) -> Option<Flow> {
+        let source = source(netns, peer);
+        match &self.road {
+            None => lookup(&self.queries, &source).ok(),
+            Some(road) => road.ask(Question::Query, &source),
+        }
     }
+}
 
-    fn source(&self, peer: SocketAddr) -> Source {
-        Source { netns: self.netns, addr: mapped(peer.ip()), port: peer.port(), pad: [0; 6] }
-    }
+fn source(netns: u64, peer: SocketAddr) -> Source {
+    Source { netns, addr: mapped(peer.ip()), port: peer.port(), pad: [0; 6] }
 }
 
 /// The address that the caller asked for. An IPv4-mapped one is given as IPv4.
@@ -84,14 +101,14 @@ fn mapped(addr: IpAddr) -> [u8; 16] {
 }
 
 /// `BPF_MAP_LOOKUP_ELEM`.
-fn lookup(map: &OwnedFd, key: &Source) -> io::Result<Flow> {
+pub(crate) fn lookup(map: &OwnedFd, key: &Source) -> io::Result<Flow> {
     let mut flow = Flow::default();
     element(MAP_LOOKUP_ELEM, map, key, &raw mut flow)?;
     Ok(flow)
 }
 
 /// `BPF_MAP_DELETE_ELEM`. An entry that is gone already was the socket's end.
-fn remove(map: &OwnedFd, key: &Source) {
+pub(crate) fn remove(map: &OwnedFd, key: &Source) {
     let _ = element(MAP_DELETE_ELEM, map, key, std::ptr::null_mut());
 }
 

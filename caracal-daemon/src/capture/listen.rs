@@ -97,6 +97,8 @@ impl Probes {
 /// Everything that tells one accepted socket from another.
 #[derive(Debug)]
 pub struct Gate {
+    /// The cookie of our own network namespace.
+    pub netns: u64,
     /// The kernel's flows.
     pub flows: Flows,
     /// The agents.
@@ -110,17 +112,18 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Accepts the next connection.
+    /// Accepts the next connection of a listener in the namespace with the cookie `netns`.
     ///
     /// # Errors
     /// When the process is out of descriptors; the caller waits a little and goes on.
-    pub async fn accept(&self, listener: &TcpListener) -> std::io::Result<Accepted> {
+    pub async fn accept(&self, listener: &TcpListener, netns: u64) -> std::io::Result<Accepted> {
         let (stream, peer) = listener.accept().await?;
-        if self.probes.forget(peer) {
+        // Probes come from our own namespace: in another one the same address is somebody else's.
+        if netns == self.netns && self.probes.forget(peer) {
             return Ok(Accepted::Probe(stream));
         }
         Telemetry::count(&self.telemetry.connections);
-        let known = self.flows.take_connection(peer);
+        let known = self.flows.take_connection(netns, peer);
         let known = known.and_then(|flow| Some((flow, self.roster.agent(CgroupId(flow.agent))?)));
         let Some((flow, agent)) = known else {
             Telemetry::count(&self.telemetry.refusals);

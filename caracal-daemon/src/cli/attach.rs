@@ -1,5 +1,9 @@
 //! `attach` and `detach`.
 
+mod report;
+
+pub(in crate::cli) use report::{sockets, trust};
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,7 +14,7 @@ use super::control::Control;
 use super::settings;
 use crate::config::{Config, DEFAULT_PATH, starter};
 use crate::keeper::KeeperError;
-use crate::keeper::control::Request;
+use crate::keeper::control::{AttachOptions, Request};
 use crate::keeper::release::release;
 use crate::keeper::serve::serve;
 
@@ -35,9 +39,17 @@ pub struct AttachArgs {
     /// The agent's name for the cgroups; by default their directories' names.
     #[arg(long, value_name = "NAME", requires = "cgroup")]
     pub agent: Option<String>,
-    /// Govern a cgroup even where a root process in it could undo the pins; recorded in the ledger, shown by `status`.
+    /// Govern a cgroup even where a root process in it could undo the pins, or holds a socket that nothing can fence;
+    /// recorded in the ledger, shown by `status`.
     #[arg(long, requires = "cgroup")]
     pub allow_degraded: bool,
+    /// Add the local CA to the host's own certificate store, for processes that have no mount namespace of their own.
+    /// Undone by `detach`.
+    #[arg(long, requires = "cgroup")]
+    pub trust_system: bool,
+    /// Print what was found and done as JSON, one line a cgroup.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Release an attached cgroup: its processes connect directly again.
@@ -61,26 +73,22 @@ pub fn attach(args: AttachArgs, path: &Path) -> anyhow::Result<ExitCode> {
     }
     let mut config = settings(path)?;
     config.allow_degraded |= args.allow_degraded;
+    let options = AttachOptions { allow_degraded: config.allow_degraded, trust_system: args.trust_system };
     if let Ok(mut control) = Control::connect(&config) {
         if args.cgroup.is_empty() {
             anyhow::bail!("the daemon is running already: `caracald status` shows it");
         }
         for cgroup in args.cgroup {
-            let value = control.ask(&Request::Attach {
-                cgroup,
-                agent: args.agent.clone(),
-                allow_degraded: config.allow_degraded,
-            })?;
-            println!(
-                "attached {} as agent {}",
-                value["cgroup"].as_str().unwrap_or("?"),
-                value["agent"].as_str().unwrap_or("?")
-            );
+            let value = control.ask(&Request::Attach { cgroup, agent: args.agent.clone(), options })?;
+            report::attached(&value, args.json);
         }
         return Ok(ExitCode::SUCCESS);
     }
     start_logging();
-    serve(&config, &args.cgroup, args.agent.as_deref(), || {
+    serve(&config, &args.cgroup, args.agent.as_deref(), options, |attached| {
+        for value in attached {
+            report::attached(value, args.json);
+        }
         println!("ready");
         notify_systemd();
     })?;

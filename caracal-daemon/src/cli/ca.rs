@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::control::Control;
 use crate::config::Config;
+use crate::keeper::authority::{self, CertificateFacts};
 use crate::keeper::control::Request;
 
 /// Show or export the local CA's certificate.
 ///
-/// `caracald run` makes its command trust it. What is attached by its cgroup must be told: export it, and add it to the
+/// `caracald run` makes its command trust it, and `attach` says what a running process needs. By hand: export it, and add it to the
 /// system's store or name it in NODE_EXTRA_CA_CERTS, SSL_CERT_FILE, REQUESTS_CA_BUNDLE.
 #[derive(Debug, Args)]
 pub struct CaArgs {
@@ -53,23 +53,12 @@ pub fn run(args: &CaArgs, config: &Config) -> anyhow::Result<ExitCode> {
 }
 
 fn show(pem: &str, json: bool) -> anyhow::Result<()> {
-    use sha2::Digest;
-    let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes())?;
-    let (_, certificate) = X509Certificate::from_der(&block.contents)?;
-    let digest = sha2::Sha256::digest(&block.contents);
-    let fingerprint = digest.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":");
-    let (subject, validity) = (certificate.subject().to_string(), certificate.validity());
+    let facts = authority::show(pem)?;
     if json {
-        let value = serde_json::json!({
-            "subject": subject, "not_before": validity.not_before.to_string(), "not_after": validity.not_after.to_string(),
-            "sha256": fingerprint,
-        });
-        println!("{value}");
+        println!("{}", serde_json::to_string(&facts)?);
     } else {
-        println!(
-            "subject     {subject}\nnot before  {}\nnot after   {}\nSHA-256     {fingerprint}",
-            validity.not_before, validity.not_after
-        );
+        let CertificateFacts { subject, not_before, not_after, sha256 } = facts;
+        println!("subject     {subject}\nnot before  {not_before}\nnot after   {not_after}\nSHA-256     {sha256}");
     }
     Ok(())
 }

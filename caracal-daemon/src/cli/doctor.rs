@@ -1,19 +1,36 @@
-//! Looks at this host; gives what can and cannot be enforced on it and what to do about it. Refuses nothing and changes
-//! nothing: every probe reads, or asks a call that has no effect. Never reports as present what it could not see.
+//! Looks at this host; gives what can and cannot be enforced on it and what to do about it. Refuses nothing and leaves
+//! nothing changed: a check reads, and the ways out are tried in a scratch cgroup and network namespace that go again.
+//! Never reports as present, or as closed, what it could not see.
 
+pub mod attempts;
+pub mod coverage;
+pub mod outside;
+pub mod vectors;
+
+use coverage::{Cover, Row};
 use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
 
 /// Say what this kernel and this set-up can enforce, from live probes.
 ///
-/// Changes nothing and needs no daemon; run it with sudo to see all. Exits 1 when something is missing without which
-/// nothing can be governed.
-#[derive(Clone, Debug, clap::Args)]
+/// Needs no daemon, and leaves nothing changed. As root it also tries each known way out of a cgroup: in a scratch cgroup
+/// and a network namespace with nothing in it, so nothing is sent. Exits 1 when something is missing without which nothing
+/// can be governed.
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct DoctorArgs {
     /// Print JSON for scripts.
     #[arg(long)]
     pub json: bool,
+    /// One attempt, for doctor's own children.
+    #[arg(long, hide = true, requires = "place")]
+    pub attempt: Option<String>,
+    /// Where the attempt finds what it tries to reach.
+    #[arg(long, hide = true)]
+    pub place: Option<std::path::PathBuf>,
+    /// The attempt writes a byte, waits for one, and is moved in between.
+    #[arg(long, hide = true)]
+    pub wait: bool,
 }
 
 /// What a probe found.
@@ -74,17 +91,31 @@ struct Host<'a> {
     landlock: u32,
 }
 
-/// Probes this host and prints the answer. Gives the exit code: 0, or 1 when something required is missing.
+/// Probes this host and prints the answer. Gives the exit code: 0, or 1 when something required is missing. `ways` tries
+/// the ways out, or says why it cannot.
 ///
 /// # Errors
 /// When the answer cannot be written.
-pub fn run(args: &DoctorArgs, hooks: &[Hook], out: &mut dyn Write) -> anyhow::Result<i32> {
-    let checks = probe(hooks);
+pub fn run(
+    args: &DoctorArgs,
+    hooks: &[Hook],
+    ways: impl FnOnce() -> Result<Vec<Row>, String>,
+    out: &mut dyn Write,
+) -> anyhow::Result<i32> {
+    if let (Some(name), Some(place)) = (&args.attempt, &args.place) {
+        return Ok(attempts::run(name, place, args.wait));
+    }
+    let mut checks = probe(hooks);
+    let tried = ways();
+    checks.extend(summaries(&tried));
+    let rows = tried.unwrap_or_else(|_| coverage::untried());
     if args.json {
-        serde_json::to_writer_pretty(&mut *out, &Answer { enforceable: level(&checks), checks: &checks })?;
+        let kernel = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+        let answer = Answer { enforceable: level(&checks), kernel, checks: &checks, vectors: &rows };
+        serde_json::to_writer_pretty(&mut *out, &answer)?;
         writeln!(out)?;
     } else {
-        print(&checks, out)?;
+        print(&checks, &rows, out)?;
     }
     Ok(i32::from(level(&checks) == "none"))
 }
@@ -92,10 +123,12 @@ pub fn run(args: &DoctorArgs, hooks: &[Hook], out: &mut dyn Write) -> anyhow::Re
 #[derive(Serialize)]
 struct Answer<'a> {
     enforceable: &'static str,
+    kernel: String,
     checks: &'a [Check],
+    vectors: &'a [Row],
 }
 
-/// All checks of this host.
+/// All checks of this host that only look.
 #[must_use]
 pub fn probe(hooks: &[Hook]) -> Vec<Check> {
     let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
@@ -111,6 +144,36 @@ pub fn probe(hooks: &[Hook]) -> Vec<Check> {
     checks
 }
 
+/// One check for each level: whether every way out that belongs to it is closed under `attach`.
+fn summaries(tried: &Result<Vec<Row>, String>) -> [Check; 2] {
+    use vectors::Scope;
+    [("ways out by own sockets", Scope::Network, Need::Required), ("ways out by others", Scope::Full, Need::Full)].map(
+        |(name, scope, need)| {
+            let rows = match tried {
+                Ok(rows) => rows,
+                Err(why) => return check(name, State::Unknown, need, why, "ask as root: sudo caracald doctor"),
+            };
+            let of: Vec<&Row> = rows.iter().filter(|row| row.scope == scope).collect();
+            let count = |cover| of.iter().filter(|row| row.attach == cover).count();
+            let named = |cover| of.iter().filter(|row| row.attach == cover).map(|row| row.name).collect::<Vec<_>>();
+            let (closed, open) = (count(Cover::Covered), named(Cover::Uncovered));
+            let unknown = named(Cover::Unknown);
+            let mut found =
+                format!("{closed} refused, {} open, {} not in this kernel", open.len(), count(Cover::Absent));
+            if !unknown.is_empty() {
+                found = format!("{found}; could not be tried: {}", unknown.join(", "));
+            }
+            let state = match (open.is_empty(), unknown.is_empty() && closed > 0) {
+                (true, true) => State::Yes,
+                (false, _) => State::No,
+                (true, false) => State::Unknown,
+            };
+            let remedy = if scope == Scope::Full { "see the table; `run` closes more" } else { "a newer kernel" };
+            check(name, state, need, &found, remedy)
+        },
+    )
+}
+
 /// `full`, `network` or `none`: the highest level whose checks all hold. What is unknown does not hold.
 #[must_use]
 pub fn level(checks: &[Check]) -> &'static str {
@@ -122,7 +185,8 @@ pub fn level(checks: &[Check]) -> &'static str {
     }
 }
 
-fn print(checks: &[Check], out: &mut dyn Write) -> std::io::Result<()> {
+fn print(checks: &[Check], rows: &[Row], out: &mut dyn Write) -> std::io::Result<()> {
+    ways(rows, out)?;
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
@@ -150,6 +214,28 @@ fn print(checks: &[Check], out: &mut dyn Write) -> std::io::Result<()> {
         _ => "This host can enforce nothing yet: see the lines marked NO and ? that are always needed.",
     };
     writeln!(out, "{says}")
+}
+
+/// The coverage table: a line for each way out.
+fn ways(rows: &[Row], out: &mut dyn Write) -> std::io::Result<()> {
+    if rows.iter().all(|row| row.attach == Cover::Unknown) {
+        return Ok(());
+    }
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    table.set_header(["way out", "class", "attach", "run", "refused by, or would be closed by"]);
+    for row in rows {
+        let word = |cover| match cover {
+            Cover::Covered => "closed",
+            Cover::Uncovered => "OPEN",
+            Cover::Absent => "-",
+            Cover::Unknown => "?",
+        };
+        let refused = row.refused_by.join(", ");
+        let by = row.closer.map_or(refused, |closer| format!("-> {closer}"));
+        table.add_row([row.name, &row.class.to_string(), word(row.attach), word(row.run), &by]);
+    }
+    writeln!(out, "{table}\n")
 }
 
 impl Host<'_> {
@@ -183,14 +269,8 @@ impl Host<'_> {
     }
 
     fn kernel(&self) -> Check {
-        let new = self.version().map(|version| version >= (5, 14));
-        check(
-            "kernel",
-            state(new),
-            Need::Required,
-            &self.release,
-            "Linux 5.14 or later: the first that tells which namespace a socket is in",
-        )
+        let new = self.version().map(|version| version >= (5, 10));
+        check("kernel", state(new), Need::Required, &self.release, "Linux 5.10 or later: the oldest that is tried")
     }
 
     fn bpffs(&self, mounts: &str) -> Check {
@@ -393,11 +473,14 @@ mod tests {
         assert_eq!(find(&checks, "kernel").state, State::Yes);
         let bad = Hook { name: "connect4".into(), required: true, error: Some("EINVAL".into()) };
         let mut text = Vec::new();
-        assert_eq!(run(&DoctorArgs { json: true }, std::slice::from_ref(&bad), &mut text).unwrap(), 1);
+        let args = |json| DoctorArgs { json, ..DoctorArgs::default() };
+        let untried = || Err("not tried".to_owned());
+        assert_eq!(run(&args(true), std::slice::from_ref(&bad), untried, &mut text).unwrap(), 1);
         let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(json["enforceable"], "none");
+        assert!(json["vectors"].as_array().unwrap().iter().all(|row| row["attach"] == "unknown"));
         let mut text = Vec::new();
-        run(&DoctorArgs { json: false }, &[bad], &mut text).unwrap();
+        run(&args(false), &[bad], untried, &mut text).unwrap();
         assert!(String::from_utf8(text).unwrap().contains("hook connect4"));
     }
 }

@@ -5,6 +5,7 @@ use crate::ledger::note::Verifier;
 use crate::ledger::receipt::ReceiptError;
 use crate::ledger::verify::{Against, Report, verify};
 use crate::ledger::{SqliteStore, StateDir, export, receipt};
+use crate::meter::PriceBook;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -49,6 +50,9 @@ struct VerifyArgs {
     /// The public keys: a file, or one key as text. By default those beside the ledger's own keys.
     #[arg(long, value_name = "FILE|KEY")]
     public_key: Option<String>,
+    /// A price book that records name, besides the one that is compiled in: charges are made again from it. Repeatable.
+    #[arg(long, value_name = "FILE")]
+    prices: Vec<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -78,7 +82,7 @@ struct ExportArgs {
 pub fn run(args: LedgerArgs, state: &Path, host_id: &str) -> anyhow::Result<ExitCode> {
     let state = StateDir::new(state);
     match args.command {
-        LedgerCommand::Verify(VerifyArgs { receipt: Some(receipt), public_key, json }) => {
+        LedgerCommand::Verify(VerifyArgs { receipt: Some(receipt), public_key, json, .. }) => {
             check_receipt(&receipt, &keys(public_key.as_deref(), &state)?, json)
         }
         LedgerCommand::Verify(args) => audit(&args, &state, host_id),
@@ -93,12 +97,17 @@ pub fn run(args: LedgerArgs, state: &Path, host_id: &str) -> anyhow::Result<Exit
 
 fn audit(args: &VerifyArgs, state: &StateDir, host_id: &str) -> anyhow::Result<ExitCode> {
     let keys = keys(args.public_key.as_deref(), state)?;
+    let mut books = vec![PriceBook::built_in()?];
+    for path in &args.prices {
+        books.push(PriceBook::parse(&read_text(path)?).with_context(|| path.display().to_string())?);
+    }
     let journal = state.journal();
     let against = Against {
         host_id,
         keys: &keys,
         journal: journal.is_dir().then_some(&*journal),
-        signed: ledger_key::read_signed(&state.ledger_keys())?,
+        signed: ledger_key::read_signed(&state.keeper())?,
+        books: &books,
     };
     let bar = bar("checking");
     let report = block_on(async {
@@ -118,6 +127,7 @@ fn print_report(report: &Report) {
     println!("records      {} in the ledger, {} more in the journal", report.leaves, report.journal_records);
     println!("checkpoints  {} signed and consistent with the records", report.checkpoints);
     println!("chain heads  {} signed by the host", report.heads);
+    println!("charges      {} made again from their usage and price book", report.repriced);
     println!("root         {}", report.root);
     if report.torn_bytes > 0 {
         println!("note         {} bytes of the journal's tail are torn; the next start cuts them", report.torn_bytes);

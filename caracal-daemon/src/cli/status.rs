@@ -6,6 +6,7 @@ use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
+use super::attach;
 use super::control::Control;
 use crate::config::Config;
 use crate::keeper::control::Request;
@@ -72,6 +73,12 @@ fn print(status: &Value) {
             ]);
         }
         println!("{table}");
+        for agent in agents {
+            if let Some(table) = attach::sockets(&agent["live"]) {
+                println!("agent {} held, or was passed:\n{table}", text(&agent["agent"]));
+            }
+            attach::trust(&agent["live"]["trust"]);
+        }
         for agent in agents.iter().filter(|agent| !agent["root_process"].is_null()) {
             println!(
                 "degraded: process {} of agent {} is root in the host's mount namespace and could remove the pins",
@@ -79,6 +86,9 @@ fn print(status: &Value) {
                 text(&agent["agent"])
             );
         }
+    }
+    if let Some(why) = status["namespaces"]["why"].as_str() {
+        println!("network namespaces refused: {}, the last because {why}", text(&status["namespaces"]["refused"]));
     }
     for process in path["untrusting"].as_array().map(Vec::as_slice).unwrap_or_default() {
         println!(

@@ -203,6 +203,29 @@ pub struct DenyRule {
     pub line: usize,
 }
 
+/// `[[inbound]]`: loopback ports of an agent that other processes of the host may connect to. The kernel enforces it;
+/// only the process at the other end sees the bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InboundRule {
+    /// Whose ports. Default everyone's.
+    #[serde(default = "AgentPattern::everyone")]
+    pub agents: Vec<AgentPattern>,
+    /// Which TCP ports.
+    pub ports: Vec<u16>,
+    /// The line that the rule begins at.
+    #[serde(skip)]
+    pub line: usize,
+}
+
+impl InboundRule {
+    /// Whether it is about this agent.
+    #[must_use]
+    pub fn allows(&self, agent: &str) -> bool {
+        self.agents.iter().any(|pattern| pattern.glob().matches(agent))
+    }
+}
+
 fn web_ports() -> Vec<u16> {
     vec![80, 443]
 }
@@ -226,6 +249,28 @@ pub(super) fn placed_allow<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<All
 pub(super) fn placed_deny<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<DenyRule>, D::Error> {
     let rules = Vec::<Spanned<DenyRule>>::deserialize(from)?;
     Ok(rules.into_iter().map(|rule| DenyRule { line: rule.span().start, ..rule.into_inner() }).collect())
+}
+
+pub(super) fn placed_inbound<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<InboundRule>, D::Error> {
+    let rules = Vec::<Spanned<InboundRule>>::deserialize(from)?;
+    Ok(rules.into_iter().map(|rule| InboundRule { line: rule.span().start, ..rule.into_inner() }).collect())
+}
+
+/// What inbound rules must not say.
+pub(super) fn check_inbound(rules: &[InboundRule], daemon: [u16; 2]) -> Result<(), Found> {
+    for rule in rules {
+        if rule.agents.is_empty() {
+            let message = "an empty list opens nobody's ports; leave `agents` out for everyone's";
+            return Err(Found::new(rule.line, "agents", message));
+        }
+        if rule.ports.is_empty() || rule.ports.contains(&0) {
+            return Err(Found::new(rule.line, "ports", "name at least one port, 1 to 65535"));
+        }
+        if let Some(port) = rule.ports.iter().find(|port| daemon.contains(port)) {
+            return Err(Found::new(rule.line, "ports", format!("{port} is a port of Caracal's own")));
+        }
+    }
+    Ok(())
 }
 
 /// The priced host that the pattern could stand for.

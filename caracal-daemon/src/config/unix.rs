@@ -1,4 +1,5 @@
-//! `[[unix]]`: the unix sockets outside of an agent that it may reach. Where the kernel has no BPF LSM nothing asks for them.
+//! `[[unix]]`: the unix sockets outside of an agent that it may reach. They bite with
+//! `require = "full"`; at `network` nothing asks for them.
 
 use super::problem::Found;
 use super::rules::AgentPattern;

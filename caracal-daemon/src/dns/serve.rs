@@ -1,12 +1,15 @@
 //! Takes bound sockets; answers queries on them, a bounded number at a time.
-//! Refuses an asker that no agent accounts for, and more queries than there are permits.
+//! Refuses an asker that no agent accounts for, more queries than there are permits, and more connections of one agent
+//! than its share: idle ones of one agent are not in others' way.
 
-use crate::agent::Agent;
+use crate::agent::{Agent, CgroupId};
 use crate::dns::answer::{self, Transport};
 use crate::dns::resolve::Resolver;
 use crate::policy::{Decision, Engine};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -15,7 +18,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Queries in work at once, over UDP.
 const MOST_QUERIES: usize = 1_024;
 /// Connections open at once, over TCP.
-const MOST_CONNECTIONS: usize = 128;
+const MOST_CONNECTIONS: usize = 1_024;
+/// Connections of one agent open at once, over TCP.
+pub(crate) const MOST_OF_ONE_AGENT: usize = 64;
 /// Queries on one connection.
 const MOST_ON_ONE: usize = 256;
 /// How long a connection may be idle, and a query or an answer may take to pass.
@@ -25,8 +30,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// A UDP query longer than this is not read whole and so is malformed.
 const MOST_DATAGRAM: usize = 4_097;
 
-/// Tells whose socket an address is. A port of TCP and the same port of UDP may be two agents'.
-pub type Who = dyn Fn(SocketAddr, Transport) -> Option<Arc<Agent>> + Send + Sync;
+/// Tells whose socket an address is in the namespace with this cookie. A port of TCP and the same port of UDP may be two
+/// agents'.
+pub type Who = dyn Fn(u64, SocketAddr, Transport) -> Option<Arc<Agent>> + Send + Sync;
 /// Is told of a decision: agent, name, decision.
 pub type Decided = dyn Fn(&Arc<Agent>, &str, &Decision) + Send + Sync;
 
@@ -40,6 +46,26 @@ pub struct Desk {
     pub who: Box<Who>,
     /// Told of each decision: agent, name, decision.
     pub decided: Box<Decided>,
+    /// Bounds what is in work at once, in all namespaces together.
+    pub places: Places,
+}
+
+/// Places for queries over UDP and for connections over TCP.
+#[derive(Debug)]
+pub struct Places {
+    queries: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    shares: Shares,
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        Places {
+            queries: Arc::new(Semaphore::new(MOST_QUERIES)),
+            connections: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+            shares: Shares::default(),
+        }
+    }
 }
 
 impl std::fmt::Debug for Desk {
@@ -49,8 +75,8 @@ impl std::fmt::Debug for Desk {
 }
 
 impl Desk {
-    async fn answer(&self, query: &[u8], from: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
-        let Some(agent) = (self.who)(from, transport) else {
+    async fn answer(&self, query: &[u8], netns: u64, from: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
+        let Some(agent) = (self.who)(netns, from, transport) else {
             return answer::refused(query);
         };
         let policy = self.policy.current();
@@ -62,13 +88,11 @@ impl Desk {
     }
 }
 
-/// Answers datagrams until the socket fails.
+/// Answers datagrams until the socket fails; `netns` is the cookie of its namespace.
 ///
 /// # Errors
 /// The socket's error.
-pub async fn udp(socket: UdpSocket, desk: Arc<Desk>) -> std::io::Result<()> {
-    let socket = Arc::new(socket);
-    let permits = Arc::new(Semaphore::new(MOST_QUERIES));
+pub async fn udp(socket: Arc<UdpSocket>, netns: u64, desk: Arc<Desk>) -> std::io::Result<()> {
     let mut buffer = vec![0_u8; MOST_DATAGRAM];
     loop {
         let (length, from) = match socket.recv_from(&mut buffer).await {
@@ -78,13 +102,13 @@ pub async fn udp(socket: UdpSocket, desk: Arc<Desk>) -> std::io::Result<()> {
             Err(error) => return Err(error),
         };
         let query = buffer.get(..length).unwrap_or_default().to_vec();
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
+        let Ok(permit) = desk.places.queries.clone().try_acquire_owned() else {
             if let Some(bytes) = answer::refused(&query) {
                 socket.try_send_to(&bytes, from).ok();
             }
             continue;
         };
-        tokio::spawn(one_datagram(socket.clone(), desk.clone(), query, from, permit));
+        tokio::spawn(one_datagram(socket.clone(), desk.clone(), query, (netns, from), permit));
     }
 }
 
@@ -92,18 +116,17 @@ async fn one_datagram(
     socket: Arc<UdpSocket>,
     desk: Arc<Desk>,
     query: Vec<u8>,
-    from: SocketAddr,
+    (netns, from): (u64, SocketAddr),
     permit: OwnedSemaphorePermit,
 ) {
-    if let Some(bytes) = desk.answer(&query, from, Transport::Udp).await {
+    if let Some(bytes) = desk.answer(&query, netns, from, Transport::Udp).await {
         socket.send_to(&bytes, from).await.ok();
     }
     drop(permit);
 }
 
-/// Answers connections.
-pub async fn tcp(listener: TcpListener, desk: Arc<Desk>) {
-    let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+/// Answers connections; `netns` is the cookie of the listener's namespace.
+pub async fn tcp(listener: TcpListener, netns: u64, desk: Arc<Desk>) {
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -114,21 +137,57 @@ pub async fn tcp(listener: TcpListener, desk: Arc<Desk>) {
                 continue;
             }
         };
-        // Without a permit the connection is closed at once: the asker tries again or goes without.
-        let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
+        // Without a permit or a share the connection is closed at once: the asker tries again or goes without.
+        let Ok(permit) = desk.places.connections.clone().try_acquire_owned() else { continue };
+        let agent = (desk.who)(netns, from, Transport::Tcp).map(|agent| agent.cgroup);
+        let Some(share) = desk.places.shares.take(agent) else { continue };
         let desk = desk.clone();
         tokio::spawn(async move {
-            one_connection(stream, from, &desk).await;
-            drop(permit);
+            one_connection(stream, netns, from, &desk).await;
+            drop((permit, share));
         });
     }
 }
 
+/// How many connections each agent has open; those that no agent accounts for share one count.
+#[derive(Clone, Debug, Default)]
+struct Shares(Arc<Mutex<HashMap<Option<CgroupId>, usize>>>);
+
+/// A connection of an agent's.
+struct Share {
+    shares: Shares,
+    agent: Option<CgroupId>,
+}
+
+impl Shares {
+    fn take(&self, agent: Option<CgroupId>) -> Option<Share> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(agent).or_default();
+        if *count >= MOST_OF_ONE_AGENT {
+            return None;
+        }
+        *count += 1;
+        Some(Share { shares: self.clone(), agent })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut open = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = open.entry(self.agent) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
 /// Messages with a length of two bytes before each (RFC 1035 4.2.2).
-async fn one_connection(mut stream: TcpStream, from: SocketAddr, desk: &Desk) {
+async fn one_connection(mut stream: TcpStream, netns: u64, from: SocketAddr, desk: &Desk) {
     for _ in 0..MOST_ON_ONE {
         let Ok(Ok(query)) = tokio::time::timeout(IDLE, read_message(&mut stream)).await else { return };
-        let Some(bytes) = desk.answer(&query, from, Transport::Tcp).await else { return };
+        let Some(bytes) = desk.answer(&query, netns, from, Transport::Tcp).await else { return };
         let Ok(length) = u16::try_from(bytes.len()) else { return };
         let mut framed = Vec::with_capacity(bytes.len() + 2);
         framed.extend_from_slice(&length.to_be_bytes());

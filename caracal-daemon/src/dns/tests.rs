@@ -179,25 +179,29 @@ async fn the_loops_answer_agents_and_refuse_strangers() {
     let desk = Arc::new(Desk {
         policy: stages.policy.clone(),
         resolver: Arc::new(resolver()),
-        who: Box::new(move |from, _| {
-            (from == known_address || from.port() == 0 || from.ip() == IpAddr::from([127, 0, 0, 2])).then(|| {
-                Arc::new(Agent {
-                    name: Arc::from("rich"),
-                    cgroup: CgroupId(1),
-                    path: String::new(),
-                    uid: 0,
-                    learn: false,
+        who: Box::new(move |netns, from, _| {
+            (from == known_address || from.port() == 0 || from.ip() == IpAddr::from([127, 0, 0, 2]))
+                .then_some(())
+                .filter(|()| netns == 1)
+                .map(|()| {
+                    Arc::new(Agent {
+                        name: Arc::from("rich"),
+                        cgroup: CgroupId(1),
+                        path: String::new(),
+                        uid: 0,
+                        learn: false,
+                    })
                 })
-            })
         }),
         decided: Box::new(move |_, host, _| log.lock().expect("lock").push(host.to_owned())),
+        places: serve::Places::default(),
     });
     let udp = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
     let udp_address = udp.local_addr().expect("address");
-    tokio::spawn(serve::udp(udp, desk.clone()));
+    tokio::spawn(serve::udp(Arc::new(udp), 1, desk.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
     let tcp_address = listener.local_addr().expect("address");
-    tokio::spawn(serve::tcp(listener, desk));
+    tokio::spawn(serve::tcp(listener, 1, desk));
     let mut buffer = [0; 1_500];
     known.send_to(&query("a.test.", RecordType::A), udp_address).await.expect("sent");
     let (length, _) = known.recv_from(&mut buffer).await.expect("answer");
@@ -220,4 +224,19 @@ async fn the_loops_answer_agents_and_refuse_strangers() {
         assert_eq!(addresses(&Message::from_vec(&answer).expect("message")).len(), 1, "{name}");
     }
     assert_eq!(*decided.lock().expect("lock"), ["a.test", "a.test", "denied.test"]);
+    // Idle connections of others, as many as one may have and more: they are not in this agent's way.
+    let mut idle = Vec::new();
+    for _ in 0..serve::MOST_OF_ONE_AGENT * 3 {
+        idle.push(TcpStream::connect(tcp_address).await.expect("connected"));
+    }
+    let mut byte = [0; 1];
+    let last = idle.last_mut().expect("a connection");
+    assert_eq!(last.read(&mut byte).await.ok(), Some(0), "one above the share is closed at once");
+    let socket = tokio::net::TcpSocket::new_v4().expect("socket");
+    socket.bind("127.0.0.2:0".parse().expect("address")).expect("bound");
+    let mut stream: TcpStream = socket.connect(tcp_address).await.expect("connected");
+    let bytes = query("a.test.", RecordType::A);
+    stream.write_u16(u16::try_from(bytes.len()).expect("length")).await.expect("length");
+    stream.write_all(&bytes).await.expect("query");
+    assert!(stream.read_u16().await.expect("an answer") > 0);
 }

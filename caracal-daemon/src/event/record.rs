@@ -2,11 +2,14 @@
 //! Fields without a name here are kept in `more`, so that a reader shows what a later writer wrote.
 
 use super::write::read_place;
-use super::{Hash, SCHEMA, Usage, WindowKey};
+use super::{Hash, SCHEMA, Served, Usage, WindowKey};
 use crate::clock::UnixNanos;
 use crate::money::NanoUsd;
 use serde_json::Value;
 use std::collections::BTreeMap;
+
+/// Every service tier, by the name that records use.
+const TIERS: [&str; 4] = ["standard", "flex", "priority", "ultrafast"];
 
 /// Why bytes are no record.
 #[derive(Debug, thiserror::Error)]
@@ -103,8 +106,20 @@ pub struct Fields {
     pub cache_write_1h_tokens: Option<u64>,
     #[serde(rename = "caracal.usage.web_searches", skip_serializing_if = "Option::is_none")]
     pub web_searches: Option<u64>,
+    #[serde(rename = "gen_ai.response.model", skip_serializing_if = "Option::is_none")]
+    pub response_model: Option<String>,
+    #[serde(rename = "caracal.terms.tier", skip_serializing_if = "Option::is_none")]
+    pub tier: Option<String>,
+    #[serde(rename = "caracal.terms.geo_us", skip_serializing_if = "Option::is_none")]
+    pub geo_us: Option<u64>,
+    #[serde(rename = "caracal.terms.fast", skip_serializing_if = "Option::is_none")]
+    pub fast: Option<u64>,
+    #[serde(rename = "caracal.terms.input_above", skip_serializing_if = "Option::is_none")]
+    pub input_above: Option<u64>,
     #[serde(rename = "caracal.price_book", skip_serializing_if = "Option::is_none")]
     pub price_book: Option<String>,
+    #[serde(rename = "caracal.price_entry", skip_serializing_if = "Option::is_none")]
+    pub price_entry: Option<String>,
     #[serde(rename = "http.response.status_code", skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     #[serde(rename = "caracal.cgroup", skip_serializing_if = "Option::is_none")]
@@ -137,6 +152,18 @@ impl Fields {
             web_searches: self.web_searches.unwrap_or(0),
         })
     }
+
+    /// The terms that the call was served on, if the record carries them: none before schema 2 does.
+    #[must_use]
+    pub fn served(&self) -> Option<Served> {
+        Some(Served {
+            model: self.response_model.as_deref().map(Into::into),
+            tier: TIERS.into_iter().find(|tier| Some(*tier) == self.tier.as_deref())?,
+            geo_us: self.geo_us == Some(1),
+            fast: self.fast == Some(1),
+            input_above: self.input_above.unwrap_or(0),
+        })
+    }
 }
 
 #[derive(serde::Deserialize)]
@@ -163,7 +190,7 @@ impl Record {
     pub fn parse(bytes: &[u8]) -> Result<Record, RecordError> {
         let envelope: Envelope =
             serde_json::from_slice(bytes).map_err(|error| RecordError::Malformed(error.to_string()))?;
-        if envelope.caracalschema != u64::from(SCHEMA) {
+        if !(1..=u64::from(SCHEMA)).contains(&envelope.caracalschema) {
             return Err(RecordError::Version(envelope.caracalschema));
         }
         let (sequence, prev) =
@@ -209,7 +236,13 @@ mod tests {
         assert_eq!(record.more.get("later"), Some(&Value::from(1)));
         assert_eq!(record.data.more.get("caracal.new"), Some(&serde_json::json!([2])));
         assert_eq!(record.more.len(), 1);
-        assert!(matches!(Record::parse(text(2, rest).as_bytes()), Err(RecordError::Version(2))));
+        // What an older version wrote is read for ever; what a newer one writes, never.
+        assert_eq!(Record::parse(text(2, rest).as_bytes()).expect("a record"), record);
+        for unknown in [0, 3, 10] {
+            let read = Record::parse(text(unknown, rest).as_bytes());
+            assert!(matches!(read, Err(RecordError::Version(version)) if version == unknown));
+            assert_eq!(read_place(text(unknown, rest).as_bytes()), None);
+        }
     }
 
     proptest! {

@@ -13,17 +13,23 @@ use std::sync::Arc;
 
 /// The longest record, bytes: the length prefix of a C2SP entry bundle has 16 bits.
 pub const MAX_RECORD_BYTES: usize = 65_535;
-/// The version that `caracalschema` carries.
-pub const SCHEMA: u32 = 1;
+/// The version that `caracalschema` carries. 2 added the terms that a call was served on. Older ones are read for ever.
+pub const SCHEMA: u8 = 2;
 
-const BEFORE_SEQUENCE: &[u8] = br#"{"specversion":"1.0","caracalschema":1,"sequence":""#;
+const BEFORE_SCHEMA: &[u8] = br#"{"specversion":"1.0","caracalschema":"#;
+const BEFORE_SEQUENCE: &[u8] = br#","sequence":""#;
 const BEFORE_PREV: &[u8] = br#"","caracalprev":""#;
 const AFTER_PREV: &[u8] = br#"","#;
 const SEQUENCE_DIGITS: usize = 20;
 const PREV_DIGITS: usize = 64;
 /// Bytes of a record before what [`Scribe::seal`] made.
-pub(crate) const PLACE_BYTES: usize =
-    BEFORE_SEQUENCE.len() + SEQUENCE_DIGITS + BEFORE_PREV.len() + PREV_DIGITS + AFTER_PREV.len();
+pub(crate) const PLACE_BYTES: usize = BEFORE_SCHEMA.len()
+    + 1
+    + BEFORE_SEQUENCE.len()
+    + SEQUENCE_DIGITS
+    + BEFORE_PREV.len()
+    + PREV_DIGITS
+    + AFTER_PREV.len();
 const MAX_SEALED_BYTES: usize = MAX_RECORD_BYTES - PLACE_BYTES;
 
 // Room of one field's escaped text, bytes. All of them together stay below MAX_RECORD_BYTES.
@@ -43,15 +49,41 @@ impl Sealed {
         PLACE_BYTES + self.0.len()
     }
 
+    /// How many equal events the record stands for. For a record that was sealed without a count, once.
+    pub(crate) fn set_count(&mut self, count: u64) {
+        if count > 1 && self.0.ends_with(b"}}") {
+            self.0.truncate(self.0.len() - 2);
+            // What is counted has a decision at least, so a comma is right.
+            let _ = write!(self.0, ",\"caracal.count\":{count}}}}}");
+        }
+    }
+
+    /// The record's id.
+    pub(crate) fn id(&self) -> Option<&str> {
+        id_in(&self.0)
+    }
+
+    /// The record without its place.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// What [`Sealed::bytes`] gave.
+    pub(crate) fn from_bytes(bytes: Vec<u8>) -> Option<Sealed> {
+        (bytes.len() <= MAX_SEALED_BYTES && id_in(&bytes).is_some() && bytes.ends_with(b"}}")).then_some(Sealed(bytes))
+    }
+
     /// Appends the record's bytes to `out`.
     pub fn place(&self, sequence: u64, prev: &Hash, out: &mut Vec<u8>) {
-        place(sequence, prev, out);
+        place(SCHEMA, sequence, prev, out);
         out.extend_from_slice(&self.0);
     }
 }
 
-/// Writes the beginning of a record: its place.
-pub(crate) fn place(sequence: u64, prev: &Hash, out: &mut Vec<u8>) {
+/// Writes the beginning of a record: its version, which has one digit, and its place.
+pub(crate) fn place(schema: u8, sequence: u64, prev: &Hash, out: &mut Vec<u8>) {
+    out.extend_from_slice(BEFORE_SCHEMA);
+    out.push(b'0' + schema);
     out.extend_from_slice(BEFORE_SEQUENCE);
     let _ = write!(out, "{sequence:020}");
     out.extend_from_slice(BEFORE_PREV);
@@ -64,7 +96,11 @@ pub(crate) fn place(sequence: u64, prev: &Hash, out: &mut Vec<u8>) {
 /// The sequence number and the previous leaf hash of a record, if it begins as every record does.
 #[must_use]
 pub fn read_place(record: &[u8]) -> Option<(u64, Hash)> {
-    let rest = record.strip_prefix(BEFORE_SEQUENCE)?;
+    let (schema, rest) = record.strip_prefix(BEFORE_SCHEMA)?.split_first()?;
+    if !(b'1'..=b'0' + SCHEMA).contains(schema) {
+        return None;
+    }
+    let rest = rest.strip_prefix(BEFORE_SEQUENCE)?;
     let (digits, rest) = rest.split_at_checked(SEQUENCE_DIGITS)?;
     let rest = rest.strip_prefix(BEFORE_PREV)?;
     let (prev, rest) = rest.split_at_checked(PREV_DIGITS)?;
@@ -76,6 +112,20 @@ pub fn read_place(record: &[u8]) -> Option<(u64, Hash)> {
     let mut hash = [0u8; 32];
     hex::decode_to_slice(prev, &mut hash).ok()?;
     Some((sequence, hash))
+}
+
+/// A record's id, read without reading the record.
+#[must_use]
+pub(crate) fn event_id(record: &[u8]) -> Option<&str> {
+    id_in(record.get(PLACE_BYTES..)?)
+}
+
+/// The id in what stands behind a record's place.
+fn id_in(rest: &[u8]) -> Option<&str> {
+    const BEFORE: &[u8] = br#","id":""#;
+    let near = rest.get(..rest.len().min(160))?;
+    let at = near.windows(BEFORE.len()).position(|window| window == BEFORE)? + BEFORE.len();
+    std::str::from_utf8(rest.get(at..at + uuid::fmt::Hyphenated::LENGTH)?).ok()
 }
 
 /// Makes records for one host. Cheap to clone.
@@ -113,7 +163,7 @@ impl Scribe {
     pub fn seal(&self, draft: &Draft) -> Result<Sealed, SealError> {
         // An outcome with one budget has 1.3 KB.
         let mut out = Vec::with_capacity(1_792);
-        let id = event_id(draft);
+        let id = new_id(draft);
         let mut id_text = [0u8; uuid::fmt::Hyphenated::LENGTH];
         let id_text: &str = id.hyphenated().encode_lower(&mut id_text);
         out.extend_from_slice(br#""type":""#);
@@ -151,7 +201,7 @@ pub fn source(host_id: &str) -> String {
 }
 
 /// A UUIDv7 (RFC 9562) of the event's time and ten random bytes.
-fn event_id(draft: &Draft) -> uuid::Uuid {
+fn new_id(draft: &Draft) -> uuid::Uuid {
     let mut random = [0u8; 10];
     rand::rng().fill_bytes(&mut random);
     uuid::Builder::from_unix_timestamp_millis(draft.at.0 / 1_000_000, &random).into_uuid()
@@ -275,7 +325,15 @@ fn data(out: &mut Vec<u8>, data: &Data) -> Result<(), SealError> {
     if let Some(used) = &data.usage {
         usage(&mut to, used);
     }
+    if let Some(terms) = &data.served {
+        to.text("gen_ai.response.model", terms.model.as_deref(), ROOM_NAME);
+        to.text("caracal.terms.tier", Some(terms.tier), ROOM_NAME);
+        to.number("caracal.terms.geo_us", terms.geo_us.then_some(1));
+        to.number("caracal.terms.fast", terms.fast.then_some(1));
+        to.number("caracal.terms.input_above", Some(terms.input_above).filter(|above| *above > 0));
+    }
     to.text("caracal.price_book", data.price_book.as_deref(), ROOM_NAME);
+    to.text("caracal.price_entry", data.price_entry.as_deref(), ROOM_NAME);
     to.number("http.response.status_code", data.status.map(u64::from));
     to.number("caracal.cgroup", data.cgroup);
     to.number("process.pid", data.pid.map(u64::from));
@@ -344,7 +402,7 @@ fn detail(detail: &Detail) -> Vec<u8> {
 pub(crate) mod tests {
     use super::*;
     use crate::clock::UnixNanos;
-    use crate::event::{Kind, Record};
+    use crate::event::{Kind, Record, Served};
     use crate::money::NanoUsd;
     use proptest::prelude::*;
 
@@ -383,6 +441,13 @@ pub(crate) mod tests {
                     reasoning: 5,
                     web_searches: 1,
                 }),
+                served: (kind == Kind::Outcome).then(|| Served {
+                    model: Some("gpt-5-2025-08-07".into()),
+                    tier: "priority",
+                    geo_us: true,
+                    fast: false,
+                    input_above: 200_000,
+                }),
                 ..Data::default()
             },
             detail: Detail {
@@ -406,6 +471,7 @@ pub(crate) mod tests {
         assert_eq!(record.prev, [9; 32]);
         assert_eq!(record.at, draft.at);
         assert_eq!(record.data.usage(), draft.data.usage);
+        assert_eq!(record.data.served(), draft.data.served);
         assert_eq!(record.data.windows, draft.data.windows);
         assert_eq!(record.data.cost, draft.data.cost);
         assert_eq!(record.data.input_tokens, Some(100));

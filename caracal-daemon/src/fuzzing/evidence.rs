@@ -42,7 +42,7 @@ pub fn frame(bytes: &[u8]) {
 /// A record. Its place reads the same with and without the rest.
 pub fn record(bytes: &[u8]) {
     let place = write::read_place(bytes);
-    let id = sequence::event_id(bytes);
+    let id = write::event_id(bytes);
     if let Some(id) = id {
         let _ = sequence::ms_of_id(id);
     }
@@ -90,7 +90,7 @@ pub fn journal_segment(bytes: &[u8]) {
     let (mut next, mut ends) = (start, vec![image.len()]);
     for number in 0..count % 5 {
         let from = journal_frame::begin(&mut image);
-        write::place(next.sequence, &next.prev, &mut image);
+        write::place(write::SCHEMA, next.sequence, &next.prev, &mut image);
         image.extend_from_slice(tail.get(..number * 7).unwrap_or(tail));
         let leaf = journal_frame::finish(&mut image, from, next.sequence);
         next = Start { sequence: next.sequence + 1, prev: leaf };

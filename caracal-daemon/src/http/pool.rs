@@ -42,13 +42,13 @@ pub struct Key {
     pub wanted: Wanted,
     /// The rule names a private address.
     pub private: bool,
-    /// The agent shares our network namespace.
-    pub same_netns: bool,
+    /// The agent's network namespace, where that is another one than ours and the rule names a private address.
+    pub netns: Option<u64>,
 }
 
 impl Key {
     fn route(&self) -> Route<'_> {
-        Route { host: &self.host, port: self.port, private: self.private, same_netns: self.same_netns }
+        Route { host: &self.host, port: self.port, private: self.private, netns: self.netns }
     }
 }
 

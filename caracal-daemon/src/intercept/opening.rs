@@ -55,7 +55,7 @@ pub(super) async fn offer(origin: &Origin, name: &Arc<str>, is_name: bool, offer
                 tls: true,
                 wanted: Wanted::Either,
                 private: grant.private,
-                same_netns: origin.same_netns(),
+                netns: origin.elsewhere(&grant),
             };
             origin.stack.pool.learn(&key).await
         }

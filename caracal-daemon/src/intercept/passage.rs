@@ -51,7 +51,7 @@ where
     if let Err(error) = origin.stack.recorder.allowed(&origin.agent, draft).await {
         return origin.refused(&crate::intercept::session::no_journal(&error), about, &decision.policies);
     }
-    let route = Route { host, port: origin.port, private: grant.private, same_netns: origin.same_netns() };
+    let route = Route { host, port: origin.port, private: grant.private, netns: origin.elsewhere(grant) };
     match origin.stack.pool.dialer().tcp(route).await {
         Ok(mut upstream) => upgrade::copy(&mut stream, &mut upstream).await,
         Err(refusal) => origin.refused(&refusal, about, &decision.policies),

@@ -1,24 +1,26 @@
 //! The one place where decisions and refusals of names, connections and requests become records. Equal ones within a
-//! second become one record with an exact count; when there are too many kinds of them, their destination is dropped and
-//! never their count.
+//! second become one record with an exact count, which outlives the process from the event on; when there are too many
+//! kinds of them, their destination is dropped, then their agent, and never their count.
 
 use super::tally::Tally;
 use crate::agent::{Agent, Process};
 use crate::clock::Clock;
 use crate::event::{Data, Detail, Draft, Kind};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Counted, Journal, JournalError};
 use crate::policy::{Action, Decision, Verdict};
 use crate::refusal::{Refusal, Stage};
 use crate::telemetry::Telemetry;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long equal events are counted together.
 const WINDOW: Duration = Duration::from_secs(1);
 /// Kinds of events counted at once.
 const MOST_OPEN: usize = 4_096;
+/// From here on only their reasons are told apart: there are fewer of them than what the journal can keep beside.
+const MOST_WITHOUT_DESTINATION: usize = 5_120;
 
 /// What makes two events equal: agent, rule, destination, and a call's model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,12 +32,6 @@ struct Equal {
     host: Option<String>,
     port: Option<u16>,
     model: Option<Arc<str>>,
-}
-
-#[derive(Debug)]
-struct Open {
-    draft: Draft,
-    count: u64,
 }
 
 /// What a refusal is about.
@@ -55,7 +51,7 @@ pub(crate) struct Recorder {
     journal: Journal,
     clock: Clock,
     telemetry: Arc<Telemetry>,
-    open: Mutex<HashMap<Equal, Open>>,
+    open: Mutex<HashMap<Equal, Counted>>,
     tally: Tally,
 }
 
@@ -150,59 +146,92 @@ impl Recorder {
             model: draft.data.model.clone(),
         };
         let mut draft = draft;
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= MOST_OPEN && !open.contains_key(&equal) {
+        let mut open = self.open();
+        if let Some(counted) = open.get_mut(&equal) {
+            counted.add();
+            return;
+        }
+        let kinds = open.len();
+        if kinds >= MOST_OPEN {
             (equal.host, equal.port, equal.model) = (None, None, None);
             equal.policies = Vec::new();
             draft.data.model = None;
             draft.detail = Detail::default();
         }
+        if kinds >= MOST_WITHOUT_DESTINATION {
+            (equal.agent, equal.action) = (None, None);
+            let data = Data { decision: draft.data.decision, reason: draft.data.reason, ..Data::default() };
+            draft = Draft { kind: draft.kind, at: draft.at, data, detail: Detail::default() };
+        }
+        if let Some(counted) = open.get_mut(&equal) {
+            counted.add();
+            return;
+        }
+        drop(open);
+        let Some(new) = self.begin(draft) else { return };
+        let mut open = self.open();
         match open.entry(equal) {
-            Entry::Occupied(mut entry) => entry.get_mut().count += 1,
+            Entry::Occupied(mut entry) => {
+                entry.get_mut().add();
+            }
             Entry::Vacant(entry) => {
                 let equal = entry.key().clone();
-                entry.insert(Open { draft, count: 1 });
+                if !entry.insert(new).add() {
+                    tracing::warn!(
+                        "too many kinds of refusals at once: a kill within the second would lose this count"
+                    );
+                }
                 drop(open);
                 let recorder = self.clone();
                 tokio::spawn(async move {
-                    loop {
-                        tokio::time::sleep(WINDOW).await;
-                        if recorder.write(&equal).await {
-                            return;
-                        }
-                    }
+                    tokio::time::sleep(WINDOW).await;
+                    recorder.write(&equal).await;
                 });
             }
         }
     }
 
-    /// Writes what was counted of one kind; `false` when the journal would not take it and the count goes on.
-    async fn write(&self, equal: &Equal) -> bool {
-        let taken = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(equal);
-        let Some(taken) = taken else { return true };
-        let mut draft = taken.draft.clone();
-        draft.data.count = (taken.count > 1).then_some(taken.count);
-        let Err(error) = self.journal.append(draft).await else { return true };
-        tracing::error!(%error, count = taken.count, "a refusal waits for the journal");
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        match open.entry(equal.clone()) {
-            // Another task counts on by now: it takes these too.
-            Entry::Occupied(mut entry) => {
-                entry.get_mut().count += taken.count;
-                true
+    /// A count that begins with `draft`; without its detail where that cannot be sealed.
+    fn begin(&self, draft: Draft) -> Option<Counted> {
+        let plain = match self.journal.count(&draft) {
+            Ok(counted) => return Some(counted),
+            Err(error) => {
+                tracing::error!(%error, "a refusal is recorded without its detail");
+                Draft { detail: Detail::default(), ..draft }
             }
-            Entry::Vacant(entry) => {
-                entry.insert(taken);
-                false
+        };
+        self.journal.count(&plain).inspect_err(|error| tracing::error!(%error, "a refusal cannot be recorded")).ok()
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Equal, Counted>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what was counted of one kind, once the journal takes it. Until then it is counted on.
+    async fn write(&self, equal: &Equal) {
+        let mut told = false;
+        while let Some(why) = self.journal.tail().failure() {
+            if !std::mem::replace(&mut told, true) {
+                tracing::error!(why, "a refusal waits for the journal");
             }
+            tokio::time::sleep(WINDOW).await;
+        }
+        let taken = self.open().remove(equal);
+        let Some(mut counted) = taken else { return };
+        while let Err((error, back)) = self.journal.append_counted(counted).await {
+            tracing::error!(%error, count = back.count(), "a refusal waits for the journal");
+            counted = back;
+            tokio::time::sleep(WINDOW).await;
         }
     }
 
     /// Writes every count at once.
     pub(crate) async fn flush(&self) {
-        let all: Vec<Equal> = self.open.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
-        for equal in all {
-            self.write(&equal).await;
+        let all: Vec<Counted> = self.open().drain().map(|(_, counted)| counted).collect();
+        for counted in all {
+            if let Err((error, counted)) = self.journal.append_counted(counted).await {
+                tracing::error!(%error, count = counted.count(), "a refusal waits for the next start");
+            }
         }
     }
 }

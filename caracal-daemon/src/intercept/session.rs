@@ -49,8 +49,9 @@ pub(crate) struct Session {
 }
 
 impl Origin {
-    pub(crate) fn same_netns(&self) -> bool {
-        self.process.netns == self.stack.netns
+    /// The agent's network namespace, where that is another one than ours and `grant` names a private address.
+    pub(crate) fn elsewhere(&self, grant: &Grant) -> Option<u64> {
+        (grant.private && self.process.netns != self.stack.netns).then_some(self.process.netns)
     }
 
     /// The question whether this process may do `action` to `host`.
@@ -95,7 +96,7 @@ impl Session {
             tls: self.expected.tls,
             wanted: wanted.unwrap_or(mirrored),
             private: grant.private,
-            same_netns: self.origin.same_netns(),
+            netns: self.origin.elsewhere(grant),
         }
     }
 

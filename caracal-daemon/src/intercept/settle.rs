@@ -90,6 +90,8 @@ impl Ticket {
         let hold = self.hold.take()?;
         match (self.call.bill(&reading), reading.refused && broken.is_none()) {
             (Some(charge), _) => {
+                self.outcome.data.price_entry = (charge > hold.amount).then(|| self.call.price_entry());
+                self.outcome.data.served = self.call.served(&reading);
                 hold.settle(charge);
                 self.outcome.data.usage = reading.usage;
                 Some(self.close("settled", broken.map(Unknown::code), charge))

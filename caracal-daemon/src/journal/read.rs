@@ -7,6 +7,7 @@ use super::tail::Tail;
 use crate::event::Hash;
 use crate::event::write::read_place;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,7 +56,7 @@ pub enum ReadError {
 #[derive(Debug)]
 struct Open {
     segment: Segment,
-    file: File,
+    file: Arc<File>,
     position: u64,
 }
 
@@ -67,17 +68,26 @@ pub struct Reader {
     open: Option<Open>,
     tail: Option<Arc<Tail>>,
     block: Vec<u8>,
+    /// Segments that stay readable when they are deleted.
+    pinned: Vec<(Segment, Arc<File>)>,
 }
 
 impl Reader {
     /// A reader of the files in `dir`, in any process, from `sequence` on.
     #[must_use]
     pub fn of_files(dir: &Path, sequence: u64) -> Reader {
-        Reader { dir: dir.to_owned(), next: sequence, open: None, tail: None, block: Vec::new() }
+        Reader { dir: dir.to_owned(), next: sequence, open: None, tail: None, block: Vec::new(), pinned: Vec::new() }
     }
 
     pub(crate) fn of_tail(dir: &Path, sequence: u64, tail: Arc<Tail>) -> Reader {
-        Reader { dir: dir.to_owned(), next: sequence, open: None, tail: Some(tail), block: Vec::new() }
+        Reader {
+            dir: dir.to_owned(),
+            next: sequence,
+            open: None,
+            tail: Some(tail),
+            block: Vec::new(),
+            pinned: Vec::new(),
+        }
     }
 
     /// The sequence number of the next record.
@@ -98,6 +108,14 @@ impl Reader {
     /// When the directory cannot be read.
     pub fn oldest(&self) -> Result<Option<u64>, ReadError> {
         Ok(self.list()?.first().map(|segment| segment.first))
+    }
+
+    /// The first record of the first segment that begins behind the next record.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn next_segment(&self) -> Result<Option<u64>, ReadError> {
+        Ok(self.list()?.iter().map(|segment| segment.first).find(|first| *first > self.next))
     }
 
     /// Waits for the next record; false if none came `within`.
@@ -187,12 +205,40 @@ impl Reader {
         let Some(segment) = segments.iter().rev().find(|segment| segment.first <= self.next) else {
             return if segments.is_empty() { Ok(None) } else { Err(ReadError::Gone(self.next)) };
         };
-        let file = File::open(&segment.path).map_err(|error| io(&segment.path, error))?;
+        let pinned = self.pinned.iter().find(|(pinned, _)| pinned.first == segment.first);
+        let file = match pinned {
+            Some((_, file)) => Arc::clone(file),
+            None => match File::open(&segment.path) {
+                Ok(file) => Arc::new(file),
+                Err(error) if error.kind() == ErrorKind::NotFound => return Err(ReadError::Gone(self.next)),
+                Err(error) => return Err(io(&segment.path, error)),
+            },
+        };
         Ok(Some(Open { segment: segment.clone(), file, position: HEADER_BYTES }))
     }
 
+    /// Keeps every segment that is there now readable, also when it is deleted.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub fn pin(&mut self) -> Result<(), ReadError> {
+        for segment in self.list()? {
+            match File::open(&segment.path) {
+                Ok(file) => self.pinned.push((segment, Arc::new(file))),
+                // Deleted since it was listed: the oldest go first, so what was pinned before is no use without it.
+                Err(error) if error.kind() == ErrorKind::NotFound => self.pinned.clear(),
+                Err(error) => return Err(io(&segment.path, error)),
+            }
+        }
+        Ok(())
+    }
+
     fn list(&self) -> Result<Vec<Segment>, ReadError> {
-        segment::list(&self.dir).map_err(|error| io(&self.dir, error))
+        let mut segments = segment::list(&self.dir).map_err(|error| io(&self.dir, error))?;
+        segments.extend(self.pinned.iter().map(|(segment, _)| segment.clone()));
+        segments.sort();
+        segments.dedup();
+        Ok(segments)
     }
 }
 
@@ -205,7 +251,7 @@ fn read_at(file: &File, block: &mut [u8], position: u64) -> std::io::Result<usiz
         match file.read_at(rest, position + filled as u64) {
             Ok(0) => break,
             Ok(read) => filled += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }

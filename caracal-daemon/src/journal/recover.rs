@@ -5,6 +5,7 @@ use super::frame::{self, Parsed};
 use super::segment::{self, HEADER_BYTES, Segment};
 use super::{JournalError, Start, head};
 use crate::event::write::read_place;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// What an opened journal held.
@@ -14,6 +15,8 @@ pub struct Recovered {
     pub next_sequence: u64,
     /// Bytes of a torn tail that were cut. They were never acknowledged as durable.
     pub torn_bytes: u64,
+    /// Records that a killed process had taken and not written: they are written now, and not in `next_sequence`.
+    pub kept: u64,
 }
 
 /// A journal as found.
@@ -35,11 +38,19 @@ pub(crate) fn scan(dir: &Path, empty: Start) -> Result<Scan, JournalError> {
     let head = head::load(dir)?;
     let segments = segment::list(dir).map_err(unavailable)?;
     let mut scan = Scan { segments: Vec::new(), next: empty, position: 0, torn_end: 0 };
-    let last = segments.len().saturating_sub(1);
+    let (mut first, last) = (0, segments.len().saturating_sub(1));
     for (index, segment) in segments.iter().enumerate() {
-        let bytes = std::fs::read(&segment.path).map_err(unavailable)?;
+        let bytes = match std::fs::read(&segment.path) {
+            Ok(bytes) => bytes,
+            // Beside a daemon that goes on: deleted since it was listed, as are all before it, since the ledger has them.
+            Err(error) if error.kind() == ErrorKind::NotFound && index < last => {
+                first = index + 1;
+                continue;
+            }
+            Err(error) => return Err(unavailable(error)),
+        };
         let start = segment::read_header(&bytes, segment)?;
-        if index > 0 && start != scan.next {
+        if index > first && start != scan.next {
             return Err(damaged(segment, scan.next.sequence, "does not go on where the one before it ends"));
         }
         scan.next = start;

@@ -2,6 +2,7 @@
 
 use super::bell::Bell;
 use super::frame::{self, FRAME_BYTES, MAX_FRAME_BYTES};
+use super::kept::Slot;
 use super::recover::{self, Recovered};
 use super::relay::{Relay, Waiter as Answer};
 use super::segment::{self, HEADER_BYTES, Segment};
@@ -27,8 +28,8 @@ const RETRY: Duration = Duration::from_millis(200);
 /// What the writer is asked.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Write a record; answer when it is durable.
-    Append { sealed: Sealed, done: Option<Answer> },
+    /// Write a record; answer when it is durable. It is kept at `slot` until it is written.
+    Append { sealed: Sealed, done: Option<Answer>, slot: Option<Slot> },
     /// Answer when it is this message's turn.
     Probe(oneshot::Sender<Result<(), JournalError>>),
     /// Answer when all before it is durable.
@@ -71,13 +72,13 @@ struct Pending {
     sealed: Sealed,
     sequence: u64,
     done: Option<Answer>,
+    slot: Option<Slot>,
 }
 
 #[derive(Debug)]
 struct Writer {
     dir: PathBuf,
-    // Held for its lock.
-    _lock: File,
+    _lock: Lock,
     options: Options,
     tail: Arc<Tail>,
     room: Arc<Semaphore>,
@@ -96,8 +97,12 @@ struct Writer {
     buffer: Vec<u8>,
     waiting: VecDeque<Pending>,
     unsynced: Vec<Pending>,
+    /// How many of them are written.
+    written: usize,
     unsynced_bytes: usize,
     sync_at: Option<u64>,
+    /// The last sync was waited for by several.
+    crowded: bool,
     failing: bool,
     warned: bool,
     spare: Option<std::thread::JoinHandle<()>>,
@@ -152,7 +157,7 @@ fn open(
         }
     };
     cut(&file, position, torn_end).map_err(unavailable)?;
-    let recovered = Recovered { next_sequence: scan.next.sequence, torn_bytes: torn_end - position };
+    let recovered = Recovered { next_sequence: scan.next.sequence, torn_bytes: torn_end - position, kept: 0 };
     let mut writer = Writer {
         dir: dir.to_owned(),
         _lock: lock,
@@ -171,8 +176,10 @@ fn open(
         buffer: Vec::new(),
         waiting: VecDeque::new(),
         unsynced: Vec::new(),
+        written: 0,
         unsynced_bytes: 0,
         sync_at: None,
+        crowded: false,
         failing: false,
         warned: false,
         spare: None,
@@ -182,14 +189,26 @@ fn open(
     Ok((writer, recovered))
 }
 
+/// The journal's lock, let go when dropped. Closing alone is not enough: a child that was forked a moment ago and has
+/// not become its program yet holds the same lock.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // It can fail only for a descriptor that is no file.
+        let _ = self.0.unlock();
+    }
+}
+
 /// Two writers would fork the chain.
-fn lock(dir: &Path) -> Result<File, JournalError> {
+fn lock(dir: &Path) -> Result<Lock, JournalError> {
     let path = dir.join("lock");
     let fail = |why: String| JournalError::Unavailable(format!("{}: {why}", path.display()));
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(|error| fail(error.to_string()))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(_) => Err(fail("another caracald writes this journal; stop it first".into())),
     }
 }
@@ -218,7 +237,13 @@ impl Writer {
     fn run(&mut self, queue: &Receiver<Message>) {
         loop {
             match self.receive(queue) {
-                Ok(first) => self.group(first, queue),
+                Ok(first) => {
+                    if self.crowded {
+                        // Others are about to ask too, if they get a core: one sync for all of them. Nobody there, no wait.
+                        std::thread::yield_now();
+                    }
+                    self.group(first, queue);
+                }
                 Err(RecvTimeoutError::Timeout) => self.tick(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -250,9 +275,9 @@ impl Writer {
         let mut message = Some(first);
         while let Some(taken) = message {
             match taken {
-                Message::Append { sealed, done } => {
+                Message::Append { sealed, done, slot } => {
                     bytes += FRAME_BYTES + sealed.record_len();
-                    self.waiting.push_back(Pending { sealed, sequence: 0, done });
+                    self.waiting.push_back(Pending { sealed, sequence: 0, done, slot });
                 }
                 Message::Probe(done) => probes.push(done),
                 Message::Flush(done) => flushes.push(done),
@@ -322,6 +347,9 @@ impl Writer {
         self.position = end;
         self.unsynced_bytes += size;
         self.buffer.clear();
+        // A killed process leaves what is written: nothing needs to be kept for it any more.
+        self.unsynced.iter_mut().skip(self.written).filter_map(|pending| pending.slot.take()).for_each(Slot::written);
+        self.written = self.unsynced.len();
         if self.sync_at.is_none() {
             let delay = u64::try_from(self.options.sync_within.as_nanos()).unwrap_or(u64::MAX);
             self.sync_at = Some(monotonic_ns().saturating_add(delay));
@@ -348,11 +376,14 @@ impl Writer {
         self.unsynced_bytes = 0;
         self.tail.advance(self.durable);
         self.room.add_permits(self.unsynced.len());
+        self.written = 0;
         let answers = self.unsynced.drain(..).filter_map(|pending| {
             let receipt = Receipt { sequence: pending.sequence };
             pending.done.map(|done| (done, Ok(receipt)))
         });
-        self.relay.give(answers.collect());
+        let answers: Vec<_> = answers.collect();
+        self.crowded = answers.len() > 1;
+        self.relay.give(answers);
         Ok(())
     }
 
@@ -407,6 +438,7 @@ impl Writer {
             }
         }
         self.waiting = kept;
+        self.written = 0;
         self.buffer.clear();
         self.next = self.durable;
         self.high = self.high.max(self.position);
@@ -484,7 +516,7 @@ mod tests {
         fn append(&mut self, call: u128, wait: bool) -> Option<Result<Receipt, JournalError>> {
             let sealed = self.scribe.1.seal(&paid(Kind::Outcome, uuid::Uuid::from_u128(call))).expect("sealed");
             let (done, mut answer) = oneshot::channel();
-            self.writer.group(Message::Append { sealed, done: wait.then_some(done) }, &self.queue);
+            self.writer.group(Message::Append { sealed, done: wait.then_some(done), slot: None }, &self.queue);
             wait.then(|| answer.try_recv().expect("an answer at once"))
         }
 
@@ -528,7 +560,7 @@ mod tests {
         for call in 10..20 {
             let sealed = bench.scribe.1.seal(&paid(Kind::Intent, uuid::Uuid::from_u128(call))).expect("sealed");
             let (done, _) = oneshot::channel();
-            bench.writer.waiting.push_back(Pending { sealed, sequence: 0, done: Some(done) });
+            bench.writer.waiting.push_back(Pending { sealed, sequence: 0, done: Some(done), slot: None });
         }
         bench.writer.advance().expect("written");
         let _ = bench.writer.failed(&std::io::Error::other("no sync"));

@@ -50,12 +50,12 @@ impl std::fmt::Debug for Authority {
 pub struct CertificateFacts {
     /// The subject's distinguished name.
     pub subject: String,
+    /// Start of validity.
+    pub not_before: String,
+    /// End of validity.
+    pub not_after: String,
     /// SHA-256 of the certificate, upper-case hex with colons, as browsers and openssl print it.
-    pub fingerprint: String,
-    /// Start of validity, seconds since 1970.
-    pub not_before: i64,
-    /// End of validity, seconds since 1970.
-    pub not_after: i64,
+    pub sha256: String,
 }
 
 impl Authority {
@@ -140,30 +140,24 @@ impl Authority {
     }
 }
 
-/// The CA certificate of `directory`, PEM, without touching the key: for `ca export`.
+/// Subject, fingerprint and validity of a certificate in PEM: for `ca show`.
 ///
 /// # Errors
-/// When the file cannot be read or holds no certificate.
-pub fn export(directory: &Path) -> Result<String, KeeperError> {
-    read_certificate(&directory.join(CERTIFICATE_FILE)).map(|(pem, _)| pem)
-}
-
-/// Subject, fingerprint and validity of the CA certificate of `directory`, without touching the key: for `ca show`.
-///
-/// # Errors
-/// When the file cannot be read or holds no certificate.
-pub fn show(directory: &Path) -> Result<CertificateFacts, KeeperError> {
-    let path = directory.join(CERTIFICATE_FILE);
-    let (_, der) = read_certificate(&path)?;
+/// When it is none.
+pub fn show(pem: &str) -> Result<CertificateFacts, KeeperError> {
+    let path = Path::new(CERTIFICATE_FILE);
+    let der = CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|error| failed(path, &format!("is not a certificate in PEM: {error}")))?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der)
-        .map_err(|error| failed(&path, &format!("is not a certificate: {error}")))?;
+        .map_err(|error| failed(path, &format!("is not a certificate: {error}")))?;
     let digest = Sha256::digest(&der);
     let pairs: Vec<String> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
+    let validity = parsed.validity();
     Ok(CertificateFacts {
         subject: parsed.subject().to_string(),
-        fingerprint: pairs.join(":"),
-        not_before: parsed.validity().not_before.timestamp(),
-        not_after: parsed.validity().not_after.timestamp(),
+        sha256: pairs.join(":"),
+        not_before: validity.not_before.to_string(),
+        not_after: validity.not_after.to_string(),
     })
 }
 

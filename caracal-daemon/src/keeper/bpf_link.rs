@@ -22,8 +22,8 @@ const LINK_DETACH: libc::c_int = 34;
 /// When the program is not one of ours.
 pub fn attach_type(program: &str) -> io::Result<u32> {
     Ok(match program {
-        "ingress" => 0,
-        "egress" => 1,
+        "ingress" | "foreign_ingress" => 0,
+        "egress" | "foreign_egress" => 1,
         "sock_create" => 2,
         "sock_ops" => 3,
         "bind4" => 8,

@@ -105,7 +105,19 @@ impl Hierarchy {
     /// # Errors
     /// When the process is gone.
     pub fn of_process(&self, pid: u32) -> io::Result<String> {
-        let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        Hierarchy::path_in(&format!("/proc/{pid}/cgroup"))
+    }
+
+    /// The same of one of its threads.
+    ///
+    /// # Errors
+    /// When the thread is gone.
+    pub fn of_thread(&self, pid: u32, thread: u32) -> io::Result<String> {
+        Hierarchy::path_in(&format!("/proc/{pid}/task/{thread}/cgroup"))
+    }
+
+    fn path_in(file: &str) -> io::Result<String> {
+        let text = fs::read_to_string(file)?;
         text.lines()
             .find_map(|line| line.strip_prefix("0::"))
             .map(ToOwned::to_owned)
@@ -133,9 +145,7 @@ impl Cgroup {
     /// The processes in it and below it.
     #[must_use]
     pub fn processes(&self) -> Vec<u32> {
-        let mut found = Vec::new();
-        processes(&self.absolute, &mut found);
-        found
+        processes_below(&self.absolute)
     }
 
     /// A process in it or below it that is root in this process's own mount namespace: it could unlink pins.
@@ -160,6 +170,14 @@ impl Cgroup {
 #[must_use]
 pub fn within(inner: &str, outer: &str) -> bool {
     inner == outer || inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// The processes in a cgroup and below it.
+#[must_use]
+pub fn processes_below(directory: &Path) -> Vec<u32> {
+    let mut found = Vec::new();
+    processes(directory, &mut found);
+    found
 }
 
 fn processes(directory: &Path, found: &mut Vec<u32>) {

@@ -12,7 +12,7 @@ use crate::config::Config;
 /// The first inherited descriptor.
 const FIRST: RawFd = 3;
 /// How many there are.
-const COUNT: usize = 11;
+const COUNT: usize = 13;
 /// The user and group that is taken where the configured user does not exist: outside every range that is given out.
 const FALLBACK: u32 = 64_817;
 
@@ -29,15 +29,23 @@ pub struct User {
     pub gid: u32,
 }
 
-/// The configured user, or a number that nobody has.
+/// The configured user, a name or a number; for a name that nobody has, a number that nobody has. A number needs no entry
+/// in the user table; its group is then the same.
 ///
 /// # Errors
-/// When it is root.
+/// When it is root, or its group is root's.
 pub fn user(name: &str) -> Result<User, KeeperError> {
-    let found = nix::unistd::User::from_name(name).ok().flatten();
-    let user = found
-        .map_or(User { uid: FALLBACK, gid: FALLBACK }, |user| User { uid: user.uid.as_raw(), gid: user.gid.as_raw() });
-    if user.uid == 0 {
+    use nix::unistd::{Uid, User as Known};
+    let known = match name.parse::<u32>() {
+        Ok(number) => Known::from_uid(Uid::from_raw(number)),
+        Err(_) => Known::from_name(name),
+    };
+    let number = name.parse::<u32>().unwrap_or(FALLBACK);
+    let user = known
+        .ok()
+        .flatten()
+        .map_or(User { uid: number, gid: number }, |user| User { uid: user.uid.as_raw(), gid: user.gid.as_raw() });
+    if user.uid == 0 || user.gid == 0 {
         return Err(KeeperError::Refused(format!(
             "user = {name:?}: the data path never runs as root; name another user"
         )));
@@ -45,11 +53,14 @@ pub fn user(name: &str) -> Result<User, KeeperError> {
     Ok(user)
 }
 
+/// Descriptors for the network namespaces that are served: their listeners, and a door in the keeper.
+const NAMESPACES: u64 = caracal_common::settings::MAX_NAMESPACES as u64 * 7;
+
 /// Lets this process and the data path open as many descriptors as the limits on connections need: two for each, one to
 /// either side. The usual limit of a service, 1,024, would shut the door long before.
 pub fn allow_descriptors(connections: usize) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(1_024);
+    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(1_024 + NAMESPACES);
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let set = |limit: u64| setrlimit(Resource::RLIMIT_NOFILE, limit.max(soft), limit.max(hard));
     if soft >= wanted || set(wanted).is_ok() {
@@ -84,6 +95,10 @@ pub struct Received {
     pub signing: UnixStream,
     /// Orders.
     pub orders: UnixStream,
+    /// The road to sockets in agents' namespaces.
+    pub doors: UnixStream,
+    /// The road to flows.
+    pub flows: UnixStream,
     /// The listening sockets.
     pub sockets: Listeners,
     /// The lease map.
@@ -94,7 +109,20 @@ pub struct Received {
     pub resolving: OwnedFd,
 }
 
-/// Starts a data path; gives it, and the keeper's ends of its two roads.
+/// The keeper's ends of the roads to a data path.
+#[derive(Debug)]
+pub struct Roads {
+    /// It asks for signatures.
+    pub signing: UnixStream,
+    /// It obeys.
+    pub orders: UnixStream,
+    /// It asks for sockets in agents' namespaces.
+    pub doors: UnixStream,
+    /// It asks for flows where it may not read them itself.
+    pub flows: UnixStream,
+}
+
+/// Starts a data path; gives it, and the keeper's ends of its roads.
 ///
 /// # Errors
 /// When it cannot be started.
@@ -104,14 +132,18 @@ pub fn start(
     netns: u64,
     user: User,
     inherited: &Inherited,
-) -> Result<(Child, UnixStream, UnixStream), KeeperError> {
+) -> Result<(Child, Roads), KeeperError> {
     let failed = |error: std::io::Error| KeeperError::Gone(format!("the data path cannot be started: {error}"));
     let (signing, signing_child) = UnixStream::pair().map_err(failed)?;
     let (orders, orders_child) = UnixStream::pair().map_err(failed)?;
+    let (doors, doors_child) = UnixStream::pair().map_err(failed)?;
+    let (flows, flows_child) = UnixStream::pair().map_err(failed)?;
     let s = &inherited.sockets;
     let sources: [RawFd; COUNT] = [
         signing_child.as_raw_fd(),
         orders_child.as_raw_fd(),
+        doors_child.as_raw_fd(),
+        flows_child.as_raw_fd(),
         s.tcp[0].as_raw_fd(),
         s.tcp[1].as_raw_fd(),
         s.dns_udp[0].as_raw_fd(),
@@ -144,7 +176,7 @@ pub fn start(
     // SAFETY: between fork and exec only dup2, fcntl, setrlimit and prctl are called, none of which takes a lock.
     unsafe { command.pre_exec(move || place(&sources)) };
     let child = command.spawn().map_err(failed)?;
-    Ok((child, signing, orders))
+    Ok((child, Roads { signing, orders, doors, flows }))
 }
 
 /// Puts the descriptors at their numbers, first out of each other's way.
@@ -191,6 +223,8 @@ pub fn receive() -> Result<Received, KeeperError> {
     Ok(Received {
         signing: next()?.into(),
         orders: next()?.into(),
+        doors: next()?.into(),
+        flows: next()?.into(),
         sockets: Listeners {
             tcp: [next()?.into(), next()?.into()],
             dns_udp: [next()?.into(), next()?.into()],
@@ -200,4 +234,19 @@ pub fn receive() -> Result<Received, KeeperError> {
         sources: next()?,
         resolving: next()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_and_root_is_none() {
+        let ids = |name| user(name).ok().map(|user| (user.uid, user.gid));
+        assert_eq!(ids("nobody").map(|ids| ids.0), Some(65_534));
+        assert_eq!(ids("4711"), Some((4_711, 4_711)));
+        assert_eq!(ids("root"), None);
+        assert_eq!(ids("0"), None);
+        assert_eq!(ids("no such user"), Some((FALLBACK, FALLBACK)));
+    }
 }

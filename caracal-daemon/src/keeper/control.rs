@@ -2,13 +2,15 @@
 //! the admin group, administers; a governed process may do nothing at all.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
@@ -37,8 +39,8 @@ pub enum Request {
         cgroup: PathBuf,
         /// The agent's name; the directory's, if none is given.
         agent: Option<String>,
-        /// Also where what runs in it could undo the pins; recorded.
-        allow_degraded: bool,
+        /// How.
+        options: AttachOptions,
     },
     /// Release a cgroup: what is in it connects directly again.
     Detach {
@@ -55,6 +57,15 @@ pub enum Request {
     Spend,
     /// The CA's certificate, PEM.
     CaCertificate,
+}
+
+/// How a cgroup is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachOptions {
+    /// Also where what runs in it could undo the pins, or holds a socket that cannot be fenced; recorded.
+    pub allow_degraded: bool,
+    /// Add the local CA to the host's store, for processes without a mount namespace of their own; undone by a detach.
+    pub trust_system: bool,
 }
 
 /// The answer: a value, or a sentence that says why not.
@@ -106,8 +117,9 @@ pub fn serve(listener: &UnixListener, governor: &Arc<Governor>) {
 /// One connection: requests and answers, until the caller is gone.
 fn converse(mut stream: UnixStream, governor: &Governor) {
     let _ = stream.set_write_timeout(Some(Duration::from_secs(10)));
-    let caller = match identify(&stream, governor) {
-        Ok(caller) => caller,
+    let known = Peer::of(&stream).and_then(|peer| identify(&stream, &peer, governor).map(|caller| (peer, caller)));
+    let (peer, caller) = match known {
+        Ok(known) => known,
         Err(why) => {
             let _ = frame::write(&mut stream, &Response::Err(why));
             return;
@@ -118,6 +130,7 @@ fn converse(mut stream: UnixStream, governor: &Governor) {
     let mut running = None;
     while let Ok(request) = frame::read::<Request>(&mut stream) {
         let response = match request {
+            _ if !peer.is_alive() => Err(GONE.to_owned()),
             Request::Run { agent, learn, pid } if running.is_none() => {
                 governor.run(caller, &agent, learn, pid).map(|started| {
                     let value = started.to_json();
@@ -148,9 +161,9 @@ fn answer(request: Request, caller: Caller, governor: &Governor) -> Response {
         if caller.admin { Ok(()) } else { Err(format!("only root may {what}: run it with sudo")) }
     };
     match request {
-        Request::Attach { cgroup, agent, allow_degraded } => {
+        Request::Attach { cgroup, agent, options } => {
             administer("attach a cgroup")?;
-            governor.attach(&cgroup, agent.as_deref(), allow_degraded)
+            governor.attach(&cgroup, agent.as_deref(), options)
         }
         Request::Detach { cgroup } => {
             administer("release a cgroup")?;
@@ -168,12 +181,143 @@ fn answer(request: Request, caller: Caller, governor: &Governor) -> Response {
     }
 }
 
-/// Who is at the other end, by the kernel's word: `SO_PEERCRED`, and the cgroup of that process.
-fn identify(stream: &UnixStream, governor: &Governor) -> Result<Caller, String> {
-    let peer = getsockopt(&stream.as_fd(), sockopt::PeerCredentials).map_err(|error| error.to_string())?;
-    let pid = u32::try_from(peer.pid()).map_err(|_| "the caller has no process id here".to_owned())?;
-    if governor.governs(pid).map_err(|error| error.to_string())? {
+/// Who is at the other end, by the kernel's word: the process that connected, and the cgroup it is in.
+fn identify(stream: &UnixStream, peer: &Peer, governor: &Governor) -> Result<Caller, String> {
+    let credentials = getsockopt(&stream.as_fd(), sockopt::PeerCredentials).map_err(|error| error.to_string())?;
+    let (pid, uid) = (peer.pid, credentials.uid());
+    let governed = governor.governs(pid);
+    let admin = uid == 0 || governor.is_admin(pid);
+    // Only now: what was read of this number was read of the process that connected.
+    if !peer.is_alive() {
+        return Err(GONE.to_owned());
+    }
+    if governed.map_err(|error| error.to_string())? {
         return Err("a governed process may not use the control socket".to_owned());
     }
-    Ok(Caller { pid, uid: peer.uid(), admin: peer.uid() == 0 || governor.is_admin(pid) })
+    Ok(Caller { pid, uid, admin })
+}
+
+const GONE: &str = "the process that opened this connection has ended; ask on a connection of your own";
+
+/// The process that connected, held so that nobody who is given its number can be taken for it.
+#[derive(Debug)]
+struct Peer {
+    pid: u32,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    /// A descriptor of the process itself.
+    Process(OwnedFd),
+    /// When the process of this number began, in clock ticks since boot: before Linux 6.5. A number that is given to
+    /// another process before the connection is accepted goes unnoticed there.
+    Began(u64),
+}
+
+impl Peer {
+    fn of(stream: &UnixStream) -> Result<Peer, String> {
+        match peer_pidfd(stream) {
+            Ok(process) => {
+                let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd()));
+                let pid = info.ok().and_then(|text| {
+                    let line = text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
+                    line.parse().ok().filter(|pid| *pid != 0)
+                });
+                Ok(Peer { pid: pid.ok_or(GONE)?, held: Held::Process(process) })
+            }
+            Err(Errno::ENOPROTOOPT) => {
+                let peer = getsockopt(&stream.as_fd(), sockopt::PeerCredentials).map_err(|error| error.to_string())?;
+                let pid = u32::try_from(peer.pid()).map_err(|_| "the caller has no process id here".to_owned())?;
+                Ok(Peer { pid, held: Held::Began(began(pid).ok_or(GONE)?) })
+            }
+            Err(Errno::ESRCH) => Err(GONE.to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        match &self.held {
+            // Readable once the process has ended (pidfd_open(2)).
+            Held::Process(process) => {
+                let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+                poll(&mut polled, PollTimeout::ZERO) == Ok(0)
+            }
+            Held::Began(at) => began(self.pid) == Some(*at),
+        }
+    }
+}
+
+/// `SO_PEERPIDFD` (Linux 6.5): a descriptor of the process that connected, whatever became of its number.
+fn peer_pidfd(stream: &UnixStream) -> nix::Result<OwnedFd> {
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let (mut fd, mut length): (RawFd, libc::socklen_t) = (-1, 4);
+    // SAFETY: the kernel writes one descriptor of four bytes, for which there is room, and its length.
+    let result = unsafe {
+        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, (&raw mut fd).cast(), &raw mut length)
+    };
+    Errno::result(result)?;
+    // SAFETY: a descriptor that was made for us just now.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// When the process with this number began (field 22 of proc_pid_stat(5)).
+fn began(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in parentheses and may hold anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::wait::waitpid;
+    use nix::unistd::{ForkResult, fork};
+
+    #[test]
+    fn a_caller_is_known_for_as_long_as_it_lives() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let listener = listen(&dir.path().join("s")).expect("a socket");
+        let _near = UnixStream::connect(dir.path().join("s")).expect("connected");
+        let (stream, _) = listener.accept().expect("accepted");
+        let peer = Peer::of(&stream).expect("a peer");
+        assert_eq!(peer.pid, std::process::id());
+        assert!(peer.is_alive());
+        let now = Held::Began(began(peer.pid).expect("a time"));
+        assert!(Peer { pid: peer.pid, held: now }.is_alive());
+        // Another process of the same number.
+        let before = Held::Began(began(peer.pid).expect("a time") - 1);
+        assert!(!Peer { pid: peer.pid, held: before }.is_alive());
+    }
+
+    #[test]
+    fn a_caller_that_left_its_connection_to_another_is_not_taken_for_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s");
+        let listener = listen(&path).expect("a socket");
+        let address = nix::sys::socket::UnixAddr::new(&path).expect("an address");
+        let socket = nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Unix,
+            nix::sys::socket::SockType::Stream,
+            nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .expect("a socket");
+        // SAFETY: the child makes two system calls and no allocation.
+        match unsafe { fork() }.expect("a child") {
+            ForkResult::Child => {
+                let connected = nix::sys::socket::connect(socket.as_raw_fd(), &address);
+                // SAFETY: ends the child at once; nothing of the parent's is run.
+                unsafe { libc::_exit(i32::from(connected.is_err())) }
+            }
+            ForkResult::Parent { child } => {
+                // The connection is the child's, and stays open here when it is gone.
+                waitpid(child, None).expect("reaped");
+                let (stream, _) = listener.accept().expect("accepted");
+                let peer = Peer::of(&stream);
+                assert!(peer.as_ref().map_or(true, |peer| !peer.is_alive()), "{peer:?}");
+            }
+        }
+    }
 }

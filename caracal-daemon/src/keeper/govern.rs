@@ -1,22 +1,30 @@
 //! What is governed: the slice that `run` starts agents in, and every attached cgroup. Changes the kernel's maps, tells
 //! the data path, and cleans up when an agent is gone.
 
+mod inbound;
+
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use caracal_common::counter::CounterKey;
+use caracal_common::denial::Hook;
 use serde_json::{Value, json};
 
 use super::KeeperError;
-use super::cgroup::{Cgroup, Hierarchy, within};
-use super::control::Caller;
+use super::cgroup::{self, Cgroup, Hierarchy, within};
+use super::control::{AttachOptions, Caller};
+use super::cookie;
 use super::kernel::Kernel;
 use super::level::Level;
+use super::live::Live;
+use super::namespaces::Namespaces;
 use super::order::{Answer, Order, Orders};
-use super::serve::{Registry, load, save};
+use super::serve::{Places, Registry, load, save};
 use crate::agent::{Agent, CgroupId};
-use crate::config::{Config, UnixRule};
+use crate::config::{Config, InboundRule, UnixRule};
 
 /// A governed cgroup and the agent that it is.
 #[derive(Debug)]
@@ -53,8 +61,13 @@ pub struct Governor {
     admin_group: Option<u32>,
     /// Where the agents are written down for the next keeper.
     registry: PathBuf,
-    /// The configuration's file, for a reload.
+    /// What attached workloads hold and trust.
+    live: Live,
+    instance: String,
+    /// The configuration file, read again when asked.
     config: PathBuf,
+    namespaces: Namespaces,
+    inbound: Mutex<Vec<InboundRule>>,
 }
 
 impl Governor {
@@ -64,13 +77,14 @@ impl Governor {
     /// When the slice cannot be made or attached.
     pub fn new(
         hierarchy: Hierarchy,
-        instance: &str,
+        config: &Config,
         mut kernel: Kernel,
         ca_certificate: String,
         admin_group: Option<u32>,
-        registry: PathBuf,
-        config: PathBuf,
+        live: Live,
+        namespaces: Namespaces,
     ) -> Result<Governor, KeeperError> {
+        let instance = config.instance.as_str();
         let slice = hierarchy.make(&format!("{instance}.slice"))?;
         kernel.govern(&slice)?;
         Ok(Governor {
@@ -81,8 +95,12 @@ impl Governor {
             orders: Mutex::default(),
             ca_certificate,
             admin_group,
-            registry,
-            config,
+            registry: Places::of(config).registry(),
+            live,
+            instance: instance.to_owned(),
+            config: config.file.clone(),
+            namespaces,
+            inbound: Mutex::default(),
         })
     }
 
@@ -100,6 +118,13 @@ impl Governor {
                 tracing::warn!(%why, "Cannot tell the data path about an agent.");
             }
         }
+        self.namespaces.hand_over(self, &orders);
+    }
+
+    /// The road to the data path, while there is one.
+    #[must_use]
+    pub fn orders(&self) -> Option<Arc<Orders>> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Gives the data path an order.
@@ -107,8 +132,7 @@ impl Governor {
     /// # Errors
     /// When it is gone, hangs, or says no.
     pub fn order(&self, order: &Order) -> Answer {
-        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match orders {
+        match self.orders() {
             Some(orders) => orders.give(order),
             None => Err("the data path is not running; the door is shut. See the daemon's log".to_owned()),
         }
@@ -127,6 +151,34 @@ impl Governor {
     pub fn governs(&self, pid: u32) -> io::Result<bool> {
         let path = self.hierarchy.of_process(pid)?;
         Ok(within(&path, &self.slice.path) || self.governed().values().any(|one| within(&path, &one.cgroup.path)))
+    }
+
+    /// The network namespaces that are served.
+    #[must_use]
+    pub fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+
+    /// The cookie of a network namespace.
+    ///
+    /// # Errors
+    /// When the kernel does not tell it.
+    pub fn cookie(&self, door: &File) -> Result<u64, KeeperError> {
+        cookie::of(&mut self.kernel(), &self.hierarchy, &self.instance, door)
+    }
+
+    /// Every process that is in an agent's cgroup or below it.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        let paths: Vec<PathBuf> = self.governed().values().map(|one| one.cgroup.absolute.clone()).collect();
+        paths.iter().flat_map(|path| cgroup::processes_below(path)).collect()
+    }
+
+    /// The agent that a thread belongs to.
+    #[must_use]
+    pub fn agent_of(&self, process: u32, thread: u32) -> Option<CgroupId> {
+        let path = self.hierarchy.of_thread(process, thread).ok()?;
+        self.governed().iter().find(|(_, one)| within(&path, &one.cgroup.path)).map(|(id, _)| *id)
     }
 
     /// Whether a process is of the admin group.
@@ -164,6 +216,9 @@ impl Governor {
         }
         self.governed().insert(leaf.id, Governed { agent: agent.clone(), cgroup: leaf, leaf: true });
         self.register();
+        self.open_inbound();
+        // `run` may have been called in another network namespace than ours.
+        self.namespaces.look(Some(pid));
         Ok(Started { agent })
     }
 
@@ -187,6 +242,7 @@ impl Governor {
         governed.remove(&id);
         drop(governed);
         self.register();
+        self.open_inbound();
         if let Err(error) = self.kernel().dismiss(id) {
             tracing::warn!(%error, "Cannot dismiss an agent.");
         }
@@ -202,9 +258,10 @@ impl Governor {
     /// Governs a cgroup.
     ///
     /// # Errors
-    /// When it is not a cgroup, is governed already (by itself, from above or from below), the kernel refuses, or a root
-    /// process in it shares our mount namespace and `allow_degraded` is false.
-    pub fn attach(&self, path: &Path, name: Option<&str>, allow_degraded: bool) -> Answer {
+    /// When it is not a cgroup, is governed already (by itself, from above or from below), the kernel refuses, or, unless
+    /// `allow_degraded` is set, a root process in it shares our mount namespace or a socket in it cannot be fenced.
+    pub fn attach(&self, path: &Path, name: Option<&str>, options: AttachOptions) -> Answer {
+        let allow_degraded = options.allow_degraded;
         let cgroup = self.hierarchy.open(path).map_err(|error| error.to_string())?;
         let fallback = cgroup.absolute.file_name().map(|name| sanitise(&name.to_string_lossy())).unwrap_or_default();
         let name = name.unwrap_or(&fallback).to_owned();
@@ -239,26 +296,26 @@ impl Governor {
             kernel.govern(&cgroup).map_err(|error| error.to_string())?;
             kernel.admit(&agent, cgroup.level).map_err(|error| error.to_string())?;
         }
+        // New sockets are governed from here on. Now for those that are there.
+        let report = match self.live.attach(&self.kernel, &cgroup, &agent, options) {
+            Ok(report) => report,
+            Err(why) => {
+                let mut kernel = self.kernel();
+                let _ = kernel.dismiss(cgroup.id).and_then(|()| kernel.release(cgroup.id));
+                return Err(why);
+            }
+        };
         let told = self.order(&Order::Admit(agent.clone()));
-        let value = json!({ "agent": &*agent.name, "cgroup": cgroup.path, "id": cgroup.id });
+        let mut value = json!({ "agent": &*agent.name, "cgroup": cgroup.path, "id": cgroup.id });
         let degraded = root.map(|pid| format!(", degraded: process {pid} is root in the host's mount namespace"));
-        let _ = self.order(&Order::Lifecycle(format!("attached agent {}{}", agent.name, degraded.unwrap_or_default())));
+        let message = format!("attached agent {}{}; {}", agent.name, degraded.unwrap_or_default(), report.summary());
+        let _ = self.order(&Order::Lifecycle(message));
         self.governed().insert(cgroup.id, Governed { agent, cgroup, leaf: false });
         self.register();
+        self.open_inbound();
+        self.namespaces.look(None);
+        value["live"] = report.to_json();
         told.map(|_| value)
-    }
-
-    /// Reads the configuration again: the policy in the data path, the rules for unix sockets here.
-    ///
-    /// # Errors
-    /// When it is not accepted; the last good one stays.
-    pub fn reload(&self) -> Answer {
-        let answer = self.order(&Order::Reload)?;
-        match Config::load(&self.config) {
-            Ok(config) => self.set_unix_rules(config.unix),
-            Err(why) => return Err(why.to_string()),
-        }
-        Ok(answer)
     }
 
     /// Takes new rules for unix sockets, for the agents that are there and those that come.
@@ -269,6 +326,32 @@ impl Governor {
         for agent in &agents {
             if let Err(error) = kernel.allow_unix(agent) {
                 tracing::warn!(%error, agent = &*agent.name, "Cannot allow an agent's unix sockets.");
+            }
+        }
+    }
+
+    /// Looks at every attached workload again, for sockets that came into it.
+    pub fn look_again(&self) {
+        self.each_attached(|cgroup, agent| self.live.look_again(&self.kernel, cgroup, agent));
+    }
+
+    /// Looks at every attached workload again, for mount namespaces without the CA.
+    pub fn trust_again(&self) {
+        self.each_attached(|cgroup, agent| self.live.trust_again(cgroup, agent));
+    }
+
+    /// Does something about each attached workload and records what it says.
+    fn each_attached(&self, work: impl Fn(&Cgroup, &Agent) -> Vec<String>) {
+        let attached: Vec<Agent> =
+            self.governed().values().filter(|one| !one.leaf).map(|one| one.agent.clone()).collect();
+        for agent in attached {
+            let Ok(cgroup) = self.hierarchy.open(Path::new(&agent.path)) else { continue };
+            if cgroup.id != agent.cgroup {
+                continue;
+            }
+            for message in work(&cgroup, &agent) {
+                tracing::warn!(message, "An attached workload changed.");
+                let _ = self.order(&Order::Lifecycle(message));
             }
         }
     }
@@ -291,8 +374,10 @@ impl Governor {
         }
         kernel.dismiss(cgroup.id).and_then(|()| kernel.release(cgroup.id)).map_err(|error| error.to_string())?;
         drop(kernel);
+        self.live.detach(&self.kernel, &cgroup)?;
         let name = self.governed().remove(&cgroup.id).map(|one| one.agent.name);
         self.register();
+        self.open_inbound();
         let _ = self.order(&Order::Dismiss(cgroup.id));
         let _ = self.order(&Order::Lifecycle(format!("released agent {}", name.as_deref().unwrap_or("?"))));
         Ok(json!({ "cgroup": cgroup.path }))
@@ -318,6 +403,9 @@ impl Governor {
                     if let Err(error) = self.kernel().allow_unix(&agent) {
                         tracing::warn!(%error, agent = &*agent.name, "Cannot allow an agent's unix sockets.");
                     }
+                    if !leaf {
+                        self.live.adopt(id);
+                    }
                     self.governed().insert(id, Governed { agent, cgroup, leaf });
                 }
                 _ => {
@@ -325,6 +413,7 @@ impl Governor {
                 }
             }
         }
+        self.open_inbound();
     }
 
     /// Writes every agent into the registry, which the next keeper adopts from: at once, so that a keeper killed at any
@@ -355,13 +444,17 @@ impl Governor {
             .values()
             .filter(|one| own.is_none_or(|uid| one.agent.uid == uid))
             .map(|one| {
-                let count = |wanted: fn(u32) -> bool| -> u64 {
-                    counters.iter().filter(|(key, _)| key.agent == one.agent.cgroup.0 && wanted(key.why)).map(|(_, count)| count).sum()
+                let of_agent = || counters.iter().filter(|(key, _)| key.agent == one.agent.cgroup.0);
+                let count = |wanted: fn(&CounterKey) -> bool| -> u64 {
+                    of_agent().filter(|(key, _)| wanted(key)).map(|(_, count)| count).sum()
                 };
                 json!({
                     "agent": &*one.agent.name, "cgroup": one.cgroup.path, "uid": one.agent.uid, "learn": one.agent.learn,
                     "populated": one.cgroup.populated(), "root_process": one.cgroup.root_process().filter(|_| !full),
-                    "redirected": count(|why| why == 0), "refused_by_kernel": count(|why| why != 0),
+                    "live": self.live.status(one.agent.cgroup),
+                    "redirected": count(|key| key.why == 0 && key.hook != Hook::Ingress as u32),
+                    "inbound": count(|key| key.why == 0 && key.hook == Hook::Ingress as u32),
+                    "refused_by_kernel": count(|key| key.why != 0),
                 })
             })
             .collect();
@@ -373,6 +466,7 @@ impl Governor {
             "level": level.name(),
             "enforced": level.to_json(),
             "agents": agents,
+            "namespaces": self.namespaces.status(),
             "data_path": data_path.unwrap_or_else(|why| json!({ "error": why })),
         }))
     }

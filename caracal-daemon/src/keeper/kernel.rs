@@ -5,19 +5,21 @@
 //! named by the cgroup's id, so that a directory removed and made again is seen to be another one. The LSM's programs
 //! have links of their own (`lsm.rs`).
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, RingBuf, SkStorage};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, Pod};
 use caracal_common::counter::CounterKey;
+use caracal_common::flow::Flow;
 use caracal_common::house::Inode;
+use caracal_common::inbound::Inbound;
 use caracal_common::layout::Layout;
-use caracal_common::settings::{AgentEntry, LEARN, Lease, Settings};
+use caracal_common::settings::{AgentEntry, Foreign, LEARN, Lease, Settings};
 use caracal_common::unix::UnixName;
 use caracal_common::{ABI_VERSION, name};
 
@@ -26,7 +28,7 @@ use super::bpf_link::{Link, attach_type};
 use super::cgroup::Cgroup;
 use super::lsm::{self, Lsm};
 use crate::agent::{Agent, CgroupId};
-use crate::config::UnixRule;
+use crate::config::{Require, UnixRule};
 
 /// The programs, aligned as the ELF reader wants them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/caracal.o"));
@@ -50,6 +52,12 @@ unsafe impl Pod for Shared<Layout> {}
 unsafe impl Pod for Shared<Inode> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<UnixName> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Foreign> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Flow> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Inbound> {}
 
 /// Which programs this kernel takes: each name, and why it is not taken.
 #[derive(Clone, Debug)]
@@ -65,8 +73,11 @@ pub struct Kernel {
     ebpf: Ebpf,
     pins: PathBuf,
     links: BTreeMap<CgroupId, Vec<Link>>,
+    /// Of the level `full`; nothing of it is loaded for `network`.
     lsm: Lsm,
     unix: Vec<UnixRule>,
+    /// At the root of the hierarchy, while sockets that were made elsewhere are fenced in.
+    fence: Vec<Link>,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -77,21 +88,28 @@ impl std::fmt::Debug for Kernel {
 
 impl Kernel {
     /// Loads the programs with the maps pinned below `pins` (made on first use), and swaps them into every link that is
-    /// pinned there already. The lease is left closed.
+    /// pinned there already. The lease is left closed. The LSM's programs are loaded and attached only when `require` is
+    /// `full`; otherwise those of an earlier keeper go.
     ///
     /// # Errors
     /// When bpffs is not there, the kernel refuses a program, or a pinned map has another layout.
-    pub fn load(pins: &Path, settings: Settings) -> Result<Kernel, KeeperError> {
-        let layout = lsm::layout();
+    pub fn load(pins: &Path, settings: Settings, require: Require) -> Result<Kernel, KeeperError> {
+        let layout = if require == Require::Full { lsm::layout() } else { Layout::UNKNOWN };
         let mut ebpf = Kernel::open(pins, layout)?;
-        for name in name::PROGRAMS {
+        for name in name::PROGRAMS.into_iter().chain(name::FENCE) {
             let program = ebpf.program_mut(name).ok_or_else(|| kernel(format!("the program {name} is missing")))?;
             load(program)
                 .map_err(|error| kernel(format!("the kernel refuses the program {name}: {}", chain(&error))))?;
         }
-        let missing = lsm::load(&mut ebpf, &layout);
-        let lsm = Lsm::attach(&ebpf, &layout, pins, missing);
-        let mut kernel = Kernel { ebpf, pins: pins.to_owned(), links: BTreeMap::new(), lsm, unix: Vec::new() };
+        let lsm = match require {
+            Require::Full => {
+                let missing = lsm::load(&mut ebpf, &layout);
+                Lsm::attach(&ebpf, &layout, pins, missing)
+            }
+            Require::Network => Lsm::not_required(pins)?,
+        };
+        let (links, unix, fence) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let mut kernel = Kernel { ebpf, pins: pins.to_owned(), links, lsm, unix, fence };
         kernel.close_lease()?;
         kernel.configure(settings)?;
         kernel.adopt()?;
@@ -109,11 +127,14 @@ impl Kernel {
             ))
         })?;
         let has_set_retval = u32::from(kernel_at_least(5, 18));
+        let has_current_task = u32::from(kernel_at_least(6, 1));
         EbpfLoader::new()
             .default_map_pin_directory(&maps)
             .map_pin_path(name::SOCKETS, maps.join(name::SOCKETS))
+            .map_pin_path(name::FOREIGN, maps.join(name::FOREIGN))
             .override_global("HAS_SET_RETVAL", &has_set_retval, true)
             .override_global("LAYOUT", &Shared(layout), true)
+            .override_global("HAS_CURRENT_TASK", &has_current_task, true)
             .load(OBJECT)
             .map_err(|error| kernel(format!("the programs do not load: {}", chain(&error))))
     }
@@ -131,7 +152,7 @@ impl Kernel {
                 Some(Err(error)) => (name, chain(&error).lines().next().map(ToOwned::to_owned)),
                 None => (name, Some("missing".to_owned())),
             };
-            let network = name::PROGRAMS.map(result).to_vec();
+            let network = name::PROGRAMS.into_iter().chain(name::FENCE).map(result).collect();
             Tried { network, full: lsm::try_all(&mut ebpf, &layout) }
         });
         let _ = fs::remove_dir_all(&pins);
@@ -234,6 +255,140 @@ impl Kernel {
         let map = self.map(name::NAMESPACES)?;
         let mut map: HashMap<_, u64, u8> = map.try_into().map_err(|error| kernel(chain(&error)))?;
         map.insert(cookie, 1, 0).map_err(|error| kernel(format!("cannot admit a namespace: {}", chain(&error))))
+    }
+
+    /// Puts the fence up at the `root` of the hierarchy, unless it stands: from now on marks bite.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn raise_fence(&mut self, root: &File) -> Result<(), KeeperError> {
+        if !self.fence.is_empty() {
+            return Ok(());
+        }
+        let pins = self.pins.join("fence");
+        fs::create_dir_all(&pins).map_err(|error| kernel(format!("cannot make {}: {error}", pins.display())))?;
+        let mut links = Vec::with_capacity(name::FENCE.len());
+        for name in name::FENCE {
+            let pin = pins.join(name);
+            let link = attach_type(name)
+                .and_then(|kind| Link::create(self.program(name)?, root.as_fd(), kind))
+                .map_err(|error| kernel(format!("cannot attach {name} to the root cgroup: {error}")))?;
+            let _ = fs::remove_file(&pin);
+            link.pin(&pin).map_err(|error| kernel(format!("cannot pin {name} at {}: {error}", pin.display())))?;
+            links.push(link);
+        }
+        self.fence = links;
+        Ok(())
+    }
+
+    /// Takes the fence down: marks that are left on sockets mean nothing any more.
+    ///
+    /// # Errors
+    /// When a program cannot be taken off, or a pin cannot be removed.
+    pub fn lower_fence(&mut self) -> Result<(), KeeperError> {
+        for link in self.fence.drain(..) {
+            link.detach().map_err(|error| kernel(format!("cannot take the fence down: {error}")))?;
+        }
+        match fs::remove_dir_all(self.pins.join("fence")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(kernel(error.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Marks a socket as held by the agent with this cgroup.
+    ///
+    /// # Errors
+    /// When the kernel keeps no storage for the socket.
+    pub fn mark_foreign(&mut self, socket: BorrowedFd<'_>, agent: CgroupId, level: u32) -> Result<(), KeeperError> {
+        let mark = Shared(Foreign { agent: agent.0, level, pad: 0 });
+        self.marks()?.insert(&socket, mark, 0).map_err(|error| kernel(chain(&error)))
+    }
+
+    /// Takes the mark of an agent off a socket, where there is one.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn unmark_foreign(&mut self, socket: BorrowedFd<'_>, agent: CgroupId) -> Result<(), KeeperError> {
+        unmark(&mut self.marks()?, socket, agent)
+    }
+
+    /// Whether the socket was made by a governed process after its cgroup was governed.
+    pub fn has_owner(&mut self, socket: BorrowedFd<'_>) -> bool {
+        let Ok(map) = self.map(name::SOCKETS) else { return false };
+        let Ok(map) = TryInto::<SkStorage<_, Shared<Flow>>>::try_into(map) else { return false };
+        map.get(&socket, 0).is_ok_and(|flow| flow.0.agent != 0)
+    }
+
+    fn marks(&mut self) -> Result<SkStorage<&mut MapData, Shared<Foreign>>, KeeperError> {
+        self.map(name::FOREIGN)?.try_into().map_err(|error| kernel(chain(&error)))
+    }
+
+    /// Says that the namespace with this cookie has our listeners no longer.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn withdraw_namespace(&mut self, cookie: u64) -> Result<(), KeeperError> {
+        let map = self.map(name::NAMESPACES)?;
+        let mut map: HashMap<_, u64, u8> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        match map.remove(&cookie) {
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(kernel(format!("cannot withdraw a namespace: {}", chain(&error)))),
+        }
+    }
+
+    /// Says that the namespace with this cookie has our listeners, and no other.
+    ///
+    /// # Errors
+    /// When the map cannot be read or written.
+    pub fn keep_namespace(&mut self, cookie: u64) -> Result<(), KeeperError> {
+        let map = self.map(name::NAMESPACES)?;
+        let map: HashMap<_, u64, u8> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let others: Vec<u64> = map.keys().filter_map(Result::ok).filter(|other| *other != cookie).collect();
+        others.into_iter().try_for_each(|other| self.withdraw_namespace(other))?;
+        self.admit_namespace(cookie)
+    }
+
+    /// Makes these the ports that others may connect to, and no others.
+    ///
+    /// # Errors
+    /// When they are more than the map takes; those that fit are open then.
+    pub fn set_inbound(&mut self, wanted: &BTreeSet<Inbound>) -> Result<(), KeeperError> {
+        let map = self.map(name::INBOUND)?;
+        let mut map: HashMap<_, Shared<Inbound>, u8> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let there: BTreeSet<Inbound> = map.keys().filter_map(Result::ok).map(|key| key.0).collect();
+        for gone in there.difference(wanted) {
+            map.remove(&Shared(*gone)).map_err(|error| kernel(chain(&error)))?;
+        }
+        for fresh in wanted.difference(&there) {
+            map.insert(Shared(*fresh), 1, 0)
+                .map_err(|error| kernel(format!("cannot open another inbound port: {}", chain(&error))))?;
+        }
+        Ok(())
+    }
+
+    /// The program that tells cookies, loaded.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn cookie_program(&mut self) -> Result<BorrowedFd<'_>, KeeperError> {
+        let program =
+            self.ebpf.program_mut(name::NETNS_COOKIE).ok_or_else(|| kernel("a program is missing".to_owned()))?;
+        if program.fd().is_err() {
+            load(program).map_err(|error| kernel(chain(&error)))?;
+        }
+        self.program(name::NETNS_COOKIE).map_err(|error| kernel(error.to_string()))
+    }
+
+    /// What that program saw last, 0 if nothing; forgotten from now on.
+    ///
+    /// # Errors
+    /// When the map cannot be read or written.
+    pub fn take_cookie(&mut self) -> Result<u64, KeeperError> {
+        let map = self.map(name::COOKIE)?;
+        let mut map: Array<_, u64> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        let cookie = map.get(&0, 0).map_err(|error| kernel(chain(&error)))?;
+        map.set(0, 0, 0).map_err(|error| kernel(chain(&error)))?;
+        Ok(cookie)
     }
 
     /// Ends the lease now: every program denies until the data path has proved itself again.
@@ -344,6 +499,16 @@ impl Kernel {
 
     /// Opens the pinned links of earlier keepers and puts the new programs into them, one atomic step each.
     fn adopt(&mut self) -> Result<(), KeeperError> {
+        let fence: Vec<Link> =
+            name::FENCE.iter().filter_map(|name| Link::open(&self.pins.join("fence").join(name)).ok()).collect();
+        if fence.len() == name::FENCE.len() {
+            for (link, name) in fence.iter().zip(name::FENCE) {
+                self.program(name)
+                    .and_then(|program| link.update(program))
+                    .map_err(|error| kernel(format!("cannot swap {name}: {error}")))?;
+            }
+            self.fence = fence;
+        }
         let Ok(entries) = fs::read_dir(self.pins.join("links")) else { return Ok(()) };
         for entry in entries.flatten() {
             let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(CgroupId) else {
@@ -443,6 +608,45 @@ impl Kernel {
     }
 }
 
+/// The marks of an instance whose keeper does not run.
+pub struct Marks(SkStorage<MapData, Shared<Foreign>>);
+
+impl std::fmt::Debug for Marks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Marks").finish_non_exhaustive()
+    }
+}
+
+impl Marks {
+    /// Opens the pinned map.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn pinned(pins: &Path) -> Result<Marks, KeeperError> {
+        let data = MapData::from_pin(pins.join("maps").join(name::FOREIGN)).map_err(|error| kernel(chain(&error)))?;
+        Map::SkStorage(data).try_into().map(Marks).map_err(|error| kernel(chain(&error)))
+    }
+
+    /// Takes the mark of an agent off a socket, where there is one.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn remove(&mut self, socket: BorrowedFd<'_>, agent: CgroupId) -> Result<(), KeeperError> {
+        unmark(&mut self.0, socket, agent)
+    }
+}
+
+fn unmark<T: std::borrow::BorrowMut<MapData>>(
+    marks: &mut SkStorage<T, Shared<Foreign>>,
+    socket: BorrowedFd<'_>,
+    agent: CgroupId,
+) -> Result<(), KeeperError> {
+    match marks.get(&socket, 0) {
+        Ok(mark) if mark.0.agent == agent.0 => marks.remove(&socket).map_err(|error| kernel(chain(&error))),
+        _ => Ok(()),
+    }
+}
+
 fn load(program: &mut Program) -> Result<(), ProgramError> {
     match program {
         Program::CgroupSockAddr(program) => program.load(),
@@ -494,17 +698,18 @@ mod tests {
     /// Needs root, bpffs and cgroup v2: it fails without them.
     #[test]
     fn a_governed_cgroup_is_shut_without_a_lease_and_stays_shut_by_its_pins() {
-        let pins = Kernel::pin_directory("unit-test");
-        let _ = fs::remove_dir_all(&pins);
+        // Names of this run alone: two checkouts may be tried at once.
+        let name = format!("unit-test-{}", std::process::id());
+        let pins = Kernel::pin_directory(&name);
         let hierarchy = Hierarchy::find().expect("a cgroup v2 mount");
-        let cgroup = hierarchy.make("caracal-unit-test").expect("a cgroup");
+        let cgroup = hierarchy.make(&format!("caracal-{name}")).expect("a cgroup");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
         let port = listener.local_addr().expect("an address").port();
         let connect = format!("exec 3<>/dev/tcp/127.0.0.1/{port}");
         assert!(inside(&cgroup.absolute, &connect), "the control connects");
 
         let settings = Settings { abi: ABI_VERSION, tcp_port: port, dns_port: 1 };
-        let mut kernel = Kernel::load(&pins, settings).expect("the programs load; is this root?");
+        let mut kernel = Kernel::load(&pins, settings, Require::Network).expect("the programs load; is this root?");
         kernel.govern(&cgroup).expect("attaches");
         assert!(!inside(&cgroup.absolute, &connect), "an unknown agent is refused");
         let agent = Agent { name: "unit".into(), cgroup: cgroup.id, path: cgroup.path.clone(), uid: 0, learn: false };
@@ -514,7 +719,7 @@ mod tests {
         drop(kernel);
         assert!(!inside(&cgroup.absolute, &connect), "the pins hold without a process");
 
-        let mut kernel = Kernel::load(&pins, settings).expect("loads again");
+        let mut kernel = Kernel::load(&pins, settings, Require::Network).expect("loads again");
         assert_eq!(kernel.governed().collect::<Vec<_>>(), [cgroup.id], "the pins are adopted");
         assert_eq!(kernel.admitted().expect("reads"), [cgroup.id]);
         assert!(kernel.counters().expect("reads").iter().map(|(_, count)| count).sum::<u64>() >= 3);

@@ -41,8 +41,8 @@ impl Signer for Keys {
         self.authority.issue_leaf(name, spki)
     }
 
-    fn sign_checkpoint(&self, size: u64, root: [u8; 32]) -> Result<String, KeeperError> {
-        self.ledger.sign_checkpoint(size, root)
+    fn sign_checkpoint(&self, size: u64, root: [u8; 32], proof: &[[u8; 32]]) -> Result<String, KeeperError> {
+        self.ledger.sign_checkpoint(size, root, proof)
     }
 
     fn sign_chain_head(&self, sequence: u64, leaf_hash: [u8; 32]) -> Result<Vec<u8>, KeeperError> {

@@ -1,10 +1,12 @@
 //! The ledger's signing keys. Takes a tree's size and root, or a chain head; gives a signature.
-//! Refuses to sign what contradicts what it signed before, across restarts. Never gives a private key away.
+//! Refuses to sign what contradicts what it signed before, across restarts, and a larger tree without the proof that it
+//! begins with that: whoever asks cannot fork the log. Never gives a private key away.
 
 use super::KeeperError;
 use crate::event::Hash;
 use crate::journal::head;
 use crate::ledger::note::{self, Verifier};
+use crate::ledger::proof::check_consistency;
 use ed25519_dalek::Signer as _;
 use p256::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, EncodePublicKey as _, LineEnding};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -18,6 +20,8 @@ const ECDSA: &str = "ledger-p256.pem";
 const ED25519: &str = "ledger-ed25519.pem";
 const HOST: &str = "host-p256.pem";
 const SIGNED: &str = "ledger-signed";
+/// Hashes of the longest consistency proof: one a level on either side, and the levels of 2^64 leaves are 64.
+const MAX_PROOF: usize = 128;
 /// The file with the public keys, beside the private ones.
 pub const PUBLIC: &str = "ledger.pub";
 
@@ -89,16 +93,25 @@ impl LedgerKey {
     }
 
     /// Signs a checkpoint: the note with its ECDSA P-256 and its Ed25519 line. What was signed is on disk before
-    /// the note is given out.
+    /// the note is given out. `proof` shows that the tree begins with the largest one that was signed before.
     ///
     /// # Errors
-    /// `Fork` when the size is smaller than one signed before, or the same with another root.
-    pub fn sign_checkpoint(&self, size: u64, root: Hash) -> Result<String, KeeperError> {
+    /// `Fork` when the size is smaller than one signed before, or the same with another root; `Unproven` when it is
+    /// larger and the proof does not hold.
+    pub fn sign_checkpoint(&self, size: u64, root: Hash, proof: &[Hash]) -> Result<String, KeeperError> {
         let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = *signed
-            && (size < before.size || (size == before.size && root != before.root))
-        {
-            return Err(KeeperError::Fork { asked: size, signed: before.size });
+        if let Some(before) = *signed {
+            let (asked, signed) = (size, before.size);
+            if asked < signed || (asked == signed && root != before.root) {
+                return Err(KeeperError::Fork { asked, signed });
+            }
+            // Every tree begins with the empty one.
+            let proven = asked == signed
+                || signed == 0
+                || proof.len() <= MAX_PROOF && check_consistency(signed, asked, &before.root, &root, proof);
+            if !proven {
+                return Err(KeeperError::Unproven { asked, signed });
+            }
         }
         let text = note::checkpoint_text(&self.origin, size, &root);
         let ecdsa: p256::ecdsa::Signature = self.ecdsa.sign(text.as_bytes());
@@ -245,13 +258,15 @@ fn key_error(path: &Path, why: String) -> KeeperError {
 mod tests {
     use super::*;
     use crate::ledger::note::Checkpoint;
+    use crate::ledger::proof::{consistency, tests::tiles};
+    use crate::ledger::tree::tests::{leaves, naive_root};
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn a_checkpoint_opens_with_the_exported_keys() {
         let dir = tempfile::tempdir().expect("a directory");
         let key = LedgerKey::open(dir.path(), "h").expect("keys");
-        let note = key.sign_checkpoint(3, [7; 32]).expect("signed");
+        let note = key.sign_checkpoint(3, [7; 32], &[]).expect("signed");
         let trusted = Verifier::parse_all(&key.public_keys()).expect("public keys");
         let opened = Checkpoint::open(&note, &trusted).expect("opened");
         assert_eq!((opened.size, opened.root, opened.signed_by.len()), (3, [7; 32], 2));
@@ -264,12 +279,43 @@ mod tests {
     #[test]
     fn a_fork_is_refused_across_restarts() {
         let dir = tempfile::tempdir().expect("a directory");
-        LedgerKey::open(dir.path(), "h").expect("keys").sign_checkpoint(5, [5; 32]).expect("signed");
+        let leaves = leaves(40);
+        let root = |size: usize| naive_root(&leaves[..size]);
+        let prove = |old: u64, new: usize| consistency(old, new as u64, &tiles(&leaves[..new])).expect("a proof");
+        LedgerKey::open(dir.path(), "h").expect("keys").sign_checkpoint(5, root(5), &[]).expect("signed");
         let key = LedgerKey::open(dir.path(), "h").expect("the same keys");
-        assert!(matches!(key.sign_checkpoint(4, [4; 32]), Err(KeeperError::Fork { asked: 4, signed: 5 })));
-        assert!(matches!(key.sign_checkpoint(5, [6; 32]), Err(KeeperError::Fork { .. })));
-        key.sign_checkpoint(5, [5; 32]).expect("the same again");
-        key.sign_checkpoint(6, [6; 32]).expect("a larger one");
+        assert!(matches!(key.sign_checkpoint(4, root(4), &[]), Err(KeeperError::Fork { asked: 4, signed: 5 })));
+        assert!(matches!(key.sign_checkpoint(5, root(6), &[]), Err(KeeperError::Fork { .. })));
+        key.sign_checkpoint(5, root(5), &[]).expect("the same again");
+        key.sign_checkpoint(6, root(6), &prove(5, 6)).expect("a larger one");
+        key.sign_checkpoint(40, root(40), &prove(6, 40)).expect("a much larger one");
+    }
+
+    /// What a data path that was taken over would ask for.
+    #[test]
+    fn a_larger_tree_that_does_not_begin_with_the_signed_one_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let key = LedgerKey::open(dir.path(), "h").expect("keys");
+        let honest = leaves(300);
+        let root = |size: usize| naive_root(&honest[..size]);
+        let prove = |leaves: &[Hash], old: u64| consistency(old, leaves.len() as u64, &tiles(leaves)).expect("a proof");
+        key.sign_checkpoint(0, crate::ledger::tree::empty_root(), &[]).expect("the empty tree");
+        key.sign_checkpoint(100, root(100), &[]).expect("every tree begins with the empty one");
+        let mut forged = honest.clone();
+        forged[42][0] ^= 1;
+        let refused = |size: usize, root: Hash, proof: &[Hash]| {
+            let answer = key.sign_checkpoint(size as u64, root, proof);
+            assert!(matches!(answer, Err(KeeperError::Unproven { signed: 100, .. })), "{answer:?}");
+        };
+        // Its own proof, the honest tree's proof, none, one for another size, and one without an end.
+        refused(300, naive_root(&forged), &prove(&forged, 100));
+        refused(300, naive_root(&forged), &prove(&honest, 100));
+        refused(300, root(300), &[]);
+        refused(300, root(300), &prove(&honest, 101));
+        refused(300, root(300), &vec![[0; 32]; 1 << 16]);
+        // What was refused is not remembered as signed.
+        assert_eq!(read_signed(dir.path()).expect("readable").map(|signed| signed.size), Some(100));
+        key.sign_checkpoint(300, root(300), &prove(&honest, 100)).expect("the honest tree");
     }
 
     #[test]

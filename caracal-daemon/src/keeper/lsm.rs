@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapData};
-use aya::programs::Program;
+use aya::programs::{LsmAttachType, Program, ProgramType};
 use aya::{Btf, Ebpf};
 use caracal_common::house::{ATTRIBUTE, Inode, KIND_BITS};
 use caracal_common::layout::{ABSENT, Layout};
@@ -46,6 +46,8 @@ pub struct Missing {
 /// The set of one instance.
 #[derive(Debug)]
 pub struct Lsm {
+    /// Set where `full` is not required, and nothing is attached: whether this kernel offers it, or why not.
+    not_required: Option<Result<(), String>>,
     attached: Vec<Attached>,
     missing: Vec<Missing>,
     canary: u32,
@@ -188,7 +190,7 @@ fn needs(at: &Layout, hook: &str) -> Vec<(&'static str, u32)> {
 impl Lsm {
     /// Attaches what was loaded and pins it below `pins`, in the place of an earlier keeper's.
     pub fn attach(ebpf: &Ebpf, layout: &Layout, pins: &Path, missing: Vec<Missing>) -> Lsm {
-        let mut lsm = Lsm { attached: Vec::new(), missing, canary: layout.canary, secret: [0; 8] };
+        let mut lsm = Lsm { not_required: None, attached: Vec::new(), missing, canary: layout.canary, secret: [0; 8] };
         let secret = [layout.secret_low.to_ne_bytes(), layout.secret_high.to_ne_bytes()];
         lsm.secret.copy_from_slice(secret.as_flattened());
         let pins = pins.join("lsm");
@@ -210,6 +212,22 @@ impl Lsm {
         lsm
     }
 
+    /// Nothing, since the level `full` is not required. What an earlier keeper attached for it is taken off.
+    ///
+    /// # Errors
+    /// When its pins below `pins` cannot be removed.
+    pub fn not_required(pins: &Path) -> Result<Lsm, KeeperError> {
+        let pins = pins.join("lsm");
+        match fs::remove_dir_all(&pins) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(kernel(format!("cannot remove the pins at {}: {error}", pins.display())));
+            }
+            _ => {}
+        }
+        let not_required = Some(offered());
+        Ok(Lsm { not_required, attached: Vec::new(), missing: Vec::new(), canary: 0, secret: [0; 8] })
+    }
+
     /// The hooks that this kernel does not take.
     #[must_use]
     pub fn missing(&self) -> &[Missing] {
@@ -222,6 +240,17 @@ impl Lsm {
     /// # Errors
     /// What is not as it should be.
     pub fn prove(&self) -> Result<(), String> {
+        match &self.not_required {
+            Some(Ok(())) => {
+                return Err("require = \"network\" is configured; this kernel takes BPF LSM programs, so require = \
+                            \"full\" would enforce more (`caracald doctor` tries each)"
+                    .to_owned());
+            }
+            Some(Err(why)) => {
+                return Err(format!("require = \"network\" is configured; this kernel could no more: {why}"));
+            }
+            None => {}
+        }
         if let Some(Missing { hook, why }) = self.missing.first() {
             return Err(format!("{hook}: {why}"));
         }
@@ -266,6 +295,21 @@ impl Lsm {
             let _ = house.remove(&inode);
         }
         Ok(())
+    }
+}
+
+/// Whether this kernel offers the level `full`, as far as can be told without loading any of our programs: `bpf` is an
+/// active module, and the kernel takes a trivial program of the kind.
+fn offered() -> Result<(), String> {
+    let active = fs::read_to_string("/sys/kernel/security/lsm")
+        .map_err(|error| format!("/sys/kernel/security/lsm cannot be read: {error}"))?;
+    if !active.trim().split(',').any(|name| name == "bpf") {
+        return Err("`bpf` is not in its list of active modules (boot with lsm=...,bpf)".to_owned());
+    }
+    match aya::sys::is_program_supported(ProgramType::Lsm(LsmAttachType::Mac)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("it takes no BPF LSM programs".to_owned()),
+        Err(error) => Err(format!("it takes no BPF LSM programs: {}", chain(&error))),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the keeper tells the data path, and what it answers.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -41,6 +42,17 @@ pub enum Order {
     Admit(Agent),
     /// It is none any more.
     Dismiss(CgroupId),
+    /// Serve another network namespace: its listeners come with the order, in the order of
+    /// [`super::listeners::Listeners::descriptors`]. Given again, they replace those of before.
+    Listen {
+        /// The namespace's cookie.
+        netns: u64,
+    },
+    /// Serve it no longer.
+    Unlisten {
+        /// The namespace's cookie.
+        netns: u64,
+    },
     /// What the kernel refused since the last such order.
     KernelRefusals(Vec<KernelRefusal>),
     /// Something to record: an attach, a release, an adoption.
@@ -96,9 +108,17 @@ impl Orders {
     /// # Errors
     /// When the data path is gone or hangs, or says no.
     pub fn give(&self, order: &Order) -> Answer {
+        self.give_with(order, &[])
+    }
+
+    /// Gives an order and descriptors with it, and waits for the answer.
+    ///
+    /// # Errors
+    /// When the data path is gone or hangs, or says no.
+    pub fn give_with(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Answer {
         let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = |error: io::Error| format!("the data path does not answer: {error}");
-        frame::write(&mut *stream, order).map_err(gone)?;
+        frame::write_with(&mut stream, order, descriptors).map_err(gone)?;
         frame::read::<Answer>(&mut *stream).map_err(gone)?
     }
 }

@@ -1,14 +1,16 @@
 //! Kernel-side refusals become records. The pinned counters are the truth, also for what happened while nobody
 //! listened; the ring adds detail to one of each kind.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
 use caracal_common::counter::CounterKey;
-use caracal_common::denial::{Denial, NamedDenial};
+use caracal_common::denial::{Denial, Hook, NamedDenial, Why};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::govern::Governor;
 use super::order::{KernelRefusal, Order};
@@ -16,6 +18,8 @@ use super::serve::save;
 
 /// How often the counters are read.
 const EVERY: Duration = Duration::from_millis(250);
+/// Between two readings of the ring, so that a flood of refusals keeps no core busy.
+const BREATH: Duration = Duration::from_millis(5);
 /// Kinds whose detail is kept between two readings.
 const MAX_DETAILS: usize = 4096;
 
@@ -41,8 +45,7 @@ pub fn drain(mut ring: RingBuf<MapData>, governor: &Governor, counted: &Path) {
     let name = governor.kernel().counters_name();
     let mut handed = load(counted, &name);
     loop {
-        std::thread::sleep(EVERY);
-        let details = read(&mut ring);
+        let details = gather(&mut ring, governor);
         let counters = match governor.kernel().counters() {
             Ok(counters) => counters,
             Err(error) => {
@@ -85,7 +88,8 @@ fn news(
 ) -> Vec<(Reading, KernelRefusal)> {
     counters
         .iter()
-        .filter(|(key, _)| key.why != 0)
+        // Redirects become records where they end; what an inbound rule let in is told of here alone.
+        .filter(|(key, _)| key.why != 0 || key.hook == Hook::Ingress as u32)
         .filter_map(|(key, count)| {
             let before = handed.get(&kind(key)).copied().unwrap_or(0);
             let fresh = if *count >= before { count - before } else { *count };
@@ -113,15 +117,32 @@ fn refusal(key: &CounterKey, count: u64, detail: Option<&Detail>) -> KernelRefus
     }
 }
 
-fn read(ring: &mut RingBuf<MapData>) -> HashMap<Kind, Detail> {
-    let mut details = HashMap::new();
-    while let Some(item) = ring.next() {
-        let Some(denial) = parse(&item) else { continue };
-        if details.len() < MAX_DETAILS {
-            details.insert((denial.agent, denial.why, denial.hook), Detail { denial, socket: socket(&item) });
+/// What the ring brings until the counters are due. A namespace without a listener is told of at once: whoever is in it
+/// waits for one.
+fn gather(ring: &mut RingBuf<MapData>, governor: &Governor) -> HashMap<Kind, Detail> {
+    let (mut details, due) = (HashMap::new(), Instant::now() + EVERY);
+    loop {
+        let mut told = HashSet::new();
+        while let Some(item) = ring.next() {
+            let Some(denial) = parse(&item) else { continue };
+            let unknown = denial.why == 0 || denial.why == Why::UnknownNamespace as u32;
+            if unknown && denial.tgid != 0 && told.insert(denial.tgid) {
+                governor.namespaces().suspect(denial.tgid);
+            }
+            if details.len() < MAX_DETAILS {
+                details.insert((denial.agent, denial.why, denial.hook), Detail { denial, socket: socket(&item) });
+            }
+        }
+        let left = due.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return details;
+        }
+        let mut one = [PollFd::new(ring.as_fd(), PollFlags::POLLIN)];
+        let wait = PollTimeout::try_from(left.max(BREATH)).unwrap_or(PollTimeout::ZERO);
+        if !matches!(nix::poll::poll(&mut one, wait), Ok(0)) {
+            std::thread::sleep(BREATH);
         }
     }
-    details
 }
 
 fn parse(bytes: &[u8]) -> Option<Denial> {

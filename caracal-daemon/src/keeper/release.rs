@@ -8,9 +8,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::KeeperError;
-use super::cgroup::Hierarchy;
-use super::kernel::Kernel;
+use super::cgroup::{Cgroup, Hierarchy};
+use super::kernel::{Kernel, Marks};
 use super::serve::{Places, Registry, load, lock, save};
+use super::sweep::unmark;
+use super::trust::Store;
 use crate::config::Config;
 
 /// Releases these cgroups, or everything that the instance governs: the slice of `caracald run` as well.
@@ -28,14 +30,19 @@ pub fn release(config: &Config, cgroups: &[PathBuf]) -> Result<Vec<String>, Keep
     let _lock = lock(&places)?;
     let pins = Kernel::pin_directory(config.instance.as_str());
     let mut agents: Registry = load(&places.registry());
+    // What an attach changed for trust was written down before it was done.
+    let trust = Store::open(&places, config.instance.as_str(), "")?;
     let released = if cgroups.is_empty() {
         agents.clear();
+        trust.withdraw(None).map_err(KeeperError::Refused)?;
         all(&pins)?
     } else {
         let hierarchy = Hierarchy::find()?;
         let mut released = Vec::new();
         for path in cgroups {
-            released.push(one(&pins, &hierarchy, path, &mut agents)?);
+            let cgroup = hierarchy.open(path)?;
+            trust.withdraw(Some(cgroup.id.0)).map_err(KeeperError::Refused)?;
+            released.push(one(&pins, &cgroup, &mut agents)?);
         }
         released
     };
@@ -46,8 +53,7 @@ pub fn release(config: &Config, cgroups: &[PathBuf]) -> Result<Vec<String>, Keep
     Ok(released)
 }
 
-fn one(pins: &Path, hierarchy: &Hierarchy, path: &Path, agents: &mut Registry) -> Result<String, KeeperError> {
-    let cgroup = hierarchy.open(path)?;
+fn one(pins: &Path, cgroup: &Cgroup, agents: &mut Registry) -> Result<String, KeeperError> {
     let links = pins.join("links").join(cgroup.id.0.to_string());
     if !links.is_dir() {
         return Err(KeeperError::Cgroup(format!("{} is not governed", cgroup.path)));
@@ -55,7 +61,10 @@ fn one(pins: &Path, hierarchy: &Hierarchy, path: &Path, agents: &mut Registry) -
     agents.remove(&cgroup.id.0);
     Kernel::unset_pinned(pins, cgroup.id)?;
     remove(&links)?;
-    Ok(cgroup.path)
+    if let Ok(mut marks) = Marks::pinned(pins) {
+        unmark(cgroup, |socket| marks.remove(socket, cgroup.id))?;
+    }
+    Ok(cgroup.path.clone())
 }
 
 /// The links first: a map that goes before them would leave programs that refuse everything.

@@ -5,9 +5,8 @@
 //! A call that is not on the list answers EPERM and is logged by the kernel (audit). Descriptors that need rights are
 //! opened by the keeper and handed over.
 
-use crate::cli::spawn::filter::arch;
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid, User};
+use nix::unistd::{Gid, Uid};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
@@ -17,11 +16,6 @@ use std::io;
 /// Why the process could not be confined. It must end then.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
-    /// No such user.
-    #[error(
-        "user {0:?} does not exist; create it (`useradd --system --shell /usr/sbin/nologin {0}`) or set another one"
-    )]
-    NoUser(String),
     /// The data path must not be root.
     #[error("the data path must not run as root; set another user")]
     Root,
@@ -41,30 +35,12 @@ impl SandboxError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            SandboxError::NoUser(_) => "sandbox_no_user",
             SandboxError::Root => "sandbox_root",
             SandboxError::Threads(_) => "sandbox_threads",
             SandboxError::Step(..) => "sandbox_step",
             SandboxError::Filter(_) => "sandbox_filter",
         }
     }
-}
-
-/// The ids of `user`, a name or a number. A number needs no entry in the user table; its group is then the same.
-///
-/// # Errors
-/// When there is no such user, or it is root.
-pub fn ids(user: &str) -> Result<(Uid, Gid), SandboxError> {
-    let no_user = || SandboxError::NoUser(user.into());
-    let (uid, gid) = match user.parse::<u32>() {
-        Ok(number) => {
-            let uid = Uid::from_raw(number);
-            let known = User::from_uid(uid).ok().flatten();
-            (uid, known.map_or(Gid::from_raw(number), |known| known.gid))
-        }
-        Err(_) => User::from_name(user).ok().flatten().map(|known| (known.uid, known.gid)).ok_or_else(no_user)?,
-    };
-    if uid.is_root() || gid.as_raw() == 0 { Err(SandboxError::Root) } else { Ok((uid, gid)) }
 }
 
 /// Confines this process for good. Call it before the first thread is started.
@@ -353,6 +329,14 @@ fn compile_allowed(mut rules: Rules) -> Result<BpfProgram, String> {
     // Answered by the first program; of two errors the kernel would take the last one's.
     rules.insert(libc::SYS_clone3, vec![]);
     compile(rules, SeccompAction::Errno(libc::EPERM.unsigned_abs()), SeccompAction::Allow)
+}
+
+/// The architecture that a filter is made for.
+///
+/// # Errors
+/// When seccompiler does not know it.
+pub fn arch() -> Result<seccompiler::TargetArch, String> {
+    std::env::consts::ARCH.try_into().map_err(|e: seccompiler::BackendError| e.to_string())
 }
 
 /// seccompiler's program kills a process that makes a call of another ABI.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
@@ -19,15 +19,18 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::cgroup::Hierarchy;
 use super::child::{self, Inherited};
-use super::control;
+use super::control::{self, AttachOptions};
+use super::cookie;
 use super::govern::Governor;
 use super::kernel::Kernel;
 use super::keys::Keys;
 use super::level::{self, Level};
-use super::listeners::{self, Listeners};
+use super::listeners::Listeners;
+use super::live::Live;
+use super::namespaces::Namespaces;
 use super::order::{Order, Orders};
 use super::refusals;
-use super::{KeeperError, Signer, signing};
+use super::{KeeperError, Signer, flows, namespaces, signing, sockets};
 use crate::agent::Agent;
 use crate::clock::{Clock, monotonic_ns};
 use crate::config::{Config, Require};
@@ -57,9 +60,10 @@ impl Places {
     /// Of this configuration.
     #[must_use]
     pub fn of(config: &Config) -> Places {
+        let state = crate::ledger::StateDir::new(&config.state_dir);
         Places {
-            keeper: config.state_dir.join("keeper"),
-            data: config.state_dir.join("data"),
+            keeper: state.keeper(),
+            data: state.data(),
             runtime: config.runtime_dir.clone(),
             control: config.runtime_dir.join("control.sock"),
         }
@@ -86,7 +90,8 @@ pub fn serve(
     config: &Config,
     cgroups: &[PathBuf],
     agent: Option<&str>,
-    ready: impl FnOnce(),
+    options: AttachOptions,
+    ready: impl FnOnce(&[serde_json::Value]),
 ) -> Result<(), KeeperError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(KeeperError::NotRoot);
@@ -102,32 +107,32 @@ pub fn serve(
     let keys = Arc::new(Keys::open(&places.keeper, &host_id, Clock::system())?);
     let hierarchy = Hierarchy::find()?;
     mount_bpffs()?;
-    let netns = listeners::netns_cookie()
-        .map_err(|error| KeeperError::Kernel(format!("the kernel gives no namespace cookie (Linux 5.14): {error}")))?;
     // Before the programs: a taken port must not leave anything behind.
     let sockets = Listeners::open(config.listen.tcp_port, config.listen.dns_port)?;
     let settings = Settings { abi: ABI_VERSION, tcp_port: config.listen.tcp_port, dns_port: config.listen.dns_port };
-    let mut kernel = Kernel::load(&Kernel::pin_directory(config.instance.as_str()), settings)?;
+    let mut kernel = Kernel::load(&Kernel::pin_directory(config.instance.as_str()), settings, config.require)?;
     kernel.set_unix_rules(config.unix.clone());
     enrol(config, &places, &mut kernel);
     check_level(config, &kernel)?;
-    kernel.admit_namespace(netns)?;
+    let netns = cookie::of_own(&mut kernel, &hierarchy, config.instance.as_str())?;
+    // What an earlier keeper served has no listener now.
+    kernel.keep_namespace(netns)?;
     let denials = kernel.take_denials()?;
     let maps = [name::LEASE, name::SOURCES, name::RESOLVING].map(|name| kernel.map_descriptor(name));
     let [lease, sources, resolving] = maps;
     let inherited = Inherited { sockets, lease: lease?, sources: sources?, resolving: resolving? };
     let group = admin_group(config)?;
     let certificate = keys.ca_certificate().to_owned();
-    let governor = Arc::new(Governor::new(
-        hierarchy,
-        config.instance.as_str(),
-        kernel,
-        certificate,
-        group,
-        places.registry(),
-        config.file.clone(),
-    )?);
+    let live = Live::new(&hierarchy, &places, config.instance.as_str(), &certificate)?;
+    let (namespaces, hints) = Namespaces::new(config.listen.tcp_port, config.listen.dns_port)
+        .map_err(|error| KeeperError::Kernel(error.to_string()))?;
+    let governor = Arc::new(Governor::new(hierarchy, config, kernel, certificate, group, live, namespaces)?);
+    governor.set_inbound(&config.inbound);
     governor.adopt();
+    thread("namespaces", {
+        let governor = Arc::clone(&governor);
+        move || namespaces::follow(&governor, &hints)
+    })?;
     let listener = control::listen(&places.control)
         .map_err(|error| KeeperError::Listen(format!("cannot listen on {}: {error}", places.control.display())))?;
     thread("control-accept", {
@@ -147,6 +152,24 @@ pub fn serve(
         }
     })?;
 
+    thread("trust", {
+        let governor = Arc::clone(&governor);
+        move || loop {
+            let began = Instant::now();
+            governor.trust_again();
+            std::thread::sleep((began.elapsed() * 50).max(Duration::from_secs(1)));
+        }
+    })?;
+    thread("live", {
+        let governor = Arc::clone(&governor);
+        move || loop {
+            let began = Instant::now();
+            governor.look_again();
+            // Looking is a fiftieth of the time at most, however much there is to look at.
+            std::thread::sleep((began.elapsed() * 50).max(Duration::from_secs(1)));
+        }
+    })?;
+
     let keeper = Keeper {
         config,
         places: &places,
@@ -157,6 +180,7 @@ pub fn serve(
         keys: &keys,
         governor: &governor,
         agent,
+        options,
     };
     keeper.supervise(&signals, cgroups, ready)
 }
@@ -171,11 +195,17 @@ struct Keeper<'a> {
     keys: &'a Arc<Keys>,
     governor: &'a Arc<Governor>,
     agent: Option<&'a str>,
+    options: AttachOptions,
 }
 
 impl Keeper<'_> {
     /// Keeps a data path running until a signal asks to stop.
-    fn supervise(&self, signals: &SigSet, cgroups: &[PathBuf], ready: impl FnOnce()) -> Result<(), KeeperError> {
+    fn supervise(
+        &self,
+        signals: &SigSet,
+        cgroups: &[PathBuf],
+        ready: impl FnOnce(&[serde_json::Value]),
+    ) -> Result<(), KeeperError> {
         let mut ready = Some(ready);
         let mut pause = Duration::from_millis(100);
         loop {
@@ -186,16 +216,20 @@ impl Keeper<'_> {
                     // Once more: the data path has made its directories.
                     enrol(self.config, self.places, &mut self.governor.kernel());
                     self.tell_released();
-                    if let Err(why) = cgroups.iter().try_for_each(|cgroup| self.attach(cgroup)) {
-                        self.stop(&mut child);
-                        return Err(why);
-                    }
+                    let attached: Result<Vec<_>, _> = cgroups.iter().map(|cgroup| self.attach(cgroup)).collect();
+                    let attached = match attached {
+                        Ok(attached) => attached.into_iter().flatten().collect::<Vec<_>>(),
+                        Err(why) => {
+                            self.stop(&mut child);
+                            return Err(why);
+                        }
+                    };
                     if let Some(ready) = ready.take() {
                         let level = Level::of(self.governor.kernel().lsm());
                         let degraded = self.config.require == Require::Full && level.lacks.is_some();
                         let degraded = if degraded { "degraded: full is required; " } else { "" };
                         let _ = self.governor.order(&Order::Lifecycle(format!("{degraded}{}", level.sentence())));
-                        ready();
+                        ready(&attached);
                     }
                 }
                 Err(why) if ready.is_some() => {
@@ -220,11 +254,15 @@ impl Keeper<'_> {
     }
 
     fn start(&self) -> Result<Child, KeeperError> {
-        let (child, signing_end, orders_end) =
-            child::start(self.config, self.host_id, self.netns, self.user, self.inherited)?;
+        let (child, roads) = child::start(self.config, self.host_id, self.netns, self.user, self.inherited)?;
         let keys: Arc<dyn Signer> = Arc::clone(self.keys) as Arc<dyn Signer>;
-        thread("signing", move || signing::serve(signing_end, &keys))?;
-        let orders = Orders::new(orders_end).map_err(|error| KeeperError::Gone(error.to_string()))?;
+        thread("signing", move || signing::serve(roads.signing, &keys))?;
+        let governor = Arc::clone(self.governor);
+        thread("sockets", move || sockets::serve(roads.doors, &governor))?;
+        let copy = |map: &OwnedFd| map.try_clone().map_err(|error| KeeperError::Kernel(error.to_string()));
+        let (connections, queries) = (copy(&self.inherited.sources)?, copy(&self.inherited.resolving)?);
+        thread("flows", move || flows::serve(roads.flows, &connections, &queries))?;
+        let orders = Orders::new(roads.orders).map_err(|error| KeeperError::Gone(error.to_string()))?;
         self.governor.set_orders(Some(Arc::new(orders)));
         Ok(child)
     }
@@ -252,9 +290,9 @@ impl Keeper<'_> {
     }
 
     /// Attaches what was asked for; what an earlier keeper left attached is adopted already.
-    fn attach(&self, cgroup: &Path) -> Result<(), KeeperError> {
+    fn attach(&self, cgroup: &Path) -> Result<Option<serde_json::Value>, KeeperError> {
         if self.governor.is_attached(cgroup) {
-            return Ok(());
+            return Ok(None);
         }
         let name = self
             .config
@@ -262,10 +300,7 @@ impl Keeper<'_> {
             .iter()
             .find(|entry| entry.cgroup.as_deref() == Some(cgroup))
             .map(|entry| entry.name.as_str());
-        self.governor
-            .attach(cgroup, self.agent.or(name), self.config.allow_degraded)
-            .map(drop)
-            .map_err(KeeperError::Refused)
+        self.governor.attach(cgroup, self.agent.or(name), self.options).map(Some).map_err(KeeperError::Refused)
     }
 
     /// Waits for a signal or for the child's end. True: stop.
@@ -353,7 +388,7 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Keeper
 /// system's does, or one agent's connections stop all.
 fn raise_descriptors(connections: usize) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(4_096);
+    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(16_384);
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let raised = setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard.max(wanted))
         .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));

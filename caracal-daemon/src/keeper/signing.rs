@@ -12,7 +12,7 @@ use super::{KeeperError, Signer, frame};
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
     Leaf { name: String, spki: Vec<u8> },
-    Checkpoint { size: u64, root: [u8; 32] },
+    Checkpoint { size: u64, root: [u8; 32], proof: Vec<[u8; 32]> },
     ChainHead { sequence: u64, leaf_hash: [u8; 32] },
 }
 
@@ -24,6 +24,11 @@ enum Answer {
     Refused(String),
     /// An error of its own: the ledger asks with size 0 to learn what was signed before.
     Fork {
+        asked: u64,
+        signed: u64,
+    },
+    /// Likewise: where the proof has to begin.
+    Unproven {
         asked: u64,
         signed: u64,
     },
@@ -47,6 +52,7 @@ impl RemoteSigner {
         match frame::read(&mut *stream).map_err(gone)? {
             Answer::Refused(why) => Err(KeeperError::Refused(why)),
             Answer::Fork { asked, signed } => Err(KeeperError::Fork { asked, signed }),
+            Answer::Unproven { asked, signed } => Err(KeeperError::Unproven { asked, signed }),
             answer => Ok(answer),
         }
     }
@@ -60,8 +66,8 @@ impl Signer for RemoteSigner {
         }
     }
 
-    fn sign_checkpoint(&self, size: u64, root: [u8; 32]) -> Result<String, KeeperError> {
-        match self.ask(&Request::Checkpoint { size, root })? {
+    fn sign_checkpoint(&self, size: u64, root: [u8; 32], proof: &[[u8; 32]]) -> Result<String, KeeperError> {
+        match self.ask(&Request::Checkpoint { size, root, proof: proof.to_vec() })? {
             Answer::Note(note) => Ok(note),
             _ => Err(KeeperError::Gone("it answered another question".to_owned())),
         }
@@ -87,11 +93,12 @@ pub fn serve(mut stream: UnixStream, keys: &Arc<dyn Signer>) {
     while let Ok(request) = frame::read::<Request>(&mut stream) {
         let answer = match request {
             Request::Leaf { name, spki } => keys.issue_leaf(&name, &spki).map(Answer::Bytes),
-            Request::Checkpoint { size, root } => keys.sign_checkpoint(size, root).map(Answer::Note),
+            Request::Checkpoint { size, root, proof } => keys.sign_checkpoint(size, root, &proof).map(Answer::Note),
             Request::ChainHead { sequence, leaf_hash } => keys.sign_chain_head(sequence, leaf_hash).map(Answer::Bytes),
         };
         let answer = answer.unwrap_or_else(|error| match error {
             KeeperError::Fork { asked, signed } => Answer::Fork { asked, signed },
+            KeeperError::Unproven { asked, signed } => Answer::Unproven { asked, signed },
             error => Answer::Refused(error.to_string()),
         });
         if frame::write(&mut stream, &answer).is_err() {
@@ -112,8 +119,13 @@ mod tests {
             Err(KeeperError::Refused("no".to_owned()))
         }
 
-        fn sign_checkpoint(&self, asked: u64, _: [u8; 32]) -> Result<String, KeeperError> {
-            if asked < self.0 { Err(KeeperError::Fork { asked, signed: self.0 }) } else { Ok(asked.to_string()) }
+        fn sign_checkpoint(&self, asked: u64, _: [u8; 32], proof: &[[u8; 32]]) -> Result<String, KeeperError> {
+            let signed = self.0;
+            match (asked < signed, proof) {
+                (true, _) => Err(KeeperError::Fork { asked, signed }),
+                (false, [[7, ..], [8, ..]]) => Ok(asked.to_string()),
+                (false, _) => Err(KeeperError::Unproven { asked, signed }),
+            }
         }
 
         fn sign_chain_head(&self, _: u64, _: [u8; 32]) -> Result<Vec<u8>, KeeperError> {
@@ -127,8 +139,9 @@ mod tests {
         let keys: Arc<dyn Signer> = Arc::new(Signed(8));
         let keeper = std::thread::spawn(move || serve(far, &keys));
         let signer = RemoteSigner::new(near);
-        assert!(matches!(signer.sign_checkpoint(0, [0; 32]), Err(KeeperError::Fork { asked: 0, signed: 8 })));
-        assert_eq!(signer.sign_checkpoint(9, [0; 32]).ok().as_deref(), Some("9"));
+        assert!(matches!(signer.sign_checkpoint(0, [0; 32], &[]), Err(KeeperError::Fork { asked: 0, signed: 8 })));
+        assert!(matches!(signer.sign_checkpoint(9, [0; 32], &[]), Err(KeeperError::Unproven { asked: 9, signed: 8 })));
+        assert_eq!(signer.sign_checkpoint(9, [0; 32], &[[7; 32], [8; 32]]).ok().as_deref(), Some("9"));
         assert!(matches!(signer.issue_leaf("a.test", &[]), Err(KeeperError::Refused(_))));
         assert_eq!(signer.sign_chain_head(1, [0; 32]).ok(), Some(vec![7]));
         drop(signer);

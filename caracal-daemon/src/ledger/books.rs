@@ -6,7 +6,7 @@ use crate::event::write::PLACE_BYTES;
 use crate::event::{Data, Detail, Draft, Kind, Usage, WindowKey};
 use crate::money::NanoUsd;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A paid call that was about to be sent, and whose end is not recorded.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -54,6 +54,17 @@ impl OpenIntent {
             detail: Detail::default(),
         }
     }
+}
+
+/// A bill above its hold: a price that cannot be right.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Overrun {
+    /// `openai`, `anthropic`.
+    pub provider: String,
+    /// The model that was asked for.
+    pub model: String,
+    /// The hash of the price book's entry.
+    pub entry: String,
 }
 
 /// What a row of spend is about.
@@ -110,6 +121,8 @@ pub struct Changes {
     pub closed: Vec<String>,
     /// To be added to the spend.
     pub spend: BTreeMap<SpendKey, Spend>,
+    /// Bills above their holds.
+    pub overruns: BTreeSet<Overrun>,
     /// Outcomes of calls that were not open. They change nothing: counting one would count a call twice.
     pub strays: u64,
 }
@@ -166,6 +179,10 @@ impl Changes {
             let total = self.totals.entry(window.clone()).or_default();
             *total = total.saturating_add(cost);
         }
+        if let Some(entry) = &paid.data.price_entry {
+            let (provider, model) = (intent.provider.clone(), intent.model.clone());
+            self.overruns.insert(Overrun { provider, model, entry: entry.to_string() });
+        }
         let key = SpendKey {
             agent: intent.agent,
             provider: intent.provider,
@@ -208,6 +225,8 @@ struct PaidData<'a> {
     model: Cow<'a, str>,
     #[serde(rename = "caracal.price_book", borrow)]
     price_book: Option<Cow<'a, str>>,
+    #[serde(rename = "caracal.price_entry", borrow)]
+    price_entry: Option<Cow<'a, str>>,
     #[serde(rename = "caracal.settle", borrow, default)]
     settle: Cow<'a, str>,
     #[serde(rename = "caracal.hold.nano_usd", default)]

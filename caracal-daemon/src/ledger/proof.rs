@@ -211,13 +211,13 @@ fn lookup(tiles: &Tiles, level: u32, n: u64) -> Option<Hash> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::ledger::tree::Tree;
     use crate::ledger::tree::tests::{leaves, naive_root};
     use proptest::prelude::*;
 
-    fn tiles(leaves: &[Hash]) -> Tiles {
+    pub(crate) fn tiles(leaves: &[Hash]) -> Tiles {
         let (mut tree, mut full) = (Tree::default(), Vec::new());
         leaves.iter().for_each(|leaf| tree.append(*leaf, &mut full));
         let mut tiles: Tiles = full.into_iter().map(|tile| ((tile.level, tile.n), tile.hashes)).collect();

@@ -80,7 +80,7 @@ async fn find(store: &mut SqliteStore, wanted: &str) -> Result<(u64, Vec<u8>), R
     let found = store.chunks_at(ms).await?.iter().find_map(|chunk: &Chunk| {
         let mut records = (chunk.first..).zip(chunk.records());
         records
-            .find(|(_, record)| sequence::event_id(record) == Some(wanted))
+            .find(|(_, record)| crate::event::write::event_id(record) == Some(wanted))
             .map(|(index, record)| (index, record.to_vec()))
     });
     found.ok_or_else(missing)

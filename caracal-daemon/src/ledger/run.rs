@@ -5,8 +5,8 @@ use crate::bus::Feed;
 use crate::journal::{Journal, SignedHead, head};
 use crate::keeper::Signer;
 use crate::spend::View;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -51,7 +51,7 @@ pub struct Handle {
     journal: Journal,
     progress: watch::Receiver<Progress>,
     stop: Arc<Stop>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +92,7 @@ pub fn spawn<S: Store + 'static>(
     let mut heads = Heads { journal: journal.clone(), signer, every: options.head_every, signed: None };
     let stopping = Arc::clone(&stop);
     let head_thread = std::thread::Builder::new().name("chain-head".into()).spawn(move || heads.run(&stopping))?;
-    Ok(Handle { journal: journal.clone(), progress, stop, threads: vec![ledger_thread, head_thread] })
+    Ok(Handle { journal: journal.clone(), progress, stop, threads: Mutex::new(vec![ledger_thread, head_thread]) })
 }
 
 impl Handle {
@@ -110,7 +110,7 @@ impl Handle {
         self.journal.flush().await.map_err(|error| error.to_string())?;
         let wanted = self.journal.tail().next().sequence;
         self.stop.hurry.store(true, Ordering::Release);
-        self.threads.iter().for_each(|thread| thread.thread().unpark());
+        self.threads().iter().for_each(|thread| thread.thread().unpark());
         let mut progress = self.progress.clone();
         let there = progress
             .wait_for(|now| (now.next_sequence >= wanted && now.checkpoint >= now.size) || now.trouble.is_some());
@@ -119,13 +119,25 @@ impl Handle {
     }
 }
 
-impl Drop for Handle {
-    fn drop(&mut self) {
+impl Handle {
+    /// Stops after a last pass, and leaves the store as an orderly end does. Blocks.
+    pub fn stop(&self) {
         self.stop.stop.store(true, Ordering::Release);
-        for thread in self.threads.drain(..) {
+        let threads = std::mem::take(&mut *self.threads());
+        for thread in threads {
             thread.thread().unpark();
             let _ = thread.join();
         }
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -161,6 +173,7 @@ impl<S: Store> Worker<S> {
             }
             self.idle(failed);
         }
+        self.ledger.store().finish().await;
     }
 
     /// Waits for records, and then for more of them.

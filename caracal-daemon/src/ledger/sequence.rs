@@ -6,7 +6,6 @@
 use super::books::{Changes, OpenIntent};
 use super::store::{Batch, Chunk, Position};
 use super::tree::{TILE_WIDTH, Tile, Tree};
-use crate::event::write::PLACE_BYTES;
 use crate::event::{Hash, leaf_hash, write};
 use crate::journal::{Entry, Start};
 use sha2::{Digest as _, Sha256};
@@ -151,7 +150,8 @@ impl<'a> Sequencer<'a> {
 /// The record of what is wrong with `entry`. Its place is that of the record that was expected.
 fn anomaly_record(source: &str, kind: &str, expected: Start, entry: &Entry) -> Vec<u8> {
     let mut out = Vec::with_capacity(640);
-    write::place(expected.sequence, &expected.prev, &mut out);
+    // Its fields are those of the first version, and a rebuild by any later one must give the same bytes.
+    write::place(1, expected.sequence, &expected.prev, &mut out);
     let ms = event_ms(&entry.bytes);
     let mut seed = Sha256::new();
     seed.update(kind);
@@ -181,17 +181,7 @@ fn anomaly_record(source: &str, kind: &str, expected: Start, entry: &Entry) -> V
 /// The time in a record's id, Unix milliseconds; 0 if there is none.
 #[must_use]
 pub fn event_ms(record: &[u8]) -> u64 {
-    event_id(record).and_then(ms_of_id).unwrap_or(0)
-}
-
-/// A record's id, read without reading the record.
-#[must_use]
-pub fn event_id(record: &[u8]) -> Option<&str> {
-    const BEFORE: &[u8] = br#","id":""#;
-    let rest = record.get(PLACE_BYTES..)?;
-    let near = rest.get(..rest.len().min(160))?;
-    let at = near.windows(BEFORE.len()).position(|window| window == BEFORE)? + BEFORE.len();
-    std::str::from_utf8(rest.get(at..at + uuid::fmt::Hyphenated::LENGTH)?).ok()
+    write::event_id(record).and_then(ms_of_id).unwrap_or(0)
 }
 
 /// The time in a UUIDv7, Unix milliseconds.

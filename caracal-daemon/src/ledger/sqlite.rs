@@ -1,6 +1,6 @@
 //! The embedded store: SQLite, write-ahead log, every commit synced. A record costs a part of one row of 256.
 
-use super::books::{OpenIntent, Spend, SpendKey};
+use super::books::{OpenIntent, Overrun, Spend, SpendKey};
 use super::store::{Batch, Chunk, Position, State, Store, StoreError, split_hashes};
 use crate::event::{Hash, WindowKey};
 use crate::journal::{SignedHead, Start};
@@ -13,6 +13,9 @@ use std::time::Duration;
 
 /// The database's name in the state directory.
 pub const FILE: &str = "ledger.sqlite";
+/// A new database's page. A chunk of records fills some twenty of them, and each is written to the log and once more to
+/// its place: larger pages are fewer writes, smaller ones cost less where a commit changes a few bytes.
+const PAGE_BYTES: u32 = 16 << 10;
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/sqlite");
 
 /// A ledger in a SQLite file.
@@ -32,6 +35,7 @@ impl SqliteStore {
         private_file(path).map_err(|error| database(path, &error))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
+            .page_size(PAGE_BYTES)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(10));
@@ -64,6 +68,15 @@ impl SqliteStore {
     pub async fn freeze(&mut self) -> Result<(), StoreError> {
         let began = sqlx::query("BEGIN").execute(&mut self.connection).await.map(drop);
         began.map_err(|error| database(&self.path, &error))
+    }
+
+    /// Lets go of the view of [`SqliteStore::freeze`].
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn thaw(&mut self) -> Result<(), StoreError> {
+        let ended = sqlx::query("COMMIT").execute(&mut self.connection).await.map(drop);
+        ended.map_err(|error| database(&self.path, &error))
     }
 
     /// At most `limit` chunks from `first` on.
@@ -168,6 +181,29 @@ impl SqliteStore {
         self.rows(rows, spend_row)
     }
 
+    /// Every bill above its hold, sorted.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn overruns(&mut self) -> Result<Vec<Overrun>, StoreError> {
+        let table =
+            sqlx::query("SELECT name FROM sqlite_schema WHERE name = 'overruns'").fetch_all(&mut self.connection).await;
+        if self.rows(table, |_| Ok(()))?.is_empty() {
+            // Not written since the version that has it.
+            return Ok(Vec::new());
+        }
+        let rows = sqlx::query("SELECT provider, model, entry FROM overruns ORDER BY provider, model, entry")
+            .fetch_all(&mut self.connection)
+            .await;
+        self.rows(rows, |row| {
+            Ok(Overrun {
+                provider: row.try_get("provider")?,
+                model: row.try_get("model")?,
+                entry: row.try_get("entry")?,
+            })
+        })
+    }
+
     /// What was charged to one budget window, nano-USD; 0 if nothing was.
     ///
     /// # Errors
@@ -243,6 +279,17 @@ impl Store for SqliteStore {
             return Ok(Vec::new());
         }
         split_hashes(&row.try_get::<Vec<u8>, _>("data").map_err(fail)?)
+    }
+
+    /// Merges the write-ahead log into the file and empties it (`PRAGMA wal_checkpoint(TRUNCATE)`).
+    async fn finish(&mut self) {
+        let merged = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut self.connection).await;
+        match merged.and_then(|row| row.try_get::<i64, _>(0)) {
+            Ok(0) => {}
+            // A reader holds it: nothing is lost, SQLite reads the log at the next start.
+            Ok(_) => tracing::info!("the ledger's write-ahead log is in use and stays"),
+            Err(error) => tracing::warn!(%error, "the ledger's write-ahead log could not be merged"),
+        }
     }
 
     async fn totals(&mut self) -> Result<HashMap<WindowKey, NanoUsd>, StoreError> {
@@ -411,6 +458,14 @@ async fn write_money(connection: &mut SqliteConnection, batch: &Batch) -> Result
     }
     for (key, row) in &batch.changes.spend {
         write_spend(connection, key, row).await?;
+    }
+    for overrun in &batch.changes.overruns {
+        sqlx::query("INSERT OR IGNORE INTO overruns VALUES (?, ?, ?)")
+            .bind(&overrun.provider)
+            .bind(&overrun.model)
+            .bind(&overrun.entry)
+            .execute(&mut *connection)
+            .await?;
     }
     Ok(())
 }

@@ -16,30 +16,36 @@ impl StateDir {
     /// The journal's segments. The data path's own.
     #[must_use]
     pub fn journal(&self) -> PathBuf {
-        self.0.join("data/journal")
+        self.data().join("journal")
     }
 
     /// The keys of sealed details. The data path's own.
     #[must_use]
     pub fn detail_keys(&self) -> PathBuf {
-        self.0.join("data/keys")
+        self.data().join("keys")
     }
 
     /// The ledger. The data path's own.
     #[must_use]
     pub fn ledger(&self) -> PathBuf {
-        self.0.join("data").join(super::sqlite::FILE)
+        self.data().join(super::sqlite::FILE)
     }
 
-    /// The keys that sign. The keeper's own.
+    /// Keys, and what was signed with them. The keeper's own.
     #[must_use]
-    pub fn ledger_keys(&self) -> PathBuf {
+    pub fn keeper(&self) -> PathBuf {
         self.0.join("keeper")
+    }
+
+    /// Journal, ledger, detail keys. The data path's own.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.0.join("data")
     }
 
     /// The public keys of the ledger.
     #[must_use]
     pub fn public_keys(&self) -> PathBuf {
-        self.ledger_keys().join(crate::keeper::ledger_key::PUBLIC)
+        self.keeper().join(crate::keeper::ledger_key::PUBLIC)
     }
 }

@@ -126,6 +126,11 @@ pub trait Store: Send {
     /// The hashes of a tile, as many as there are; empty if there are none.
     fn tile(&mut self, level: u32, n: u64) -> impl Future<Output = Result<Vec<Hash>, StoreError>> + Send;
 
+    /// No more is committed: leaves what is kept in its tidiest form. Nothing depends on it.
+    fn finish(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// Every total of a budget window, nano-USD.
     fn totals(
         &mut self,

@@ -1,5 +1,6 @@
 //! The ledger as a whole: rebuilds, faults, gaps, forks, money, audits of tampered ledgers, receipts, exports.
 
+use super::books::Overrun;
 use super::memory::{Fault, MemoryStore};
 use super::note::{Checkpoint, Verifier};
 use super::tree::tests::naive_root;
@@ -25,8 +26,8 @@ impl Signer for TestSigner {
         Err(KeeperError::BadName(name.into()))
     }
 
-    fn sign_checkpoint(&self, size: u64, root: Hash) -> Result<String, KeeperError> {
-        self.0.sign_checkpoint(size, root)
+    fn sign_checkpoint(&self, size: u64, root: Hash, proof: &[Hash]) -> Result<String, KeeperError> {
+        self.0.sign_checkpoint(size, root, proof)
     }
 
     fn sign_chain_head(&self, sequence: u64, leaf: Hash) -> Result<Vec<u8>, KeeperError> {
@@ -235,9 +236,14 @@ async fn gaps_and_forks_become_leaves() {
 pub(crate) async fn sample(dir: &Path) -> (StateDir, Vec<Verifier>) {
     let state = StateDir::new(dir);
     let signer = signer(dir);
-    let (journal, _) =
-        Journal::open(&state.journal(), &state.detail_keys(), "h", Options::default(), &Clock::fixed(UnixNanos(1)))
-            .expect("a journal");
+    let (journal, _) = Journal::open(
+        &state.journal(),
+        &state.detail_keys(),
+        "h",
+        Options { kept: 64, ..Options::default() },
+        &Clock::fixed(UnixNanos(1)),
+    )
+    .expect("a journal");
     let mut ledger =
         Ledger::open(SqliteStore::open(&state.ledger()).await.expect("a store"), "h").await.expect("a ledger");
     let drafts = drafts(300);
@@ -260,8 +266,8 @@ pub(crate) async fn sample(dir: &Path) -> (StateDir, Vec<Verifier>) {
 
 async fn audit(state: &StateDir, keys: &[Verifier]) -> Report {
     let journal = state.journal();
-    let signed = crate::keeper::ledger_key::read_signed(&state.ledger_keys()).expect("what was signed");
-    let against = Against { host_id: "h", keys, journal: Some(&journal), signed };
+    let signed = crate::keeper::ledger_key::read_signed(&state.keeper()).expect("what was signed");
+    let against = Against { host_id: "h", keys, journal: Some(&journal), signed, books: &[] };
     let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
     verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit")
 }
@@ -373,7 +379,7 @@ async fn an_audit_accepts_a_gap_that_the_ledger_recorded_and_no_other() {
     ledger.ingest(&all[12..], None, Some(&*signer)).await.expect("ingested");
     drop(ledger);
     let keys = Verifier::parse_all(&signer.0.public_keys()).expect("public keys");
-    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None };
+    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, books: &[] };
     let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
     let report = verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit");
     assert_eq!((report.findings, report.anomalies), (Vec::new(), 1));
@@ -468,7 +474,7 @@ async fn the_running_ledger_recovers_signs_and_lets_segments_go() {
     let state = StateDir::new(dir.path());
     std::fs::create_dir(dir.path().join("data")).expect("the data path's directory");
     let signer = signer(dir.path());
-    let options = Options { segment_bytes: 128 << 10, ..Options::default() };
+    let options = Options { segment_bytes: 128 << 10, kept: 64, ..Options::default() };
     let pace =
         RunOptions { gather: Duration::from_millis(1), head_every: Duration::from_millis(5), ..RunOptions::default() };
     let mut expected = 0;
@@ -517,6 +523,109 @@ async fn the_running_ledger_recovers_signs_and_lets_segments_go() {
     let report = audit(&state, &keys).await;
     assert_eq!(report.findings, []);
     assert!(report.heads > 0 && report.checkpoints > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_that_a_daemon_lets_go_during_an_audit_are_no_fault() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (state, signer) = (StateDir::new(dir.path()), signer(dir.path()));
+    std::fs::create_dir(dir.path().join("data")).expect("the data path's directory");
+    let store = SqliteStore::open(&state.ledger()).await.expect("a store");
+    let ledger = Ledger::open(store, "h").await.expect("a ledger");
+    let options = Options { segment_bytes: 80 << 10, kept: 64, ..Options::default() };
+    let (journal, _) = Journal::open(&state.journal(), &state.detail_keys(), "h", options, &Clock::fixed(UnixNanos(1)))
+        .expect("a journal");
+    let pace =
+        RunOptions { gather: Duration::from_millis(1), head_every: Duration::from_millis(5), ..RunOptions::default() };
+    let handle = spawn(ledger, &journal, signer.clone(), crate::spend::View::default(), pace).expect("running");
+    let more = async |from: u128| {
+        for number in from..from + 400 {
+            journal.append(paid(Kind::Intent, call(number))).await.expect("appended");
+            journal.append(paid(Kind::Outcome, call(number))).await.expect("appended");
+        }
+        handle.flush().await.expect("flushed");
+        // Behind the release that follows the commit.
+        journal.probe().await.expect("alive");
+    };
+    let oldest = || crate::journal::Reader::of_files(&state.journal(), 0).oldest().expect("listed").expect("a segment");
+    more(0).await;
+    // Some that only the journal has when the audit begins, perhaps.
+    journal.durable(paid(Kind::Intent, call(9_999))).await.expect("durable");
+    let keys = Verifier::parse_all(&signer.0.public_keys()).expect("keys");
+    let dir = state.journal();
+    for round in 1..4u128 {
+        let signed = crate::keeper::ledger_key::read_signed(&state.keeper()).expect("what was signed");
+        let against = Against { host_id: "h", keys: &keys, journal: Some(&dir), signed, books: &[] };
+        let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
+        let (before, mut went_on) = (oldest(), false);
+        let mut meanwhile = |_, _| {
+            if !std::mem::replace(&mut went_on, true) {
+                let going_on = more(round * 1_000);
+                tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(going_on));
+            }
+        };
+        let report = verify(&mut store, &against, &mut meanwhile).await.expect("an audit");
+        assert_eq!(report.findings, [], "round {round}");
+        assert!(went_on && oldest() > before, "no segment was let go");
+    }
+    drop(handle);
+    let log = state.ledger().with_extension("sqlite-wal");
+    assert!(log.metadata().map_or(true, |log| log.len() == 0), "the write-ahead log is merged at the end");
+}
+
+#[tokio::test]
+async fn what_an_older_version_wrote_verifies_for_ever() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (state, signer) = (StateDir::new(dir.path()), signer(dir.path()));
+    std::fs::create_dir(dir.path().join("data")).expect("the data path's directory");
+    let mut prev = [0; 32];
+    let mut old = entries(&drafts(30));
+    for entry in &mut old[..40] {
+        // Schema 1, and the chain over it.
+        let text = String::from_utf8(std::mem::take(&mut entry.bytes)).expect("text");
+        let text = text.replacen(r#""caracalschema":2"#, r#""caracalschema":1"#, 1);
+        entry.bytes = text.replacen(&hex::encode(entry.prev), &hex::encode(prev), 1).into_bytes();
+        (entry.prev, entry.leaf) = (prev, leaf_hash(&entry.bytes));
+        prev = entry.leaf;
+    }
+    old.truncate(40);
+    let store = SqliteStore::open(&state.ledger()).await.expect("a store");
+    let mut ledger = Ledger::open(store, "h").await.expect("a ledger");
+    ledger.ingest(&old, None, Some(&*signer)).await.expect("ingested");
+    drop(ledger);
+    let keys = Verifier::parse_all(&signer.0.public_keys()).expect("keys");
+    let books = [crate::meter::PriceBook::built_in().expect("a book")];
+    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, books: &books };
+    let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
+    let report = verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit");
+    assert_eq!((report.leaves, report.findings), (40, Vec::new()));
+}
+
+#[tokio::test]
+async fn a_bill_above_its_hold_is_remembered_and_a_wrong_charge_is_found() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let state = StateDir::new(dir.path());
+    std::fs::create_dir(dir.path().join("data")).expect("the data path's directory");
+    let book = crate::meter::PriceBook::built_in().expect("a book");
+    let mut outcome = paid(Kind::Outcome, call(1));
+    outcome.data.price_entry = Some("0123456789abcdef".into());
+    outcome.data.price_book = Some(book.id());
+    let mut ledger =
+        Ledger::open(SqliteStore::open(&state.ledger()).await.expect("a store"), "h").await.expect("a ledger");
+    let entries = entries(&[paid(Kind::Intent, call(1)), outcome]);
+    ledger.ingest(&entries, None, None).await.expect("ingested");
+    let overruns = ledger.store().overruns().await.expect("overruns");
+    assert_eq!(
+        overruns,
+        [Overrun { provider: "openai".into(), model: "gpt-5".into(), entry: "0123456789abcdef".into() }]
+    );
+    drop(ledger);
+    let keys = Verifier::parse_all(&signer(dir.path()).0.public_keys()).expect("keys");
+    let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
+    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, books: &[book] };
+    let report = verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit");
+    assert_eq!(report.repriced, 1);
+    assert_eq!(report.findings.iter().map(|finding| finding.code).collect::<Vec<_>>(), ["price"]);
 }
 
 #[tokio::test]

@@ -2,18 +2,19 @@
 //! Takes public keys and reads; gives findings. Trusts nothing that is stored: all of it is made again from the
 //! records' bytes and compared.
 
-use super::books::{Changes, OpenIntent, Spend, SpendKey};
+use super::books::{Changes, OpenIntent, Overrun, Spend, SpendKey};
 use super::note::{Checkpoint, Verifier, origin};
 use super::sequence::{FORK, GAP, event_ms};
 use super::sqlite::SqliteStore;
 use super::store::{Chunk, State, Store as _, StoreError};
 use super::tree::{TILE_WIDTH, Tile, Tree};
 use crate::event::write::{PLACE_BYTES, read_place};
-use crate::event::{Hash, WindowKey, leaf_hash};
+use crate::event::{Hash, Record, WindowKey, leaf_hash};
 use crate::journal::{self, Entry, ReadError, Reader, SignedHead, Start, head};
 use crate::keeper::ledger_key::Signed;
+use crate::meter::PriceBook;
 use crate::money::NanoUsd;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::Path;
 
 const CHUNKS_AT_ONCE: u32 = 64;
@@ -39,8 +40,10 @@ pub struct Against<'a> {
     pub keys: &'a [Verifier],
     /// The journal's directory, to check what the ledger does not have yet.
     pub journal: Option<&'a Path>,
-    /// The largest tree that the keeper says it signed.
+    /// The largest tree that the keeper says it signed. To be read before the ledger is opened.
     pub signed: Option<Signed>,
+    /// Price books: outcomes that one of them priced are priced again.
+    pub books: &'a [PriceBook],
 }
 
 /// Something that is wrong.
@@ -67,6 +70,8 @@ pub struct Report {
     pub tiles: u64,
     /// Records of the journal that the ledger does not have yet.
     pub journal_records: u64,
+    /// Charges made again from the usage and the terms of their records and a price book.
+    pub repriced: u64,
     /// Bytes of a torn tail in the journal: the next start cuts them, and they were never acknowledged.
     pub torn_bytes: u64,
     /// Leaves that say that the host's chain had a gap or a fork.
@@ -92,8 +97,10 @@ pub async fn verify(
     against: &Against<'_>,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Report, StoreError> {
-    store.freeze().await?;
     let mut report = Report::default();
+    // Before the view of the ledger: what a daemon lets go of its journal from here on is in one or the other.
+    let journal = Journal::open(against, &mut report);
+    store.freeze().await?;
     let state = match store.load().await {
         Ok(state) => state,
         Err(error) => {
@@ -101,7 +108,7 @@ pub async fn verify(
             return Ok(report);
         }
     };
-    let mut audit = Audit::new(against, report, store.checkpoints().await?, store.heads().await?);
+    let mut audit = Audit::new(against, report, journal, store.checkpoints().await?, store.heads().await?);
     audit.counts(store.counts().await?);
     let size = state.position.as_ref().map_or(0, |position| position.size);
     let mut next = 0;
@@ -127,7 +134,18 @@ pub async fn verify(
     if triggers != TRIGGERS {
         audit.report.find("schema", format!("the triggers that keep evidence are {triggers:?}"));
     }
-    audit.tail();
+    if audit.overruns != store.overruns().await?.into_iter().collect() {
+        audit.report.find("overruns", "the stored bills above their holds are not those of the records".into());
+    }
+    if let Some(next) = audit.tail() {
+        // Let go meanwhile, since the ledger has it by now; or missing.
+        store.thaw().await?;
+        let has = store.load().await.ok().and_then(|state| state.position).map_or(0, |at| at.cursor.sequence);
+        if has < next {
+            let what = format!("record {next} of the journal does not follow the ledger's last");
+            audit.report.find("chain", what);
+        }
+    }
     audit.ends();
     Ok(audit.report)
 }
@@ -147,26 +165,38 @@ struct Audit<'a> {
     opened: BTreeMap<String, (u64, OpenIntent)>,
     totals: HashMap<WindowKey, u64>,
     spend: BTreeMap<SpendKey, Spend>,
+    overruns: BTreeSet<Overrun>,
+}
+
+/// What was found of the journal before the ledger was looked at.
+struct Journal {
+    head: Option<SignedHead>,
+    tailer: Option<Tailer>,
+}
+
+impl Journal {
+    fn open(against: &Against<'_>, report: &mut Report) -> Journal {
+        let Some(dir) = against.journal else { return Journal { head: None, tailer: None } };
+        let head = head::load(dir).unwrap_or_else(|error| {
+            report.find("journal_head", error.to_string());
+            None
+        });
+        Journal { head, tailer: Tailer::open(dir) }
+    }
 }
 
 impl<'a> Audit<'a> {
     fn new(
         against: &'a Against<'a>,
         mut report: Report,
+        journal: Journal,
         checkpoints: Vec<(u64, String)>,
         mut heads: Vec<SignedHead>,
     ) -> Audit<'a> {
         report.checkpoints = checkpoints.len() as u64;
         report.heads = heads.len() as u64;
-        let mut journal = None;
-        if let Some(dir) = against.journal {
-            match head::load(dir) {
-                Ok(Some(head)) if heads.iter().all(|stored| *stored != head) => heads.push(head),
-                Ok(_) => {}
-                Err(error) => report.find("journal_head", error.to_string()),
-            }
-            journal = Tailer::open(dir);
-        }
+        let Journal { head, tailer: journal } = journal;
+        heads.extend(head.filter(|head| heads.iter().all(|stored| stored != head)));
         heads.sort_by_key(|head| head.sequence);
         let mut audit = Audit {
             against,
@@ -182,6 +212,7 @@ impl<'a> Audit<'a> {
             opened: BTreeMap::new(),
             totals: HashMap::new(),
             spend: BTreeMap::new(),
+            overruns: BTreeSet::new(),
         };
         for head in heads {
             audit.head_signature(&head);
@@ -242,9 +273,26 @@ impl<'a> Audit<'a> {
         let mut changes = Changes::default();
         changes.post(index, record, &self.open);
         self.book(changes);
+        self.price(index, record);
         self.tree.append(leaf, &mut self.full);
         self.report.leaves = self.tree.size();
         self.due_checkpoints();
+    }
+
+    /// Makes an outcome's charge again, where its price book is at hand.
+    fn price(&mut self, index: u64, record: &[u8]) {
+        let kind = record.get(PLACE_BYTES..).unwrap_or_default();
+        if self.against.books.is_empty() || !kind.starts_with(br#""type":"caracal.outcome.v1""#) {
+            return;
+        }
+        let Ok(Record { data, .. }) = Record::parse(record) else { return };
+        let Some(bill) = self.against.books.iter().find_map(|book| book.reprice(&data)) else { return };
+        self.report.repriced += 1;
+        if data.cost != Some(bill) {
+            let charged = data.cost.unwrap_or_default().0;
+            self.report
+                .find("price", format!("leaf {index} charges {charged} nano-USD, but its usage costs {}", bill.0));
+        }
     }
 
     fn chain(&mut self, index: u64, record: &[u8], leaf: Hash) {
@@ -345,6 +393,7 @@ impl<'a> Audit<'a> {
         for (key, spend) in changes.spend {
             self.spend.entry(key).or_default().add(&spend);
         }
+        self.overruns.extend(changes.overruns);
     }
 
     fn money(&mut self, state: &State, totals: HashMap<WindowKey, NanoUsd>, spend: Vec<(SpendKey, Spend)>) {
@@ -362,15 +411,19 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// Goes on into what only the journal has.
-    fn tail(&mut self) {
-        let Some(dir) = self.against.journal else { return };
+    /// Goes on into what only the journal has. Gives the sequence number of a record that is there while the one before
+    /// it is not.
+    fn tail(&mut self) -> Option<u64> {
+        let dir = self.against.journal?;
         match journal::check(dir, self.cursor) {
             Ok(found) => self.report.torn_bytes = found.torn_bytes,
             Err(error) => self.report.find("journal", error.to_string()),
         }
         while let Some(entry) = self.journal.as_mut().and_then(|journal| journal.from(self.cursor.sequence)) {
-            if entry.prev != self.cursor.prev || entry.sequence != self.cursor.sequence {
+            if entry.sequence != self.cursor.sequence {
+                return Some(entry.sequence);
+            }
+            if entry.prev != self.cursor.prev {
                 self.report.find(
                     "chain",
                     format!("record {} of the journal does not follow the ledger's last", entry.sequence),
@@ -382,6 +435,7 @@ impl<'a> Audit<'a> {
             self.tree.append(entry.leaf, &mut self.full);
             self.due_checkpoints();
         }
+        None
     }
 
     /// What was signed must have been reached.
@@ -414,6 +468,8 @@ struct Tailer {
 impl Tailer {
     fn open(dir: &Path) -> Option<Tailer> {
         let mut reader = Reader::of_files(dir, 0);
+        // A daemon deletes segments that its ledger has: these stay readable.
+        reader.pin().ok()?;
         let oldest = reader.oldest().ok().flatten()?;
         reader.seek(oldest);
         Some(Tailer { reader, waiting: VecDeque::new() })
@@ -444,8 +500,8 @@ impl Tailer {
         let batch = match self.reader.batch(1_024, 1 << 20) {
             // Deleted meanwhile, since the ledger has it.
             Err(ReadError::Gone(_)) => {
-                let oldest = self.reader.oldest().ok().flatten()?;
-                self.reader.seek(oldest);
+                let next = self.reader.next_segment().ok().flatten()?;
+                self.reader.seek(next);
                 self.reader.batch(1_024, 1 << 20).ok()?
             }
             other => other.ok()?,

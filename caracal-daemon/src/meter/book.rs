@@ -2,7 +2,9 @@
 //! Refuses a file with an unknown field, a name twice, or a price that is missing. Never guesses.
 
 use super::{Operation, Provider};
-use crate::money::{Bill, Factor, MoneyError, UnitPrice};
+use crate::event::Usage;
+use crate::event::record::Fields;
+use crate::money::{Bill, Factor, MoneyError, NanoUsd, UnitPrice};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -96,9 +98,56 @@ pub struct Model {
     pub(crate) geo_us: Factor,
     pub(crate) fast: Option<Factor>,
     rows: Vec<Row>,
+    /// Hash of its entry in the file: another one after each change of it.
+    pub entry: Arc<str>,
+}
+
+/// On which terms a call is billed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct On {
+    pub(crate) tier: Tier,
+    pub(crate) geo_us: bool,
+    pub(crate) fast: bool,
+}
+
+impl Tier {
+    /// The name that records use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Standard => "standard",
+            Tier::Flex => "flex",
+            Tier::Priority => "priority",
+            Tier::Ultrafast => "ultrafast",
+        }
+    }
+
+    fn named(name: &str) -> Option<Tier> {
+        [Tier::Standard, Tier::Flex, Tier::Priority, Tier::Ultrafast].into_iter().find(|tier| tier.name() == name)
+    }
 }
 
 impl Model {
+    /// The exact bill of `usage`, rounded up once; the greatest amount where the book has no rates.
+    pub(crate) fn bill(&self, usage: &Usage, on: On) -> NanoUsd {
+        let Some(rates) = self.rates(on.tier, all_input(usage)) else { return NanoUsd::MAX };
+        let bill = self.with_factors(tokens(&rates, usage), on.geo_us, on.fast);
+        bill.plus(usage.web_searches, self.web_search.unwrap_or(UnitPrice::FREE)).round_up()
+    }
+
+    pub(crate) fn with_factors(&self, bill: Bill, geo_us: bool, fast: bool) -> Bill {
+        let geo = if geo_us { self.geo_us } else { Factor::ONE };
+        let speed = if fast { self.fast.unwrap_or(Factor::ONE) } else { Factor::ONE };
+        bill.times(geo).times(speed)
+    }
+
+    /// From how many input tokens on the prices of this call hold; 0 for the usual ones.
+    pub(crate) fn input_above(&self, tier: Tier, usage: &Usage) -> u64 {
+        let input = all_input(usage);
+        let rows = self.rows.iter().filter(|row| [tier, Tier::Standard].contains(&row.tier) && input > row.above);
+        rows.map(|row| row.above).max().unwrap_or(0)
+    }
+
     /// Whether it is sold at this tier.
     pub(crate) fn sells(&self, tier: Tier) -> bool {
         self.rows.iter().any(|row| row.tier == tier)
@@ -152,9 +201,9 @@ impl PriceBook {
     pub fn parse(text: &str) -> Result<PriceBook, BookError> {
         let file: File = toml::from_str(text)?;
         let mut models = HashMap::new();
-        for entry in file.model {
+        for (entry, hash) in file.model.into_iter().zip(entry_hashes(text)?) {
             let (provider, names) = (entry.provider, entry.names.clone());
-            let model = Arc::new(entry.build()?);
+            let model = Arc::new(Model { entry: hash.into(), ..entry.build()? });
             for name in names {
                 if models.insert((provider.into(), Arc::from(name.as_str())), Arc::clone(&model)).is_some() {
                     return Err(BookError::Twice(name));
@@ -178,6 +227,18 @@ impl PriceBook {
         self.models.get(&(provider, Arc::from(name))).cloned()
     }
 
+    /// The bill of an outcome, made again from its record: `None` when it was not charged by its usage, when another book
+    /// priced it, or when its schema carries no terms.
+    #[must_use]
+    pub fn reprice(&self, outcome: &Fields) -> Option<NanoUsd> {
+        let by_usage = outcome.settle.as_deref() == Some("settled") && outcome.price_book.as_deref() == Some(&*self.id);
+        let (usage, served) = outcome.usage().zip(outcome.served()).filter(|_| by_usage)?;
+        let provider = Provider::named(outcome.provider.as_deref()?)?;
+        let answered = served.model.as_deref().and_then(|name| self.model(provider, name));
+        let model = answered.or_else(|| self.model(provider, outcome.model.as_deref()?))?;
+        Some(model.bill(&usage, On { tier: Tier::named(served.tier)?, geo_us: served.geo_us, fast: served.fast }))
+    }
+
     /// How many names have a price.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -197,6 +258,23 @@ struct File {
     version: String,
     #[serde(default)]
     model: Vec<Entry>,
+}
+
+/// The first 16 hex digits of the SHA-256 of each entry, however it is laid out.
+fn entry_hashes(text: &str) -> Result<Vec<String>, BookError> {
+    #[derive(Deserialize)]
+    struct Entries {
+        #[serde(default)]
+        model: Vec<toml::Table>,
+    }
+    let entries: Entries = toml::from_str(text)?;
+    let hash = |entry: &toml::Table| hex::encode(&Sha256::digest(entry.to_string())[..8]);
+    Ok(entries.model.iter().map(hash).collect())
+}
+
+/// Input tokens of every kind: a request's length.
+fn all_input(usage: &Usage) -> u64 {
+    [usage.cache_read, usage.cache_write_5m, usage.cache_write_1h].into_iter().fold(usage.input, u64::saturating_add)
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -272,6 +350,7 @@ impl Entry {
             geo_us: factor(&self.geo_us)?.unwrap_or(Factor::ONE),
             fast: factor(&self.fast)?,
             rows,
+            entry: "".into(),
             operations: self.operations,
             name: name.as_str().into(),
         })
@@ -297,7 +376,7 @@ impl RawRates {
 }
 
 /// The bill of `usage` at these rates, before per-call fees.
-pub(crate) fn tokens(rates: &Rates, usage: &crate::event::Usage) -> Bill {
+fn tokens(rates: &Rates, usage: &Usage) -> Bill {
     Bill::default()
         .plus(usage.input, rates.input)
         .plus(usage.cache_read, rates.cache_read)
@@ -341,6 +420,20 @@ mod tests {
             .rates(Tier::Priority, 300_000)
             .map(|rates| Bill::default().plus(1_000_000, rates.output).round_up().0);
         assert_eq!(priority, Some(30_000_000_000), "a tier without long prices: the dearer of both");
+        Ok(())
+    }
+
+    #[test]
+    fn an_entrys_hash_moves_with_its_price_and_with_nothing_else() -> Result<(), BookError> {
+        let hash = |price: &str, more: &str| {
+            let rates = format!("rates=[{{tier='standard',input='{price}',output='1'}}]\n");
+            let book = PriceBook::parse(&format!("version='1'\n{ENTRY}{rates}{more}"))?;
+            Ok::<_, BookError>(book.model(Provider::OpenAi, "a").map(|model| model.entry.to_string()))
+        };
+        let other = ENTRY.replace("['a']", "['b']") + "rates=[{tier='standard',input='1',output='1'}]\n";
+        assert_eq!(hash("1", "")?, hash("1", &other)?);
+        assert_ne!(hash("1", "")?, hash("2", "")?);
+        assert_eq!(hash("1", "")?.map(|hash| hash.len()), Some(16));
         Ok(())
     }
 

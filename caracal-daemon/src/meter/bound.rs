@@ -4,12 +4,12 @@
 //! words of its own is a constant; an inline image is bounded by its model's rule, a PDF by the model's longest input.
 //! Output: the cap, or the model's maximum, times the answers asked for. Every rate is the dearest that can apply.
 
-use super::book::{Model, Rates, Tier, tokens};
+use super::book::{Model, On, Rates, Tier};
 use super::shape::{Caching, Searches, unbounded};
 use super::usage::Terms;
 use super::{Call, Operation, refuse_agent};
 use crate::event::Usage;
-use crate::money::{Bill, Factor, NanoUsd, UnitPrice};
+use crate::money::{Bill, NanoUsd, UnitPrice};
 use crate::refusal::{Reason, Refusal};
 
 /// Input tokens that a provider may add to any request: roles, the frame of tool use, safety text.
@@ -144,7 +144,7 @@ impl Call {
         let dearest = self.shape.tiers.iter().filter_map(|tier| {
             let rates = self.price.dearest(*tier, input)?;
             let bill = Bill::default().plus(input, self.dearest_input(&rates)).plus(output, rates.output);
-            Some(self.with_factors(bill, &self.price, self.shape.geo_us, self.shape.fast).round_up())
+            Some(self.price.with_factors(bill, self.shape.geo_us, self.shape.fast).round_up())
         });
         dearest.max().unwrap_or(NanoUsd::MAX).saturating_add(fees.round_up())
     }
@@ -158,25 +158,18 @@ impl Call {
         }
     }
 
-    fn with_factors(&self, bill: Bill, price: &Model, geo_us: bool, fast: bool) -> Bill {
-        let geo = if geo_us { price.geo_us } else { Factor::ONE };
-        let speed = if fast { price.fast.unwrap_or(Factor::ONE) } else { Factor::ONE };
-        bill.times(geo).times(speed)
-    }
-
     /// The exact bill of `usage`.
     pub(crate) fn charge_on(&self, usage: &Usage, terms: &Terms, price: &Model) -> NanoUsd {
+        price.bill(usage, self.on(terms))
+    }
+
+    /// The terms that count: those that the answer reports, or else those asked for.
+    pub(crate) fn on(&self, terms: &Terms) -> On {
         let asked = self.shape.tiers.first().copied().unwrap_or(Tier::Standard);
-        let tier = terms.tier.filter(|_| self.operation != Operation::Messages).unwrap_or(asked);
-        let input = [usage.cache_read, usage.cache_write_5m, usage.cache_write_1h]
-            .into_iter()
-            .fold(usage.input, u64::saturating_add);
-        let Some(rates) = price.rates(tier, input) else {
-            return NanoUsd::MAX;
-        };
-        let geo_us = terms.geo_us.unwrap_or(self.shape.geo_us_asked);
-        let fast = terms.fast.unwrap_or(self.shape.fast);
-        let bill = self.with_factors(tokens(&rates, usage), price, geo_us, fast);
-        bill.plus(usage.web_searches, price.web_search.unwrap_or(UnitPrice::FREE)).round_up()
+        On {
+            tier: terms.tier.filter(|_| self.operation != Operation::Messages).unwrap_or(asked),
+            geo_us: terms.geo_us.unwrap_or(self.shape.geo_us_asked),
+            fast: terms.fast.unwrap_or(self.shape.fast),
+        }
     }
 }

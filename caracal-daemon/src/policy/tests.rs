@@ -440,11 +440,11 @@ fn a_bad_reload_keeps_the_last_good_set() -> Outcome {
     let engine = Engine::load(&rules, dir.path())?;
     let before = engine.current().hash();
     std::fs::write(&file, "permit (")?;
-    assert!(engine.reload(&rules, dir.path()).is_err());
+    assert!(PolicySet::compile(&rules, dir.path()).is_err());
     assert_eq!(engine.current().hash(), before);
     assert_eq!(get(&engine.current(), "x.test", 443, "/"), allowed());
     std::fs::write(&file, "forbid (principal, action, resource);")?;
-    let after = engine.reload(&rules, dir.path())?;
+    let after = engine.replace(PolicySet::compile(&rules, dir.path())?);
     assert_ne!(after, before);
     assert_eq!(get(&engine.current(), "x.test", 443, "/"), denied(Reason::PolicyDenied));
     Ok(())
@@ -467,7 +467,7 @@ fn a_bad_start_denies_everything_and_says_why() -> Outcome {
         );
     }
     assert_ne!(set.hash(), PolicySet::deny_all("other").hash());
-    engine.reload(&config("[[allow]]\nhosts = [\"x.test\"]")?, Path::new("."))?;
+    engine.replace(PolicySet::compile(&config("[[allow]]\nhosts = [\"x.test\"]")?, Path::new("."))?);
     assert_eq!(get(&engine.current(), "x.test", 443, "/"), allowed());
     Ok(())
 }

@@ -6,15 +6,17 @@ pub mod proxy;
 
 use crate::address::{is_loopback, is_private};
 use crate::dns::resolve::Resolver;
+use crate::keeper::sockets::Sockets;
 use crate::refusal::{Reason, Refusal, Side, Stage};
 use proxy::Proxy;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -56,8 +58,9 @@ pub struct Route<'a> {
     pub port: u16,
     /// The rule names a private, loopback or metadata address on purpose.
     pub private: bool,
-    /// The agent shares this process's network namespace, so that loopback means the same for both.
-    pub same_netns: bool,
+    /// Cookie of the agent's network namespace where that is another one than ours and `private` is set: loopback, and
+    /// what else is the namespace's own, is reached there and never here.
+    pub netns: Option<u64>,
 }
 
 /// `[upstream]`, read.
@@ -71,6 +74,8 @@ pub struct Settings {
     pub client_certificates: HashMap<String, (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     /// An HTTP proxy to go through.
     pub proxy: Option<Proxy>,
+    /// The road to sockets in agents' namespaces.
+    pub sockets: Option<Sockets>,
     /// How long a connection may take; 10 s where none is said.
     pub connect_timeout: Option<Duration>,
     /// How long a handshake may take; 10 s where none is said.
@@ -105,6 +110,7 @@ pub struct Dialer {
     config: Arc<ClientConfig>,
     by_host: HashMap<String, Arc<ClientConfig>>,
     proxy: Option<Proxy>,
+    sockets: Option<Sockets>,
     connect_timeout: Duration,
     handshake_timeout: Duration,
 }
@@ -122,7 +128,7 @@ impl Dialer {
     /// When there is no usable root, or a certificate cannot be used.
     pub fn new(settings: Settings, resolver: Arc<Resolver>) -> Result<Dialer, DialerError> {
         let roots = Arc::new(roots_of(&settings)?);
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = super::crypto();
         let builder = || {
             ClientConfig::builder_with_provider(provider.clone())
                 .with_safe_default_protocol_versions()
@@ -142,6 +148,7 @@ impl Dialer {
             config,
             by_host,
             proxy: settings.proxy,
+            sockets: settings.sockets,
             connect_timeout: settings.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
             handshake_timeout: settings.handshake_timeout.unwrap_or(HANDSHAKE_TIMEOUT),
         })
@@ -153,11 +160,12 @@ impl Dialer {
     /// `upstream_resolve`, `private_address`, `upstream_connect`.
     pub async fn tcp(&self, route: Route<'_>) -> Result<TcpStream, Refusal> {
         let deadline = Instant::now() + self.connect_timeout;
-        let stream = match &self.proxy {
-            Some(proxy) if !proxy.is_excepted(route.host, route.port) => self.through(proxy, route, deadline).await?,
-            _ => {
+        let stream = match self.proxy_for(route) {
+            Some(proxy) => self.through(proxy, route, deadline).await?,
+            None => {
                 let addresses = self.resolver.addresses(route.host).await?;
-                connect(route.host, &allowed(route, &addresses)?, route.port, deadline).await?
+                let places = self.places(route, allowed(route, &addresses)?).await?;
+                connect(route.host, places, route.port, deadline).await?
             }
         };
         // Small writes are whole messages here: waiting to fill a segment only delays them.
@@ -193,13 +201,35 @@ impl Dialer {
         Ok((stream, alpn))
     }
 
+    /// The proxy that this route takes. Loopback is never another host's.
+    fn proxy_for(&self, route: Route<'_>) -> Option<&Proxy> {
+        let loopback = route.host.parse::<IpAddr>().is_ok_and(is_loopback);
+        self.proxy.as_ref().filter(|proxy| !loopback && !proxy.is_excepted(route.host, route.port))
+    }
+
+    /// From where each address is dialled: with a socket in the agent's namespace what is that namespace's own, from
+    /// ours everything else.
+    async fn places(&self, route: Route<'_>, addresses: Vec<IpAddr>) -> Result<Vec<Place>, Refusal> {
+        let (Some(netns), true) = (route.netns, addresses.iter().copied().any(is_private)) else {
+            return Ok(ours(addresses));
+        };
+        let asked = match &self.sockets {
+            Some(sockets) => sockets.of(netns, &addresses).await,
+            None => Err("there is no road to its network namespace".to_owned()),
+        };
+        let sockets = asked.map_err(|why| connect_refusal(route.host, &why))?;
+        // Loopback without a socket of theirs would be our own: left out.
+        let places = addresses.into_iter().zip(sockets).filter(|(at, socket)| socket.is_some() || !is_loopback(*at));
+        Ok(places.collect())
+    }
+
     /// Through the configured proxy, which does the look-up: a company's resolver often knows no public names.
     async fn through(&self, proxy: &Proxy, route: Route<'_>, deadline: Instant) -> Result<TcpStream, Refusal> {
         if let Ok(address) = route.host.parse::<IpAddr>() {
             allowed(route, &[address])?;
         }
         let addresses = self.resolver.addresses(&proxy.host).await?;
-        let mut stream = connect(&proxy.host, &addresses, proxy.port, deadline).await?;
+        let mut stream = connect(&proxy.host, ours(addresses), proxy.port, deadline).await?;
         match timeout_at(deadline, proxy.tunnel(&mut stream, route.host, route.port)).await {
             Ok(Ok(())) => Ok(stream),
             Ok(Err(why)) => Err(connect_refusal(route.host, &format!("the proxy {} answered: {why}", proxy.host))),
@@ -210,51 +240,62 @@ impl Dialer {
 
 /// The addresses that may be dialled on this route.
 fn allowed(route: Route<'_>, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Refusal> {
-    let may =
-        |address: &&IpAddr| !is_private(**address) || (route.private && (route.same_netns || !is_loopback(**address)));
+    let may = |address: &&IpAddr| route.private || !is_private(**address);
     let kept: Vec<IpAddr> = addresses.iter().filter(may).take(MOST_ADDRESSES).map(IpAddr::to_canonical).collect();
     if !kept.is_empty() {
         return Ok(kept);
     }
     let address = addresses.first().map_or_else(String::new, IpAddr::to_string);
-    let what_to_do = if route.private {
-        "It is loopback in another network namespace, which cannot be reached from here."
-    } else {
-        "Write `private = true` into the rule if that is meant."
-    };
     Err(Refusal {
         stage: Stage::Tls,
         side: Side::Agent,
         reason: Reason::PrivateAddress,
         sentence: format!(
-            "Caracal does not connect to {}: {address} is not an address of the public internet. {what_to_do}",
+            "Caracal does not connect to {}: {address} is not an address of the public internet. \
+             Write `private = true` into the rule if that is meant.",
             route.host
         ),
     })
 }
 
-/// The first of `addresses` that answers; each gets a head start over the next.
-#[expect(clippy::disallowed_methods, reason = "the one road out")]
-async fn connect(host: &str, addresses: &[IpAddr], port: u16, deadline: Instant) -> Result<TcpStream, Refusal> {
+/// An address, and a socket to dial it with where it is not ours to dial.
+type Place = (IpAddr, Option<OwnedFd>);
+
+/// All from our own namespace.
+fn ours(addresses: Vec<IpAddr>) -> Vec<Place> {
+    addresses.into_iter().map(|address| (address, None)).collect()
+}
+
+/// The first of `places` that answers; each gets a head start over the next.
+async fn connect(host: &str, places: Vec<Place>, port: u16, deadline: Instant) -> Result<TcpStream, Refusal> {
     let mut tries = JoinSet::new();
-    let mut waiting = addresses.iter();
+    let mut waiting = places.into_iter();
     let mut last = String::from("no address is left to try");
     loop {
         let next = waiting.next();
-        if let Some(address) = next {
-            let address = SocketAddr::new(*address, port);
-            tries.spawn(async move { (address, TcpStream::connect(address).await) });
+        let tried = next.is_some();
+        if let Some((address, socket)) = next {
+            let address = SocketAddr::new(address, port);
+            tries.spawn(async move { (address, dial(address, socket).await) });
         }
         let until = if waiting.len() > 0 { deadline.min(Instant::now() + STAGGER) } else { deadline };
         match timeout_at(until, tries.join_next()).await {
             Ok(Some(Ok((_, Ok(stream))))) => return Ok(stream),
             Ok(Some(Ok((address, Err(error))))) => last = format!("{address}: {error}"),
             Ok(Some(Err(error))) => last = error.to_string(),
-            Ok(None) if next.is_none() => return Err(connect_refusal(host, &last)),
+            Ok(None) if !tried => return Err(connect_refusal(host, &last)),
             Ok(None) => {}
             Err(_) if until == deadline => return Err(connect_refusal(host, "no address answered within 10 s")),
             Err(_) => {}
         }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one road out")]
+async fn dial(address: SocketAddr, socket: Option<OwnedFd>) -> std::io::Result<TcpStream> {
+    match socket {
+        Some(socket) => TcpSocket::from_std_stream(socket.into()).connect(address).await,
+        None => TcpStream::connect(address).await,
     }
 }
 

@@ -58,7 +58,7 @@ impl Leaves {
         let spki = rcgen::PublicKeyData::subject_public_key_info(&pair);
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.serialize_der()));
         let key = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&der).map_err(|error| failed(error.to_string()))?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = super::crypto();
         Ok(Leaves { provider, signer, clock, key, spki, kept: Mutex::new(HashMap::new()) })
     }
 
@@ -123,6 +123,8 @@ impl Settings {
                 .with_safe_default_protocol_versions()?
                 .with_no_client_auth()
                 .with_cert_resolver(Arc::new(Only(certified.clone())));
+            // Ours is the side that knows what is cheap on this host.
+            config.ignore_client_order = true;
             config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
             // A resumed handshake saves the server nothing, and a ticket would outlive the policy that the handshake met.
             config.send_tls13_tickets = 0;

@@ -37,7 +37,7 @@ pub fn sniff(first: &[u8]) -> Option<Protocol> {
     }
     let method = first.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-' || **byte == b'_').count();
     match first.get(method) {
-        Some(b' ') if method > 0 => Some(Protocol::Http1),
+        Some(b' ') if (1..=MOST_METHOD).contains(&method) => Some(Protocol::Http1),
         None if method <= MOST_METHOD => None,
         _ => Some(Protocol::Other),
     }
@@ -59,6 +59,9 @@ mod tests {
         assert_eq!(sniff(b"\x00\x00"), Some(Protocol::Other));
         assert_eq!(sniff(b"\x16\x02"), Some(Protocol::Other));
         assert_eq!(sniff(b" GET"), Some(Protocol::Other));
+        // However it is cut into segments.
+        assert_eq!(sniff(&[b'A'; 25]), Some(Protocol::Other));
+        assert_eq!(sniff(b"AAAAAAAAAAAAAAAAAAAAAAAAA / HTTP/1.1\r\n"), Some(Protocol::Other));
         for short in [&b""[..], b"\x16", b"G", b"GET", b"PRI", b"PRI * HTTP/2.0\r\n\r\nSM"] {
             assert_eq!(sniff(short), None, "{short:?}");
         }

@@ -95,7 +95,7 @@ async fn an_endless_hello_is_refused() {
 }
 
 fn route(host: &str, port: u16) -> Route<'_> {
-    Route { host, port, private: true, same_netns: true }
+    Route { host, port, private: true, netns: None }
 }
 
 fn resolver(names: &[&str]) -> Arc<Resolver> {
@@ -117,8 +117,8 @@ async fn addresses_are_tried_in_turn_and_private_ones_refused() {
     let refused = dialer.tcp(Route { private: false, ..route("two.test", port) }).await.expect_err("private");
     assert_eq!(refused.reason, Reason::PrivateAddress);
     let elsewhere =
-        dialer.tcp(Route { same_netns: false, ..route("127.0.0.1", port) }).await.expect_err("another namespace");
-    assert_eq!(elsewhere.reason, Reason::PrivateAddress);
+        dialer.tcp(Route { netns: Some(7), ..route("127.0.0.1", port) }).await.expect_err("another namespace");
+    assert_eq!(elsewhere.reason, Reason::UpstreamConnect, "never dialled from here");
 }
 
 #[tokio::test]

@@ -22,5 +22,5 @@ pub fn lsm_file_receive(ctx: LsmContext) -> i32 {
     if is_own(agent, sock) || (family == UNIX && learns(agent)) {
         return 0;
     }
-    refuse(agent, Why::ForeignSocket, Hook::FileReceive, family, NOT_PERMITTED)
+    refuse(agent, Why::Foreign, Hook::FileReceive, family, NOT_PERMITTED)
 }

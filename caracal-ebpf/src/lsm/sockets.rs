@@ -29,7 +29,7 @@ pub fn answer(agent: u64, socket: u64, hook: Hook) -> i32 {
         UNIX => return 0,
         NETLINK if word16(sock, layout!(sock_protocol)) == ROUTE => return 0,
         INET | INET6 if is_own(agent, sock) => return 0,
-        INET | INET6 => Why::ForeignSocket,
+        INET | INET6 => Why::Foreign,
         _ => Why::SocketFamily,
     };
     refuse(agent, why, hook, family, NOT_PERMITTED)

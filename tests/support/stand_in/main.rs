@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! stand-in --root-out FILE --bill FILE [--log FILE] [--listen ADDR]... [--dns ADDR]...
-//!          [--answer-v4 ADDR] [--answer-v6 ADDR] [--tls-port N] [--http-port N] [--dns-port N]
+//!          [--client-out DIR] [--proxy ADDR:PORT] [--answer-v4 ADDR] [--answer-v6 ADDR] [--tls-port N] [--http-port N] [--dns-port N]
 //!
 //! --root-out FILE   writes the test root certificate (PEM) there; clients must trust it
 //! --bill FILE       appends one JSON line for each paid call: what this provider bills, by its own prices
 //! --log FILE        appends one JSON line for each request, look-up, and start and end of a paid call
+//! --client-out DIR  writes client.pem and client.key there: what `client-certificate.example` wants to see
+//! --proxy ADDR:PORT an HTTP proxy, whose tunnels end at these hosts
 //! --listen ADDR     address for HTTPS and HTTP, repeatable           (0.0.0.0 and ::)
 //! --dns ADDR        address for the name server, repeatable          (203.0.113.53 and 2001:db8:ca::53)
 //! --answer-v4 ADDR  the A record of the first known name, counting up (203.0.113.10)
@@ -16,15 +18,17 @@
 //! `directive.rs`. Without `--answer-v6 none` every name has an AAAA record.
 
 use anyhow::{Context as _, Result, bail};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use support::stand_in::{World, bill, git, names, root, serve};
+use support::stand_in::{World, bill, git, names, proxy, root, serve};
 
 struct Args {
     root_out: PathBuf,
     bill: PathBuf,
     log: PathBuf,
+    client_out: Option<PathBuf>,
+    proxy: Option<SocketAddr>,
     listen: Vec<IpAddr>,
     dns: Vec<IpAddr>,
     answer_v4: Ipv4Addr,
@@ -39,6 +43,8 @@ fn args() -> Result<Args> {
         root_out: PathBuf::new(),
         bill: PathBuf::new(),
         log: PathBuf::from("/dev/null"),
+        client_out: None,
+        proxy: None,
         listen: Vec::new(),
         dns: Vec::new(),
         answer_v4: Ipv4Addr::new(203, 0, 113, 10),
@@ -54,6 +60,8 @@ fn args() -> Result<Args> {
             "--root-out" => out.root_out = value.into(),
             "--bill" => out.bill = value.into(),
             "--log" => out.log = value.into(),
+            "--client-out" => out.client_out = Some(value.into()),
+            "--proxy" => out.proxy = Some(value.parse()?),
             "--listen" => out.listen.push(value.parse()?),
             "--dns" => out.dns.push(value.parse()?),
             "--answer-v4" => out.answer_v4 = value.parse()?,
@@ -83,6 +91,11 @@ async fn main() -> Result<()> {
     let repository = git::repository(scratch.path())?;
     let root = root::Root::new()?;
     std::fs::write(&args.root_out, root.pem()).with_context(|| format!("writing {}", args.root_out.display()))?;
+    if let Some(dir) = &args.client_out {
+        let (certificate, key) = root.client()?;
+        std::fs::write(dir.join("client.pem"), certificate)?;
+        std::fs::write(dir.join("client.key"), key)?;
+    }
     let log = bill::Lines::append(&args.log)?;
     let bill = bill::Bill::new(bill::Lines::append(&args.bill)?);
     let world = Arc::new(World::new(bill, log, root, repository));
@@ -93,6 +106,9 @@ async fn main() -> Result<()> {
     for address in &args.listen {
         serve::tls(Arc::clone(&world), (*address, args.tls_port).into()).await?;
         serve::plain(Arc::clone(&world), (*address, args.http_port).into()).await?;
+    }
+    if let Some(address) = args.proxy {
+        proxy::serve(Arc::clone(&world), address, args.tls_port).await?;
     }
     println!("ready");
     let mut stop = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

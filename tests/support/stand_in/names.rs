@@ -26,6 +26,8 @@ pub const KNOWN: &[&str] = &[
     "other.example",
     "proxy.example",
     "wrong-certificate.example",
+    "client-certificate.example",
+    "files.corp.example",
 ];
 
 /// Names whose address is one that a policy must name: what a hostile zone would answer.
@@ -73,7 +75,10 @@ pub async fn serve(world: Arc<World>, zone: Arc<Zone>, address: SocketAddr) -> R
         while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
             let query = buffer.get(..length).unwrap_or_default();
             if let Some((name, kind, question)) = question(query) {
-                world.log.write(&json!({"event": "query", "name": name, "type": kind, "peer": peer.ip().to_string()}));
+                world.log.write(&json!({
+                    "event": "query", "name": name, "type": kind, "peer": peer.ip().to_string(),
+                    "server": address.ip().to_string(),
+                }));
                 let _lost = socket.send_to(&reply(query, question, zone.addresses(&name), kind), peer).await;
             }
         }

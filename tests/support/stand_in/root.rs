@@ -1,13 +1,22 @@
 //! The test root and a leaf for each server name, made when it is first asked for.
 
 use anyhow::Result;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// The host that wants to see a client's certificate.
+pub const ASKS_FOR_A_CERTIFICATE: &str = "client-certificate.example";
+/// Whom the client certificate names.
+pub const CLIENT: &str = "caracal of this test";
 
 /// The root and the leaves made so far.
 #[derive(Debug)]
@@ -51,12 +60,41 @@ impl Root {
     /// # Errors
     /// When the provider has no usable protocol versions.
     pub fn server(&self) -> Result<Arc<rustls::ServerConfig>> {
+        self.settings(None)
+    }
+
+    /// The same for [`ASKS_FOR_A_CERTIFICATE`]: a client without one of this root's is turned away.
+    ///
+    /// # Errors
+    /// When the provider has no usable protocol versions.
+    pub fn asking_server(&self) -> Result<Arc<rustls::ServerConfig>> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.inner.issuer.der().clone())?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        self.settings(Some(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?))
+    }
+
+    /// A certificate and key, both PEM, that [`Root::asking_server`] takes.
+    ///
+    /// # Errors
+    /// When keys cannot be made.
+    pub fn client(&self) -> Result<(String, String)> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, CLIENT);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        Ok((params.signed_by(&key, &self.inner.issuer)?.pem(), key.serialize_pem()))
+    }
+
+    fn settings(&self, clients: Option<Arc<dyn ClientCertVerifier>>) -> Result<Arc<rustls::ServerConfig>> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let leaves: Arc<dyn ResolvesServerCert> = self.inner.clone();
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(leaves);
+        let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let mut config = match clients {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        }
+        .with_cert_resolver(leaves);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }

@@ -1,7 +1,7 @@
 //! Listens, speaks HTTP/1.1 and HTTP/2, and sends each request to the host that it names.
 
 use super::deliver::{Out, answer};
-use super::{World, bill, chat, git, messages, responses, sites, websocket};
+use super::{World, bill, chat, git, messages, responses, root, sites, websocket};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
@@ -10,6 +10,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, header};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use rustls::server::Acceptor;
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::io::Read as _;
@@ -27,12 +28,17 @@ const LARGEST: usize = 64 << 20;
 /// When the port cannot be bound.
 pub async fn tls(world: Arc<World>, address: SocketAddr) -> Result<()> {
     let listener = listen(address).await?;
-    let acceptor = tokio_rustls::TlsAcceptor::from(world.root.server()?);
+    let (settings, asking) = (world.root.server()?, world.root.asking_server()?);
     tokio::spawn(async move {
         while let Ok((stream, peer)) = listener.accept().await {
-            let (world, acceptor) = (Arc::clone(&world), acceptor.clone());
+            let (world, settings, asking) = (Arc::clone(&world), Arc::clone(&settings), Arc::clone(&asking));
             tokio::spawn(async move {
-                match acceptor.accept(stream).await {
+                let accepted = async {
+                    let start = tokio_rustls::LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+                    let asks = start.client_hello().server_name() == Some(root::ASKS_FOR_A_CERTIFICATE);
+                    start.into_stream(if asks { asking } else { settings }).await
+                };
+                match accepted.await {
                     Ok(stream) => {
                         let sni = stream.get_ref().1.server_name().map(str::to_owned);
                         connection(world, stream, peer, sni).await;

@@ -34,6 +34,9 @@ pub(crate) struct Arguments {
     peers: Vec<PeerName>,
     #[arg(long)]
     quick: bool,
+    /// Only the plans of these names.
+    #[arg(long, value_delimiter = ',')]
+    loads: Vec<String>,
     #[arg(long)]
     commit: String,
     /// The directory that gets bench.json.
@@ -98,6 +101,12 @@ pub(super) struct Results {
     pub(super) fdatasync_us: u64,
 }
 
+impl Arguments {
+    fn wants(&self, plan: &Plan) -> bool {
+        self.loads.is_empty() || self.loads.iter().any(|name| name == plan.name)
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
     let mut report = Report::start("bench", Path::new("."));
@@ -110,7 +119,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for round in 1..=rounds {
         // The quietest moment's: what a sync costs, not what else the machine was doing.
         results.fdatasync_us = results.fdatasync_us.min(fdatasync(scene.files())?);
-        for plan in PLANS {
+        for plan in PLANS.iter().filter(|plan| arguments.wants(plan)) {
             for peer in &mut peers {
                 eprintln!("... round {round} of {rounds}: {} through {}", plan.name, peer.name.name());
                 let sample = sample(&scene, peer, *plan, milliseconds);
@@ -123,7 +132,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     for peer in peers.iter().filter(|peer| peer.name == PeerName::Caracal) {
-        for plan in PLANS.iter().filter(|plan| PROFILES.contains(&plan.name)) {
+        for plan in PLANS.iter().filter(|plan| PROFILES.contains(&plan.name) && arguments.wants(plan)) {
             report.cases.extend(sampled(&scene, peer, *plan)?);
         }
     }

@@ -28,14 +28,51 @@ pub(crate) fn install(checkout: &Checkout) -> Result<Clients> {
     let tools = checkout.tools();
     Ok(Clients {
         python: python(checkout, &tools.join("python"), "the Python SDKs", pins::PYTHON)?,
-        node: node(checkout, &tools.join("node"))?,
+        node: node(checkout, &tools.join("node"), pins::NODE)?,
     })
 }
+
+/// The same with the agents' newest versions, beside the pinned ones.
+///
+/// # Errors
+/// When npm fails.
+pub(crate) fn newest(checkout: &Checkout, pinned: &Clients) -> Result<Clients> {
+    let log = checkout.log("npm-newest");
+    let mut wanted = Vec::new();
+    for pin in pins::NODE {
+        let (name, _) = pin.rsplit_once('@').context("a pin has a version")?;
+        if AGENTS.iter().any(|(_, agent)| *agent == name) {
+            let mut npm = Command::new("npm");
+            npm.args(["view", "--no-update-notifier", name, "version"]);
+            progress::quietly(&format!("asking npm for the newest {name}"), &mut npm, &log)?;
+            wanted.push(format!("{name}@{}", fs::read_to_string(&log)?.trim()));
+        } else {
+            wanted.push((*pin).to_owned());
+        }
+    }
+    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    Ok(Clients { python: pinned.python.clone(), node: node(checkout, &checkout.tools().join("node-newest"), &wanted)? })
+}
+
+/// The agents, by the word that their cases begin with and by their package.
+pub(crate) const AGENTS: [(&str, &str); 2] = [("Claude Code", "@anthropic-ai/claude-code"), ("Codex", "@openai/codex")];
 
 impl Clients {
     /// Tells the contracts where the clients are.
     pub(crate) fn environment(&self) -> [(&'static str, PathBuf); 2] {
         [("CARACAL_PYTHON", self.python.clone()), ("CARACAL_NODE", self.node.clone())]
+    }
+
+    /// The installed version of a package from npm.
+    ///
+    /// # Errors
+    /// When it is not installed.
+    pub(crate) fn version(&self, package: &str) -> Result<String> {
+        let path = self.node.join("node_modules").join(package).join("package.json");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let manifest: serde_json::Value = serde_json::from_str(&text)?;
+        let version = manifest.get("version").and_then(serde_json::Value::as_str);
+        Ok(version.with_context(|| format!("{} names no version", path.display()))?.to_owned())
     }
 }
 
@@ -65,8 +102,8 @@ fn python(checkout: &Checkout, home: &Path, what: &str, pins: &[&str]) -> Result
     Ok(interpreter)
 }
 
-fn node(checkout: &Checkout, home: &Path) -> Result<PathBuf> {
-    if has(home, pins::NODE) {
+fn node(checkout: &Checkout, home: &Path, pins: &[&str]) -> Result<PathBuf> {
+    if has(home, pins) {
         return Ok(home.to_path_buf());
     }
     let version = Command::new("node").arg("--version").output().context("node does not start")?;
@@ -79,10 +116,10 @@ fn node(checkout: &Checkout, home: &Path) -> Result<PathBuf> {
     fs::write(home.join("package.json"), "{\"private\": true}\n")?;
     let mut npm = Command::new("npm");
     npm.args(["install", "--no-audit", "--no-fund", "--no-update-notifier", "--save-exact"])
-        .args(pins::NODE)
+        .args(pins)
         .current_dir(home);
     progress::quietly("fetching the Node SDK, Claude Code and Codex", &mut npm, &checkout.log("npm"))?;
-    stamp(home, pins::NODE)?;
+    stamp(home, pins)?;
     Ok(home.to_path_buf())
 }
 

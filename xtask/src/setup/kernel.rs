@@ -20,6 +20,7 @@ use crate::{
 
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 
 /// A compiler that can build kernel programs, and the linker for them.
 #[derive(Clone, Debug)]
@@ -54,6 +55,14 @@ impl Compiler {
     /// A cargo that builds for the kernel: `core` from source, linked by bpf-linker, with BTF.
     pub(crate) fn cargo(&self) -> Command {
         let mut command = self.kind.program("cargo");
+        self.prepare(&mut command);
+        command
+    }
+
+    /// The environment of a cargo that builds for the kernel.
+    fn prepare(&self, command: &mut Command) {
+        forget_cargo(command);
+        command.env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN");
         if self.kind == Kind::Debian {
             // Debian's compiler is a stable one; only this build may use its unstable flags.
             command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
@@ -62,7 +71,35 @@ impl Compiler {
         flags.push(&self.linker);
         flags.push("\u{1f}-C\u{1f}debuginfo=2\u{1f}-C\u{1f}link-arg=--btf");
         command.env("CARGO_ENCODED_RUSTFLAGS", flags).env_remove("RUSTFLAGS");
-        command
+    }
+
+    /// `clippy` of the same compiler, which reads kernel programs as [`Compiler::cargo`] builds them; installed when missing.
+    ///
+    /// # Errors
+    /// When it cannot be installed; the text says what to install by hand.
+    pub(crate) fn clippy(&self, checkout: &Checkout) -> Result<Command> {
+        match self.kind {
+            Kind::Nightly => {
+                if text(self.kind.program("cargo").args(["clippy", "--version"])).is_none() {
+                    let mut command = Command::new("rustup");
+                    command.args(["component", "add", "clippy", "--toolchain", "nightly"]);
+                    progress::quietly("fetching clippy for rustup's nightly", &mut command, &checkout.log("rustup"))?;
+                }
+                let mut command = self.cargo();
+                command.arg("clippy");
+                Ok(command)
+            }
+            Kind::Debian => {
+                let wanted = [Package::new("rust-web-clippy", Probe::Path(DEBIAN_CLIPPY.into()))];
+                packages::install_all(checkout, "to lint kernel programs", &wanted)?;
+                // By its path: `cargo clippy` would take the one that is first on PATH, which is another compiler's.
+                let mut command = Command::new(DEBIAN_CLIPPY);
+                command.arg("clippy");
+                self.prepare(&mut command);
+                command.env("CARGO", DEBIAN_CARGO);
+                Ok(command)
+            }
+        }
     }
 
     /// For people: which compiler it is.

@@ -46,6 +46,12 @@ pub(crate) const TEST: &[(&str, Probe)] = &[
     ("nghttp2-client", Probe::Program("h2load")),
     ("libcap2-bin", Probe::Program("capsh")),
     ("util-linux", Probe::Program("unshare")),
+    // Real containers: runc, because crun takes no hybrid hosts; the bridge plugin translates addresses with iptables.
+    ("podman", Probe::Program("podman")),
+    ("runc", Probe::Program("runc")),
+    ("containernetworking-plugins", Probe::Path(Cow::Borrowed("/usr/lib/cni/bridge"))),
+    ("iptables", Probe::Program("iptables")),
+    ("busybox-static", Probe::Succeeds(&["sh", "-c", "! ldd /bin/busybox"])),
     ("python3-venv", Probe::Succeeds(&["/usr/bin/python3", "-c", "import ensurepip, venv"])),
     ("nodejs", Probe::Program("node")),
     ("npm", Probe::Program("npm")),
@@ -54,6 +60,23 @@ pub(crate) const TEST: &[(&str, Probe)] = &[
 /// What the demo plays with.
 pub(crate) const DEMO: &[(&str, Probe)] =
     &[("curl", Probe::Program("curl")), ("iproute2", Probe::Program("ip")), ("util-linux", Probe::Program("setpriv"))];
+
+/// What boots other kernels, and what stands in their root file system.
+pub(crate) const VM: &[(&str, Probe)] = &[
+    ("qemu-system-x86", Probe::Program("qemu-system-x86_64")),
+    ("busybox-static", Probe::Path(Cow::Borrowed("/usr/bin/busybox"))),
+    ("debian-archive-keyring", Probe::Path(Cow::Borrowed("/usr/share/keyrings/debian-archive-keyring.gpg"))),
+    ("xz-utils", Probe::Program("xz")),
+    ("curl", Probe::Program("curl")),
+    ("git", Probe::Program("git")),
+    ("iproute2", Probe::Program("ip")),
+    ("libcap2-bin", Probe::Program("capsh")),
+    ("util-linux", Probe::Program("unshare")),
+    ("python3-minimal", Probe::Program("python3")),
+];
+
+/// What reads vagrant/Vagrantfile: 16 MB.
+pub(crate) const VAGRANT: &[(&str, Probe)] = &[("vagrant", Probe::Program("vagrant"))];
 
 /// A Python that can make environments.
 pub(crate) const PYTHON: &[(&str, Probe)] =

@@ -2,9 +2,10 @@
 //! (other socket families, io_uring on old kernels) and what leads to other processes (terminal injection, key
 //! upcalls). Never refuses what an agent's own sandbox needs: user namespaces, mounts, seccomp, Landlock.
 
+use crate::keeper::sandbox::arch;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, sock_filter,
+    sock_filter,
 };
 use std::collections::BTreeMap;
 
@@ -47,11 +48,11 @@ fn families() -> Result<Rules, String> {
 }
 
 /// Answered as by a kernel without them, on which programs fall back. io_uring opens sockets past this filter;
-/// request_key starts a helper of the host's that looks names up for the caller.
+/// request_key starts a helper of the host's that looks names up for the caller. clone3 can start a child in another
+/// cgroup (`CLONE_INTO_CGROUP`), whose file system being read-only does not hinder it; every libc falls back to clone.
 fn absent() -> Rules {
-    [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_request_key]
-        .map(|call| (call, vec![]))
-        .into()
+    let calls = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+    calls.into_iter().chain([libc::SYS_request_key, libc::SYS_clone3]).map(|call| (call, vec![])).collect()
 }
 
 /// The terminal is shared with the user's shell, which is not governed: nothing may type into it.
@@ -79,14 +80,6 @@ fn x32_is_absent() -> Vec<sock_filter> {
     let enosys = 0x0005_0000 | libc::ENOSYS.unsigned_abs(); // SECCOMP_RET_ERRNO
     // The number is the first word of seccomp_data. No other architecture has numbers that high.
     vec![step(LOAD, 0, 0, 0), step(AT_LEAST, 0, 1, X32_BIT), step(RETURN, 0, 0, enosys)]
-}
-
-/// The architecture that this program was built for.
-///
-/// # Errors
-/// When seccompiler does not know it.
-pub fn arch() -> Result<TargetArch, String> {
-    std::env::consts::ARCH.try_into().map_err(|e: seccompiler::BackendError| e.to_string())
 }
 
 fn program(rules: Rules, errno: i32) -> Result<BpfProgram, String> {

@@ -41,7 +41,7 @@ impl Stages {
         let mut poor = crate::budget::BudgetSpec::daily("poor", crate::money::NanoUsd(1));
         poor.agents = vec!["poor".to_owned()];
         let all = crate::budget::BudgetSpec::daily("all", crate::money::NanoUsd(1_000_000_000_000));
-        let mut options = crate::journal::Options::default();
+        let mut options = crate::journal::Options { kept: 6_000, ..crate::journal::Options::default() };
         if broken {
             (options.segment_bytes, options.max_bytes) = (1 << 18, 1 << 19);
             options.room_within = std::time::Duration::from_millis(50);

@@ -1,7 +1,7 @@
 //! What a paid call costs is held, sent, settled and recorded, however it ends.
 
 use super::fixture::Seen;
-use super::world::{Body, Speaks, World, full, http1_over};
+use super::world::{Body, Speaks, World, full, http1_over, port_without_listener};
 use crate::intercept::Limits;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
@@ -68,10 +68,8 @@ async fn an_agent_that_hangs_up_pays_what_the_provider_bills() {
     drop(answer);
     drop(client);
     // The upstream is read on to its end: the second piece is taken, and the usage in it counts.
-    world.log.go_on.notify_one();
-    tokio::task::yield_now().await;
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    world.log.go_on.notify_one();
+    world.log.go_on.grant();
+    world.log.go_on.grant();
     world.log.ended.notified().await;
     let outcome = outcome_of(&world).await;
     assert_eq!(outcome.settle.as_deref(), Some("settled"));
@@ -117,9 +115,8 @@ async fn an_upstream_that_breaks_off_is_charged_in_full() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_was_not_sent_is_released() {
     let world = World::new(Speaks::Clear).await;
-    let free =
-        tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listener").local_addr().expect("address").port();
-    let original = std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), free);
+    let (_held, port) = port_without_listener();
+    let original = std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), port);
     let mut client = http1_over(world.connect_as("rich", original).await).await;
     let answer = client.send_request(call(CALL, "")).await.expect("answer");
     assert_eq!(answer.headers().get("x-caracal-reason").expect("reason"), "upstream_connect");

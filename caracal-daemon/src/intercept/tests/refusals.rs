@@ -1,6 +1,6 @@
 //! What is not allowed is answered in HTTP, and counted.
 
-use super::world::{Speaks, World, full, http1_over};
+use super::world::{Speaks, World, full, http1_over, port_without_listener};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use std::sync::atomic::Ordering;
@@ -184,9 +184,8 @@ async fn without_a_journal_nothing_is_forwarded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_is_not_there_is_a_gateway_error() {
     let world = World::new(Speaks::Both).await;
-    let free =
-        tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listener").local_addr().expect("address").port();
-    let original = std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), free);
+    let (_held, port) = port_without_listener();
+    let original = std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), port);
     let mut client = http1_over(world.connect_as("rich", original).await).await;
     let (status, reason, _) = text(client.send_request(get("/", "a.test")).await.expect("answer")).await;
     assert_eq!((status, reason.as_str()), (StatusCode::GATEWAY_TIMEOUT, "upstream_connect"));

@@ -97,10 +97,10 @@ async fn a_stream_arrives_piece_by_piece() {
         // The second piece is not written before the first has arrived here.
         let first = answer.body_mut().frame().await.expect("frame").expect("data").into_data().expect("data");
         assert_eq!(first, "data: one\n\n");
-        world.log.go_on.notify_one();
+        world.log.go_on.grant();
         let second = answer.body_mut().frame().await.expect("frame").expect("data").into_data().expect("data");
         assert!(second.starts_with(b"data: {\"usage\""));
-        world.log.go_on.notify_one();
+        world.log.go_on.grant();
         let rest = answer.into_body().collect().await.expect("a clean end").to_bytes();
         assert!(rest.is_empty());
     }

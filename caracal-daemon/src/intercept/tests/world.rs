@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -40,7 +40,7 @@ impl Signer for LocalSigner {
         self.0.issue_leaf(name, spki)
     }
 
-    fn sign_checkpoint(&self, _size: u64, _root: [u8; 32]) -> Result<String, KeeperError> {
+    fn sign_checkpoint(&self, _size: u64, _root: [u8; 32], _proof: &[[u8; 32]]) -> Result<String, KeeperError> {
         Err(KeeperError::Gone("not in this test".to_owned()))
     }
 
@@ -59,10 +59,30 @@ pub(crate) struct UpstreamLog {
     pub(crate) requests: AtomicUsize,
     /// Raw heads of HTTP/1 requests cannot be seen behind hyper; the headers in order can.
     pub(crate) heads: Mutex<Vec<Head>>,
-    /// Lets a paced answer go on.
-    pub(crate) go_on: Notify,
+    /// Lets a paced answer go on, once each time: what is said early is not lost.
+    pub(crate) go_on: Steps,
     /// Told when a paced answer has been written to its end.
     pub(crate) ended: Notify,
+}
+
+/// Steps that one side grants and the other takes.
+#[derive(Debug)]
+pub(crate) struct Steps(Semaphore);
+
+impl Default for Steps {
+    fn default() -> Steps {
+        Steps(Semaphore::new(0))
+    }
+}
+
+impl Steps {
+    pub(crate) fn grant(&self) {
+        self.0.add_permits(1);
+    }
+
+    async fn taken(&self) {
+        self.0.acquire().await.expect("never closed").forget();
+    }
 }
 
 pub(crate) struct World {
@@ -183,7 +203,7 @@ impl World {
 
     /// The records, once they are as `done` wants them.
     pub(crate) async fn records(&self, done: impl Fn(&[Seen]) -> bool) -> Vec<Seen> {
-        for _ in 0..600 {
+        for _ in 0..6_000 {
             let records = self.stages.records();
             if done(&records) {
                 return records;
@@ -236,6 +256,14 @@ pub(crate) fn client_config(root: &CertificateDer<'static>, alpn: &[&str]) -> Ar
 
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).boxed_unsync()
+}
+
+/// A port of loopback that refuses, and what keeps others from listening on it meanwhile.
+pub(crate) fn port_without_listener() -> (tokio::net::TcpSocket, u16) {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port");
+    let port = socket.local_addr().expect("address").port();
+    (socket, port)
 }
 
 async fn start_upstream(speaks: Speaks, log: Arc<UpstreamLog>) -> (SocketAddr, CertificateDer<'static>) {
@@ -313,9 +341,9 @@ async fn upstream(mut request: Request<Incoming>, log: Arc<UpstreamLog>) -> Resu
             let (sender, body) = tokio::sync::mpsc::channel(1);
             tokio::spawn(async move {
                 sender.send(Frame::data(Bytes::from("data: one\n\n"))).await.ok();
-                log.go_on.notified().await;
+                log.go_on.taken().await;
                 sender.send(Frame::data(Bytes::from("data: {\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5,\"total_tokens\":15},\"choices\":[]}\n\n"))).await.ok();
-                log.go_on.notified().await;
+                log.go_on.taken().await;
                 drop(sender);
                 log.ended.notify_one();
             });

@@ -53,7 +53,30 @@ fn charged(
 ) -> Result<(Option<Usage>, Option<NanoUsd>), Box<dyn std::error::Error>> {
     let call = call(operation, model, more)?;
     let reading = reading(&call, 200, &head(kind, ""), &[answer.as_bytes()])?;
-    Ok((reading.usage, call.bill(&reading)))
+    let bill = call.bill(&reading);
+    assert_eq!(repriced(&call, &reading)?, bill, "the record does not say what the bill was made of");
+    Ok((reading.usage, bill))
+}
+
+/// The bill made again from the call's record and the price book that it names.
+fn repriced(call: &Call, reading: &Reading) -> Result<Option<NanoUsd>, Box<dyn std::error::Error>> {
+    use crate::event::{Data, Detail, Draft, Kind, Record};
+    let (_keys, scribe) = crate::event::write::tests::scribe();
+    let data = Data {
+        provider: Some(call.provider.name()),
+        model: Some(call.model.clone()),
+        settle: Some("settled"),
+        usage: reading.usage,
+        served: call.served(reading),
+        price_book: Some(call.price_book.clone()),
+        ..Data::default()
+    };
+    let draft = Draft { kind: Kind::Outcome, at: crate::clock::UnixNanos(0), data, detail: Detail::default() };
+    let mut bytes = Vec::new();
+    scribe.seal(&draft)?.place(0, &[0; 32], &mut bytes);
+    let record = Record::parse(&bytes)?.data;
+    assert_eq!(PriceBook::parse("version='1'")?.reprice(&record), None, "another book");
+    Ok(PriceBook::built_in()?.reprice(&record))
 }
 
 const CHAT: &str = concat!(

@@ -1,0 +1,102 @@
+//! Each redirected connection arrives where its process sent it: many of them, of all address families, from source ports
+//! that are used again at once, with thousands open beside them. The other host says at which address it was called.
+
+use crate::{PROBE, STAND_IN};
+use serde_json::{Map, json};
+use std::collections::VecDeque;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use support::catalogue::ECHO_PORTS;
+use support::daemon::{Cgroup, Daemon};
+use support::report;
+use support::scene::Scene;
+use support::wire::Packet;
+
+const RULES: &str = "[limits]\nconnections_per_agent = 40000\nconnections = 40000\n\n[[allow]]\n\
+                     hosts = [\"12.0.0.0/8\", \"2001:db8:c::/48\"]\nports = [5001, 5002, 5003, 5004]\nmode = \"tcp\"\n";
+
+/// Tell every caller which address and port he called, and keep the connection until they are dropped.
+struct Servers(Arc<Mutex<VecDeque<TcpStream>>>);
+
+impl Servers {
+    fn open(scene: &Scene, open: usize) -> Servers {
+        // Callers hang up first: by the time one is dropped here, as many newer ones are kept.
+        let keep = open + 4_000;
+        let kept = Arc::new(Mutex::new(VecDeque::new()));
+        for port in ECHO_PORTS {
+            let bound = scene.net.b.inside(|| Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?));
+            let (listener, kept) = (bound.expect("a listener"), Arc::clone(&kept));
+            std::thread::spawn(move || {
+                for mut stream in listener.incoming().flatten() {
+                    let Ok(at) = stream.local_addr() else { continue };
+                    let _gone = writeln!(stream, "{}", SocketAddr::new(at.ip().to_canonical(), at.port()));
+                    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                    kept.push_back(stream);
+                    while kept.len() > keep {
+                        drop(kept.pop_front());
+                    }
+                }
+            });
+        }
+        Servers(kept)
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Whether a packet opens a connection or has a payload. The kernel itself answers late segments of connections that the
+/// data path has closed; such an answer has no owner, goes by the default route, and carries nothing.
+fn carries(packet: &Packet) -> bool {
+    let byte = |at: usize| packet.bytes.get(at).copied().map_or(0, usize::from);
+    let (header, length) = match packet.source {
+        IpAddr::V4(_) => ((byte(0) & 15) * 4, byte(2) << 8 | byte(3)),
+        IpAddr::V6(_) => (40, (byte(4) << 8 | byte(5)) + 40),
+    };
+    packet.protocol != 6 || byte(header + 13) & 2 != 0 || length > header + (byte(header + 12) >> 4) * 4
+}
+
+#[test]
+fn no_connection_arrives_at_another_ones_destination() {
+    let (count, open) = if report::long() { (1_000_000_u64, 30_000) } else { (50_000, 1_000) };
+    report::case("escape", "original destinations", || {
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let cgroup = Cgroup::new();
+        let _servers = Servers::open(&scene, open);
+        let probe = |count: u64, open: usize| {
+            let limit = Duration::from_secs(if report::long() { 7_200 } else { 300 });
+            let run = scene.agent(PROBE).cgroup(&cgroup.path()).limit(limit);
+            run.args(["destinations", "7", &count.to_string(), &open.to_string()]).ran().ok()
+        };
+        // Without a daemon every connection is right: else the server or the prober would be wrong.
+        let control = probe(800, 80);
+        assert_eq!(control.stdout.trim(), "right 800 wrong 0 failed 0", "{}", control.screen());
+        let mut daemon = Daemon::configured(&scene, RULES);
+        daemon.attach(&cgroup.path());
+        daemon.restart();
+        scene.wire.clear();
+        let ran = probe(count, open);
+        let last = ran.stdout.lines().last().unwrap_or_default().to_owned();
+        let numbers: Vec<u64> = last.split(' ').filter_map(|word| word.parse().ok()).collect();
+        let [right, wrong, failed] = numbers.as_slice() else { panic!("{}", ran.screen()) };
+        report::figure("escape", "destinations", right + wrong);
+        report::figure("escape", "wrong_destinations", *wrong);
+        assert_eq!(*wrong, 0, "{}", ran.screen());
+        assert_eq!(right + failed, count, "{}", ran.screen());
+        // A refused connection is no wrong one, but a daemon that refuses many proves little.
+        assert!(*failed <= count / 100, "{failed} of {count} failed: {}{}", ran.screen(), daemon.logs());
+        let packets = scene.wire.packets();
+        let carried: Vec<_> = packets.iter().filter(|packet| carries(packet)).take(5).collect();
+        assert!(carried.is_empty(), "bytes left the host outside the data path: {carried:?}");
+        let mut more = Map::new();
+        more.insert("connections".into(), json!(count));
+        more.insert("open_at_once".into(), json!(open));
+        more.insert("failed".into(), json!(failed));
+        more
+    });
+}

@@ -1,0 +1,478 @@
+//! A workload that runs already: what it holds when it is attached is listed, and destroyed or fenced within a second;
+//! its new connections trust the local CA without a restart where its files can be reached, and are never passed
+//! through where they cannot.
+
+use crate::{RULES, STAND_IN, attempt};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+use support::daemon::{Cgroup, Daemon};
+use support::netns::{AGENT_UID, Ran, until};
+use support::report;
+use support::scene::Scene;
+use support::wire::CANARY_PORT;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The promise of live attach.
+const FENCED_WITHIN: Duration = Duration::from_secs(1);
+const CANARY: &str = "203.0.113.10";
+
+/// `tests/programs/live.py`, with its inner process in the cgroup.
+struct Workload {
+    child: Child,
+    dir: PathBuf,
+    pids: Value,
+    ready: Value,
+}
+
+impl Workload {
+    fn start(scene: &Scene, cgroup: &Cgroup) -> Workload {
+        let dir = scene.home.path().join("live");
+        std::fs::create_dir(&dir).expect("a directory");
+        std::os::unix::fs::chown(&dir, Some(AGENT_UID), Some(AGENT_UID)).expect("its owner");
+        let script = scene.file("live.py", include_str!("../programs/live.py"));
+        let errors = std::fs::File::create(scene.net.files().join("live.err")).expect("a log");
+        let run = scene.agent("/usr/bin/python3").arg(script).arg(&dir).args([CANARY, &CANARY_PORT.to_string()]);
+        let child = run.spawn(Stdio::null(), Stdio::from(errors)).expect("python3 starts");
+        let mut workload = Workload { child, dir, pids: Value::Null, ready: Value::Null };
+        workload.pids = workload.told(scene, "pids");
+        let inside = workload.pids["inside"].as_u64().expect("a pid").to_string();
+        std::fs::write(cgroup.path().join("cgroup.procs"), inside).expect("it moves");
+        workload.ask("moved");
+        workload.ready = workload.told(scene, "ready");
+        workload
+    }
+
+    fn ask(&self, name: &str) {
+        std::fs::write(self.dir.join(name), "").expect("a file");
+    }
+
+    fn told(&self, scene: &Scene, name: &str) -> Value {
+        let path = self.dir.join(name);
+        let read = || serde_json::from_str(&std::fs::read_to_string(&path).unwrap_or_default()).ok();
+        let there = until(name, PATIENCE, || read().is_some());
+        let errors = std::fs::read_to_string(scene.net.files().join("live.err")).unwrap_or_default();
+        assert!(there.is_ok(), "the workload does not say {name}: {errors}");
+        read().unwrap_or(Value::Null)
+    }
+
+    /// What became of the last attempts, all of them made after this was called.
+    fn seen(&self) -> Value {
+        let path = self.dir.join("seen");
+        let _gone = std::fs::remove_file(&path);
+        let mut seen = Value::Null;
+        for _ in 0..2 {
+            until("an attempt", PATIENCE, || {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                seen = serde_json::from_str(&text).unwrap_or(Value::Null);
+                !seen.is_null()
+            })
+            .expect("the workload tries");
+            let _gone = std::fs::remove_file(&path);
+        }
+        seen
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        if let Some(inside) = self.pids["inside"].as_i64().and_then(|pid| i32::try_from(pid).ok()) {
+            // SAFETY: kill takes integers; the outer process has not been waited for, so its child's pid is not another's.
+            unsafe { libc::kill(inside, libc::SIGKILL) };
+        }
+        let _dead = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+/// `caracald attach` beside a daemon that runs; its report, and how long it took.
+#[track_caller]
+fn attach(daemon: &Daemon<'_>, cgroup: &Cgroup, more: &[&str]) -> Value {
+    let ran = daemon.command(&["attach", "--json", "--cgroup"]).arg(cgroup.path()).args(more).ran().ok();
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.screen()))
+}
+
+#[track_caller]
+fn detach(daemon: &Daemon<'_>, cgroup: &Cgroup) -> Ran {
+    daemon.command(&["detach", "--cgroup"]).arg(cgroup.path()).ran().ok()
+}
+
+/// The report's lines by the name that the workload gives its descriptors.
+fn lines(report: &Value, workload: &Workload) -> BTreeMap<String, Value> {
+    let inside = &workload.pids["inside"];
+    let mut all = BTreeMap::new();
+    for socket in report["live"]["sockets"].as_array().into_iter().flatten() {
+        assert_eq!(&socket["pid"], inside, "{socket}");
+        assert_eq!(socket["process"], "python3", "{socket}");
+        let fds = workload.ready["fds"].as_object().into_iter().flatten();
+        let name = fds.filter(|(_, fd)| **fd == socket["fd"]).map(|(name, _)| name.clone()).next();
+        let name = if socket["fd"] == workload.ready["unix"] { Some("unix".to_owned()) } else { name };
+        all.insert(name.unwrap_or_else(|| panic!("nobody's: {socket}")), socket.clone());
+    }
+    all
+}
+
+#[test]
+fn what_a_running_workload_holds_is_listed_and_closed_within_a_second() {
+    report::case("escape", "live attach", || {
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let cgroup = Cgroup::new();
+        let daemon = Daemon::start(&scene, RULES);
+        let workload = Workload::start(&scene, &cgroup);
+        let seen = workload.seen();
+        // The control: without an attach every one of them gets out, and the listener answers.
+        for name in ["tcp", "udp", "passed", "fresh-udp", "own-tcp", "own-udp"] {
+            assert_eq!(seen[name], "sent", "{name}: {seen}");
+        }
+        let packets = scene.wire.packets();
+        let inside = |wanted: u8| packets.iter().filter(|packet| packet.protocol == wanted).count();
+        assert!(inside(6) > 3 && inside(17) > 3, "the judge does not see the control");
+        let port = workload.ready["ports"]["listener"].as_u64().and_then(|port| u16::try_from(port).ok());
+        let port = port.expect("a port");
+        assert!(knock(&scene, port), "the control's listener is not reached");
+
+        let began = Instant::now();
+        let report = attach(&daemon, &cgroup, &[]);
+        let took = began.elapsed();
+        std::thread::sleep(FENCED_WITHIN);
+        let last = scene
+            .wire
+            .packets()
+            .iter()
+            .filter(|packet| !packet.is_reset())
+            .map(|packet| packet.at)
+            .max()
+            .expect("packets of the control");
+        let fence = last.saturating_duration_since(began);
+        report::figure("escape", "fence_ms_live_attach", u64::try_from(fence.as_millis()).unwrap_or(u64::MAX));
+        assert!(fence < FENCED_WITHIN, "a packet left {fence:?} after the attach began (which took {took:?})");
+
+        let lines = lines(&report, &workload);
+        let wanted = [
+            ("tcp", "tcp", "established", "elsewhere", "destroyed"),
+            ("udp", "udp", "connected", "elsewhere", "destroyed"),
+            ("listener", "tcp", "listening", "elsewhere", "destroyed"),
+            ("fresh-tcp", "tcp", "unconnected", "unknown", "fenced"),
+            ("passed", "tcp", "established", "elsewhere", "destroyed"),
+            ("own-tcp", "tcp", "established", "here", "destroyed"),
+            ("own-udp", "udp", "connected", "here", "destroyed"),
+            ("own-listener", "tcp", "listening", "here", "fenced"),
+            ("client", "tcp", "established", "here", "left"),
+            ("server", "tcp", "established", "here", "left"),
+            ("unix", "unix", "connected", "unknown", "uncovered"),
+        ];
+        for (name, kind, state, made, done) in wanted {
+            let line = lines.get(name).unwrap_or_else(|| panic!("{name} is not listed: {report}"));
+            let is = ["kind", "state", "made", "done"].map(|field| line[field].as_str().unwrap_or("?"));
+            assert_eq!(is, [kind, state, made, done], "{name}: {line}");
+        }
+        // It has sent already, so it has a port: the kernel says where it was made.
+        assert_eq!(lines["fresh-udp"]["done"], "fenced");
+        let why = lines["unix"]["why"].as_str().unwrap_or_default().to_owned();
+        assert!(why.contains(&workload.pids["outside"].to_string()), "{why}");
+        assert_eq!(lines["own-tcp"]["peer"], format!("{CANARY}:{CANARY_PORT}"));
+
+        // Whatever it tries with them now: nothing leaves, and the agent's own loopback goes on.
+        scene.wire.clear();
+        workload.ask("hostile");
+        for _ in 0..5 {
+            let seen = workload.seen();
+            assert_eq!((&seen["client"], &seen["server"]), (&json!("sent"), &json!("sent")), "{seen}");
+        }
+        std::thread::sleep(FENCED_WITHIN);
+        scene.wire.silent_but_for_resets();
+        // The host itself says that nobody listens: a reset, and no byte of the workload's.
+        assert!(!knock(&scene, port), "the listener still answers");
+
+        // A socket that is passed in later is found by the next look.
+        workload.ask("late");
+        until("the late one is listed", PATIENCE, || {
+            let status = daemon.json(&["status"]);
+            let all = status["agents"][0]["live"]["sockets"].as_array().cloned().unwrap_or_default();
+            all.len() > lines.len()
+        })
+        .expect("a late socket is found");
+        scene.wire.clear();
+        let _seen = workload.seen();
+        std::thread::sleep(FENCED_WITHIN);
+        scene.wire.silent_but_for_resets();
+
+        let told = |message: &str| message.starts_with("attached agent") && message.contains("6 destroyed");
+        let messages = |records: &[support::ledger::Record]| -> Vec<String> {
+            records.iter().map(|record| record.data.to_string()).collect()
+        };
+        let records = daemon
+            .records_when(|records| records.iter().any(|record| record.data.to_string().contains("came into agent")));
+        let messages = messages(&records);
+        assert!(
+            records.iter().any(|record| record
+                .data
+                .as_object()
+                .into_iter()
+                .flatten()
+                .any(|(_, value)| value.as_str().is_some_and(told))),
+            "{messages:#?}"
+        );
+        assert!(records.iter().any(|record| record.is_denial("foreign_socket_refused")), "{messages:#?}");
+
+        // A released workload has them back, as far as they were not ended.
+        let _ran = detach(&daemon, &cgroup);
+        scene.wire.clear();
+        let _seen = workload.seen();
+        assert!(sends(&scene), "a released workload still cannot send");
+        let mut more = Map::new();
+        more.insert("control".into(), json!("leaked without an attach"));
+        more.insert("fence_ms".into(), json!(u64::try_from(fence.as_millis()).unwrap_or(u64::MAX)));
+        more.insert("attach_ms".into(), json!(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)));
+        more
+    });
+}
+
+/// Whether the judge sees more than resets.
+fn sends(scene: &Scene) -> bool {
+    scene.wire.packets().iter().any(|packet| !packet.is_reset())
+}
+
+/// Whether a listener of A answers somebody in B.
+#[expect(clippy::disallowed_methods, reason = "the test is the stranger who knocks")]
+fn knock(scene: &Scene, port: u16) -> bool {
+    let address = std::net::SocketAddr::from(([198, 51, 100, 1], port));
+    let knocked = scene.net.b.inside(|| Ok(std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1))?));
+    knocked.is_ok()
+}
+
+#[test]
+fn marks_outlive_the_keeper_and_go_with_a_detach() {
+    report::plain("escape", "live attach, kill -9, detach without a daemon", || {
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let cgroup = Cgroup::new();
+        let mut daemon = Daemon::start(&scene, RULES);
+        let workload = Workload::start(&scene, &cgroup);
+        let _seen = workload.seen();
+        assert!(!scene.wire.packets().is_empty(), "the control does not leak");
+        let _report = attach(&daemon, &cgroup, &[]);
+        workload.ask("hostile");
+        daemon.kill();
+        scene.wire.clear();
+        let _seen = workload.seen();
+        scene.wire.silent_but_for_resets();
+        daemon.restart();
+        let _seen = workload.seen();
+        scene.wire.silent_but_for_resets();
+        daemon.kill();
+        let _ran = detach(&daemon, &cgroup);
+        let _seen = workload.seen();
+        assert!(sends(&scene), "a released workload still cannot send");
+    });
+}
+
+#[test]
+fn a_packet_socket_from_outside_refuses_the_attach() {
+    const HOLD: &str = "
+import os, socket, sys, time
+held = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+os.setuid(int(sys.argv[1]))
+time.sleep(600)
+";
+    report::plain("escape", "live attach of a packet socket", || {
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let cgroup = Cgroup::new();
+        let daemon = Daemon::start(&scene, RULES);
+        let run = scene.agent("/usr/bin/python3").user(0).cgroup(&cgroup.path());
+        let mut child =
+            run.args(["-c", HOLD, &AGENT_UID.to_string()]).spawn(Stdio::null(), Stdio::null()).expect("python3 starts");
+        let pid = child.id();
+        until("it is an ordinary user", PATIENCE, || {
+            std::fs::read_to_string(format!("/proc/{pid}/status"))
+                .is_ok_and(|text| text.contains(&format!("Uid:\t{AGENT_UID}")))
+        })
+        .expect("it gives up root");
+        let ran = daemon.command(&["attach", "--cgroup"]).arg(cgroup.path()).ran();
+        assert_ne!(ran.code, Some(0), "{}", ran.screen());
+        for part in ["packet", &pid.to_string(), "--allow-degraded"] {
+            assert!(ran.screen().contains(part), "{part}: {}", ran.screen());
+        }
+        // Refused is refused: the cgroup is as free as before.
+        scene.wire.clear();
+        let _ran = attempt(&scene, &cgroup, &["udp", &format!("{CANARY}:{CANARY_PORT}")]);
+        assert!(!scene.wire.packets().is_empty(), "a refused attach left its programs behind");
+        let report = attach(&daemon, &cgroup, &["--allow-degraded"]);
+        assert_eq!(report["live"]["sockets"][0]["done"], "open", "{report}");
+        let _dead = child.kill();
+        let _status = child.wait();
+    });
+}
+
+/// Sockets in a network namespace of the workload's own.
+const NAMESPACE: &str = "
+import socket, time
+server = socket.socket()
+server.bind(('127.0.0.1', 4321))
+server.listen()
+client = socket.create_connection(('127.0.0.1', 4321))
+other, _ = server.accept()
+datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagram.connect(('127.0.0.1', 4322))
+print('made', flush=True)
+time.sleep(600)
+";
+
+#[test]
+fn sockets_in_a_namespace_of_the_workload_are_listed() {
+    report::plain("escape", "live attach with a user and network namespace", || {
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let cgroup = Cgroup::new();
+        let daemon = Daemon::start(&scene, RULES);
+        let out = scene.file("namespace.out", "");
+        let file = std::fs::OpenOptions::new().write(true).open(&out).expect("a file");
+        let script = format!("ip link set lo up && exec /usr/bin/python3 -c \"{NAMESPACE}\"");
+        let run = scene.agent("unshare").cgroup(&cgroup.path()).args(["-Urn", "sh", "-c", &script]);
+        let mut child = run.spawn(Stdio::from(file), Stdio::null()).expect("unshare starts");
+        until("the sockets", PATIENCE, || std::fs::read_to_string(&out).is_ok_and(|text| text.contains("made")))
+            .expect("they are made");
+        let report = attach(&daemon, &cgroup, &[]);
+        let all = report["live"]["sockets"].as_array().cloned().unwrap_or_default();
+        let of = |kind: &str, state: &str| {
+            all.iter().filter(|one| one["kind"] == kind && one["state"] == state && one["made"] == "here").count()
+        };
+        assert_eq!((of("tcp", "listening"), of("tcp", "established"), of("udp", "connected")), (1, 2, 1), "{report}");
+        assert!(all.iter().all(|one| one["pid"] == child.id()), "{report}");
+        let _dead = child.kill();
+        let _status = child.wait();
+    });
+}
+
+/// Asks for an allowed page for ever, a new program each time, and writes down the status.
+const ASK: &str =
+    "while :; do curl -sS -o /dev/null -w '%{http_code}\\n' --max-time 5 https://example.com/hello; sleep 0.1; done";
+
+/// A shell that asks, in the cgroup; with a mount namespace of its own or not.
+struct Asking {
+    child: Child,
+    out: PathBuf,
+}
+
+impl Asking {
+    fn start(scene: &Scene, cgroup: &Cgroup, own: bool) -> Asking {
+        let out = scene.file("asking.out", "");
+        let file = std::fs::OpenOptions::new().append(true).open(&out).expect("a file");
+        let user = AGENT_UID.to_string();
+        let drop = ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", "sh", "-c", ASK];
+        let run = scene.agent(if own { "unshare" } else { "setpriv" }).user(0).cgroup(&cgroup.path());
+        let run = if own { run.args(["-m", "--propagation", "private"]).args(drop) } else { run.args(&drop[1..]) };
+        let child = run.spawn(Stdio::from(file), Stdio::null()).expect("it starts");
+        Asking { child, out }
+    }
+
+    /// The next answers are all this status.
+    #[track_caller]
+    fn gets(&self, status: &str) {
+        let mut last = String::new();
+        let done = until("the answers", PATIENCE, || {
+            let _empty = std::fs::write(&self.out, "");
+            std::thread::sleep(Duration::from_millis(700));
+            last = std::fs::read_to_string(&self.out).unwrap_or_default();
+            let mut lines = last.lines().filter(|line| line.len() == 3).peekable();
+            lines.peek().is_some() && lines.all(|line| line == status)
+        });
+        assert!(done.is_ok(), "not {status}: {last}");
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let _dead = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+/// Everything about the certificate stores of A.
+fn stores(scene: &Scene) -> String {
+    let list = "cd / && find etc/ssl usr/local/share/ca-certificates ! -type d -print0 | sort -z | xargs -0 -n1 sh -c \
+                'echo \"$0 $(readlink \"$0\") $(sha256sum < \"$0\" 2>/dev/null)\"'";
+    scene.net.a.shell(list).expect("the stores are read")
+}
+
+#[track_caller]
+fn verdict(report: &Value, process: &str) -> String {
+    let all = report["live"]["trust"]["processes"].as_array().cloned().unwrap_or_default();
+    let found = all.iter().find(|one| one["process"] == process);
+    found.unwrap_or_else(|| panic!("{process} is not judged: {report}"))["verdict"].as_str().unwrap_or("?").to_owned()
+}
+
+#[test]
+fn a_workload_with_its_own_mounts_trusts_without_a_restart() {
+    report::plain("escape", "trust of a running workload with its own mount namespace", || {
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let cgroup = Cgroup::new();
+        let before = stores(&scene);
+        let mut daemon = Daemon::start(&scene, RULES);
+        let asking = Asking::start(&scene, &cgroup, true);
+        asking.gets("000");
+        let report = attach(&daemon, &cgroup, &[]);
+        assert!(report["live"]["trust"]["places"].to_string().contains("mounted over"), "{report}");
+        let _shell = verdict(&report, "sh");
+        asking.gets("200");
+        assert_eq!(stores(&scene), before, "the host's store was touched");
+        let _ran = detach(&daemon, &cgroup);
+        asking.gets("000");
+        let table = mounts(&asking.child);
+        assert!(!table.contains(daemon.instance()), "something is still mounted: {table}");
+
+        // A killed keeper, and a detach without one.
+        let _report = attach(&daemon, &cgroup, &[]);
+        asking.gets("200");
+        daemon.kill();
+        assert!(mounts(&asking.child).contains(daemon.instance()), "the control: it is mounted");
+        let _ran = detach(&daemon, &cgroup);
+        let table = mounts(&asking.child);
+        assert!(!table.contains(daemon.instance()), "something is still mounted: {table}");
+        assert_eq!(stores(&scene), before, "the host's store was touched");
+    });
+}
+
+fn mounts(child: &Child) -> String {
+    std::fs::read_to_string(format!("/proc/{}/mountinfo", child.id())).expect("it runs")
+}
+
+#[test]
+fn the_hosts_store_is_changed_only_on_word_and_comes_back_byte_by_byte() {
+    report::plain("escape", "trust of a running workload by the host's store", || {
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let cgroup = Cgroup::new();
+        // The host's stores, thrown away with the namespace.
+        let files = scene.net.files().display().to_string();
+        let copy = |from: &str, to: &str| {
+            format!("mkdir {files}/{to} && cp -a {from}/. {files}/{to} && mount --bind {files}/{to} {from}")
+        };
+        for (from, to) in [("/etc/ssl", "ssl"), ("/usr/local/share/ca-certificates", "local")] {
+            scene.net.a.shell(&copy(from, to)).expect("a copy");
+        }
+        let before = stores(&scene);
+        let mut daemon = Daemon::start(&scene, RULES);
+        let asking = Asking::start(&scene, &cgroup, false);
+        asking.gets("000");
+        let report = attach(&daemon, &cgroup, &[]);
+        assert_eq!(report["live"]["trust"]["places"], json!([]), "{report}");
+        // Fenced, and not trusting: refused, and never passed through.
+        scene.wire.clear();
+        asking.gets("000");
+        scene.wire.silent();
+        assert_eq!(stores(&scene), before, "without the word nothing changes");
+        let _ran = detach(&daemon, &cgroup);
+        let report = attach(&daemon, &cgroup, &["--trust-system"]);
+        assert!(report["live"]["trust"]["places"].to_string().contains("the host's store has the CA"), "{report}");
+        asking.gets("200");
+        assert_ne!(stores(&scene), before);
+        let _ran = detach(&daemon, &cgroup);
+        assert_eq!(stores(&scene), before, "the store is not what it was");
+
+        let _report = attach(&daemon, &cgroup, &["--trust-system"]);
+        asking.gets("200");
+        daemon.kill();
+        let _ran = detach(&daemon, &cgroup);
+        assert_eq!(stores(&scene), before, "the store is not what it was");
+    });
+}

@@ -1,0 +1,111 @@
+//! Connections by the thousand to an address and port that each chooses anew, over IPv4, IPv6 and IPv4-mapped, some from
+//! source ports that are used again at once. The server at the other end says at which address it was called; a wrong one
+//! is counted. `probe destinations SEED COUNT OPEN`: OPEN of them stay open beside those in the making.
+
+use crate::raw;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use socket2::Socket;
+use std::collections::VecDeque;
+use std::io::Read as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use support::catalogue::ECHO_PORTS;
+
+const THREADS: u64 = 8;
+/// Source ports that a thread uses again and again; below those that the kernel hands out.
+const REUSED: u16 = 32;
+
+#[derive(Default)]
+struct Tally {
+    right: AtomicU64,
+    wrong: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// What `probe destinations` does: prints `right N wrong N failed N`, and a line for each wrong one.
+pub(crate) fn run(seed: u64, count: u64, open: usize) -> ExitCode {
+    let tally = Tally::default();
+    let each = open / usize::try_from(THREADS).unwrap_or(1);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let tally = &tally;
+            scope.spawn(move || worker(seed, thread, count / THREADS, each, tally));
+        }
+    });
+    let [right, wrong, failed] = [&tally.right, &tally.wrong, &tally.failed].map(|count| count.load(Ordering::SeqCst));
+    println!("right {right} wrong {wrong} failed {failed}");
+    ExitCode::SUCCESS
+}
+
+fn worker(seed: u64, thread: u64, count: u64, open: usize, tally: &Tally) {
+    let mut random = StdRng::seed_from_u64(seed ^ (thread << 32));
+    let mut kept: VecDeque<Socket> = VecDeque::new();
+    for number in 0..count {
+        let to = destination(&mut random);
+        let from = 20_000 + u16::try_from(thread).unwrap_or(0) * REUSED + u16::try_from(number).unwrap_or(0) % REUSED;
+        let reused = number % 3 == 0;
+        match connection(&to, reused.then_some(from)) {
+            Ok((socket, said)) => {
+                let right = said == SocketAddr::new(to.ip().to_canonical(), to.port()).to_string();
+                if right {
+                    tally.right.fetch_add(1, Ordering::SeqCst);
+                } else {
+                    println!("wrong {to} {said}");
+                    tally.wrong.fetch_add(1, Ordering::SeqCst);
+                }
+                if reused {
+                    // A reset: the port can be taken again at once.
+                    let _set = socket.set_linger(Some(Duration::ZERO));
+                } else {
+                    kept.push_back(socket);
+                }
+            }
+            Err(error) => {
+                if tally.failed.fetch_add(1, Ordering::SeqCst) < 5 {
+                    eprintln!("{to}: {} {}", error.step, error.error);
+                }
+            }
+        }
+        while kept.len() > open {
+            drop(kept.pop_front());
+        }
+    }
+}
+
+/// One of a million addresses, in one of three forms, at one of some ports.
+fn destination(random: &mut StdRng) -> SocketAddr {
+    let number: u32 = random.random_range(1..1 << 20);
+    let four = Ipv4Addr::from(0x0c00_0000 | number);
+    let halves = [number >> 16, number & 0xffff].map(|half| u16::try_from(half).unwrap_or(0));
+    let ip = match random.random_range(0..3) {
+        0 => IpAddr::V4(four),
+        1 => IpAddr::V6(four.to_ipv6_mapped()),
+        _ => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 12, 0, 0, 0, halves[0], halves[1])),
+    };
+    SocketAddr::new(ip, random.random_range(ECHO_PORTS))
+}
+
+/// Connects and reads what the server says.
+fn connection(to: &SocketAddr, from: Option<u16>) -> raw::Tried<(Socket, String)> {
+    use raw::Step as _;
+    let socket = raw::tcp(to)?;
+    if let Some(port) = from {
+        socket.set_reuse_address(true).at("setsockopt")?;
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        socket.bind(&SocketAddr::new(any, port).into()).at("bind")?;
+    }
+    socket.set_read_timeout(Some(Duration::from_secs(30))).at("setsockopt")?;
+    socket.connect(&(*to).into()).at("connect")?;
+    let mut said = Vec::new();
+    let mut buffer = [0; 64];
+    while !said.ends_with(b"\n") {
+        match (&socket).read(&mut buffer).at("read")? {
+            0 => return raw::fail("read", libc::ECONNRESET),
+            length => said.extend_from_slice(buffer.get(..length).unwrap_or_default()),
+        }
+    }
+    Ok((socket, String::from_utf8_lossy(&said).trim().to_owned()))
+}

@@ -1,0 +1,437 @@
+//! `cargo xtask vm`: Debian's kernels, old and new, in virtual machines: the same caracald, the same proofs.
+//!
+//! A machine is a kernel and a root file system in memory: this host's programs, caracald as it was built, the contracts'
+//! `escape`. It has no disk and no network; what it found comes back over a serial port.
+
+mod coverage;
+mod guest;
+mod image;
+mod machine;
+mod modules;
+mod outcome;
+mod suite;
+mod vagrant;
+
+use std::{
+    collections::VecDeque,
+    fs,
+    path::Path,
+    sync::{Mutex, PoisonError, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use self::{
+    guest::Root,
+    machine::{Accelerator, Console, Machine},
+    outcome::Outcome,
+    suite::{Apt, Kernel, SUITES, Suite},
+};
+use crate::{
+    build,
+    checkout::Checkout,
+    progress::Wait,
+    report::{self, Case, Report, Verdict},
+    setup,
+};
+
+/// How long one machine may be on: two minutes are usual, on a busy host ten. This only ends what would never end.
+const LIMIT: Duration = Duration::from_secs(1200);
+/// Why there is nothing to boot on another kind of processor.
+const ELSEWHERE: &str = "the machines are x86-64 and run this host's programs: they need an x86-64 host";
+/// Cases of `escape` for a run that has to be short: every way out, the lease, the pins, and what the kernel tells.
+const SHORT: [&str; 7] = [
+    "vectors::",
+    "closed::kill_9",
+    "closed::a_stopped_daemon",
+    "closed::a_stop_leaves",
+    "deputies::loopback_within",
+    "sockets::the_peer",
+    "sockets::udp_is_refused",
+];
+/// Machines at the same time, one processor each.
+const AT_ONCE: usize = 2;
+
+/// Boot Debian's kernels and try caracald on them.
+///
+/// Without a command: what `cargo xtask test vm` does, on the kernels that are named (all of them when none is).
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  cargo xtask vm --list\n  cargo xtask vm 5.10\n  cargo xtask vm 6.1 --shell\n  \
+                        cargo xtask vm newest --cgroup hybrid -- caracald doctor\n  cargo xtask vm --coverage")]
+pub(crate) struct Arguments {
+    /// A series (`5.10`, `newest`) or a suite of Debian (`bullseye`, `sid`).
+    #[arg(value_name = "KERNEL")]
+    kernels: Vec<String>,
+    /// Say which kernels there are, with versions and checksums, and boot none.
+    #[arg(long)]
+    list: bool,
+    /// A shell in the machine, on this terminal.
+    #[arg(long, conflicts_with = "command")]
+    shell: bool,
+    /// How the machine mounts cgroups.
+    #[arg(long, value_enum, default_value_t = Cgroups::Pure)]
+    cgroup: Cgroups,
+    /// Leave `bpf` out of the list of security modules.
+    #[arg(long)]
+    no_bpf_lsm: bool,
+    /// Ask `doctor` alone on every kernel, and write docs/COVERAGE.md from what it says.
+    #[arg(long, conflicts_with_all = ["shell", "command", "list"])]
+    coverage: bool,
+    /// Runs in the machine, as root, with caracald on PATH.
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// How a host mounts cgroups.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Cgroups {
+    /// Version 2 and nothing else.
+    Pure,
+    /// Version 1 controllers, and version 2 beside them.
+    Hybrid,
+}
+
+impl Cgroups {
+    /// As the guest's command line has it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Pure => "pure",
+            Self::Hybrid => "hybrid",
+        }
+    }
+}
+
+/// One boot: which kernel, on which kind of host, and what it is to try.
+#[derive(Clone, Debug)]
+pub(crate) struct Boot {
+    pub(crate) kernel: Kernel,
+    pub(crate) cgroups: Cgroups,
+    /// Whether `bpf` is among the security modules.
+    pub(crate) bpf_lsm: bool,
+    work: Work,
+}
+
+/// How much is tried on each kernel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Depth {
+    /// What the table in the docs is made of.
+    Coverage,
+    /// What fits into CI.
+    Short,
+    Long,
+}
+
+#[derive(Clone, Debug)]
+enum Work {
+    /// `doctor`, then the contract's cases that these words of the test program select.
+    Proofs(Vec<String>),
+    /// `doctor` alone.
+    Doctor,
+    Command(Vec<String>),
+    Shell,
+}
+
+impl Boot {
+    /// In reports: `Linux 6.1.0-56-cloud-amd64, pure cgroup v2, BPF LSM`.
+    pub(crate) fn describe(&self) -> String {
+        let cgroups = match self.cgroups {
+            Cgroups::Pure => "pure cgroup v2",
+            Cgroups::Hybrid => "hybrid cgroups",
+        };
+        let lsm = if self.bpf_lsm { "BPF LSM" } else { "no BPF LSM" };
+        format!("Linux {}, {cgroups}, {lsm}", self.kernel.release)
+    }
+
+    /// In file names.
+    fn name(&self) -> String {
+        let lsm = if self.bpf_lsm { "lsm" } else { "nolsm" };
+        format!("{}-{}-{lsm}", self.kernel.series, self.cgroups.word())
+    }
+
+    /// The guest kernel's command line.
+    pub(crate) fn words(&self) -> String {
+        let bpf = if self.bpf_lsm { ",bpf" } else { "" };
+        // What doctor tells such hosts to do: before 5.15 these controllers take a socket out of its v2 cgroup.
+        let old = self.cgroups == Cgroups::Hybrid && self.kernel.release.starts_with("5.10.");
+        let controllers = if old { " cgroup_no_v1=net_cls,net_prio" } else { "" };
+        format!("caracal.cgroup={} lsm=landlock,lockdown,yama{bpf}{controllers}", self.cgroups.word())
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("{ELSEWHERE}");
+    }
+    let checkout = Checkout::find()?;
+    let suites = chosen(&arguments.kernels)?;
+    setup::for_vm(&checkout)?;
+    if arguments.list {
+        return list(&checkout, &suites);
+    }
+    build::all(&checkout)?;
+    if arguments.shell || !arguments.command.is_empty() {
+        return by_hand(&checkout, arguments, &suites);
+    }
+    let depth = if arguments.coverage { Depth::Coverage } else { Depth::Short };
+    let reports = try_out(&checkout, &suites, depth, &[])?;
+    for report in &reports {
+        report.write(&checkout.report())?;
+    }
+    let well = report::summary(&reports);
+    if arguments.coverage {
+        coverage::write(&checkout, &reports)?;
+    }
+    if !well {
+        bail!("not everything passed; the reports are in {}", checkout.report().display());
+    }
+    Ok(())
+}
+
+/// The part of `cargo xtask test` that boots machines: every kernel, and what each found.
+///
+/// # Errors
+/// When set-up fails. What fails in a machine, or for one kernel alone, is a case.
+pub(crate) fn test(checkout: &Checkout, long: bool, filter: &[String]) -> Result<Vec<Report>> {
+    if !cfg!(target_arch = "x86_64") {
+        let mut kernels = Report::start("kernels", &checkout.root);
+        kernels.cases.push(Case::new("other kernels", Verdict::Skipped).because(ELSEWHERE));
+        return Ok(vec![kernels]);
+    }
+    setup::for_vm(checkout)?;
+    let suites: Vec<&Suite> = SUITES.iter().collect();
+    let mut reports = try_out(checkout, &suites, if long { Depth::Long } else { Depth::Short }, filter)?;
+    coverage::compare(checkout, &mut reports);
+    if let Some(kernels) = reports.iter_mut().find(|report| report.name == "kernels") {
+        kernels.cases.push(vagrant::validate(checkout));
+    }
+    Ok(reports)
+}
+
+fn chosen(words: &[String]) -> Result<Vec<&'static Suite>> {
+    if let Some(unknown) = words.iter().find(|word| !SUITES.iter().any(|suite| suite.is_called(word))) {
+        let known: Vec<_> = SUITES.iter().map(|suite| format!("{} ({})", suite.series, suite.name)).collect();
+        bail!("there is no kernel `{unknown}`; there are: {}", known.join(", "));
+    }
+    Ok(SUITES.iter().filter(|suite| words.is_empty() || words.iter().any(|word| suite.is_called(word))).collect())
+}
+
+fn list(checkout: &Checkout, suites: &[&Suite]) -> Result<()> {
+    let apt = Apt::open(checkout)?;
+    for suite in suites {
+        match apt.kernel(checkout, suite) {
+            Ok(kernel) => {
+                let kept = if kernel.kept { " (kept from an earlier run)" } else { "" };
+                println!("{:7} {:9} {}{kept}", suite.series, suite.name, kernel.release);
+                for package in &kernel.packages {
+                    println!("        {} {} sha256 {}", package.name, package.version, package.sha256);
+                }
+            }
+            Err(error) => println!("{:7} {:9} not available: {error:#}", suite.series, suite.name),
+        }
+    }
+    Ok(())
+}
+
+fn by_hand(checkout: &Checkout, arguments: &Arguments, suites: &[&Suite]) -> Result<()> {
+    let apt = Apt::open(checkout)?;
+    let scratch = checkout.target.join("vm");
+    let mut failed = Vec::new();
+    let suites = if arguments.shell { suites.get(..1).unwrap_or_default() } else { suites };
+    let root = guest::root(checkout, &scratch)?;
+    for suite in suites {
+        let kernel = apt.kernel(checkout, suite)?;
+        let work = if arguments.shell { Work::Shell } else { Work::Command(arguments.command.clone()) };
+        let boot = Boot { kernel, cgroups: arguments.cgroup, bpf_lsm: !arguments.no_bpf_lsm, work };
+        let accelerator = accelerator(&scratch, &boot.kernel)?;
+        eprintln!("==> {} ({})", boot.describe(), accelerator.name());
+        let outcome = start(checkout, &scratch, &root, &boot, accelerator, 2)?;
+        print!("{}", outcome.log);
+        if outcome.code != Some(0) {
+            failed.push(suite.series);
+        }
+    }
+    if !arguments.shell && !failed.is_empty() {
+        bail!("the command failed on: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Boots every kernel and gives the reports `kernels` and `escape`.
+fn try_out(checkout: &Checkout, suites: &[&Suite], depth: Depth, filter: &[String]) -> Result<Vec<Report>> {
+    let started = Instant::now();
+    let mut kernels = Report::start("kernels", &checkout.root);
+    let mut escape = Report::start("escape", &checkout.root);
+    let scratch = checkout.target.join("vm");
+    let boots = match Apt::open(checkout) {
+        Ok(apt) => {
+            let mut boots = Vec::new();
+            for suite in suites {
+                match apt.kernel(checkout, suite) {
+                    Ok(kernel) => boots.extend(plan(&kernel, depth, filter)),
+                    Err(error) => kernels.cases.push(outcome::unavailable(suite, &error)),
+                }
+            }
+            boots
+        }
+        Err(error) => {
+            kernels.cases.extend(suites.iter().map(|suite| outcome::unavailable(suite, &error)));
+            Vec::new()
+        }
+    };
+    if let Some(first) = boots.first() {
+        let root = guest::root(checkout, &scratch)?;
+        let accelerator = accelerator(&scratch, &first.kernel)?;
+        for (boot, outcome) in all(checkout, &scratch, &root, boots, accelerator) {
+            outcome::judge(&boot, accelerator, outcome, &mut kernels, &mut escape);
+        }
+        fs::remove_file(&root.path).with_context(|| root.path.display().to_string())?;
+    }
+    kernels.finish(started);
+    escape.finish(started);
+    let mut reports = vec![kernels];
+    if !escape.cases.is_empty() {
+        reports.push(escape);
+    }
+    Ok(reports)
+}
+
+/// What is tried on one kernel. A run that has to be short tries the catalogue of ways out and what else a kernel could
+/// change, and on the second kind of host asks `doctor` alone.
+fn plan(kernel: &Kernel, depth: Depth, filter: &[String]) -> Vec<Boot> {
+    let boot = |cgroups, bpf_lsm, work| Boot { kernel: kernel.clone(), cgroups, bpf_lsm, work };
+    let all = depth == Depth::Long || !filter.is_empty();
+    let short = if all { Vec::new() } else { SHORT.map(ToOwned::to_owned).to_vec() };
+    let whole = || Work::Proofs(filter.iter().cloned().chain(short.clone()).collect());
+    match depth {
+        Depth::Coverage => vec![boot(Cgroups::Pure, true, Work::Doctor), boot(Cgroups::Hybrid, false, Work::Doctor)],
+        Depth::Short => vec![boot(Cgroups::Pure, true, whole()), boot(Cgroups::Hybrid, false, Work::Doctor)],
+        Depth::Long => vec![
+            boot(Cgroups::Pure, true, whole()),
+            boot(Cgroups::Hybrid, false, whole()),
+            boot(Cgroups::Hybrid, true, Work::Doctor),
+            boot(Cgroups::Pure, false, Work::Doctor),
+        ],
+    }
+}
+
+/// Runs the boots, [`AT_ONCE`] at a time; says what each found as it ends.
+fn all(
+    checkout: &Checkout,
+    scratch: &Path,
+    root: &Root,
+    boots: Vec<Boot>,
+    accelerator: Accelerator,
+) -> Vec<(Boot, Result<Outcome>)> {
+    let count = boots.len();
+    let queue: Mutex<VecDeque<Boot>> = Mutex::new(boots.into());
+    let (sender, receiver) = mpsc::sync_channel(count);
+    let mut done: Vec<(Boot, Result<Outcome>)> = Vec::with_capacity(count);
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE.min(count) {
+            let (queue, sender) = (&queue, sender.clone());
+            scope.spawn(move || {
+                while let Some(boot) = next(queue) {
+                    let outcome = start(checkout, scratch, root, &boot, accelerator, 1);
+                    // The receiver lives as long as this scope.
+                    let _ = sender.send((boot, outcome));
+                }
+            });
+        }
+        drop(sender);
+        let what = |done: usize| format!("booting kernels with {} ({done} of {count} done)", accelerator.name());
+        let mut wait = Wait::start(what(0));
+        loop {
+            match receiver.try_recv() {
+                Ok((boot, outcome)) => {
+                    drop(wait);
+                    eprintln!("{}", outcome::line(&boot, &outcome));
+                    done.push((boot, outcome));
+                    wait = Wait::start(what(done.len()));
+                }
+                Err(mpsc::TryRecvError::Empty) => wait.glance(),
+                Err(mpsc::TryRecvError::Disconnected) => break,
+            }
+        }
+        wait.done();
+    });
+    // In the order of the plan, whoever came first.
+    done.sort_by_key(|(boot, _)| {
+        let series = SUITES.iter().position(|suite| suite.series == boot.kernel.series);
+        (series, boot.cgroups == Cgroups::Hybrid, !boot.bpf_lsm)
+    });
+    done
+}
+
+fn next(queue: &Mutex<VecDeque<Boot>>) -> Option<Boot> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+}
+
+/// Boots once and reads what came back.
+fn start(
+    checkout: &Checkout,
+    scratch: &Path,
+    root: &Root,
+    boot: &Boot,
+    accelerator: Accelerator,
+    processors: u32,
+) -> Result<Outcome> {
+    let name = boot.name();
+    let own = scratch.join(format!("{name}.cpio"));
+    let script = match &boot.work {
+        Work::Proofs(filter) => guest::proofs(checkout, root, filter),
+        Work::Doctor => guest::doctor(checkout, root),
+        Work::Command(words) => guest::command(checkout, root, words),
+        Work::Shell => guest::shell(checkout, root),
+    };
+    guest::add_to(root, &own, &boot.kernel, &script)?;
+    let console = if matches!(boot.work, Work::Shell) {
+        Console::Terminal
+    } else {
+        Console::Log(checkout.log(&format!("vm-{name}")))
+    };
+    let machine = Machine {
+        accelerator,
+        kernel: boot.kernel.image()?,
+        root: own.clone(),
+        words: boot.words(),
+        processors,
+        console,
+        out: scratch.join(format!("out-{name}")),
+        limit: if matches!(boot.work, Work::Shell) { Duration::MAX } else { LIMIT },
+    };
+    let started = Instant::now();
+    let ran = machine.run();
+    // A quarter of a gigabyte, made again in a second.
+    let removed = fs::remove_file(&own);
+    ran?;
+    removed.with_context(|| own.display().to_string())?;
+    Outcome::read(&machine.out, started.elapsed())
+}
+
+fn accelerator(scratch: &Path, kernel: &Kernel) -> Result<Accelerator> {
+    let root = scratch.join("probe.cpio");
+    guest::write_probe(&root)?;
+    let found = machine::accelerator(&kernel.image()?, &root, scratch);
+    fs::remove_file(&root).with_context(|| root.display().to_string())?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_chosen_by_series_or_suite() {
+        let names = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            chosen(&words).map(|suites| suites.iter().map(|suite| suite.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&[]).unwrap(), ["bullseye", "bookworm", "trixie", "sid"]);
+        assert_eq!(names(&["newest", "5.10"]).unwrap(), ["bullseye", "sid"]);
+        assert_eq!(names(&["bookworm"]).unwrap(), ["bookworm"]);
+        assert!(names(&["4.4"]).is_err());
+    }
+}
