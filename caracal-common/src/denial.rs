@@ -34,11 +34,29 @@ pub enum Why {
     Multicast = 13,
     /// A socket that was made outside the cgroup and that a governed process holds.
     Foreign = 14,
+    /// A socket family that no policy could see.
+    SocketFamily = 32,
+    /// A listen on a socket without an address.
+    ListenUnbound = 34,
+    /// A unix socket of somebody outside of the agent.
+    UnixPeer = 35,
+    /// The same, let through because the agent is learning.
+    UnixPeerLearned = 36,
+    /// A write to a cgroup outside of the agent's own.
+    CgroupWrite = 37,
+    /// A look into, or a hand on, a process outside of the agent.
+    Trace = 38,
+    /// A use of the `bpf` system call.
+    BpfCall = 39,
+    /// The daemon's own files, keys, pins or program.
+    Property = 40,
+    /// A signal to a process outside of the agent.
+    Signal = 41,
 }
 
 impl Why {
     /// Every reason, in the order of its number.
-    pub const ALL: [Why; 14] = [
+    pub const ALL: [Why; 23] = [
         Why::LeaseExpired,
         Why::UnknownAgent,
         Why::UnknownNamespace,
@@ -53,6 +71,15 @@ impl Why {
         Why::DaemonAbsent,
         Why::Multicast,
         Why::Foreign,
+        Why::SocketFamily,
+        Why::ListenUnbound,
+        Why::UnixPeer,
+        Why::UnixPeerLearned,
+        Why::CgroupWrite,
+        Why::Trace,
+        Why::BpfCall,
+        Why::Property,
+        Why::Signal,
     ];
 
     /// The reason with this number, if there is one.
@@ -79,6 +106,15 @@ impl Why {
             Why::DaemonAbsent => "daemon_absent",
             Why::Multicast => "multicast_refused",
             Why::Foreign => "foreign_socket_refused",
+            Why::SocketFamily => "socket_family_refused",
+            Why::ListenUnbound => "listen_unbound_refused",
+            Why::UnixPeer => "unix_peer_refused",
+            Why::UnixPeerLearned => "unix_peer_learned",
+            Why::CgroupWrite => "cgroup_write_refused",
+            Why::Trace => "trace_refused",
+            Why::BpfCall => "bpf_refused",
+            Why::Property => "daemon_property_refused",
+            Why::Signal => "signal_refused",
         }
     }
 }
@@ -101,15 +137,84 @@ pub enum Hook {
     Bind = 6,
     /// `cgroup/setsockopt`.
     Setsockopt = 7,
+    /// The LSM's `socket_create`.
+    SocketCreate = 32,
+    /// The LSM's `socket_listen`.
+    SocketListen = 33,
+    /// The LSM's `socket_connect`.
+    SocketConnect = 34,
+    /// The LSM's `socket_accept`.
+    SocketAccept = 35,
+    /// The LSM's `socket_sendmsg`.
+    SocketSendmsg = 36,
+    /// The LSM's `socket_recvmsg`.
+    SocketRecvmsg = 37,
+    /// The LSM's `file_receive`.
+    FileReceive = 38,
+    /// The LSM's `file_permission`.
+    FilePermission = 39,
+    /// The LSM's `unix_stream_connect`.
+    UnixStreamConnect = 40,
+    /// The LSM's `unix_may_send`.
+    UnixMaySend = 41,
+    /// The LSM's `inode_permission`.
+    InodePermission = 42,
+    /// The LSM's `ptrace_access_check`.
+    PtraceAccessCheck = 43,
+    /// The LSM's `bpf`.
+    Bpf = 44,
+    /// The LSM's `file_open`.
+    FileOpen = 45,
+    /// The LSM's `inode_unlink`.
+    InodeUnlink = 46,
+    /// The LSM's `inode_rename`.
+    InodeRename = 47,
+    /// The LSM's `inode_link`.
+    InodeLink = 48,
+    /// The LSM's `inode_setattr`.
+    InodeSetattr = 49,
+    /// The LSM's `sb_umount`.
+    SbUmount = 50,
+    /// The LSM's `task_kill`.
+    TaskKill = 51,
 }
 
 impl Hook {
+    /// Every hook, in the order of its number.
+    pub const ALL: [Hook; 27] = [
+        Hook::Connect,
+        Hook::Sendmsg,
+        Hook::SockCreate,
+        Hook::Egress,
+        Hook::Ingress,
+        Hook::Bind,
+        Hook::Setsockopt,
+        Hook::SocketCreate,
+        Hook::SocketListen,
+        Hook::SocketConnect,
+        Hook::SocketAccept,
+        Hook::SocketSendmsg,
+        Hook::SocketRecvmsg,
+        Hook::FileReceive,
+        Hook::FilePermission,
+        Hook::UnixStreamConnect,
+        Hook::UnixMaySend,
+        Hook::InodePermission,
+        Hook::PtraceAccessCheck,
+        Hook::Bpf,
+        Hook::FileOpen,
+        Hook::InodeUnlink,
+        Hook::InodeRename,
+        Hook::InodeLink,
+        Hook::InodeSetattr,
+        Hook::SbUmount,
+        Hook::TaskKill,
+    ];
+
     /// The hook with this number, if there is one.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Hook> {
-        [Hook::Connect, Hook::Sendmsg, Hook::SockCreate, Hook::Egress, Hook::Ingress, Hook::Bind, Hook::Setsockopt]
-            .into_iter()
-            .find(|hook| *hook as u32 == number)
+        Hook::ALL.into_iter().find(|hook| *hook as u32 == number)
     }
 
     /// The name that records and messages carry.
@@ -123,6 +228,26 @@ impl Hook {
             Hook::Ingress => "ingress",
             Hook::Bind => "bind",
             Hook::Setsockopt => "setsockopt",
+            Hook::SocketCreate => "socket_create",
+            Hook::SocketListen => "socket_listen",
+            Hook::SocketConnect => "socket_connect",
+            Hook::SocketAccept => "socket_accept",
+            Hook::SocketSendmsg => "socket_sendmsg",
+            Hook::SocketRecvmsg => "socket_recvmsg",
+            Hook::FileReceive => "file_receive",
+            Hook::FilePermission => "file_permission",
+            Hook::UnixStreamConnect => "unix_stream_connect",
+            Hook::UnixMaySend => "unix_may_send",
+            Hook::InodePermission => "inode_permission",
+            Hook::PtraceAccessCheck => "ptrace_access_check",
+            Hook::Bpf => "bpf",
+            Hook::FileOpen => "file_open",
+            Hook::InodeUnlink => "inode_unlink",
+            Hook::InodeRename => "inode_rename",
+            Hook::InodeLink => "inode_link",
+            Hook::InodeSetattr => "inode_setattr",
+            Hook::SbUmount => "sb_umount",
+            Hook::TaskKill => "task_kill",
         }
     }
 }
@@ -149,10 +274,21 @@ pub struct Denial {
     pub tgid: u32,
     /// Real user id.
     pub uid: u32,
-    /// Socket family, for `sock_create`.
+    /// Socket family, for `sock_create` and the LSM's socket hooks.
     pub family: u32,
     /// Task name, NUL-terminated.
     pub comm: [u8; COMM_LEN],
 }
 
+/// A refusal that has a name: a unix socket's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct NamedDenial {
+    /// Who, why and where.
+    pub denial: Denial,
+    /// The name as bound, zeros behind it; an abstract one begins with a zero.
+    pub name: [u8; crate::unix::NAME_LEN],
+}
+
 const _: () = assert!(size_of::<Denial>() == 72);
+const _: () = assert!(size_of::<NamedDenial>() == 72 + crate::unix::NAME_LEN);

@@ -7,9 +7,12 @@
 pub mod counter;
 pub mod denial;
 pub mod flow;
+pub mod house;
 pub mod inbound;
+pub mod layout;
 pub mod name;
 pub mod settings;
+pub mod unix;
 
 /// Version of every layout in this crate.
 pub const ABI_VERSION: u32 = 1;

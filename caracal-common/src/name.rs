@@ -20,6 +20,41 @@ pub const RESOLVING: &str = "RESOLVING";
 pub const DENIALS: &str = "DENIALS";
 /// Map: [`crate::counter::CounterKey`] to a count.
 pub const COUNTERS: &str = "COUNTERS";
+/// Map: cgroup id of each governed directory, agent or not, to its depth.
+pub const GOVERNED: &str = "GOVERNED";
+/// Map: one word, a bit for each depth at which a governed directory is.
+pub const LEVELS: &str = "LEVELS";
+/// Map: [`crate::house::Inode`] to its kind; the daemon's own property.
+pub const HOUSE: &str = "HOUSE";
+/// Map: prefixes of [`crate::unix::UnixName`]; unix sockets outside that an agent may reach.
+pub const UNIX_ALLOWED: &str = "UNIX_ALLOWED";
+
+/// The programs of the BPF LSM (`security/lsm_hook_defs.h` of the kernel), each named `lsm_` and its hook. Their links
+/// are one set an instance: they decide by the task, and let whoever is not governed pass.
+pub const LSM: [&str; 21] = [
+    "bpf",
+    "file_open",
+    "file_receive",
+    "inode_getxattr",
+    "inode_link",
+    "inode_permission",
+    "inode_rename",
+    "inode_setattr",
+    "inode_unlink",
+    "ptrace_access_check",
+    "sb_umount",
+    "socket_accept",
+    "socket_connect",
+    "socket_create",
+    "socket_listen",
+    "socket_recvmsg",
+    "socket_sendmsg",
+    "task_kill",
+    "unix_may_send",
+    "unix_stream_connect",
+    // Before 6.5 sendfile and splice go past `socket_sendmsg`.
+    "file_permission",
+];
 
 /// Map: [`crate::inbound::Inbound`] to nothing; the ports of agents that others on the host may connect to.
 pub const INBOUND: &str = "INBOUND";

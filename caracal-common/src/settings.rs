@@ -26,9 +26,12 @@ pub struct Lease {
 pub struct AgentEntry {
     /// Depth of the cgroup below the root of its hierarchy.
     pub level: u32,
-    /// Zero.
-    pub pad: u32,
+    /// 0, or [`LEARN`].
+    pub flags: u32,
 }
+
+/// The agent's unix connects to the outside are reported and let through.
+pub const LEARN: u32 = 1;
 
 /// The mark on a socket that a process of an agent holds.
 #[repr(C)]

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, DEFAULT_PATH};
+use crate::config::{Config, DEFAULT_PATH, Require};
 use crate::keeper::control::Request;
 use crate::keeper::order::EventsQuery;
 
@@ -107,8 +107,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Status(args) => status::run(&args, &settings(config)?),
         Verb::Doctor(args) => {
             let hooks = if args.attempt.is_some() { Vec::new() } else { hooks() };
+            // The ways out are tried at the highest level that this kernel takes whole.
+            let full = hooks.iter().all(|hook| hook.error.is_none());
+            let require = if full { Require::Full } else { Require::Network };
             let ways = || match nix::unistd::geteuid().is_root() {
-                true => doctor::coverage::probe().map_err(|error| format!("{error:#}")),
+                true => doctor::coverage::probe(require).map_err(|error| format!("{error:#}")),
                 false => Err("only root can try them".to_owned()),
             };
             let code = doctor::run(&args, &hooks, ways, &mut std::io::stdout().lock())?;
@@ -127,10 +130,14 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 
 /// Every program tried on this kernel, by root; by others none, and `doctor` says so.
 fn hooks() -> Vec<doctor::Hook> {
-    let hook = |name: &str, error| doctor::Hook { name: name.to_owned(), required: true, error };
+    let hook = |name: &str, required, error| doctor::Hook { name: name.to_owned(), required, error };
     match crate::keeper::kernel::Kernel::try_programs() {
-        Ok(tried) => tried.into_iter().map(|(name, error)| hook(name, error)).collect(),
-        Err(error) => vec![hook("programs", Some(error.to_string()))],
+        Ok(tried) => {
+            let network = tried.network.into_iter().map(|(name, error)| hook(name, true, error));
+            let full = tried.full.into_iter().map(|(name, error)| hook(&format!("lsm {name}"), false, error));
+            network.chain(full).collect()
+        }
+        Err(error) => vec![hook("programs", true, Some(error.to_string()))],
     }
 }
 

@@ -9,6 +9,7 @@ mod problem;
 mod rules;
 mod sections;
 mod starter;
+mod unix;
 
 pub use crate::address::Cidr;
 pub use amount::{AmountError, format_usd, parse_usd};
@@ -24,6 +25,7 @@ pub use sections::{
     SplitDns, Upstream,
 };
 pub use starter::starter;
+pub use unix::UnixRule;
 
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -75,6 +77,9 @@ pub struct Config {
     /// `[[deny]]`.
     #[serde(deserialize_with = "rules::placed_deny")]
     pub deny: Vec<DenyRule>,
+    /// `[[unix]]`.
+    #[serde(deserialize_with = "unix::placed")]
+    pub unix: Vec<UnixRule>,
     /// `[[inbound]]`.
     #[serde(deserialize_with = "rules::placed_inbound")]
     pub inbound: Vec<InboundRule>,
@@ -106,6 +111,7 @@ impl Default for Config {
             agent: Vec::new(),
             allow: Vec::new(),
             deny: Vec::new(),
+            unix: Vec::new(),
             inbound: Vec::new(),
             budget: Vec::new(),
             file: PathBuf::from("caracal.toml"),
@@ -149,6 +155,7 @@ impl Config {
         let places = self.allow.iter_mut().map(|rule| &mut rule.line);
         let places = places.chain(self.deny.iter_mut().map(|rule| &mut rule.line));
         let places = places.chain(self.agent.iter_mut().map(|agent| &mut agent.line));
+        let places = places.chain(self.unix.iter_mut().map(|rule| &mut rule.line));
         let places = places.chain(self.inbound.iter_mut().map(|rule| &mut rule.line));
         for place in places.chain(self.budget.iter_mut().map(|budget| &mut budget.line)) {
             *place = position(text, *place).0;
@@ -159,6 +166,7 @@ impl Config {
     fn check(&self) -> Result<(), problem::Found> {
         sections::check(self)?;
         rules::check(&self.agent, &self.allow, &self.deny)?;
+        unix::check(&self.unix)?;
         rules::check_inbound(&self.inbound, [self.listen.tcp_port, self.listen.dns_port])?;
         budgets::check(&self.budget)
     }

@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod bpf_link;
+pub mod btf;
 pub mod cgroup;
 pub mod child;
 pub mod control;
@@ -14,8 +15,10 @@ pub mod held;
 pub mod kernel;
 pub mod keys;
 pub mod ledger_key;
+pub mod level;
 pub mod listeners;
 pub mod live;
+pub mod lsm;
 pub mod namespaces;
 pub mod order;
 pub mod refusals;

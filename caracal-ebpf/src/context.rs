@@ -19,6 +19,20 @@ pub unsafe fn word<const AT: usize, C>(context: *const C) -> u32 {
     value as u32
 }
 
+/// The 64-bit word at `AT` bytes into the context: an argument of an LSM hook.
+///
+/// # Safety
+/// `context` is the hook's own context and has such a field at `AT`.
+#[inline(always)]
+pub unsafe fn word64<const AT: usize, C>(context: *const C) -> u64 {
+    let value: u64;
+    // SAFETY: the caller says that the field is there.
+    unsafe {
+        asm!("{value} = *(u64 *)({context} + {at})", value = out(reg) value, context = in(reg) context, at = const AT);
+    }
+    value
+}
+
 /// Writes the word at `AT` bytes into the context.
 ///
 /// # Safety

@@ -8,6 +8,7 @@ mod facts;
 mod live;
 mod sequences;
 mod sockets;
+mod tier_b;
 mod vectors;
 
 use serde_json::{Map, json};

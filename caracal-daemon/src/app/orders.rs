@@ -89,10 +89,11 @@ async fn record_refusals(app: &App, refusals: Vec<KernelRefusal>) -> Answer {
     let mut recorded = 0_u64;
     for refusal in refusals {
         let agent = app.gate.roster.agent(CgroupId(refusal.agent));
+        let let_in = refusal.why == 0 || refusal.why == Why::UnixPeerLearned as u32;
         let data = Data {
             agent: agent.as_ref().map(|agent| Arc::clone(&agent.name)),
-            // What an inbound rule let in is counted at the same place.
-            decision: Some(if refusal.why == 0 { "allow" } else { "deny" }),
+            // What an inbound rule let in, and what an agent that learns reached, is counted at the same place.
+            decision: Some(if let_in { "allow" } else { "deny" }),
             action: (refusal.why == 0).then_some("inbound"),
             reason: Why::from_number(refusal.why).map(Why::code),
             stage: Hook::from_number(refusal.hook).map(Hook::code),
@@ -105,6 +106,7 @@ async fn record_refusals(app: &App, refusals: Vec<KernelRefusal>) -> Answer {
         let detail = Detail {
             host: refusal.address.map(|address| address.ip().to_string()),
             port: refusal.address.map(|address| address.port()).filter(|port| *port != 0),
+            path: Some(refusal.socket).filter(|socket| !socket.is_empty()),
             uid: agent.map(|agent| agent.uid),
             ..Detail::default()
         };

@@ -36,6 +36,12 @@ pub fn run(args: &StatusArgs, config: &Config) -> anyhow::Result<ExitCode> {
 fn print(status: &Value) {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
     println!("door {}, level {}, slice {}", text(&status["door"]), text(&status["level"]), text(&status["slice"]));
+    let enforced = &status["enforced"];
+    if let Some(lacks) = enforced["lacks"].as_str() {
+        println!("not full: {lacks}");
+    }
+    let uncovered = enforced["uncovered"].as_array().map(Vec::as_slice).unwrap_or_default();
+    println!("not covered: {}", uncovered.iter().map(|one| text(&one["means"])).collect::<Vec<_>>().join("; "));
     let path = &status["data_path"];
     if let Some(error) = path["error"].as_str() {
         println!("data path: {error}");

@@ -1,5 +1,5 @@
 //! Links between programs and cgroups, straight from the system call: `linux/bpf.h`, `BPF_LINK_CREATE`, `BPF_LINK_UPDATE`,
-//! `BPF_OBJ_PIN`, `BPF_OBJ_GET`, `BPF_LINK_DETACH`. Own code, because a link that is adopted and updated in place is what keeps the door
+//! `BPF_OBJ_PIN`, `BPF_OBJ_GET`, `BPF_LINK_DETACH`, `BPF_RAW_TRACEPOINT_OPEN`. Own code, because a link that is adopted and updated in place is what keeps the door
 //! shut over a restart.
 
 use std::ffi::CString;
@@ -10,6 +10,8 @@ use std::path::Path;
 
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
 const LINK_DETACH: libc::c_int = 34;
@@ -54,6 +56,30 @@ impl Link {
         put(&mut attr, 4, cgroup.as_raw_fd() as u32);
         put(&mut attr, 8, attach_type);
         bpf(LINK_CREATE, &mut attr).map(Link)
+    }
+
+    /// Attaches a program of the LSM to its hook. Every kernel takes it through this call.
+    ///
+    /// # Errors
+    /// What the kernel says: `E2BIG` when 38 programs are at the hook already.
+    pub fn create_lsm(program: BorrowedFd<'_>) -> io::Result<Link> {
+        let mut attr = [0u8; 64];
+        put(&mut attr, 8, program.as_raw_fd() as u32);
+        bpf(RAW_TRACEPOINT_OPEN, &mut attr).map(Link)
+    }
+
+    /// The id of the program that the kernel runs for this link: `struct bpf_link_info`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn program_id(&self) -> io::Result<u32> {
+        let mut info = [0u8; 128];
+        let mut attr = [0u8; 64];
+        put(&mut attr, 0, self.0.as_raw_fd() as u32);
+        put(&mut attr, 4, u32::try_from(info.len()).unwrap_or(0));
+        attr[8..16].copy_from_slice(&(info.as_mut_ptr() as u64).to_ne_bytes());
+        call(OBJ_GET_INFO_BY_FD, &mut attr)?;
+        Ok(u32::from_ne_bytes([info[8], info[9], info[10], info[11]]))
     }
 
     /// Opens a pinned link.

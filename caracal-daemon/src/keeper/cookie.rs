@@ -73,6 +73,7 @@ fn learn(kernel: &mut Kernel, hierarchy: &Hierarchy, instance: &str, door: Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Require;
     use caracal_common::ABI_VERSION;
     use caracal_common::settings::Settings;
     use std::os::unix::fs::MetadataExt;
@@ -83,7 +84,7 @@ mod tests {
         let pins = Kernel::pin_directory("unit-cookie");
         let _ = std::fs::remove_dir_all(&pins);
         let settings = Settings { abi: ABI_VERSION, tcp_port: 1, dns_port: 2 };
-        let mut kernel = Kernel::load(&pins, settings).expect("the programs load; is this root?");
+        let mut kernel = Kernel::load(&pins, settings, Require::Network).expect("the programs load; is this root?");
         let hierarchy = Hierarchy::find().expect("a cgroup v2 mount");
         let other = std::thread::spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a namespace");

@@ -18,12 +18,13 @@ use super::cgroup::{self, Cgroup, Hierarchy, within};
 use super::control::{AttachOptions, Caller};
 use super::cookie;
 use super::kernel::Kernel;
+use super::level::Level;
 use super::live::Live;
 use super::namespaces::Namespaces;
 use super::order::{Answer, Order, Orders};
 use super::serve::{Places, Registry, load, save};
 use crate::agent::{Agent, CgroupId};
-use crate::config::{Config, InboundRule};
+use crate::config::{Config, InboundRule, UnixRule};
 
 /// A governed cgroup and the agent that it is.
 #[derive(Debug)]
@@ -85,7 +86,7 @@ impl Governor {
     ) -> Result<Governor, KeeperError> {
         let instance = config.instance.as_str();
         let slice = hierarchy.make(&format!("{instance}.slice"))?;
-        kernel.govern(slice.id, &slice.directory)?;
+        kernel.govern(&slice)?;
         Ok(Governor {
             hierarchy,
             slice,
@@ -203,7 +204,7 @@ impl Governor {
         let agent = Agent { name: Arc::from(name), cgroup: leaf.id, path: leaf.path.clone(), uid: caller.uid, learn };
         let start = || -> Result<(), String> {
             self.order(&Order::Admit(agent.clone()))?;
-            self.kernel().admit(leaf.id, leaf.level).map_err(text)?;
+            self.kernel().admit(&agent, leaf.level).map_err(text)?;
             leaf.admit(pid).map_err(text)?;
             // The child may have been another one when it was checked, if the first had died in between.
             check_child(caller, pid)
@@ -278,7 +279,9 @@ impl Governor {
         {
             return Err(format!("{} is governed already, as agent {:?}", other.cgroup.path, &*other.agent.name));
         }
-        let root = cgroup.root_process();
+        // The LSM's programs keep even root from pins and keys.
+        let full = Level::of(self.kernel().lsm()).lacks.is_none();
+        let root = cgroup.root_process().filter(|_| !full);
         if let (Some(pid), false) = (root, allow_degraded) {
             return Err(format!(
                 "process {pid} in {} is root in the host's mount namespace: it could remove the pins and go free. Run the \
@@ -290,8 +293,8 @@ impl Governor {
         let agent = Agent { name: Arc::from(name), cgroup: cgroup.id, path: cgroup.path.clone(), uid: 0, learn: false };
         {
             let mut kernel = self.kernel();
-            kernel.govern(cgroup.id, &cgroup.directory).map_err(|error| error.to_string())?;
-            kernel.admit(cgroup.id, cgroup.level).map_err(|error| error.to_string())?;
+            kernel.govern(&cgroup).map_err(|error| error.to_string())?;
+            kernel.admit(&agent, cgroup.level).map_err(|error| error.to_string())?;
         }
         // New sockets are governed from here on. Now for those that are there.
         let report = match self.live.attach(&self.kernel, &cgroup, &agent, options) {
@@ -313,6 +316,18 @@ impl Governor {
         self.namespaces.look(None);
         value["live"] = report.to_json();
         told.map(|_| value)
+    }
+
+    /// Takes new rules for unix sockets, for the agents that are there and those that come.
+    fn set_unix_rules(&self, rules: Vec<UnixRule>) {
+        let agents: Vec<Agent> = self.governed().values().map(|one| one.agent.clone()).collect();
+        let mut kernel = self.kernel();
+        kernel.set_unix_rules(rules);
+        for agent in &agents {
+            if let Err(error) = kernel.allow_unix(agent) {
+                tracing::warn!(%error, agent = &*agent.name, "Cannot allow an agent's unix sockets.");
+            }
+        }
     }
 
     /// Looks at every attached workload again, for sockets that came into it.
@@ -380,10 +395,13 @@ impl Governor {
                 (Some(agent), Some(cgroup)) if cgroup.id == id => {
                     let leaf = within(&cgroup.path, &self.slice.path);
                     // An earlier version may have attached fewer programs.
-                    if !leaf && let Err(error) = self.kernel().govern(id, &cgroup.directory) {
+                    if !leaf && let Err(error) = self.kernel().govern(&cgroup) {
                         tracing::error!(%error, agent = &*agent.name, "Cannot govern an agent whole; it is refused everything.");
                         let _ = self.kernel().dismiss(id);
                         continue;
+                    }
+                    if let Err(error) = self.kernel().allow_unix(&agent) {
+                        tracing::warn!(%error, agent = &*agent.name, "Cannot allow an agent's unix sockets.");
                     }
                     if !leaf {
                         self.live.adopt(id);
@@ -419,6 +437,8 @@ impl Governor {
     pub fn status(&self, own: Option<u32>) -> Answer {
         let deadline = self.kernel().lease_deadline().unwrap_or(0);
         let counters = self.kernel().counters().unwrap_or_default();
+        let level = Level::of(self.kernel().lsm());
+        let full = level.lacks.is_none();
         let agents: Vec<Value> = self
             .governed()
             .values()
@@ -430,7 +450,7 @@ impl Governor {
                 };
                 json!({
                     "agent": &*one.agent.name, "cgroup": one.cgroup.path, "uid": one.agent.uid, "learn": one.agent.learn,
-                    "populated": one.cgroup.populated(), "root_process": one.cgroup.root_process(),
+                    "populated": one.cgroup.populated(), "root_process": one.cgroup.root_process().filter(|_| !full),
                     "live": self.live.status(one.agent.cgroup),
                     "redirected": count(|key| key.why == 0 && key.hook != Hook::Ingress as u32),
                     "inbound": count(|key| key.why == 0 && key.hook == Hook::Ingress as u32),
@@ -443,7 +463,8 @@ impl Governor {
             "version": env!("CARGO_PKG_VERSION"),
             "door": if crate::clock::monotonic_ns() < deadline { "open" } else { "shut" },
             "slice": self.slice.path,
-            "level": "network",
+            "level": level.name(),
+            "enforced": level.to_json(),
             "agents": agents,
             "namespaces": self.namespaces.status(),
             "data_path": data_path.unwrap_or_else(|why| json!({ "error": why })),
@@ -457,7 +478,7 @@ impl Governor {
     /// A new leaf below the slice; if the slice was removed and made again, the new one is governed first.
     fn leaf(&self, name: &str) -> Result<Cgroup, KeeperError> {
         let slice = self.hierarchy.make(&self.slice.path)?;
-        self.kernel().govern(slice.id, &slice.directory)?;
+        self.kernel().govern(&slice)?;
         for number in 1..100_000 {
             let path = format!("{}/{name}-{number}", self.slice.path);
             if !self.hierarchy.root().join(path.trim_start_matches('/')).exists() {

@@ -2,7 +2,8 @@
 //! in place. Never detaches a cgroup that nobody asked to release.
 //!
 //! Layout below the pin directory: `maps/NAME`, and `links/CGROUP_ID/PROGRAM` for each governed directory. A pin is
-//! named by the cgroup's id, so that a directory removed and made again is seen to be another one.
+//! named by the cgroup's id, so that a directory removed and made again is seen to be another one. The LSM's programs
+//! have links of their own (`lsm.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -15,13 +16,19 @@ use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, Pod};
 use caracal_common::counter::CounterKey;
 use caracal_common::flow::Flow;
+use caracal_common::house::Inode;
 use caracal_common::inbound::Inbound;
-use caracal_common::settings::{AgentEntry, Foreign, Lease, Settings};
+use caracal_common::layout::Layout;
+use caracal_common::settings::{AgentEntry, Foreign, LEARN, Lease, Settings};
+use caracal_common::unix::UnixName;
 use caracal_common::{ABI_VERSION, name};
 
 use super::KeeperError;
 use super::bpf_link::{Link, attach_type};
-use crate::agent::CgroupId;
+use super::cgroup::Cgroup;
+use super::lsm::{self, Lsm};
+use crate::agent::{Agent, CgroupId};
+use crate::config::{Require, UnixRule};
 
 /// The programs, aligned as the ELF reader wants them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/caracal.o"));
@@ -29,7 +36,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ca
 /// Kernel memory layouts that the kernel programs share with us.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Shared<T: Copy>(T);
+pub(super) struct Shared<T: Copy>(pub(super) T);
 
 // SAFETY: `caracal-common`'s layouts are `repr(C)` integers and byte arrays without padding.
 unsafe impl Pod for Shared<Settings> {}
@@ -40,17 +47,35 @@ unsafe impl Pod for Shared<AgentEntry> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<CounterKey> {}
 // SAFETY: as above.
+unsafe impl Pod for Shared<Layout> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Inode> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<UnixName> {}
+// SAFETY: as above.
 unsafe impl Pod for Shared<Foreign> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<Flow> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<Inbound> {}
 
+/// Which programs this kernel takes: each name, and why it is not taken.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    /// What the level `network` needs.
+    pub network: Vec<(&'static str, Option<String>)>,
+    /// What `full` needs beside it: hooks of the LSM.
+    pub full: Vec<(&'static str, Option<String>)>,
+}
+
 /// The loaded programs, their maps, and every link. Holding the links is the second guard beside the pins.
 pub struct Kernel {
     ebpf: Ebpf,
     pins: PathBuf,
     links: BTreeMap<CgroupId, Vec<Link>>,
+    /// Of the level `full`; nothing of it is loaded for `network`.
+    lsm: Lsm,
+    unix: Vec<UnixRule>,
     /// At the root of the hierarchy, while sockets that were made elsewhere are fenced in.
     fence: Vec<Link>,
 }
@@ -63,26 +88,37 @@ impl std::fmt::Debug for Kernel {
 
 impl Kernel {
     /// Loads the programs with the maps pinned below `pins` (made on first use), and swaps them into every link that is
-    /// pinned there already. The lease is left closed.
+    /// pinned there already. The lease is left closed. The LSM's programs are loaded and attached only when `require` is
+    /// `full`; otherwise those of an earlier keeper go.
     ///
     /// # Errors
     /// When bpffs is not there, the kernel refuses a program, or a pinned map has another layout.
-    pub fn load(pins: &Path, settings: Settings) -> Result<Kernel, KeeperError> {
-        let mut ebpf = Kernel::open(pins)?;
+    pub fn load(pins: &Path, settings: Settings, require: Require) -> Result<Kernel, KeeperError> {
+        let layout = if require == Require::Full { lsm::layout() } else { Layout::UNKNOWN };
+        let mut ebpf = Kernel::open(pins, layout)?;
         for name in name::PROGRAMS.into_iter().chain(name::FENCE) {
             let program = ebpf.program_mut(name).ok_or_else(|| kernel(format!("the program {name} is missing")))?;
             load(program)
                 .map_err(|error| kernel(format!("the kernel refuses the program {name}: {}", chain(&error))))?;
         }
-        let mut kernel = Kernel { ebpf, pins: pins.to_owned(), links: BTreeMap::new(), fence: Vec::new() };
+        let lsm = match require {
+            Require::Full => {
+                let missing = lsm::load(&mut ebpf, &layout);
+                Lsm::attach(&ebpf, &layout, pins, missing)
+            }
+            Require::Network => Lsm::not_required(pins)?,
+        };
+        let (links, unix, fence) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let mut kernel = Kernel { ebpf, pins: pins.to_owned(), links, lsm, unix, fence };
         kernel.close_lease()?;
         kernel.configure(settings)?;
         kernel.adopt()?;
+        kernel.forget_gone()?;
         Ok(kernel)
     }
 
     /// The object with its maps pinned below `pins`; no program is loaded yet.
-    fn open(pins: &Path) -> Result<Ebpf, KeeperError> {
+    fn open(pins: &Path, layout: Layout) -> Result<Ebpf, KeeperError> {
         let maps = pins.join("maps");
         fs::create_dir_all(&maps).and_then(|()| fs::create_dir_all(pins.join("links"))).map_err(|error| {
             kernel(format!(
@@ -97,25 +133,27 @@ impl Kernel {
             .map_pin_path(name::SOCKETS, maps.join(name::SOCKETS))
             .map_pin_path(name::FOREIGN, maps.join(name::FOREIGN))
             .override_global("HAS_SET_RETVAL", &has_set_retval, true)
+            .override_global("LAYOUT", &Shared(layout), true)
             .override_global("HAS_CURRENT_TASK", &has_current_task, true)
             .load(OBJECT)
             .map_err(|error| kernel(format!("the programs do not load: {}", chain(&error))))
     }
 
-    /// Tries every program on this kernel, with maps of its own, and leaves nothing behind: the programs' names, and
-    /// why the kernel does not take one.
+    /// Tries every program on this kernel, with maps of its own, and leaves nothing behind.
     ///
     /// # Errors
     /// When bpffs is not there, or this is not root.
-    pub fn try_programs() -> Result<Vec<(&'static str, Option<String>)>, KeeperError> {
+    pub fn try_programs() -> Result<Tried, KeeperError> {
         let pins = Kernel::pin_directory(&format!("doctor-{}", std::process::id()));
-        let tried = Kernel::open(&pins).map(|mut ebpf| {
+        let layout = lsm::layout();
+        let tried = Kernel::open(&pins, layout).map(|mut ebpf| {
             let result = |name: &'static str| match ebpf.program_mut(name).map(load) {
                 Some(Ok(())) => (name, None),
                 Some(Err(error)) => (name, chain(&error).lines().next().map(ToOwned::to_owned)),
                 None => (name, Some("missing".to_owned())),
             };
-            name::PROGRAMS.into_iter().chain(name::FENCE).map(result).collect()
+            let network = name::PROGRAMS.into_iter().chain(name::FENCE).map(result).collect();
+            Tried { network, full: lsm::try_all(&mut ebpf, &layout) }
         });
         let _ = fs::remove_dir_all(&pins);
         tried
@@ -127,11 +165,13 @@ impl Kernel {
         PathBuf::from(format!("/sys/fs/bpf/caracal/{instance}-v{ABI_VERSION}"))
     }
 
-    /// Governs the cgroup at `directory`: attaches and pins every program that is not attached yet.
+    /// Governs a cgroup: attaches and pins every program that is not attached yet.
     ///
     /// # Errors
     /// When the kernel refuses; programs attached so far stay (they deny).
-    pub fn govern(&mut self, id: CgroupId, directory: &File) -> Result<(), KeeperError> {
+    pub fn govern(&mut self, cgroup: &Cgroup) -> Result<(), KeeperError> {
+        let (id, directory) = (cgroup.id, &cgroup.directory);
+        self.set_governed(id, cgroup.level)?;
         if self.links.contains_key(&id) {
             return Ok(());
         }
@@ -146,6 +186,7 @@ impl Kernel {
     /// # Errors
     /// When a program cannot be taken off, or a pin cannot be removed.
     pub fn release(&mut self, id: CgroupId) -> Result<(), KeeperError> {
+        self.unset_governed(id)?;
         detach(self.links.remove(&id).unwrap_or_default(), &self.pins.join("links").join(id.0.to_string()))
     }
 
@@ -154,13 +195,15 @@ impl Kernel {
         self.links.keys().copied()
     }
 
-    /// Makes `id` an agent: from now on its sockets are redirected rather than refused.
+    /// Makes it an agent: from now on its sockets are redirected rather than refused.
     ///
     /// # Errors
-    /// When the map is full.
-    pub fn admit(&mut self, id: CgroupId, level: u32) -> Result<(), KeeperError> {
+    /// When a map is full.
+    pub fn admit(&mut self, agent: &Agent, level: u32) -> Result<(), KeeperError> {
+        self.allow_unix(agent)?;
+        let flags = if agent.learn { LEARN } else { 0 };
         self.agents()?
-            .insert(id.0, Shared(AgentEntry { level, pad: 0 }), 0)
+            .insert(agent.cgroup.0, Shared(AgentEntry { level, flags }), 0)
             .map_err(|error| kernel(format!("cannot admit another agent: {}", chain(&error))))
     }
 
@@ -169,6 +212,7 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be written.
     pub fn dismiss(&mut self, id: CgroupId) -> Result<(), KeeperError> {
+        self.set_unix(id, &[])?;
         match self.agents()?.remove(&id.0) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(kernel(format!("cannot dismiss an agent: {}", chain(&error)))),
@@ -363,6 +407,43 @@ impl Kernel {
         RingBuf::try_from(map).map_err(|error| kernel(chain(&error)))
     }
 
+    /// The LSM programs.
+    #[must_use]
+    pub fn lsm(&self) -> &Lsm {
+        &self.lsm
+    }
+
+    /// Enrols the daemon's own files, so that no governed task opens or changes them.
+    ///
+    /// # Errors
+    /// When the LSM's programs do not run here.
+    pub fn enrol(&mut self, property: &[(PathBuf, u32)]) -> Result<(), KeeperError> {
+        let map = self.ebpf.map_mut(name::HOUSE).ok_or_else(|| kernel("the map HOUSE is missing".to_owned()))?;
+        let mut house: HashMap<_, Shared<Inode>, u32> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        self.lsm.enrol(&mut house, property).map_err(|error| kernel(error.to_string()))
+    }
+
+    /// The rules for unix sockets, for agents that are admitted from now on.
+    pub fn set_unix_rules(&mut self, rules: Vec<UnixRule>) {
+        self.unix = rules;
+    }
+
+    /// Brings an agent's unix sockets in line with the rules.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn allow_unix(&mut self, agent: &Agent) -> Result<(), KeeperError> {
+        let rules = self.unix.iter().filter(|rule| rule.is_for(&agent.name));
+        let sockets: Vec<String> = rules.flat_map(|rule| rule.sockets.clone()).collect();
+        self.set_unix(agent.cgroup, &sockets)
+    }
+
+    fn set_unix(&mut self, id: CgroupId, sockets: &[String]) -> Result<(), KeeperError> {
+        let map = self.map(name::UNIX_ALLOWED)?;
+        let mut map = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        lsm::allow_unix(&mut map, id.0, sockets.iter().map(String::as_str))
+    }
+
     fn configure(&mut self, settings: Settings) -> Result<(), KeeperError> {
         let mut map: Array<_, Shared<Settings>> = self.typed(name::SETTINGS)?;
         map.set(0, Shared(settings), 0).map_err(|error| kernel(chain(&error)))
@@ -408,6 +489,61 @@ impl Kernel {
             }
         }
         Ok(Some(links))
+    }
+
+    /// Says that the directory is governed, agent or not: the LSM's programs ask.
+    fn set_governed(&mut self, id: CgroupId, level: u32) -> Result<(), KeeperError> {
+        self.governed_map()?
+            .insert(id.0, Shared(AgentEntry { level, flags: 0 }), 0)
+            .map_err(|error| kernel(format!("cannot govern another cgroup: {}", chain(&error))))?;
+        self.set_levels()
+    }
+
+    fn unset_governed(&mut self, id: CgroupId) -> Result<(), KeeperError> {
+        match self.governed_map()?.remove(&id.0) {
+            Ok(()) | Err(MapError::KeyNotFound) => self.set_levels(),
+            Err(error) => Err(kernel(format!("cannot release a cgroup: {}", chain(&error)))),
+        }
+    }
+
+    /// Says in the pinned map, while no keeper runs, that a directory is not governed any more.
+    ///
+    /// # Errors
+    /// When there is such a map and it cannot be written.
+    pub fn unset_pinned(pins: &Path, id: CgroupId) -> Result<(), KeeperError> {
+        let pin = pins.join("maps").join(name::GOVERNED);
+        if !pin.exists() {
+            return Ok(());
+        }
+        let map = MapData::from_pin(&pin).map(Map::HashMap).map_err(|error| kernel(chain(&error)))?;
+        let mut map: HashMap<_, u64, Shared<AgentEntry>> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        match map.remove(&id.0) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(kernel(format!("cannot release a cgroup: {}", chain(&error)))),
+        }
+    }
+
+    /// Directories that are gone are not governed.
+    fn forget_gone(&mut self) -> Result<(), KeeperError> {
+        let known: Vec<u64> = self.governed_map()?.keys().filter_map(Result::ok).collect();
+        let links = self.pins.join("links");
+        for id in known.into_iter().filter(|id| !links.join(id.to_string()).exists()) {
+            self.unset_governed(CgroupId(id))?;
+        }
+        self.set_levels()
+    }
+
+    /// At which depths anything is governed: a task elsewhere is let through after one look.
+    fn set_levels(&mut self) -> Result<(), KeeperError> {
+        let entries: Vec<(u64, Shared<AgentEntry>)> = self.governed_map()?.iter().filter_map(Result::ok).collect();
+        let levels = entries.iter().fold(0_u32, |levels, (_, entry)| levels | 1 << entry.0.level.min(31));
+        let map = self.map(name::LEVELS)?;
+        let mut map: Array<_, u32> = map.try_into().map_err(|error| kernel(chain(&error)))?;
+        map.set(0, levels, 0).map_err(|error| kernel(chain(&error)))
+    }
+
+    fn governed_map(&mut self) -> Result<HashMap<&mut MapData, u64, Shared<AgentEntry>>, KeeperError> {
+        self.map(name::GOVERNED)?.try_into().map_err(|error| kernel(chain(&error)))
     }
 
     fn program(&self, name: &str) -> io::Result<BorrowedFd<'_>> {
@@ -510,12 +646,12 @@ fn load(program: &mut Program) -> Result<(), ProgramError> {
     }
 }
 
-fn kernel(why: String) -> KeeperError {
+pub(super) fn kernel(why: String) -> KeeperError {
     KeeperError::Kernel(why)
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -561,16 +697,17 @@ mod tests {
         assert!(inside(&cgroup.absolute, &connect), "the control connects");
 
         let settings = Settings { abi: ABI_VERSION, tcp_port: port, dns_port: 1 };
-        let mut kernel = Kernel::load(&pins, settings).expect("the programs load; is this root?");
-        kernel.govern(cgroup.id, &cgroup.directory).expect("attaches");
+        let mut kernel = Kernel::load(&pins, settings, Require::Network).expect("the programs load; is this root?");
+        kernel.govern(&cgroup).expect("attaches");
         assert!(!inside(&cgroup.absolute, &connect), "an unknown agent is refused");
-        kernel.admit(cgroup.id, cgroup.level).expect("admits");
+        let agent = Agent { name: "unit".into(), cgroup: cgroup.id, path: cgroup.path.clone(), uid: 0, learn: false };
+        kernel.admit(&agent, cgroup.level).expect("admits");
         kernel.admit_namespace(crate::keeper::listeners::netns_cookie().expect("a cookie")).expect("admits");
         assert!(!inside(&cgroup.absolute, &connect), "no lease, no connect");
         drop(kernel);
         assert!(!inside(&cgroup.absolute, &connect), "the pins hold without a process");
 
-        let mut kernel = Kernel::load(&pins, settings).expect("loads again");
+        let mut kernel = Kernel::load(&pins, settings, Require::Network).expect("loads again");
         assert_eq!(kernel.governed().collect::<Vec<_>>(), [cgroup.id], "the pins are adopted");
         assert_eq!(kernel.admitted().expect("reads"), [cgroup.id]);
         assert!(kernel.counters().expect("reads").iter().map(|(_, count)| count).sum::<u64>() >= 3);

@@ -31,6 +31,8 @@ pub struct KernelRefusal {
     pub tgid: u32,
     /// Its task name.
     pub comm: String,
+    /// The unix socket that it wanted, `@` in front of an abstract one; empty where none is known.
+    pub socket: String,
 }
 
 /// An order.

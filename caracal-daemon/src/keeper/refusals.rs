@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
 use caracal_common::counter::CounterKey;
-use caracal_common::denial::{Denial, Hook, Why};
+use caracal_common::denial::{Denial, Hook, NamedDenial, Why};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::govern::Governor;
@@ -24,6 +24,13 @@ const BREATH: Duration = Duration::from_millis(5);
 const MAX_DETAILS: usize = 4096;
 
 type Kind = (u64, u32, u32);
+
+/// A refusal from the ring, and the unix socket that it was about.
+#[derive(Debug)]
+struct Detail {
+    denial: Denial,
+    socket: String,
+}
 
 /// What was handed over, of which counters. Counters that were made anew (after a boot, after a release of everything)
 /// begin at zero, and so does this.
@@ -77,7 +84,7 @@ fn kind(key: &CounterKey) -> Kind {
 fn news(
     counters: &[Reading],
     handed: &HashMap<Kind, u64>,
-    details: &HashMap<Kind, Denial>,
+    details: &HashMap<Kind, Detail>,
 ) -> Vec<(Reading, KernelRefusal)> {
     counters
         .iter()
@@ -91,7 +98,9 @@ fn news(
         .collect()
 }
 
-fn refusal(key: &CounterKey, count: u64, detail: Option<&Denial>) -> KernelRefusal {
+fn refusal(key: &CounterKey, count: u64, detail: Option<&Detail>) -> KernelRefusal {
+    let socket = detail.map(|detail| detail.socket.clone()).unwrap_or_default();
+    let detail = detail.map(|detail| &detail.denial);
     let comm = detail.map(|denial| denial.comm).unwrap_or_default();
     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
     KernelRefusal {
@@ -104,12 +113,13 @@ fn refusal(key: &CounterKey, count: u64, detail: Option<&Denial>) -> KernelRefus
             .map(|denial| SocketAddr::new(IpAddr::from(denial.addr).to_canonical(), denial.port)),
         tgid: detail.map_or(0, |denial| denial.tgid),
         comm: String::from_utf8_lossy(comm.get(..end).unwrap_or_default()).into_owned(),
+        socket,
     }
 }
 
 /// What the ring brings until the counters are due. A namespace without a listener is told of at once: whoever is in it
 /// waits for one.
-fn gather(ring: &mut RingBuf<MapData>, governor: &Governor) -> HashMap<Kind, Denial> {
+fn gather(ring: &mut RingBuf<MapData>, governor: &Governor) -> HashMap<Kind, Detail> {
     let (mut details, due) = (HashMap::new(), Instant::now() + EVERY);
     loop {
         let mut told = HashSet::new();
@@ -120,7 +130,7 @@ fn gather(ring: &mut RingBuf<MapData>, governor: &Governor) -> HashMap<Kind, Den
                 governor.namespaces().suspect(denial.tgid);
             }
             if details.len() < MAX_DETAILS {
-                details.insert((denial.agent, denial.why, denial.hook), denial);
+                details.insert((denial.agent, denial.why, denial.hook), Detail { denial, socket: socket(&item) });
             }
         }
         let left = due.saturating_duration_since(Instant::now());
@@ -143,18 +153,46 @@ fn parse(bytes: &[u8]) -> Option<Denial> {
     Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
 }
 
+/// The name of the unix socket behind a denial that has one. Whoever listens chose it: it is shown, never trusted.
+fn socket(bytes: &[u8]) -> String {
+    let Some(name) = bytes.get(size_of::<Denial>()..size_of::<NamedDenial>()) else { return String::new() };
+    let (mark, name) = match name.split_first() {
+        Some((0, rest)) if rest.first().is_some_and(|byte| *byte != 0) => ("@", rest),
+        _ => ("", name),
+    };
+    let end = name.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let text = String::from_utf8_lossy(name.get(..end).unwrap_or_default());
+    format!("{mark}{}", text.escape_debug())
+}
+
 /// What is told of `bytes` from the ring, for fuzzing.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn told(bytes: &[u8]) {
     let Some(denial) = parse(bytes) else { return };
     let key = CounterKey { agent: denial.agent, why: denial.why, hook: denial.hook };
-    let told = refusal(&key, 1, Some(&denial));
+    let detail = Detail { denial, socket: socket(bytes) };
+    let told = refusal(&key, 1, Some(&detail));
     assert!(told.comm.chars().count() <= denial.comm.len());
+    assert!(told.socket.chars().all(|c| !c.is_control()));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sockets_have_names_for_people() {
+        let named = |name: &[u8]| {
+            let mut bytes = vec![0; size_of::<NamedDenial>()];
+            bytes[size_of::<Denial>()..size_of::<Denial>() + name.len()].copy_from_slice(name);
+            socket(&bytes)
+        };
+        assert_eq!(named(b"/run/docker.sock"), "/run/docker.sock");
+        assert_eq!(named(b"\0bus"), "@bus");
+        assert_eq!(named(b""), "");
+        assert_eq!(named(b"/a\x1b[2J"), "/a\\u{1b}[2J");
+        assert_eq!(socket(&[0; size_of::<Denial>()]), "");
+    }
 
     #[test]
     fn only_what_is_new_is_handed_over() {

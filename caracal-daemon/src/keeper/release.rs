@@ -59,6 +59,7 @@ fn one(pins: &Path, cgroup: &Cgroup, agents: &mut Registry) -> Result<String, Ke
         return Err(KeeperError::Cgroup(format!("{} is not governed", cgroup.path)));
     }
     agents.remove(&cgroup.id.0);
+    Kernel::unset_pinned(pins, cgroup.id)?;
     remove(&links)?;
     if let Ok(mut marks) = Marks::pinned(pins) {
         unmark(cgroup, |socket| marks.remove(socket, cgroup.id))?;

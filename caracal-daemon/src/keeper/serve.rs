@@ -24,6 +24,7 @@ use super::cookie;
 use super::govern::Governor;
 use super::kernel::Kernel;
 use super::keys::Keys;
+use super::level::{self, Level};
 use super::listeners::Listeners;
 use super::live::Live;
 use super::namespaces::Namespaces;
@@ -95,13 +96,6 @@ pub fn serve(
     if !nix::unistd::geteuid().is_root() {
         return Err(KeeperError::NotRoot);
     }
-    if config.require == Require::Full && !config.allow_degraded {
-        return Err(KeeperError::Refused(
-            "require = \"full\": this version enforces the level \"network\" (`caracald doctor` lists what that leaves \
-             open); say require = \"network\", or allow_degraded = true to have it recorded"
-                .to_owned(),
-        ));
-    }
     let signals = block_signals()?;
     let places = Places::of(config);
     let user = child::user(&config.user)?;
@@ -115,7 +109,10 @@ pub fn serve(
     // Before the programs: a taken port must not leave anything behind.
     let sockets = Listeners::open(config.listen.tcp_port, config.listen.dns_port)?;
     let settings = Settings { abi: ABI_VERSION, tcp_port: config.listen.tcp_port, dns_port: config.listen.dns_port };
-    let mut kernel = Kernel::load(&Kernel::pin_directory(config.instance.as_str()), settings)?;
+    let mut kernel = Kernel::load(&Kernel::pin_directory(config.instance.as_str()), settings, config.require)?;
+    kernel.set_unix_rules(config.unix.clone());
+    enrol(config, &places, &mut kernel);
+    check_level(config, &kernel)?;
     let netns = cookie::of_own(&mut kernel, &hierarchy, config.instance.as_str())?;
     // What an earlier keeper served has no listener now.
     kernel.keep_namespace(netns)?;
@@ -200,6 +197,8 @@ impl Keeper<'_> {
             let mut child = self.start()?;
             match self.first_renewal(&mut child) {
                 Ok(()) => {
+                    // Once more: the data path has made its directories.
+                    enrol(self.config, self.places, &mut self.governor.kernel());
                     self.tell_released();
                     let attached: Result<Vec<_>, _> = cgroups.iter().map(|cgroup| self.attach(cgroup)).collect();
                     let attached = match attached {
@@ -209,12 +208,11 @@ impl Keeper<'_> {
                             return Err(why);
                         }
                     };
-                    if self.config.require == Require::Full {
-                        let _ = self
-                            .governor
-                            .order(&Order::Lifecycle("degraded: full is required, network is enforced".to_owned()));
-                    }
                     if let Some(ready) = ready.take() {
+                        let level = Level::of(self.governor.kernel().lsm());
+                        let degraded = self.config.require == Require::Full && level.lacks.is_some();
+                        let degraded = if degraded { "degraded: full is required; " } else { "" };
+                        let _ = self.governor.order(&Order::Lifecycle(format!("{degraded}{}", level.sentence())));
                         ready(&attached);
                     }
                 }
@@ -331,6 +329,31 @@ impl Keeper<'_> {
         let _ = self.governor.kernel().close_lease();
         let _ = fs::remove_file(&self.places.control);
     }
+}
+
+/// Shuts the daemon's own files to agents, where the LSM's programs run; the level says so where they do not.
+fn enrol(config: &Config, places: &Places, kernel: &mut Kernel) {
+    if kernel.lsm().prove().is_err() {
+        return;
+    }
+    if let Err(error) = kernel.enrol(&level::property(config, places)) {
+        tracing::error!(%error, "The daemon's own files are not shut to agents by the kernel.");
+    }
+}
+
+/// Refuses to start below the level that is required. What a first start had pinned goes; what is governed stays shut.
+fn check_level(config: &Config, kernel: &Kernel) -> Result<(), KeeperError> {
+    let (Require::Full, false, Some(lacks)) = (config.require, config.allow_degraded, Level::of(kernel.lsm()).lacks)
+    else {
+        return Ok(());
+    };
+    if kernel.governed().next().is_none() {
+        let _ = fs::remove_dir_all(Kernel::pin_directory(config.instance.as_str()));
+    }
+    Err(KeeperError::Refused(format!(
+        "require = \"full\" cannot be enforced here: {lacks}. `caracald doctor` lists what this kernel takes; say require = \
+         \"network\", or allow_degraded = true to govern all the same and have that recorded"
+    )))
 }
 
 fn describe(status: ExitStatus) -> String {

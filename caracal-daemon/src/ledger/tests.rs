@@ -315,10 +315,12 @@ async fn a_sound_ledger_passes_and_any_hand_edit_is_found() {
         &["UPDATE events SET count = count - 1 WHERE first = 0"],
         &["UPDATE events SET data = CAST(data || x'00' AS BLOB) WHERE first = 256"],
         &["UPDATE events SET first = first + 1000 WHERE first = 300"],
-        &["UPDATE tiles SET data = CAST(substr(data, 1, 8191) || x'00' AS BLOB)"],
+        &["UPDATE tiles SET data = CAST(substr(data, 1, 8191) || iif(substr(data, -1) = x'00', x'01', x'00') AS BLOB)"],
         &["DELETE FROM tiles"],
         &["INSERT INTO tiles SELECT 1, 0, data FROM tiles"],
-        &["UPDATE edges SET data = CAST(substr(data, 1, length(data) - 1) || x'00' AS BLOB) WHERE level = 0"],
+        &[
+            "UPDATE edges SET data = CAST(substr(data, 1, length(data) - 1) || iif(substr(data, -1) = x'00', x'01', x'00') AS BLOB) WHERE level = 0",
+        ],
         &["DELETE FROM edges WHERE level = 1"],
         &["UPDATE checkpoints SET note = replace(note, '150', '151') WHERE size = 150"],
         &["UPDATE checkpoints SET note = (SELECT note FROM checkpoints WHERE size = 300) WHERE size = 150"],
@@ -326,7 +328,7 @@ async fn a_sound_ledger_passes_and_any_hand_edit_is_found() {
         &["UPDATE checkpoints SET size = size + 1 WHERE size = 300"],
         &["UPDATE host_heads SET leaf = (SELECT leaf FROM host_heads WHERE sequence = 149) WHERE sequence = 299"],
         &[
-            "UPDATE host_heads SET signature = CAST(substr(signature, 1, length(signature) - 1) || x'00' AS BLOB) WHERE sequence = 149",
+            "UPDATE host_heads SET signature = CAST(substr(signature, 1, length(signature) - 1) || iif(substr(signature, -1) = x'00', x'01', x'00') AS BLOB) WHERE sequence = 149",
         ],
         &["DELETE FROM host_heads WHERE sequence = 149"],
         &["UPDATE log SET size = size - 1"],

@@ -17,7 +17,9 @@ use serde::Serialize;
 
 use super::outside::{self, Outside};
 use super::vectors::{Scope, VECTORS, Vector, attempts};
+use crate::agent::Agent;
 use crate::cli::spawn::{self, SpawnPlan, exit_code};
+use crate::config::Require;
 use crate::keeper::cgroup::{Cgroup, Hierarchy};
 use crate::keeper::kernel::Kernel;
 
@@ -70,15 +72,15 @@ pub fn untried() -> Vec<Row> {
     VECTORS.iter().map(|vector| row(vector, &BTreeMap::new())).collect()
 }
 
-/// Tries everything. Call it from the first thread, before there are others: it changes this process's network
+/// Tries everything, with the LSM's programs where `require` is `full`. Call it from the first thread, before there are others: it changes this process's network
 /// namespace, and starts confined children.
 ///
 /// # Errors
 /// When this is not root, or the programs do not load.
-pub fn probe() -> anyhow::Result<Vec<Row>> {
+pub fn probe(require: Require) -> anyhow::Result<Vec<Row>> {
     let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("caracal-doctor-XXXXXX"))?;
     let outside = Outside::open(&dir)?;
-    let scratch = Scratch::make(&dir)?;
+    let scratch = Scratch::make(&dir, require)?;
     let results = scratch.try_all(&outside)?;
     Ok(VECTORS.iter().map(|vector| row(vector, &results)).collect())
 }
@@ -133,7 +135,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn make(dir: &Path) -> anyhow::Result<Scratch> {
+    fn make(dir: &Path, require: Require) -> anyhow::Result<Scratch> {
         let hierarchy = Hierarchy::find()?;
         let name = format!("caracal-doctor-{}", std::process::id());
         let pins = Kernel::pin_directory(&format!("doctor-ways-{}", std::process::id()));
@@ -142,9 +144,16 @@ impl Scratch {
         let mut scratch = Scratch { dir: dir.to_owned(), pins, kernel: None, governed, beside };
         // Ports that nobody here uses.
         let mut kernel =
-            Kernel::load(&scratch.pins, Settings { abi: ABI_VERSION, tcp_port: 15_001, dns_port: 15_053 })?;
-        let governed = kernel.govern(scratch.governed.id, &scratch.governed.directory);
-        let admitted = kernel.admit(scratch.governed.id, scratch.governed.level);
+            Kernel::load(&scratch.pins, Settings { abi: ABI_VERSION, tcp_port: 15_001, dns_port: 15_053 }, require)?;
+        let governed = kernel.govern(&scratch.governed);
+        let agent = Agent {
+            name: "doctor".into(),
+            cgroup: scratch.governed.id,
+            path: scratch.governed.path.clone(),
+            uid: 0,
+            learn: false,
+        };
+        let admitted = kernel.admit(&agent, scratch.governed.level);
         scratch.kernel = Some(kernel);
         governed?;
         admitted?;

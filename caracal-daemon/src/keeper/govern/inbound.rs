@@ -40,6 +40,7 @@ impl Governor {
         let answer = self.order(&Order::Reload)?;
         let config = Config::load(&self.config).map_err(|error| error.to_string())?;
         self.set_inbound(&config.inbound);
+        self.set_unix_rules(config.unix);
         Ok(answer)
     }
 }

@@ -1,0 +1,71 @@
+//! `[[unix]]`: the unix sockets outside of an agent that it may reach. They bite with
+//! `require = "full"`; at `network` nothing asks for them.
+
+use super::problem::Found;
+use super::rules::AgentPattern;
+use serde::{Deserialize, Deserializer};
+use toml::Spanned;
+
+/// The longest name that a unix socket can have, bytes: `sun_path` of `unix(7)`.
+const LONGEST: usize = 108;
+
+/// `[[unix]]`: agents that may connect to these sockets, whoever listens there.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnixRule {
+    /// Which agents. Default everyone.
+    #[serde(default = "AgentPattern::everyone")]
+    pub agents: Vec<AgentPattern>,
+    /// Paths as the listener bound them, `@NAME` for abstract ones; `*` at the end for all that begin so.
+    pub sockets: Vec<String>,
+    /// The line that the rule begins at.
+    #[serde(skip)]
+    pub line: usize,
+}
+
+impl UnixRule {
+    /// Whether the rule is for the agent of this name.
+    #[must_use]
+    pub fn is_for(&self, agent: &str) -> bool {
+        self.agents.iter().any(|pattern| pattern.glob().matches(agent))
+    }
+}
+
+/// Until [`super::Config::parse`] has the text at hand, `line` holds the byte offset.
+pub(super) fn placed<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<UnixRule>, D::Error> {
+    let rules = Vec::<Spanned<UnixRule>>::deserialize(from)?;
+    Ok(rules.into_iter().map(|rule| UnixRule { line: rule.span().start, ..rule.into_inner() }).collect())
+}
+
+/// What such rules must not say.
+pub(super) fn check(rules: &[UnixRule]) -> Result<(), Found> {
+    for rule in rules {
+        if rule.agents.is_empty() {
+            return Err(Found::new(
+                rule.line,
+                "agents",
+                "an empty list allows nobody; leave `agents` out for everyone",
+            ));
+        }
+        if rule.sockets.is_empty() {
+            return Err(Found::new(
+                rule.line,
+                "sockets",
+                "name at least one socket, such as \"/run/systemd/journal/*\"",
+            ));
+        }
+        let good = |socket: &String| {
+            let name = socket.strip_suffix('*').unwrap_or(socket);
+            socket.len() <= LONGEST
+                && (name.starts_with('/') || name.starts_with('@'))
+                && !name.bytes().any(|byte| byte == 0 || byte == b'*')
+        };
+        if let Some(bad) = rule.sockets.iter().find(|socket| !good(socket)) {
+            let message = format!(
+                "{bad:?}: a socket is an absolute path or @NAME of at most {LONGEST} bytes, with * at most at its end"
+            );
+            return Err(Found::new(rule.line, "sockets", message));
+        }
+    }
+    Ok(())
+}

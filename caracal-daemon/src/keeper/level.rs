@@ -1,0 +1,136 @@
+//! Takes what the kernel took of the LSM programs; gives the level that is in force and what it leaves uncovered, in the
+//! words of `status` and of the ledger. Never says `full` on the strength of a pin: [`super::lsm::Lsm::prove`] asks.
+
+use std::path::PathBuf;
+
+use caracal_common::house::{READ_ONLY, SHUT};
+use serde_json::{Value, json};
+
+use super::kernel::Kernel;
+use super::lsm::Lsm;
+use super::serve::Places;
+use crate::config::Config;
+
+/// What is enforced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Level {
+    /// Why it is not `full`; nothing when it is.
+    pub lacks: Option<String>,
+    /// What is left uncovered: a stable code, and what it means.
+    pub uncovered: Vec<(&'static str, &'static str)>,
+}
+
+/// What each group of hooks closes.
+const CLOSES: [(&[&str], &str, &str); 6] = [
+    (&["socket_create"], "socket_families", "socket families beside TCP/IP, such as AF_VSOCK, and AF_PACKET for root"),
+    (
+        &[
+            "socket_accept",
+            "socket_connect",
+            "socket_listen",
+            "socket_recvmsg",
+            "socket_sendmsg",
+            "file_receive",
+            "file_permission",
+        ],
+        "foreign_sockets",
+        "sockets made outside of the agent: inherited, passed, or taken",
+    ),
+    (
+        &["unix_stream_connect", "unix_may_send"],
+        "unix_sockets",
+        "unix sockets of helpers outside: docker, systemd, D-Bus, ssh and gpg agents",
+    ),
+    (&["inode_permission"], "cgroup_moves", "moves out of the cgroup, by root"),
+    (
+        &["ptrace_access_check", "task_kill"],
+        "other_processes",
+        "ptrace and signals to processes outside, of the same user",
+    ),
+    (
+        &[
+            "bpf",
+            "file_open",
+            "inode_getxattr",
+            "inode_link",
+            "inode_rename",
+            "inode_setattr",
+            "inode_unlink",
+            "sb_umount",
+        ],
+        "daemon_property",
+        "pins, keys, journal and configuration of the daemon, by root",
+    ),
+];
+
+/// What no level covers.
+const NEVER: [(&str, &str); 3] = [
+    ("store_and_forward", "what an agent writes into files or logs that a service outside sends on"),
+    ("connected_unix_sockets", "unix sockets that were connected before the cgroup was attached"),
+    (
+        "host_root",
+        "a root process in the host's own namespaces: routes, kernel settings, modules, block devices, units and cron files",
+    ),
+];
+
+impl Level {
+    /// What is in force now.
+    #[must_use]
+    pub fn of(lsm: &Lsm) -> Level {
+        let proven = lsm.prove();
+        let none = lsm.missing().is_empty() && proven.is_err();
+        let misses = |hooks: &[&str]| none || lsm.missing().iter().any(|missing| hooks.contains(&missing.hook));
+        let open = CLOSES.iter().filter(|(hooks, ..)| misses(hooks)).map(|(_, code, words)| (*code, *words));
+        Level { lacks: proven.err(), uncovered: open.chain(NEVER).collect() }
+    }
+
+    /// `full` or `network`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        if self.lacks.is_none() { "full" } else { "network" }
+    }
+
+    /// For the ledger: one line.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let codes: Vec<&str> = self.uncovered.iter().map(|(code, _)| *code).collect();
+        let lacks = self.lacks.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+        format!("level {}{lacks}; not covered: {}", self.name(), codes.join(", "))
+    }
+
+    /// For `status`.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let uncovered: Vec<Value> =
+            self.uncovered.iter().map(|(code, words)| json!({ "code": code, "means": words })).collect();
+        json!({ "name": self.name(), "lacks": self.lacks, "uncovered": uncovered })
+    }
+}
+
+/// The daemon's own files: what agents may not open, and what they may not change.
+#[must_use]
+pub fn property(config: &Config, places: &Places) -> Vec<(PathBuf, u32)> {
+    let mut property = vec![(config.file.clone(), READ_ONLY), (places.runtime.clone(), READ_ONLY)];
+    property.extend(std::env::current_exe().ok().map(|path| (path, READ_ONLY)));
+    property.extend(places.keeper.parent().map(|state| (state.to_owned(), READ_ONLY)));
+    let read = config.policy.cedar.iter().chain(&config.prices.file).chain(&config.upstream.roots);
+    property.extend(read.map(|path| (path.clone(), READ_ONLY)));
+    property.extend(config.upstream.client_certificate.iter().map(|shown| (shown.key.clone(), SHUT)));
+    property.push((Kernel::pin_directory(config.instance.as_str()), SHUT));
+    for shut in [&places.keeper, &places.data] {
+        walk(shut, &mut property);
+    }
+    property
+}
+
+/// A directory and all directories below it; of the keeper's also the files, which are few and the keys.
+fn walk(directory: &std::path::Path, property: &mut Vec<(PathBuf, u32)>) {
+    property.push((directory.to_owned(), SHUT));
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => walk(&entry.path(), property),
+            Ok(kind) if kind.is_file() && property.len() < 1_024 => property.push((entry.path(), SHUT)),
+            _ => {}
+        }
+    }
+}
