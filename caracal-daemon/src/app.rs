@@ -17,6 +17,8 @@ use nix::unistd::{Gid, Uid};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 
+pub(crate) use build::price_book_text;
+
 use crate::agent::CgroupId;
 use crate::capture::flows::Flows;
 use crate::capture::lease::Lease;

@@ -9,11 +9,15 @@
 //! that asks for much leaves room for others.
 
 mod pool;
+mod rate;
 mod spec;
 mod wait;
+mod warning;
 mod window;
 
+pub use rate::{Pass, RateSpec, Rates};
 pub use spec::{BudgetSpec, Per, SpecError, Wait, Window, WindowKind};
+pub use warning::Warning;
 
 use crate::clock::{Clock, UnixNanos};
 use crate::event::WindowKey;
@@ -33,6 +37,8 @@ pub struct Scope {
     pub provider: &'static str,
     /// The model.
     pub model: Arc<str>,
+    /// The host.
+    pub host: Arc<str>,
 }
 
 /// One window of one budget, for people.
@@ -50,6 +56,11 @@ pub struct Status {
     pub left: NanoUsd,
     /// When the window turns; `None`: never.
     pub ends: Option<UnixNanos>,
+    /// It refuses nothing.
+    pub soft: bool,
+    /// What the budget is divided by.
+    #[serde(skip)]
+    pub per: Per,
 }
 
 /// Every budget and what is left of it. Cheap to clone.
@@ -157,16 +168,17 @@ impl Hold {
         self.sent = true;
     }
 
-    /// The bill is known: charges it truly, also above the hold. A bill above the hold freezes the model.
-    pub fn settle(mut self, actual: NanoUsd) {
-        self.end(actual);
+    /// The bill is known: charges it truly, also above the hold. A bill above the hold freezes the model. Gives the limits
+    /// that it brought near.
+    pub fn settle(mut self, actual: NanoUsd) -> Vec<Warning> {
+        self.end(actual)
     }
 
-    /// The bill is not known: charges the hold. Gives the charge.
-    pub fn charge_max(mut self) -> NanoUsd {
+    /// The bill is not known: charges the hold. Gives the charge, and the limits that it brought near.
+    pub fn charge_max(mut self) -> (NanoUsd, Vec<Warning>) {
         let held = self.held;
-        self.end(held);
-        held
+        let warnings = self.end(held);
+        (held, warnings)
     }
 
     /// Provably nothing was billed.
@@ -174,8 +186,8 @@ impl Hold {
         self.end(NanoUsd::ZERO);
     }
 
-    fn end(&mut self, settled: NanoUsd) {
-        let Some(pool) = self.pool.take() else { return };
+    fn end(&mut self, settled: NanoUsd) -> Vec<Warning> {
+        let Some(pool) = self.pool.take() else { return Vec::new() };
         let over = settled > self.held;
         if over {
             tracing::error!(
@@ -186,7 +198,7 @@ impl Hold {
                 "a bill is above its hold: charged truly, the model is refused until its price is put right"
             );
         }
-        Pool::end(&pool, &self.windows, End { held: self.held, settled }, over.then_some(&self.who));
+        Pool::end(&pool, &self.windows, End { held: self.held, settled }, over.then_some(&self.who))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line: one file per verb. Says what happened and what to do next; exits with a stable code.
 
 pub mod attach;
+pub mod budgets;
 pub mod ca;
 pub mod control;
 pub mod doctor;
@@ -8,6 +9,7 @@ pub mod events;
 pub mod ledger;
 pub mod manual;
 pub mod policy;
+pub mod prices;
 pub mod run;
 pub mod spawn;
 pub mod spend;
@@ -66,6 +68,8 @@ pub enum Verb {
     Doctor(doctor::DoctorArgs),
     Events(events::EventsArgs),
     Spend(spend::SpendArgs),
+    Budgets(budgets::BudgetsArgs),
+    Prices(prices::PricesArgs),
     Ledger(ledger::LedgerArgs),
     /// Check, test and explain the policy, or put it into force.
     Policy(policy::PolicyArgs),
@@ -120,6 +124,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Policy(args) => policy(args, config),
         Verb::Events(args) => events(&args, &settings(config)?),
         Verb::Spend(args) => spend(&args, &settings(config)?),
+        Verb::Budgets(args) => budgets::run(&args, &settings(config)?),
+        Verb::Prices(args) => prices::run(&args, &settings(config)?),
         Verb::Ledger(args) => ledger(args, &settings(config)?),
         Verb::Ca(args) => ca::run(&args, &settings(config)?),
         Verb::Completions(args) => manual::completions(&args),

@@ -6,6 +6,7 @@ mod amount;
 mod budgets;
 mod hosts;
 mod problem;
+mod rates;
 mod rules;
 mod sections;
 mod starter;
@@ -17,6 +18,7 @@ pub use budgets::{Budget, Per, Window, WindowKind};
 pub use hosts::HostPattern;
 pub(crate) use problem::position;
 pub use problem::{ConfigError, Problem};
+pub use rates::Rate;
 pub use rules::{
     AgentEntry, AgentPattern, AllowRule, DenyRule, Glob, InboundRule, PRICED_HOSTS, RuleMode, may_be_priced,
 };
@@ -86,6 +88,9 @@ pub struct Config {
     /// `[[budget]]`.
     #[serde(deserialize_with = "budgets::placed")]
     pub budget: Vec<Budget>,
+    /// `[[rate]]`.
+    #[serde(deserialize_with = "rates::placed")]
+    pub rate: Vec<Rate>,
     /// The file that this was read from, for messages.
     #[serde(skip)]
     pub file: PathBuf,
@@ -114,6 +119,7 @@ impl Default for Config {
             unix: Vec::new(),
             inbound: Vec::new(),
             budget: Vec::new(),
+            rate: Vec::new(),
             file: PathBuf::from("caracal.toml"),
         }
     }
@@ -157,6 +163,7 @@ impl Config {
         let places = places.chain(self.agent.iter_mut().map(|agent| &mut agent.line));
         let places = places.chain(self.unix.iter_mut().map(|rule| &mut rule.line));
         let places = places.chain(self.inbound.iter_mut().map(|rule| &mut rule.line));
+        let places = places.chain(self.rate.iter_mut().map(|rate| &mut rate.line));
         for place in places.chain(self.budget.iter_mut().map(|budget| &mut budget.line)) {
             *place = position(text, *place).0;
         }
@@ -168,12 +175,19 @@ impl Config {
         rules::check(&self.agent, &self.allow, &self.deny)?;
         unix::check(&self.unix)?;
         rules::check_inbound(&self.inbound, [self.listen.tcp_port, self.listen.dns_port])?;
+        rates::check(&self.rate)?;
         budgets::check(&self.budget)
     }
 
     fn resolve_paths(&mut self, base: &Path) {
         let single = [&mut self.state_dir, &mut self.runtime_dir];
-        let roots = self.upstream.roots.iter_mut().chain(&mut self.policy.cedar).chain(&mut self.prices.file);
+        let roots = self
+            .upstream
+            .roots
+            .iter_mut()
+            .chain(&mut self.policy.cedar)
+            .chain(&mut self.prices.file)
+            .chain(&mut self.prices.public_key);
         let certificates = self.upstream.client_certificate.iter_mut().flat_map(|c| [&mut c.certificate, &mut c.key]);
         for path in single.into_iter().chain(roots).chain(certificates) {
             *path = base.join(&*path);

@@ -40,6 +40,8 @@ pub enum Kind {
     Outcome,
     /// Refusals that the kernel made.
     KernelDenial,
+    /// What was spent has reached a part of a limit.
+    BudgetWarning,
     /// The daemon started, adopted, stopped, reloaded; a cgroup was attached or released.
     Lifecycle,
 }
@@ -53,6 +55,7 @@ impl Kind {
             Kind::Intent => "caracal.intent.v1",
             Kind::Outcome => "caracal.outcome.v1",
             Kind::KernelDenial => "caracal.kernel_denial.v1",
+            Kind::BudgetWarning => "caracal.budget_warning.v1",
             Kind::Lifecycle => "caracal.lifecycle.v1",
         }
     }
@@ -86,6 +89,26 @@ pub struct Usage {
     pub reasoning: u64,
     /// Calls of a server-side web search tool.
     pub web_searches: u64,
+}
+
+impl Usage {
+    /// Input and output tokens together.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        let input = [self.cache_read, self.cache_write_5m, self.cache_write_1h, self.output];
+        input.into_iter().fold(self.input, u64::saturating_add)
+    }
+}
+
+/// How near a limit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Near {
+    /// The part of the limit that was reached, percent.
+    pub percent: u8,
+    /// The limit.
+    pub limit: NanoUsd,
+    /// What is spent.
+    pub spent: NanoUsd,
 }
 
 /// The terms that a call was served on, as far as its price depends on them. With the usage, the models and the price book
@@ -147,6 +170,8 @@ pub struct Data {
     pub usage: Option<Usage>,
     /// The terms that `cost` goes by, where it goes by `usage`.
     pub served: Option<Served>,
+    /// For a warning: how near the limit is.
+    pub near: Option<Near>,
     /// The price book's version and hash.
     pub price_book: Option<Arc<str>>,
     /// For a bill above its hold: the hash of the entry whose price cannot be right.

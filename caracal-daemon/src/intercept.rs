@@ -6,6 +6,7 @@
 mod opening;
 mod paid;
 mod passage;
+mod rate;
 mod record;
 mod remember;
 mod sentence;
@@ -215,6 +216,10 @@ async fn answer(session: Arc<Session>, mut request: Request<Incoming>) -> Answer
             session.refuse(&asked, &sentence::unknown_path(&asked, provider), &decided.policies)
         }
         Surface::Unpriced | Surface::Free(_) | Surface::Unknown(_) => {
+            if let Err(refusal) = rate::pass(&session, &rate::unpaid(&session, &asked)) {
+                discard(request).await;
+                return session.refuse(&asked, &refusal, &decided.policies);
+            }
             forward(&session, &asked, request, &decided).await
         }
     }

@@ -73,6 +73,11 @@ pub enum Reason {
     TlsAgent,
     /// Too many connections of this agent.
     TooManyConnections,
+    /// Requests or tokens come faster than a limit allows; there is room again after this many seconds.
+    RateLimited {
+        /// Seconds, at least one.
+        seconds: u32,
+    },
     /// No flow is known for this connection.
     UnknownFlow,
     /// The upstream could not be reached.
@@ -110,6 +115,7 @@ impl Reason {
             Reason::ShuttingDown => "shutting_down",
             Reason::TlsAgent => "tls_agent",
             Reason::TooManyConnections => "too_many_connections",
+            Reason::RateLimited { .. } => "rate_limited",
             Reason::UnknownFlow => "unknown_flow",
             Reason::UpstreamConnect => "upstream_connect",
             Reason::UpstreamResolve => "upstream_resolve",

@@ -69,32 +69,10 @@ pub fn sum(rows: &[(SpendKey, Spend)], by: &[By]) -> Vec<(SpendKey, Spend)> {
     sums.into_iter().collect()
 }
 
-/// An amount as dollars, to the nano-USD, without zeros that say nothing: `$0.0125`.
-#[must_use]
-pub fn usd(amount: crate::money::NanoUsd) -> String {
-    let (dollars, nano) = (amount.0 / 1_000_000_000, amount.0 % 1_000_000_000);
-    let digits = format!("{nano:09}");
-    let cents = digits.trim_end_matches('0');
-    format!("${dollars}.{cents:0<2}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::money::NanoUsd;
-
-    #[test]
-    fn dollars_are_exact() {
-        for (nano, text) in [
-            (0, "$0.00"),
-            (1, "$0.000000001"),
-            (12_500_000, "$0.0125"),
-            (2_500_000_000, "$2.50"),
-            (u64::MAX, "$18446744073.709551615"),
-        ] {
-            assert_eq!(usd(NanoUsd(nano)), text);
-        }
-    }
 
     #[test]
     fn sums_are_by_what_is_asked() {

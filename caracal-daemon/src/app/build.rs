@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
 use super::DataPathArgs;
-use crate::budget::{BudgetSpec, Budgets, Wait};
+use crate::budget::{BudgetSpec, Budgets, Per, RateSpec, Rates, Wait};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::dns::resolve::{Resolver, Servers};
@@ -27,7 +27,7 @@ use crate::keeper::signing::RemoteSigner;
 use crate::keeper::sockets::Sockets;
 use crate::ledger::books::Overrun;
 use crate::ledger::{self, Ledger, RunOptions, SqliteStore, StateDir};
-use crate::meter::{Meter, PriceBook, Provider};
+use crate::meter::{self, Meter, PriceBook, Provider};
 use crate::policy::Engine;
 use crate::spend::View;
 use crate::telemetry::Telemetry;
@@ -44,6 +44,7 @@ pub(super) struct Stages {
     pub(super) journal: Journal,
     pub(super) ledger: ledger::Handle,
     budgets: Arc<Budgets>,
+    rates: Rates,
     state: StateDir,
     file: PathBuf,
     /// What is wrong with the policy, prices or budgets on disk, if something is.
@@ -97,6 +98,7 @@ pub(super) async fn build(
         PriceBook::empty()
     });
     let meter = Arc::new(Meter::new(book, []).with_body_limit(config.limits.pricing_body_bytes));
+    let rates = Rates::new(rates_of(&config));
     let budgets = Arc::new(Budgets::new(specs(&config), clock.clone(), recovery.totals)?);
     freeze(&budgets, &meter.book(), &overruns);
     let resolver = Arc::new(resolver(&config)?);
@@ -107,6 +109,7 @@ pub(super) async fn build(
         policy: Arc::clone(&policy),
         meter: Arc::clone(&meter),
         budgets: Arc::clone(&budgets),
+        rates: rates.clone(),
         journal: journal.clone(),
         resolver,
         pool: Pool::new(dialer, clock.clone()),
@@ -137,6 +140,7 @@ pub(super) async fn build(
         journal,
         ledger,
         budgets,
+        rates,
         state,
         file: config.file,
         trouble: Mutex::new(trouble),
@@ -162,6 +166,7 @@ impl Stages {
         // All that can fail before anything changes.
         let set = crate::policy::PolicySet::compile(&config, base).map_err(|error| error.to_string())?;
         self.budgets.reload(specs(&config)).map_err(|error| error.to_string())?;
+        self.rates.reload(rates_of(&config));
         let before = self.meter.book();
         self.meter.replace(book);
         thaw(&self.budgets, &before, &self.meter.book());
@@ -173,16 +178,22 @@ impl Stages {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Every budget window: limit, settled, held, left.
-    pub(super) fn budgets(&self) -> Value {
+    /// Every budget window: limit, settled, held, left. Of those that are one agent's, only those of `agents`.
+    pub(super) fn budgets(&self, agents: Option<&[String]>) -> Value {
         let row = |status: crate::budget::Status| {
             json!({
                 "budget": &*status.key.budget, "scope": &*status.key.scope, "window": &*status.key.window,
                 "limit_nano_usd": status.limit.0, "settled_nano_usd": status.settled.0, "held_nano_usd": status.held.0,
-                "left_nano_usd": status.left.0, "ends_unix_nanos": status.ends,
+                "left_nano_usd": status.left.0, "ends_unix_nanos": status.ends, "soft": status.soft,
             })
         };
-        self.budgets.snapshot().into_iter().map(row).collect()
+        let shown = |status: &crate::budget::Status| {
+            let whose = (status.per == Per::Agent).then_some(&*status.key.scope);
+            let own =
+                |agents: &[String]| whose.is_none_or(|whose| whose.is_empty() || agents.iter().any(|one| one == whose));
+            agents.is_none_or(own)
+        };
+        self.budgets.snapshot().into_iter().filter(shown).map(row).collect()
     }
 
     pub(super) async fn events(&self, query: &EventsQuery) -> Answer {
@@ -238,13 +249,35 @@ fn thaw(budgets: &Budgets, before: &PriceBook, after: &PriceBook) {
 
 /// The price book that is configured, or the one that is compiled in.
 pub(crate) fn price_book(config: &Config) -> anyhow::Result<PriceBook> {
-    match &config.prices.file {
-        None => Ok(PriceBook::built_in()?),
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("[prices] file {}", path.display()))?;
-            PriceBook::parse(&text).with_context(|| format!("[prices] file {}", path.display()))
-        }
+    let book = PriceBook::parse(&price_book_text(config)?).with_context(|| match &config.prices.file {
+        Some(path) => format!("[prices] file {}", path.display()),
+        None => "the built-in price book".to_owned(),
+    })?;
+    if let Some(days) = book.age_days(Clock::system().now()).filter(|days| *days > config.prices.max_age_days) {
+        tracing::warn!(
+            book = &*book.id(),
+            days,
+            "The price book is old: compare it with what you are billed (`caracald prices diff`), or name a newer one in [prices] file."
+        );
     }
+    Ok(book)
+}
+
+/// Its text; signed, where the configuration names a key.
+pub(crate) fn price_book_text(config: &Config) -> anyhow::Result<String> {
+    let Some(path) = &config.prices.file else { return Ok(PriceBook::BUILT_IN.to_owned()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("[prices] file {}", path.display()))?;
+    if let Some(key) = &config.prices.public_key {
+        let pem = std::fs::read_to_string(key).with_context(|| format!("[prices] public_key {}", key.display()))?;
+        let mut beside = path.clone().into_os_string();
+        beside.push(".sig");
+        let beside = PathBuf::from(beside);
+        let signature =
+            std::fs::read(&beside).with_context(|| format!("the price book's signature {}", beside.display()))?;
+        meter::verify(text.as_bytes(), &signature, &pem)
+            .with_context(|| format!("[prices] file {}", path.display()))?;
+    }
+    Ok(text)
 }
 
 fn resolver(config: &Config) -> anyhow::Result<Resolver> {
@@ -293,6 +326,32 @@ fn upstream(config: &Config) -> anyhow::Result<Settings> {
     })
 }
 
+fn rates_of(config: &Config) -> Vec<RateSpec> {
+    config.rate.iter().map(rate).collect()
+}
+
+fn rate(rate: &config::Rate) -> RateSpec {
+    RateSpec {
+        name: Arc::from(rate.name.as_str()),
+        requests: rate.requests,
+        tokens: rate.tokens,
+        window: rate.window,
+        agents: agents(&rate.agents),
+        models: globs(&rate.models),
+        providers: globs(&rate.providers),
+        hosts: globs(&rate.hosts),
+        per: rate.per,
+    }
+}
+
+fn agents(patterns: &[config::AgentPattern]) -> Vec<String> {
+    patterns.iter().map(|pattern| pattern.glob().as_str().to_owned()).collect()
+}
+
+fn globs(globs: &[config::Glob]) -> Vec<String> {
+    globs.iter().map(|glob| glob.as_str().to_owned()).collect()
+}
+
 fn specs(config: &Config) -> Vec<BudgetSpec> {
     config.budget.iter().map(spec).collect()
 }
@@ -304,12 +363,15 @@ fn spec(budget: &config::Budget) -> BudgetSpec {
         window: budget.window,
         kind: budget.kind,
         time_zone: budget.time_zone.iana_name().unwrap_or_default().to_owned(),
-        agents: budget.agents.iter().map(|pattern| pattern.glob().as_str().to_owned()).collect(),
-        models: budget.models.iter().map(|glob| glob.as_str().to_owned()).collect(),
-        providers: budget.providers.iter().map(|glob| glob.as_str().to_owned()).collect(),
+        agents: agents(&budget.agents),
+        models: globs(&budget.models),
+        providers: globs(&budget.providers),
+        hosts: globs(&budget.hosts),
         per: budget.per,
         parent: budget.parent.as_deref().map(Arc::from),
         wait: Wait { time: Duration::from_millis(budget.wait_ms), ..Wait::default() },
+        soft: budget.soft,
+        warn_at: budget.warn_at.clone(),
     }
 }
 

@@ -69,6 +69,7 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
         Order::Summary(id) => summary(app, id),
         Order::Events(query) => app.stages.events(&query).await,
         Order::Spend { agents } => app.stages.spend(agents).await,
+        Order::Budgets { agents } => Ok(app.stages.budgets(agents.as_deref())),
         Order::Stop => {
             stop(app);
             Ok(Value::Null)
@@ -138,9 +139,10 @@ fn status(app: &App) -> Value {
         "policy": &*app.stages.policy.current().hash(),
         "policy_error": app.stages.trouble(),
         "price_book": &*app.stages.meter.book().id(),
+        "price_book_days": app.stages.meter.book().age_days(app.stages.clock.now()),
         "journal": { "bytes": used, "limit": limit, "failure": app.stages.journal.tail().failure() },
         "ledger": { "size": ledger.size, "checkpoint": ledger.checkpoint, "trouble": ledger.trouble },
-        "budgets": app.stages.budgets(),
+        "budgets": app.stages.budgets(None),
         "untrusting": untrusting,
         "namespaces": app.elsewhere.count(),
     })

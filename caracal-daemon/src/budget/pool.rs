@@ -3,7 +3,7 @@
 use super::spec::{BudgetSpec, Per, SpecError, check, glob};
 use super::wait::Waiting;
 use super::window::{Windows, shown};
-use super::{Hold, Scope, Status, refuse};
+use super::{Hold, Scope, Status, Warning, refuse};
 use crate::clock::{Clock, UnixNanos};
 use crate::event::WindowKey;
 use crate::money::NanoUsd;
@@ -167,17 +167,25 @@ impl Pool {
         Hold { amount, windows, held: amount, who, sent: false, pool: Some(Arc::clone(pool)) }
     }
 
-    /// Ends a hold, or a part of it, in the windows that it was taken from; then serves who waits.
-    pub(crate) fn end(pool: &Arc<Pool>, windows: &[WindowKey], end: End, freeze: Option<&(&'static str, Arc<str>)>) {
-        pool.with(|state| {
+    /// Ends a hold, or a part of it, in the windows that it was taken from; then serves who waits. Gives the limits that
+    /// what was settled brought near.
+    pub(crate) fn end(
+        pool: &Arc<Pool>,
+        windows: &[WindowKey],
+        end: End,
+        freeze: Option<&(&'static str, Arc<str>)>,
+    ) -> Vec<Warning> {
+        let warnings = pool.with(|state| {
             for key in windows {
                 let cell = state.cells.entry(key.clone()).or_default();
                 cell.held = cell.held.saturating_sub(end.held);
                 cell.settled = cell.settled.saturating_add(end.settled);
             }
             state.frozen.extend(freeze.cloned());
+            windows.iter().filter_map(|key| state.warning(key, end.settled)).collect()
         });
         Pool::serve(pool);
+        warnings
     }
 
     /// Answers those in the queue whose turn has come. A call waits behind an earlier one that waits for the same window.
@@ -255,20 +263,21 @@ impl State {
             );
             return Taken::Denied(refuse(Reason::PolicyDenied, sentence));
         }
-        if let Some(level) = levels.iter().find(|level| level.settled.saturating_add(least) > level.spec.limit) {
+        let hard = || levels.iter().filter(|level| !level.spec.soft);
+        if let Some(level) = hard().find(|level| level.settled.saturating_add(least) > level.spec.limit) {
             return Taken::Denied(exceeded(level, least));
         }
-        let left = levels.iter().map(Level::left).min().unwrap_or(NanoUsd::MAX);
-        let tight = levels.iter().find(|level| level.left() < least || behind.contains(&level.key));
+        let left = hard().map(Level::left).min();
+        let tight = hard().find(|level| level.left() < least || behind.contains(&level.key));
         if let Some(level) = tight {
             return Taken::Later {
-                calls: levels.iter().map(|level| level.spec.wait.calls).min().unwrap_or(0),
-                time: levels.iter().map(|level| level.spec.wait.time).min().unwrap_or_default(),
+                calls: hard().map(|level| level.spec.wait.calls).min().unwrap_or(0),
+                time: hard().map(|level| level.spec.wait.time).min().unwrap_or_default(),
                 refusal: exceeded(level, least),
-                windows: levels.into_iter().map(|level| level.key).collect(),
+                windows: hard().map(|level| level.key.clone()).collect(),
             };
         }
-        let amount = if levels.is_empty() { most } else { most.min(least.max(NanoUsd(left.0 / 2))) };
+        let amount = left.map_or(most, |left| most.min(least.max(NanoUsd(left.0 / 2))));
         let taken: Vec<(WindowKey, Option<UnixNanos>)> =
             levels.into_iter().map(|level| (level.key, level.forget)).collect();
         for (key, forget) in &taken {
@@ -288,7 +297,8 @@ impl State {
     }
 
     fn waited_for(&self) -> HashSet<WindowKey> {
-        self.queue.iter().flat_map(|waiter| self.levels(&waiter.scope)).map(|level| level.key).collect()
+        let levels = self.queue.iter().flat_map(|waiter| self.levels(&waiter.scope));
+        levels.filter(|level| !level.spec.soft).map(|level| level.key).collect()
     }
 
     fn serve(&mut self, pool: &Arc<Pool>) -> Vec<(Answer, oneshot::Sender<Answer>)> {
@@ -307,6 +317,14 @@ impl State {
             }
         }
         answers
+    }
+
+    /// The limit of `key`'s budget that `settled`, just added to it, brought near.
+    fn warning(&self, key: &WindowKey, settled: NanoUsd) -> Option<Warning> {
+        let budget = self.budgets.iter().find(|budget| budget.spec.name == key.budget)?;
+        let level = self.level(budget, Arc::clone(&key.scope));
+        // A window that has turned warns nobody any more.
+        (level.key == *key).then(|| Warning::of(&budget.spec, key, settled, level.settled))?
     }
 
     /// How long until a window of this waiter turns.
@@ -344,6 +362,8 @@ impl State {
                     held: level.held,
                     left: level.left(),
                     ends: level.ends,
+                    soft: level.spec.soft,
+                    per: level.spec.per,
                     key: level.key,
                 }
             }));
@@ -355,7 +375,10 @@ impl State {
 fn covers(spec: &BudgetSpec, scope: &Scope) -> bool {
     let any =
         |patterns: &[String], name: &str| patterns.is_empty() || patterns.iter().any(|pattern| glob(pattern, name));
-    any(&spec.agents, &scope.agent) && any(&spec.models, &scope.model) && any(&spec.providers, scope.provider)
+    any(&spec.agents, &scope.agent)
+        && any(&spec.models, &scope.model)
+        && any(&spec.providers, scope.provider)
+        && any(&spec.hosts, &scope.host)
 }
 
 fn part(spec: &BudgetSpec, scope: &Scope) -> Arc<str> {
@@ -363,6 +386,7 @@ fn part(spec: &BudgetSpec, scope: &Scope) -> Arc<str> {
         Per::All => Arc::from(""),
         Per::Agent => Arc::clone(&scope.agent),
         Per::Model => Arc::clone(&scope.model),
+        Per::Host => Arc::clone(&scope.host),
     }
 }
 

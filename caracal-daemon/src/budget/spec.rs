@@ -41,12 +41,18 @@ pub struct BudgetSpec {
     pub models: Vec<String>,
     /// Providers it covers, likewise.
     pub providers: Vec<String>,
+    /// Hosts it covers, likewise.
+    pub hosts: Vec<String>,
     /// What it is divided by.
     pub per: Per,
     /// The budget above it: a hold is taken from that one as well, whatever it covers by itself.
     pub parent: Option<Arc<str>>,
     /// The queue.
     pub wait: Wait,
+    /// It counts and warns, and refuses nothing.
+    pub soft: bool,
+    /// Percent of the limit at which it warns.
+    pub warn_at: Vec<u8>,
 }
 
 impl BudgetSpec {
@@ -62,9 +68,12 @@ impl BudgetSpec {
             agents: Vec::new(),
             models: Vec::new(),
             providers: Vec::new(),
+            hosts: Vec::new(),
             per: Per::All,
             parent: None,
             wait: Wait::default(),
+            soft: false,
+            warn_at: Vec::new(),
         }
     }
 

@@ -8,7 +8,7 @@ const NOON: u64 = 1_795_521_600 * SECOND; // 2026-11-24T12:00:00Z
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn scope(agent: &str, model: &str) -> Scope {
-    Scope { agent: agent.into(), provider: "openai", model: model.into() }
+    Scope { agent: agent.into(), provider: "openai", model: model.into(), host: "api.openai.com".into() }
 }
 
 fn budgets(specs: Vec<BudgetSpec>) -> Result<(Budgets, Clock), SpecError> {
@@ -37,10 +37,43 @@ async fn a_hold_takes_as_much_as_fits_and_leaves_room() -> Outcome {
     assert_eq!(left(&budgets, "b"), Some(80));
     first.settle(NanoUsd(70));
     second.release();
-    assert_eq!(third.charge_max(), NanoUsd(20));
+    assert_eq!(third.charge_max().0, NanoUsd(20));
     assert_eq!(left(&budgets, "b"), Some(910));
     let key = budgets.snapshot().first().map(|status| status.key.window.to_string());
     assert_eq!(key.as_deref(), Some("day/2026-11-24"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_soft_budget_counts_and_warns_and_refuses_nothing() -> Outcome {
+    let soft = BudgetSpec { soft: true, warn_at: vec![50, 100], ..daily("soft", 100) };
+    let (budgets, _) = budgets(vec![soft, BudgetSpec { warn_at: vec![50], ..daily("hard", 1_000) }])?;
+    let ask = scope("a", "m");
+    let mut said = Vec::new();
+    for bill in [40, 20, 300, 200] {
+        let mut held = budgets.hold(&ask, NanoUsd(bill), NanoUsd(bill)).await?;
+        held.sent();
+        let warnings = held.settle(NanoUsd(bill));
+        said.push(warnings.iter().map(|warning| (warning.key.budget.to_string(), warning.percent)).collect::<Vec<_>>());
+    }
+    let one = |name: &str, percent| vec![(name.to_owned(), percent)];
+    assert_eq!(said, [vec![], one("soft", 50), one("soft", 100), one("hard", 50)]);
+    assert_eq!((left(&budgets, "soft"), left(&budgets, "hard")), (Some(0), Some(440)));
+    assert!(budgets.hold(&ask, NanoUsd(441), NanoUsd(441)).await.is_err(), "the hard one refuses");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_budget_of_a_host_is_for_that_host() -> Outcome {
+    let near = BudgetSpec { hosts: vec!["*.example".into()], per: Per::Host, ..daily("near", 10) };
+    let (budgets, _) = budgets(vec![near, daily("all", 1_000)])?;
+    let at = |host: &str| Scope { host: host.into(), ..scope("a", "m") };
+    let held = budgets.hold(&at("x.example"), NanoUsd(10), NanoUsd(10)).await?;
+    held.charge_max();
+    let refused = budgets.hold(&at("x.example"), NanoUsd(1), NanoUsd(1)).await;
+    assert_eq!(refused.map(drop).map_err(|refusal| refusal.reason), Err(Reason::BudgetExceeded));
+    assert!(budgets.hold(&at("y.example"), NanoUsd(10), NanoUsd(10)).await.is_ok());
+    assert!(budgets.hold(&at("elsewhere.test"), NanoUsd(900), NanoUsd(900)).await.is_ok());
     Ok(())
 }
 
@@ -319,7 +352,7 @@ async fn litellm_40002_sixty_four_clients_never_overspend() -> Outcome {
                     1 => {
                         spent += {
                             held.sent();
-                            held.charge_max().0
+                            held.charge_max().0.0
                         }
                     }
                     2 => {
@@ -459,7 +492,7 @@ proptest! {
                                 model.change(of, agent, amount * share / 100, 0, amount);
                             }
                             Step::Charge { .. } => {
-                                prop_assert_eq!(held.charge_max().0, amount);
+                                prop_assert_eq!(held.charge_max().0.0, amount);
                                 model.change(of, agent, amount, 0, amount);
                             }
                             Step::DropSent { .. } => {

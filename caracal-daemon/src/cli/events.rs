@@ -4,7 +4,6 @@ use crate::event::{DetailKeys, Kind};
 use crate::journal::{ReadError, Reader};
 use crate::ledger::StateDir;
 use crate::ledger::query::{self, Event, Filter};
-use crate::spend::usd;
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use std::io::Write as _;
@@ -114,8 +113,8 @@ fn cells(event: &Event) -> [String; 8] {
     let sealed = if record.sealed.is_some() { "(sealed)" } else { "" };
     let many = data.count.filter(|count| *count > 1).map(|count| format!(" x{count}")).unwrap_or_default();
     let cost = match data.cost {
-        Some(cost) => usd(cost),
-        None => data.hold.map(|hold| format!("{} held", usd(hold))).unwrap_or_default(),
+        Some(cost) => cost.to_string(),
+        None => data.hold.map(|hold| format!("{hold} held")).unwrap_or_default(),
     };
     [
         format!("{at:.3}"),

@@ -2,7 +2,7 @@
 
 use crate::ledger::query::{self, Filter};
 use crate::ledger::{Spend, SpendKey, StateDir};
-use crate::spend::{By, sum, usd};
+use crate::spend::{By, sum};
 use clap::Args;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use std::path::Path;
@@ -99,7 +99,7 @@ fn numbers(spend: &Spend) -> [String; 6] {
         used.input.saturating_add(written).to_string(),
         used.cache_read.to_string(),
         used.output.to_string(),
-        usd(spend.cost),
+        spend.cost.to_string(),
         format!("{} calls", spend.charged_max),
     ]
 }

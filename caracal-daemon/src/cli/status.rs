@@ -28,12 +28,12 @@ pub fn run(args: &StatusArgs, config: &Config) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{status}");
     } else {
-        print(&status);
+        print(&status, config);
     }
     Ok(if status["door"] == "open" { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn print(status: &Value) {
+fn print(status: &Value, config: &Config) {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
     println!("door {}, level {}, slice {}", text(&status["door"]), text(&status["level"]), text(&status["slice"]));
     let enforced = &status["enforced"];
@@ -48,6 +48,11 @@ fn print(status: &Value) {
     }
     if let Some(error) = path["policy_error"].as_str() {
         println!("policy: {error}");
+    }
+    if let (Some(days), Some(book)) = (path["price_book_days"].as_u64(), path["price_book"].as_str())
+        && days > config.prices.max_age_days
+    {
+        println!("prices: the book {book} is {days} days old; `caracald prices diff` compares it with another");
     }
     for (name, key) in [("connections", "connections"), ("requests", "requests"), ("refusals", "refusals")] {
         if let Some(count) = path[key].as_u64() {

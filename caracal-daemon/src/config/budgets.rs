@@ -38,7 +38,10 @@ pub struct Budget {
     /// Which providers count. Default, and when empty, all.
     #[serde(default)]
     pub providers: Vec<Glob>,
-    /// Whether each agent or model has the limit to itself. Default one limit for all.
+    /// Which hosts count, as the agent names them. Default, and when empty, all.
+    #[serde(default)]
+    pub hosts: Vec<Glob>,
+    /// Whether each agent, model or host has the limit to itself. Default one limit for all.
     #[serde(default)]
     pub per: Per,
     /// The budget that each hold is taken from as well.
@@ -50,6 +53,12 @@ pub struct Budget {
     /// How long a call that fits only once open holds are settled waits for them, milliseconds. Default 30,000.
     #[serde(default = "half_a_minute")]
     pub wait_ms: u64,
+    /// Never refuses a call: what is spent is counted, and said. Default false.
+    #[serde(default)]
+    pub soft: bool,
+    /// At which parts of the limit it is said, percent. Default 50, 80, 95.
+    #[serde(default = "half_most_nearly_all")]
+    pub warn_at: Vec<u8>,
     /// The line that the budget begins at.
     #[serde(skip)]
     pub line: usize,
@@ -95,6 +104,8 @@ pub enum Per {
     Agent,
     /// Each model has the limit to itself.
     Model,
+    /// Each host has the limit to itself.
+    Host,
 }
 
 impl Window {
@@ -118,6 +129,10 @@ fn utc() -> TimeZone {
 
 fn half_a_minute() -> u64 {
     30_000
+}
+
+fn half_most_nearly_all() -> Vec<u8> {
+    vec![50, 80, 95]
 }
 
 fn amount<'de, D: Deserializer<'de>>(from: D) -> Result<NanoUsd, D::Error> {
@@ -169,6 +184,9 @@ fn check_one(budget: &Budget) -> Result<(), Found> {
     }
     if budget.kind == WindowKind::Rolling && budget.window == Window::Total {
         return found("kind", "`total` never ends, so it cannot roll; leave `kind` out".into());
+    }
+    if budget.warn_at.len() > 16 || budget.warn_at.iter().any(|percent| !(1..=100).contains(percent)) {
+        return found("warn_at", "at most 16 of 1 to 100: percent of the limit".into());
     }
     if budget.wait_ms > 600_000 {
         return found("wait_ms", "at most 600000 ms: clients give up after ten minutes".into());

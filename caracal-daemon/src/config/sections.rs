@@ -234,11 +234,21 @@ impl Default for Limits {
 }
 
 /// `[prices]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Prices {
     /// A price book that replaces the built-in one. Default none.
     pub file: Option<PathBuf>,
+    /// Who must have signed it: a PEM public key of P-256; the signature stands beside the file, as `FILE.sig`. Default nobody.
+    pub public_key: Option<PathBuf>,
+    /// From which age on a book is called old, days. Default 90.
+    pub max_age_days: u64,
+}
+
+impl Default for Prices {
+    fn default() -> Prices {
+        Prices { file: None, public_key: None, max_age_days: 90 }
+    }
 }
 
 /// `[clamp]`: lowering a paid call's output cap to what its budget can pay.
@@ -294,6 +304,9 @@ pub(super) fn check(config: &Config) -> Result<(), Found> {
     }
     if !(64 << 10..=1 << 30).contains(&limits.pricing_body_bytes) {
         return found("limits.pricing_body_bytes", "64 KiB (65536) to 1 GiB (1073741824)");
+    }
+    if config.prices.public_key.is_some() && config.prices.file.is_none() {
+        return found("prices.public_key", "the built-in book is signed by nobody; name a `file` too");
     }
     if config.clamp.min_output == 0 {
         return found("clamp.min_output", "at least 1 token");

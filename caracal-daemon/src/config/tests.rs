@@ -174,7 +174,8 @@ fn a_broken_budget_tree_is_refused() {
         ),
         (budget("a", "1 USD", "total", "kind = \"rolling\""), "never ends"),
         (one("a", "time_zone = \"Europe/Atlantis\""), "\"Europe/Atlantis\" is no time zone"),
-        (one("a", "per = \"host\""), "expected one of `all`, `agent`, `model`"),
+        (one("a", "per = \"port\""), "expected one of `all`, `agent`, `model`, `host`"),
+        (one("a", "warn_at = [0]"), "percent of the limit"),
         (one("a", "wait_ms = 600001"), "at most 600000 ms"),
         (
             (0..9)
@@ -182,6 +183,22 @@ fn a_broken_budget_tree_is_refused() {
                 .collect(),
             "at most 8",
         ),
+    ] {
+        let message = refused(&text);
+        assert!(message.contains(expected), "{message}\n  lacks {expected}");
+    }
+}
+
+#[test]
+fn a_limit_on_how_often_limits_something() {
+    let rate = |rest: &str| format!("[[rate]]\nname = \"r\"\nwindow = \"minute\"\n{rest}\n");
+    for (text, expected) in [
+        (rate(""), "`requests` or `tokens`"),
+        (rate("requests = 0"), "at least 1"),
+        (rate("tokens = 5").replace("minute", "month"), "minute, hour or day"),
+        (rate("tokens = 5") + &rate("tokens = 5"), "there twice"),
+        (rate("tokens = 5\nagents = []"), "counts nobody's requests"),
+        ("[prices]\npublic_key = \"key.pem\"\n".to_owned(), "signed by nobody"),
     ] {
         let message = refused(&text);
         assert!(message.contains(expected), "{message}\n  lacks {expected}");

@@ -88,6 +88,12 @@ pub struct Fields {
     pub settle: Option<String>,
     #[serde(rename = "caracal.windows", skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<WindowKey>,
+    #[serde(rename = "caracal.budget.percent", skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u64>,
+    #[serde(rename = "caracal.budget.limit_nano_usd", skip_serializing_if = "Option::is_none")]
+    pub limit: Option<NanoUsd>,
+    #[serde(rename = "caracal.budget.spent_nano_usd", skip_serializing_if = "Option::is_none")]
+    pub spent: Option<NanoUsd>,
     #[serde(rename = "gen_ai.usage.input_tokens", skip_serializing_if = "Option::is_none")]
     pub input_tokens: Option<u64>,
     #[serde(rename = "gen_ai.usage.output_tokens", skip_serializing_if = "Option::is_none")]

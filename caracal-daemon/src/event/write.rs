@@ -322,6 +322,11 @@ fn data(out: &mut Vec<u8>, data: &Data) -> Result<(), SealError> {
     to.number("caracal.cost.nano_usd", data.cost.map(|cost| cost.0));
     to.text("caracal.settle", data.settle, ROOM_NAME);
     windows(&mut to, &data.windows)?;
+    if let Some(near) = &data.near {
+        to.number("caracal.budget.percent", Some(u64::from(near.percent)));
+        to.number("caracal.budget.limit_nano_usd", Some(near.limit.0));
+        to.number("caracal.budget.spent_nano_usd", Some(near.spent.0));
+    }
     if let Some(used) = &data.usage {
         usage(&mut to, used);
     }

@@ -52,7 +52,9 @@ fn plain(refusal: &Refusal, status: StatusCode) -> Response<Bytes> {
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(REASON, HeaderValue::from_static(refusal.reason.code()));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if let Reason::RateLimited { seconds } = refusal.reason {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    } else if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, BACK_SOON);
     } else {
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
@@ -69,6 +71,7 @@ fn status(reason: Reason) -> StatusCode {
         Reason::JournalUnavailable | Reason::ShuttingDown | Reason::TooManyConnections => {
             StatusCode::SERVICE_UNAVAILABLE
         }
+        Reason::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         Reason::UpstreamConnect => StatusCode::GATEWAY_TIMEOUT,
         Reason::UpstreamResolve | Reason::UpstreamTls | Reason::UpstreamFailed => StatusCode::BAD_GATEWAY,
         Reason::WebsocketUnmetered => StatusCode::UPGRADE_REQUIRED,

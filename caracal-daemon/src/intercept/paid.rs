@@ -5,6 +5,7 @@ use crate::event::{Draft, Kind};
 use crate::http::body::{self, CollectError, Download, Streamed, Upload};
 use crate::http::forward::{self, Shape};
 use crate::http::pool::{Key, SendError};
+use crate::intercept::rate;
 use crate::intercept::record::action_code;
 use crate::intercept::session::{Answer, Asked, Decided, Session, granted, no_journal};
 use crate::intercept::settle::{Metered, Ticket, Unknown};
@@ -58,7 +59,8 @@ pub(crate) async fn call(
             }
         }
         Err((refusal, policies)) => {
-            if refusal.reason != Reason::JournalUnavailable {
+            // What changes by itself soon is looked at anew.
+            if !matches!(refusal.reason, Reason::JournalUnavailable | Reason::RateLimited { .. }) {
                 stack.remembered.put(&equal_key(&equal), &refusal, asked.model.get(), stack.clock.now());
             }
             session.refuse(asked, &refusal, &policies)
@@ -100,15 +102,22 @@ async fn prepare(
         ..origin.ask(Action::Llm, &asked.target.host, asked.target.port, asked.target.address)
     };
     let llm = granted(&set, &ask)?;
+    let scope = Scope {
+        agent: origin.agent.name.clone(),
+        provider: provider_code(provider),
+        model: call.priced_as(),
+        host: asked.target.host.clone(),
+    };
+    // Does it come too often?
+    let pass = rate::pass(session, &scope).map_err(plain)?;
     // Money before bytes: taken from every budget, or from none.
-    let scope = Scope { agent: origin.agent.name.clone(), provider: provider_code(provider), model: call.priced_as() };
     let least = call.least(stack.limits.min_output);
     let mut hold = stack.budgets.hold(&scope, least, call.most()).await.map_err(plain)?;
     // The request that costs at most what was held, and what is left goes back.
     let edited = call.edit(hold.amount).map_err(plain)?;
     hold.shrink(edited.hold);
     let intent = intent(session, asked, &call, &edited, &hold, decided, &llm);
-    let mut ticket = Ticket::new(stack.clone(), origin.agent.cgroup, hold, call.clone(), &intent);
+    let mut ticket = Ticket::new(stack.clone(), origin.agent.cgroup, (hold, pass), call.clone(), &intent);
     // Durable before the first byte: after a crash the hold is charged.
     ticket.intended();
     stack.journal.durable(intent).await.map_err(|error| plain(no_journal(&error)))?;

@@ -2,8 +2,8 @@
 //! of three ways and the outcome is recorded.
 
 use crate::agent::CgroupId;
-use crate::budget::Hold;
-use crate::event::{Data, Draft, Kind};
+use crate::budget::{Hold, Pass, Warning};
+use crate::event::{Data, Detail, Draft, Kind, Near};
 use crate::http::body::{BodyError, Streamed};
 use crate::intercept::stack::Stack;
 use crate::meter::{Call, Reading, UsageReader};
@@ -21,6 +21,10 @@ pub(crate) struct Ticket {
     stack: Arc<Stack>,
     agent: CgroupId,
     hold: Option<Hold>,
+    /// Counts the tokens that the provider reports.
+    pass: Pass,
+    /// Limits that the charge brought near.
+    warnings: Vec<Warning>,
     call: Call,
     /// The outcome's record, as far as it is known.
     outcome: Draft,
@@ -57,12 +61,19 @@ impl Unknown {
 }
 
 impl Ticket {
-    /// A ticket for `call`, which holds `hold`. `intent` is its record.
-    pub(crate) fn new(stack: Arc<Stack>, agent: CgroupId, hold: Hold, call: Call, intent: &Draft) -> Ticket {
+    /// A ticket for `call`, which was let through and holds money. `intent` is its record.
+    pub(crate) fn new(
+        stack: Arc<Stack>,
+        agent: CgroupId,
+        (hold, pass): (Hold, Pass),
+        call: Call,
+        intent: &Draft,
+    ) -> Ticket {
         let mut outcome = intent.clone();
         outcome.kind = Kind::Outcome;
         outcome.data = Data { windows: hold.windows.clone(), ..outcome.data };
-        Ticket { stack, agent, hold: Some(hold), call, outcome, sent: false, intended: false }
+        let (hold, warnings) = (Some(hold), Vec::new());
+        Ticket { stack, agent, hold, pass, warnings, call, outcome, sent: false, intended: false }
     }
 
     /// The intent is on its way to the journal.
@@ -88,11 +99,14 @@ impl Ticket {
     /// Ends by what the answer said; `broken` is why there was no more of it.
     fn read(&mut self, reading: Reading, broken: Option<Unknown>) -> Option<Draft> {
         let hold = self.hold.take()?;
+        if let Some(used) = &reading.usage {
+            self.stack.rates.used(&self.pass, used.tokens(), self.stack.clock.now());
+        }
         match (self.call.bill(&reading), reading.refused && broken.is_none()) {
             (Some(charge), _) => {
                 self.outcome.data.price_entry = (charge > hold.amount).then(|| self.call.price_entry());
                 self.outcome.data.served = self.call.served(&reading);
-                hold.settle(charge);
+                self.warnings = hold.settle(charge);
                 self.outcome.data.usage = reading.usage;
                 Some(self.close("settled", broken.map(Unknown::code), charge))
             }
@@ -101,7 +115,7 @@ impl Ticket {
                 Some(self.close("released", Some("provider_refused"), NanoUsd(0)))
             }
             (None, false) => {
-                let charge = hold.charge_max();
+                let charge = self.charge(hold);
                 Some(self.close("charged_max", Some(broken.unwrap_or(Unknown::NoUsage).code()), charge))
             }
         }
@@ -123,6 +137,19 @@ impl Ticket {
         }
     }
 
+    /// Charges the whole hold.
+    fn charge(&mut self, hold: Hold) -> NanoUsd {
+        let (charge, warnings) = hold.charge_max();
+        self.warnings = warnings;
+        charge
+    }
+
+    /// The records of limits that came near.
+    fn take_warnings(&mut self, outcome: &Draft) -> Vec<Draft> {
+        let warnings = std::mem::take(&mut self.warnings);
+        warnings.into_iter().map(|warning| warned(&warning, outcome)).collect()
+    }
+
     /// The outcome's record. Called once: whoever calls it has taken the hold.
     fn close(&mut self, settle: &'static str, reason: Option<&'static str>, cost: NanoUsd) -> Draft {
         let (data, detail) = (std::mem::take(&mut self.outcome.data), std::mem::take(&mut self.outcome.detail));
@@ -135,19 +162,44 @@ impl Ticket {
         draft
     }
 
-    async fn append(&self, draft: Draft) {
-        if let Err(error) = self.stack.journal.append(draft).await {
-            // The intent is durable: without an outcome the ledger charges the hold, which is never less than the bill.
-            tracing::error!(%error, "an outcome could not be recorded; its hold stands as charged");
+    async fn append(&mut self, draft: Draft) {
+        let warnings = self.take_warnings(&draft);
+        append(&self.stack, draft, warnings).await;
+    }
+}
+
+async fn append(stack: &Stack, outcome: Draft, warnings: Vec<Draft>) {
+    if let Err(error) = stack.journal.append(outcome).await {
+        // The intent is durable: without an outcome the ledger charges the hold, which is never less than the bill.
+        tracing::error!(%error, "an outcome could not be recorded; its hold stands as charged");
+    }
+    for warning in warnings {
+        if let Err(error) = stack.journal.append(warning).await {
+            tracing::error!(%error, "a warning could not be recorded");
         }
     }
+}
+
+/// The record of a limit that came near by `outcome`.
+fn warned(warning: &Warning, outcome: &Draft) -> Draft {
+    let sentence = warning.sentence();
+    tracing::warn!(agent = outcome.data.agent.as_deref(), "{sentence}");
+    let data = Data {
+        agent: outcome.data.agent.clone(),
+        call: outcome.data.call,
+        windows: vec![warning.key.clone()],
+        near: Some(Near { percent: warning.percent, limit: warning.limit, spent: warning.settled }),
+        message: Some(sentence),
+        ..Data::default()
+    };
+    Draft { kind: Kind::BudgetWarning, at: outcome.at, data, detail: Detail::default() }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         let Some(hold) = self.hold.take() else { return };
         let draft = if self.sent {
-            let charge = hold.charge_max();
+            let charge = self.charge(hold);
             self.close("charged_max", Some(Unknown::Aborted.code()), charge)
         } else {
             hold.release();
@@ -156,13 +208,9 @@ impl Drop for Ticket {
         if !self.intended {
             return;
         }
-        let journal = self.stack.journal.clone();
+        let (stack, warnings) = (Arc::clone(&self.stack), self.take_warnings(&draft));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                if let Err(error) = journal.append(draft).await {
-                    tracing::error!(%error, "an outcome could not be recorded; its hold stands as charged");
-                }
-            });
+            runtime.spawn(async move { append(&stack, draft, warnings).await });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the story of a connection needs: the stages, and how much of each one connection may take.
 
 use crate::agent::Agent;
-use crate::budget::Budgets;
+use crate::budget::{Budgets, Rates};
 use crate::clock::Clock;
 use crate::dns::resolve::Resolver;
 use crate::http::pool::Pool;
@@ -62,6 +62,8 @@ pub struct Parts {
     pub meter: Arc<Meter>,
     /// Holds.
     pub budgets: Arc<Budgets>,
+    /// Counts requests and tokens.
+    pub rates: Rates,
     /// Records.
     pub journal: Journal,
     /// Looks names up.
@@ -85,6 +87,7 @@ pub struct Stack {
     pub(crate) policy: Arc<Engine>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) budgets: Arc<Budgets>,
+    pub(crate) rates: Rates,
     pub(crate) journal: Journal,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) pool: Arc<Pool>,
@@ -111,6 +114,7 @@ impl Stack {
             policy: parts.policy,
             meter: parts.meter,
             budgets: parts.budgets,
+            rates: parts.rates,
             journal: parts.journal,
             resolver: parts.resolver,
             pool: parts.pool,

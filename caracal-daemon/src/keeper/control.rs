@@ -55,6 +55,8 @@ pub enum Request {
     Events(EventsQuery),
     /// Totals.
     Spend,
+    /// Every budget's window.
+    Budgets,
     /// The CA's certificate, PEM.
     CaCertificate,
 }
@@ -176,6 +178,7 @@ fn answer(request: Request, caller: Caller, governor: &Governor) -> Response {
         Request::Status => governor.status(own),
         Request::Events(query) => governor.order(&Order::Events(EventsQuery { uid: own, ..query })),
         Request::Spend => governor.order(&Order::Spend { agents: own.map(|uid| governor.agents_of(uid)) }),
+        Request::Budgets => governor.order(&Order::Budgets { agents: own.map(|uid| governor.agents_of(uid)) }),
         Request::CaCertificate => Ok(serde_json::Value::String(governor.ca_certificate().to_owned())),
         Request::Run { .. } | Request::Ended => Err("out of turn".to_owned()),
     }

@@ -70,6 +70,11 @@ pub enum Order {
         /// Only these agents; `None`: all.
         agents: Option<Vec<String>>,
     },
+    /// Every budget's window.
+    Budgets {
+        /// Of the parts that are an agent's, only those of these; `None`: all.
+        agents: Option<Vec<String>>,
+    },
     /// Finish and exit.
     Stop,
 }

@@ -2,6 +2,7 @@
 //! Refuses a file with an unknown field, a name twice, or a price that is missing. Never guesses.
 
 use super::{Operation, Provider};
+use crate::clock::UnixNanos;
 use crate::event::Usage;
 use crate::event::record::Fields;
 use crate::money::{Bill, Factor, MoneyError, NanoUsd, UnitPrice};
@@ -10,7 +11,6 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-const BUILT_IN: &str = include_str!("prices.toml");
 const TOKENS: u64 = 1_000_000;
 
 /// Why a price book was not taken.
@@ -180,12 +180,23 @@ pub struct PriceBook {
 }
 
 impl PriceBook {
+    /// The text of the book that is compiled in.
+    pub const BUILT_IN: &str = include_str!("prices.toml");
+
     /// The book that is compiled in.
     ///
     /// # Errors
     /// Never, as a test proves.
     pub fn built_in() -> Result<PriceBook, BookError> {
-        PriceBook::parse(BUILT_IN)
+        PriceBook::parse(Self::BUILT_IN)
+    }
+
+    /// How old it is, where its version is a day: `2026-11-24`.
+    #[must_use]
+    pub fn age_days(&self, now: UnixNanos) -> Option<u64> {
+        let day: jiff::civil::Date = self.id.get(..10)?.parse().ok()?;
+        let from = day.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_nanosecond();
+        u64::try_from((i128::from(now.0) - from) / 86_400_000_000_000).ok()
     }
 
     /// A book without a price: every paid call is refused.

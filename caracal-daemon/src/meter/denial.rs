@@ -1,9 +1,9 @@
 //! The provider's own error for a refusal: HTTP 400, the one status on which every client asks once and shows our sentence.
 
 use super::{Operation, Provider};
-use crate::refusal::Refusal;
+use crate::refusal::{Reason, Refusal};
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -14,15 +14,27 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Without a provider it is a 403 with a plain JSON body.
 #[must_use]
 pub fn denial(provider: Option<Provider>, refusal: &Refusal, id: &str) -> Response<Bytes> {
-    let status = if provider.is_some() { StatusCode::BAD_REQUEST } else { StatusCode::FORBIDDEN };
-    let body = body(provider, refusal, id);
+    let limited = match refusal.reason {
+        Reason::RateLimited { seconds } => Some(seconds),
+        _ => None,
+    };
+    let status = match (limited, provider) {
+        (Some(_), _) => StatusCode::TOO_MANY_REQUESTS,
+        (None, Some(_)) => StatusCode::BAD_REQUEST,
+        (None, None) => StatusCode::FORBIDDEN,
+    };
+    let body = if limited.is_some() { limited_body(provider, refusal, id) } else { body(provider, refusal, id) };
     let mut response = Response::new(Bytes::from(body.to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REASON, HeaderValue::from_static(refusal.reason.code()));
-    headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    // A limit on how often is the one refusal that is worth asking again.
+    match limited {
+        Some(seconds) => headers.insert(RETRY_AFTER, HeaderValue::from(seconds)),
+        None => headers.insert(SHOULD_RETRY, HeaderValue::from_static("false")),
+    };
     let id_header = match provider {
         Some(Provider::Anthropic) => HeaderName::from_static("request-id"),
         _ => HeaderName::from_static("x-request-id"),
@@ -42,6 +54,23 @@ fn body(provider: Option<Provider>, refusal: &Refusal, id: &str) -> Value {
             json!({ "error": { "code": 400, "message": sentence, "status": "FAILED_PRECONDITION" } })
         }
         None => json!({ "error": { "message": sentence, "code": refusal.reason.code(), "request_id": id } }),
+    }
+}
+
+/// The provider's own 429.
+fn limited_body(provider: Option<Provider>, refusal: &Refusal, id: &str) -> Value {
+    let sentence = refusal.sentence.as_str();
+    match provider {
+        Some(Provider::OpenAi) => json!({ "error": {
+            "message": sentence, "type": "requests", "param": null, "code": "rate_limit_exceeded"
+        } }),
+        Some(Provider::Anthropic) => json!({
+            "type": "error", "error": { "type": "rate_limit_error", "message": sentence }, "request_id": id
+        }),
+        Some(Provider::Google) => {
+            json!({ "error": { "code": 429, "message": sentence, "status": "RESOURCE_EXHAUSTED" } })
+        }
+        None => body(None, refusal, id),
     }
 }
 

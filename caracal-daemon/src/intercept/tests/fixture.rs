@@ -1,7 +1,7 @@
 //! The stages to the right of the data path, as the tests need them.
 
 use crate::agent::{Agent, CgroupId, Process};
-use crate::budget::Budgets;
+use crate::budget::{Budgets, RateSpec, Rates};
 use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::meter::Meter;
@@ -28,7 +28,23 @@ pub(crate) struct Stages {
     pub(crate) policy: Arc<Engine>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) budgets: Arc<Budgets>,
+    pub(crate) rates: Rates,
     pub(crate) journal: Journal,
+}
+
+/// Two requests an hour of the agent `hasty`.
+fn rate(name: &str, host: &str) -> RateSpec {
+    RateSpec {
+        name: name.into(),
+        requests: Some(2),
+        tokens: None,
+        window: crate::budget::Window::Hour,
+        agents: vec!["hasty".to_owned()],
+        models: Vec::new(),
+        providers: Vec::new(),
+        hosts: vec![host.to_owned()],
+        per: crate::budget::Per::Agent,
+    }
 }
 
 impl Stages {
@@ -40,6 +56,12 @@ impl Stages {
             .expect("config");
         let mut poor = crate::budget::BudgetSpec::daily("poor", crate::money::NanoUsd(1));
         poor.agents = vec!["poor".to_owned()];
+        let watched = crate::budget::BudgetSpec {
+            agents: vec!["watched".to_owned()],
+            soft: true,
+            warn_at: vec![50, 80],
+            ..crate::budget::BudgetSpec::daily("watched", crate::money::NanoUsd(1))
+        };
         let all = crate::budget::BudgetSpec::daily("all", crate::money::NanoUsd(1_000_000_000_000));
         let mut options = crate::journal::Options { kept: 6_000, ..crate::journal::Options::default() };
         if broken {
@@ -54,7 +76,10 @@ impl Stages {
         Stages {
             policy: Arc::new(Engine::load(&config, directory).expect("policy")),
             meter: Arc::new(Meter::new(crate::meter::PriceBook::built_in().expect("prices"), [])),
-            budgets: Arc::new(Budgets::new(vec![all, poor], clock.clone(), Default::default()).expect("budgets")),
+            budgets: Arc::new(
+                Budgets::new(vec![all, poor, watched], clock.clone(), Default::default()).expect("budgets"),
+            ),
+            rates: Rates::new(vec![rate("hasty-calls", "*.com"), rate("hasty-requests", "*.test")]),
             journal,
         }
     }

@@ -183,3 +183,53 @@ async fn the_other_paths_of_a_priced_host() {
     assert_eq!(again.status(), StatusCode::OK);
     assert_eq!(world.log.requests.load(Ordering::Relaxed), 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_that_comes_near_is_recorded_and_refuses_nothing() {
+    let world = World::new(Speaks::Both).await;
+    for _ in 0..2 {
+        let mut client = http1_over(world.tls_as("watched", "api.openai.com").await).await;
+        let answer = client.send_request(call(CALL, "")).await.expect("answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.into_body().collect().await.expect("body");
+    }
+    let outcomes = |records: &[Seen]| records.iter().filter(|record| record.kind == "caracal.outcome.v1").count();
+    let records = world.records(|records| outcomes(records) == 2).await;
+    let warnings: Vec<_> = records.iter().filter(|record| record.kind == "caracal.budget_warning.v1").collect();
+    assert_eq!(warnings.len(), 1, "said once: {records:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_comes_too_often_is_told_when_to_come_again() {
+    let world = World::new(Speaks::Both).await;
+    let mut client = http1_over(world.tls_as("hasty", "api.openai.com").await).await;
+    for _ in 0..2 {
+        let answer = client.send_request(call(CALL, "")).await.expect("answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.into_body().collect().await.expect("body");
+    }
+    let dialled = world.log.requests.load(Ordering::Relaxed);
+    for _ in 0..3 {
+        let answer = client.send_request(call(CALL, "")).await.expect("answer");
+        assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        assert_eq!(header("x-caracal-reason").as_deref(), Some("rate_limited"));
+        assert_eq!(header("x-should-retry"), None, "this one is worth asking again");
+        let seconds: u64 = header("retry-after").and_then(|text| text.parse().ok()).expect("seconds");
+        assert!((1..=1_800).contains(&seconds), "{seconds}");
+        let body = answer.into_body().collect().await.expect("body").to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("json");
+        assert_eq!(body["error"]["code"], "rate_limit_exceeded");
+    }
+    assert_eq!(world.log.requests.load(Ordering::Relaxed), dialled, "nobody was asked");
+    // What is no call has limits of its own.
+    let mut client = http1_over(world.tls_as("hasty", "a.test").await).await;
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        let request = Request::builder().uri("/").header("Host", "a.test").body(full("")).expect("request");
+        let answer = client.send_request(request).await.expect("answer");
+        statuses.push(answer.status().as_u16());
+        answer.into_body().collect().await.expect("body");
+    }
+    assert_eq!(statuses, [404, 404, 429], "two reached the upstream, which has nothing there");
+}

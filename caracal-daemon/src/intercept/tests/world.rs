@@ -135,6 +135,7 @@ impl World {
             policy: stages.policy.clone(),
             meter: stages.meter.clone(),
             budgets: stages.budgets.clone(),
+            rates: stages.rates.clone(),
             journal: stages.journal.clone(),
             resolver,
             pool: Pool::new(dialer, clock.clone()),
@@ -173,6 +174,13 @@ impl World {
     pub(crate) async fn tls(&self, name: &str, alpn: &[&str]) -> tokio_rustls::client::TlsStream<TcpStream> {
         let stream = self.connect().await;
         self.tls_over(stream, name, alpn).await
+    }
+
+    /// The same for another agent, speaking HTTP/1.
+    pub(crate) async fn tls_as(&self, agent: &str, name: &str) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let original = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(1, 2, 3, 4)), self.upstream.port());
+        let stream = self.connect_as(agent, original).await;
+        self.tls_over(stream, name, &["http/1.1"]).await
     }
 
     pub(crate) async fn tls_over<S>(&self, stream: S, name: &str, alpn: &[&str]) -> tokio_rustls::client::TlsStream<S>

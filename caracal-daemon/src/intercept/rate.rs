@@ -1,0 +1,24 @@
+//! Whether a request comes too often: asked after policy and before money, of paid calls and all others alike.
+
+use super::session::{Asked, Session};
+use crate::budget::{Pass, Scope};
+use crate::refusal::{Reason, Refusal, Side, Stage};
+
+/// Lets a request through, or says when it may come again.
+pub(crate) fn pass(session: &Session, scope: &Scope) -> Result<Pass, Refusal> {
+    let stack = &session.origin.stack;
+    stack.rates.pass(scope, stack.clock.now()).map_err(|limited| Refusal {
+        stage: Stage::Budget,
+        side: Side::Us,
+        reason: Reason::RateLimited { seconds: limited.seconds },
+        sentence: format!(
+            "Caracal: the limit {:?} on {} is reached; there is room in {} s.",
+            limited.rate, limited.unit, limited.seconds
+        ),
+    })
+}
+
+/// What a request that calls no model counts as.
+pub(crate) fn unpaid(session: &Session, asked: &Asked) -> Scope {
+    Scope { agent: session.origin.agent.name.clone(), provider: "", model: "".into(), host: asked.target.host.clone() }
+}
