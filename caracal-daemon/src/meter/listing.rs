@@ -52,6 +52,12 @@ pub struct Listed {
     /// Dollars per 1,000,000 web searches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub web_search: Option<String>,
+    /// What a call that must be processed in the US costs, times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub geo_us: Option<String>,
+    /// What a call at the dearer speed costs, times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fast: Option<String>,
     /// Dollars per 1,000,000 tokens, by tier and length of input.
     #[serde(default)]
     pub rates: Vec<ListedRates>,
@@ -171,8 +177,10 @@ impl Listed {
         if self.max_output > 0 {
             let _ = writeln!(text, "max_output = {}", self.max_output);
         }
-        if let Some(price) = &self.web_search {
-            let _ = writeln!(text, "web_search = {}", quoted(price));
+        for (name, value) in [("web_search", &self.web_search), ("geo_us", &self.geo_us), ("fast", &self.fast)] {
+            if let Some(value) = value {
+                let _ = writeln!(text, "{name} = {}", quoted(value));
+            }
         }
         let _ = writeln!(text, "rates = [");
         for rates in &self.rates {
@@ -222,6 +230,9 @@ fn changes(name: &str, old: &Listed, new: &Listed, to: &mut Vec<Change>) {
     say("max_input".into(), &old.max_input.to_string(), &new.max_input.to_string());
     say("max_output".into(), &old.max_output.to_string(), &new.max_output.to_string());
     let none = || "none".to_owned();
+    let factor = |factor: &Option<String>| factor.clone().unwrap_or_else(|| "1".to_owned());
+    say("geo_us".into(), &factor(&old.geo_us), &factor(&new.geo_us));
+    say("fast".into(), &factor(&old.fast), &factor(&new.fast));
     say(
         "web_search".into(),
         &old.web_search.clone().unwrap_or_else(none),
@@ -298,12 +309,26 @@ fn litellm_model(name: String, fields: &Fields) -> Option<Listed> {
         ("anthropic", "chat") => &["messages"],
         _ => return None,
     };
-    let mut rates: Vec<ListedRates> = Vec::new();
-    for tier in ["standard", "flex", "priority"] {
-        for above in [0, 128_000, 200_000, 256_000, 272_000] {
-            rates.extend(litellm_rates(fields, tier, above));
-        }
+    // Models that bill by other units, or by work that the request does not show.
+    if fields.0.keys().any(|key| key.contains("cost_per_audio"))
+        || ["search", "deep-research"].iter().any(|part| name.contains(part))
+    {
+        return None;
     }
+    let mut lengths: Vec<u64> = fields.0.keys().filter_map(|key| above(key)).collect();
+    lengths.push(0);
+    lengths.sort_unstable();
+    lengths.dedup();
+    let mut rates: Vec<ListedRates> = Vec::new();
+    for tier in ["standard", "flex", "priority", "ultrafast"] {
+        rates.extend(lengths.iter().filter_map(|&above| litellm_rates(fields, tier, above)));
+    }
+    let factors: HashMap<String, Box<RawValue>> = fields
+        .0
+        .get("provider_specific_entry")
+        .and_then(|value| serde_json::from_str(value.get()).ok())
+        .unwrap_or_default();
+    let factor = |key: &str| factors.get(key).map(|number| plain(number.get()));
     let searches: Option<HashMap<String, Box<RawValue>>> =
         fields.0.get("search_context_cost_per_query").and_then(|value| serde_json::from_str(value.get()).ok());
     // The dearest size of context: a request may ask for any.
@@ -321,23 +346,39 @@ fn litellm_model(name: String, fields: &Fields) -> Option<Listed> {
         max_input: fields.number("max_input_tokens")?,
         max_output: if mode == "embedding" { 0 } else { max_output },
         web_search,
+        geo_us: factor("us"),
+        fast: factor("fast"),
         rates,
     })
+}
+
+/// From which length on the price of this key holds.
+fn above(key: &str) -> Option<u64> {
+    let thousands = key.strip_prefix("input_cost_per_token_above_")?.split_once("k_tokens")?.0;
+    thousands.parse::<u64>().ok()?.checked_mul(1_000)
 }
 
 fn litellm_rates(fields: &Fields, tier: &str, above: u64) -> Option<ListedRates> {
     let length = if above == 0 { String::new() } else { format!("_above_{}k_tokens", above / 1_000) };
     let suffix = if tier == "standard" { String::new() } else { format!("_{tier}") };
     let price = |name: &str| fields.price(&format!("{name}{length}{suffix}"));
+    let cache_write = price("cache_creation_input_token_cost");
+    let long = |of: &dyn Fn(&str) -> Option<String>| {
+        ["1hr", "12hr"]
+            .iter()
+            .filter_map(|kept| of(&format!("cache_creation_input_token_cost_above_{kept}")))
+            .max_by(compare)
+    };
+    // Where the table has no price for long writes at this place, the dearer of what it has.
+    let cache_write_long = long(&price)
+        .or_else(|| long(&|name| fields.price(name)).into_iter().chain(cache_write.clone()).max_by(compare));
     Some(ListedRates {
         tier: tier.to_owned(),
         above,
         input: price("input_cost_per_token")?,
         cache_read: price("cache_read_input_token_cost"),
-        cache_write: price("cache_creation_input_token_cost"),
-        cache_write_long: (above == 0 && suffix.is_empty())
-            .then(|| fields.price("cache_creation_input_token_cost_above_1hr"))
-            .flatten(),
+        cache_write,
+        cache_write_long,
         output: price("output_cost_per_token")?,
     })
 }
