@@ -210,11 +210,15 @@ async fn answer(session: Arc<Session>, mut request: Request<Incoming>) -> Answer
             paid::call(&session, &asked, provider, operation, request, &decided).await
         }
         Surface::Websocket(_) => session.refuse(&asked, &sentence::unmetered(&asked), &decided.policies),
+        Surface::Unmetered(provider, why) if !decided.grant.free => {
+            discard(request).await;
+            session.refuse(&asked, &sentence::unmetered_call(&asked, provider, why), &decided.policies)
+        }
         Surface::Unknown(provider) if !decided.grant.free => {
             discard(request).await;
             session.refuse(&asked, &sentence::unknown_path(&asked, provider), &decided.policies)
         }
-        Surface::Unpriced | Surface::Free(_) | Surface::Unknown(_) => {
+        Surface::Unpriced | Surface::Free(_) | Surface::Unmetered(..) | Surface::Unknown(_) => {
             forward(&session, &asked, request, &decided).await
         }
     }

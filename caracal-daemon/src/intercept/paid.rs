@@ -87,7 +87,7 @@ async fn prepare(
     let stack = &origin.stack;
     let plain = |refusal: Refusal| (refusal, Vec::new());
     // What is asked for and the longest bill of it.
-    let call = stack.meter.read(provider, operation, headers, body).map_err(plain)?;
+    let call = stack.meter.read_at(provider, operation, &asked.path, headers, body).map_err(plain)?;
     asked.model.get_or_init(|| call.model.clone());
     // May this agent call this model at all?
     let set = stack.policy.current();
@@ -95,13 +95,13 @@ async fn prepare(
         method: Some(asked.method.as_str()),
         path: Some(&asked.path),
         model: Some(&call.model),
-        provider: Some(provider_code(provider)),
+        provider: Some(provider.name()),
         estimate: Some(call.most()),
         ..origin.ask(Action::Llm, &asked.target.host, asked.target.port, asked.target.address)
     };
     let llm = granted(&set, &ask)?;
     // Money before bytes: taken from every budget, or from none.
-    let scope = Scope { agent: origin.agent.name.clone(), provider: provider_code(provider), model: call.priced_as() };
+    let scope = Scope { agent: origin.agent.name.clone(), provider: provider.name(), model: call.priced_as() };
     let least = call.least(stack.limits.min_output);
     let mut hold = stack.budgets.hold(&scope, least, call.most()).await.map_err(plain)?;
     // The request that costs at most what was held, and what is left goes back.
@@ -127,8 +127,8 @@ fn intent(
     let mut draft = session.draft(Kind::Intent, Action::Llm, asked, llm);
     draft.data.reason = (decided.grant.learned || llm.grant.learned).then_some("learned");
     draft.data.call = Some(uuid::Uuid::now_v7());
-    draft.data.provider = Some(provider_code(call.provider));
-    draft.data.operation = Some(operation_code(call.operation));
+    draft.data.provider = Some(call.provider.name());
+    draft.data.operation = Some(call.operation.name());
     draft.data.model = Some(call.model.clone());
     draft.data.max_tokens = edited.max_tokens;
     draft.data.edits = edited.edits.clone();
@@ -218,23 +218,6 @@ fn equal_key<'a>(
     equal: &(&'a Arc<str>, &'a crate::http::head::Target, &'a String, &'a Bytes),
 ) -> (&'a str, &'a str, u16, &'a str, &'a [u8]) {
     (equal.0, &equal.1.host, equal.1.port, equal.2, equal.3)
-}
-
-pub(crate) fn provider_code(provider: Provider) -> &'static str {
-    match provider {
-        Provider::OpenAi => "openai",
-        Provider::Anthropic => "anthropic",
-        Provider::Google => "google",
-    }
-}
-
-fn operation_code(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Chat => "chat",
-        Operation::Responses => "responses",
-        Operation::Embeddings => "embeddings",
-        Operation::Messages => "messages",
-    }
 }
 
 fn too_large(session: &Session) -> Refusal {

@@ -10,7 +10,15 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-const BUILT_IN: &str = include_str!("prices.toml");
+const BUILT_IN: &str = concat!(
+    include_str!("prices.toml"),
+    "\n",
+    include_str!("prices/google.toml"),
+    "\n",
+    include_str!("prices/bedrock.toml"),
+    "\n",
+    include_str!("prices/compatible.toml"),
+);
 const TOKENS: u64 = 1_000_000;
 
 /// Why a price book was not taken.
@@ -205,7 +213,7 @@ impl PriceBook {
             let (provider, names) = (entry.provider, entry.names.clone());
             let model = Arc::new(Model { entry: hash.into(), ..entry.build()? });
             for name in names {
-                if models.insert((provider.into(), Arc::from(name.as_str())), Arc::clone(&model)).is_some() {
+                if models.insert((provider, Arc::from(name.as_str())), Arc::clone(&model)).is_some() {
                     return Err(BookError::Twice(name));
                 }
             }
@@ -227,6 +235,12 @@ impl PriceBook {
         self.models.get(&(provider, Arc::from(name))).cloned()
     }
 
+    /// The price of a model that a request names: its own entry, or the provider's entry named `*` for all others.
+    #[must_use]
+    pub fn price(&self, provider: Provider, name: &str) -> Option<Arc<Model>> {
+        self.model(provider, name).or_else(|| self.model(provider, "*"))
+    }
+
     /// The bill of an outcome, made again from its record: `None` when it was not charged by its usage, when another book
     /// priced it, or when its schema carries no terms.
     #[must_use]
@@ -235,7 +249,7 @@ impl PriceBook {
         let (usage, served) = outcome.usage().zip(outcome.served()).filter(|_| by_usage)?;
         let provider = Provider::named(outcome.provider.as_deref()?)?;
         let answered = served.model.as_deref().and_then(|name| self.model(provider, name));
-        let model = answered.or_else(|| self.model(provider, outcome.model.as_deref()?))?;
+        let model = answered.or_else(|| self.price(provider, outcome.model.as_deref()?))?;
         Some(model.bill(&usage, On { tier: Tier::named(served.tier)?, geo_us: served.geo_us, fast: served.fast }))
     }
 
@@ -277,26 +291,10 @@ fn all_input(usage: &Usage) -> u64 {
     [usage.cache_read, usage.cache_write_5m, usage.cache_write_1h].into_iter().fold(usage.input, u64::saturating_add)
 }
 
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Seller {
-    Openai,
-    Anthropic,
-}
-
-impl From<Seller> for Provider {
-    fn from(seller: Seller) -> Provider {
-        match seller {
-            Seller::Openai => Provider::OpenAi,
-            Seller::Anthropic => Provider::Anthropic,
-        }
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    provider: Seller,
+    provider: Provider,
     names: Vec<String>,
     operations: Vec<Operation>,
     #[serde(rename = "source")]
@@ -333,7 +331,8 @@ impl Entry {
         let number = |why| BookError::Number { model: name.clone(), why };
         let rows = self.rates.iter().map(RawRates::build).collect::<Result<Vec<Row>, _>>().map_err(number)?;
         let based = rows.iter().any(|row| row.tier == Tier::Standard && row.above == 0);
-        let speaks = self.max_output > 0 || self.operations == [Operation::Embeddings];
+        let speaks =
+            self.max_output > 0 || matches!(self.operations[..], [Operation::Embeddings | Operation::EmbedContent]);
         if name.is_empty() || self.operations.is_empty() || self.max_input == 0 || !based || !speaks {
             return Err(BookError::Incomplete(name));
         }
