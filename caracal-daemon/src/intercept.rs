@@ -6,6 +6,7 @@
 mod opening;
 mod paid;
 mod passage;
+mod priced;
 mod record;
 mod remember;
 mod sentence;
@@ -206,6 +207,7 @@ async fn answer(session: Arc<Session>, mut request: Request<Incoming>) -> Answer
     };
     // What does it cost? Nothing is forwarded to a priced host without an answer.
     match asked.surface {
+        Surface::Priced(ref entry) => priced::call(&session, &asked, entry, request, &decided).await,
         Surface::Paid(provider, operation) => {
             paid::call(&session, &asked, provider, operation, request, &decided).await
         }
@@ -235,6 +237,7 @@ fn asked(session: &Session, request: Request<Incoming>) -> Result<(Asked, Reques
         path: parts.uri.path().to_owned(),
         surface,
         model: OnceLock::new(),
+        rpc: OnceLock::new(),
     };
     Ok((asked, Request::from_parts(parts, body)))
 }

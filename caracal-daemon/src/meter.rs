@@ -9,9 +9,11 @@ mod book;
 mod bound;
 mod denial;
 mod edit;
+mod fixed;
 mod frames;
 mod gemini;
 mod hosted;
+pub mod mcp;
 mod openai;
 mod provider;
 mod scan;
@@ -21,9 +23,10 @@ mod strip;
 mod surface;
 mod usage;
 
-pub use book::{BookError, Model, PriceBook, Tier};
-pub use denial::{denial, stream_error};
+pub use book::{BookError, FixedPrice, Model, PriceBook, Tier};
+pub use denial::{denial, rpc_denial, stream_error};
 pub use edit::Edited;
+pub use fixed::{Own, Priced};
 pub use provider::Provider;
 pub use surface::Extra;
 pub use usage::{Reading, Terms, UsageReader};
@@ -53,6 +56,8 @@ pub enum Dialect {
     Google,
     /// AWS's.
     Aws,
+    /// JSON-RPC's, of a server of tools.
+    Rpc,
 }
 
 impl Dialect {
@@ -65,6 +70,7 @@ impl Dialect {
                 Provider::Anthropic => Dialect::Anthropic,
                 Provider::Google => Dialect::Google,
                 Provider::Bedrock => Dialect::Aws,
+                Provider::Mcp => Dialect::Rpc,
                 _ => Dialect::OpenAi,
             },
         }
@@ -72,7 +78,7 @@ impl Dialect {
 }
 
 /// What a request to a host and path is, before its body is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Surface {
     /// Not a priced host.
     Unpriced,
@@ -80,6 +86,8 @@ pub enum Surface {
     Free(Provider),
     /// A paid call.
     Paid(Provider, Operation),
+    /// What the configuration prices by the call.
+    Priced(Arc<Priced>),
     /// A WebSocket upgrade of a paid surface: answered with 426, on which Codex falls back to HTTP.
     Websocket(Provider),
     /// A paid call that is billed by other units than tokens of text: refused with its reason, unless a rule prices it.
@@ -138,6 +146,10 @@ pub enum Operation {
     Invoke,
     /// Bedrock's `converse` and `converse-stream`.
     Converse,
+    /// A call of a tool of an `[[mcp]]` server.
+    Tool,
+    /// A call of an `[[api]]`.
+    Call,
 }
 
 impl Operation {
@@ -153,6 +165,8 @@ impl Operation {
             Operation::EmbedContent => "embed_content",
             Operation::Invoke => "invoke",
             Operation::Converse => "converse",
+            Operation::Tool => "execute_tool",
+            Operation::Call => "call",
         }
     }
 }
@@ -172,6 +186,7 @@ pub(crate) fn refuse_agent(reason: Reason, sentence: String) -> Refusal {
 pub struct Meter {
     book: ArcSwap<PriceBook>,
     bases: ArcSwap<Vec<Extra>>,
+    own: ArcSwap<Own>,
     body_limit: usize,
 }
 
@@ -180,7 +195,18 @@ impl Meter {
     #[must_use]
     pub fn new(book: PriceBook, bases: impl IntoIterator<Item = Extra>) -> Meter {
         let bases = ArcSwap::from_pointee(bases.into_iter().collect());
-        Meter { book: ArcSwap::from_pointee(book), bases, body_limit: BODY_LIMIT }
+        Meter { book: ArcSwap::from_pointee(book), bases, own: ArcSwap::default(), body_limit: BODY_LIMIT }
+    }
+
+    /// Puts other prices by the call in force.
+    pub fn replace_own(&self, own: Own) {
+        self.own.store(Arc::new(own));
+    }
+
+    /// The book of the prices by the call in force.
+    #[must_use]
+    pub fn own_book(&self) -> Arc<PriceBook> {
+        Arc::clone(&self.own.load().book)
     }
 
     /// Puts other bases of the operator's in force.
@@ -208,7 +234,8 @@ impl Meter {
     /// What this request is.
     #[must_use]
     pub fn surface(&self, host: &str, method: &http::Method, path: &str, headers: &http::HeaderMap) -> Surface {
-        surface::surface(&self.bases.load(), host, method, path, headers)
+        let built_in = surface::surface(&self.bases.load(), host, method, path, headers);
+        self.own.load().surface(built_in, host, path)
     }
 
     /// Reads a paid call. `body` is as it came, at most the pricing limit (64 MiB); gzip and zstd are decoded here, bounded.
@@ -252,6 +279,7 @@ impl Meter {
             Operation::Invoke => {
                 bedrock::invoke(text, walked, &model, headers, path.ends_with("/invoke-with-response-stream"))?
             }
+            Operation::Tool | Operation::Call => return Err(fixed::not_a_model_call()),
             Operation::Converse => {
                 bedrock::converse(text, walked, &model, headers, path.ends_with("/converse-stream"))?
             }

@@ -88,6 +88,8 @@ impl Ticket {
     /// Ends by what the answer said; `broken` is why there was no more of it.
     fn read(&mut self, reading: Reading, broken: Option<Unknown>) -> Option<Draft> {
         let hold = self.hold.take()?;
+        // Of an answer that costs by the byte, one that broke off tells nothing: more of it may have been sent.
+        let reading = if broken.is_some() && self.call.costs_by_answer() { Reading::default() } else { reading };
         match (self.call.bill(&reading), reading.refused && broken.is_none()) {
             (Some(charge), _) => {
                 self.outcome.data.price_entry = (charge > hold.amount).then(|| self.call.price_entry());

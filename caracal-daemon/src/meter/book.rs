@@ -105,9 +105,50 @@ pub struct Model {
     pub(crate) web_search: Option<UnitPrice>,
     pub(crate) geo_us: Factor,
     pub(crate) fast: Option<Factor>,
+    /// A price that no token has a part in.
+    pub(crate) fixed: Option<Fixed>,
     rows: Vec<Row>,
     /// Hash of its entry in the file: another one after each change of it.
     pub entry: Arc<str>,
+}
+
+/// Prices of a call by itself, and of its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fixed {
+    call: UnitPrice,
+    sent: UnitPrice,
+    received: UnitPrice,
+    /// The longest answer that is held for, bytes.
+    pub(crate) max_received: u64,
+    /// Answers cost by the byte.
+    pub(crate) by_received: bool,
+}
+
+impl Fixed {
+    pub(crate) fn bill(&self, usage: &Usage) -> NanoUsd {
+        Bill::default()
+            .plus(usage.calls, self.call)
+            .plus(usage.sent, self.sent)
+            .plus(usage.received, self.received)
+            .round_up()
+    }
+}
+
+/// A price that the configuration names, for a call of a tool or of a plain API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedPrice {
+    /// `mcp` or `api`.
+    pub provider: Provider,
+    /// `server/tool`, or the API's name.
+    pub name: String,
+    /// For one call.
+    pub call: NanoUsd,
+    /// For 1,048,576 bytes sent.
+    pub sent_mib: NanoUsd,
+    /// For 1,048,576 bytes received.
+    pub received_mib: NanoUsd,
+    /// The longest answer, bytes.
+    pub max_received: u64,
 }
 
 /// On which terms a call is billed.
@@ -138,6 +179,9 @@ impl Tier {
 impl Model {
     /// The exact bill of `usage`, rounded up once; the greatest amount where the book has no rates.
     pub(crate) fn bill(&self, usage: &Usage, on: On) -> NanoUsd {
+        if let Some(fixed) = &self.fixed {
+            return fixed.bill(usage);
+        }
         let Some(rates) = self.rates(on.tier, all_input(usage)) else { return NanoUsd::MAX };
         let bill = self.with_factors(tokens(&rates, usage), on.geo_us, on.fast);
         bill.plus(usage.web_searches, self.web_search.unwrap_or(UnitPrice::FREE)).round_up()
@@ -221,6 +265,44 @@ impl PriceBook {
         let digest = hex::encode(Sha256::digest(text.as_bytes()));
         let id = format!("{}@{}", file.version, digest.get(..16).unwrap_or(&digest));
         Ok(PriceBook { id: id.into(), models })
+    }
+
+    /// The book of what the configuration prices by the call. Its id is `configured@hash`.
+    #[must_use]
+    pub fn fixed(prices: &[FixedPrice]) -> PriceBook {
+        const MIB: u64 = 1 << 20;
+        let mut models = HashMap::new();
+        let mut whole = Sha256::new();
+        for price in prices {
+            let text = format!("{price:?}\n");
+            whole.update(text.as_bytes());
+            let entry = hex::encode(&Sha256::digest(text.as_bytes())[..8]);
+            let fixed = Fixed {
+                call: UnitPrice::of(price.call, 1),
+                sent: UnitPrice::of(price.sent_mib, MIB),
+                received: UnitPrice::of(price.received_mib, MIB),
+                max_received: price.max_received,
+                by_received: price.received_mib > NanoUsd::ZERO,
+            };
+            let model = Model {
+                name: price.name.as_str().into(),
+                assumed: false,
+                operations: vec![Operation::Tool, Operation::Call],
+                max_input: 0,
+                max_output: 0,
+                image_tokens: None,
+                search_tokens: None,
+                web_search: None,
+                geo_us: Factor::ONE,
+                fast: None,
+                fixed: Some(fixed),
+                rows: Vec::new(),
+                entry: entry.into(),
+            };
+            models.insert((price.provider, Arc::from(price.name.as_str())), Arc::new(model));
+        }
+        let digest = hex::encode(whole.finalize());
+        PriceBook { id: format!("configured@{}", digest.get(..16).unwrap_or(&digest)).into(), models }
     }
 
     /// `version@hash`: the hash is the first 16 hex digits of the file's SHA-256.
@@ -348,6 +430,7 @@ impl Entry {
             web_search,
             geo_us: factor(&self.geo_us)?.unwrap_or(Factor::ONE),
             fast: factor(&self.fast)?,
+            fixed: None,
             rows,
             entry: "".into(),
             operations: self.operations,

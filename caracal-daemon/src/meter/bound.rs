@@ -149,6 +149,10 @@ impl Call {
 
     /// The longest bill with this output cap and this many searches.
     pub(crate) fn bound(&self, cap: u64, searches: u64) -> NanoUsd {
+        if let Some(fixed) = &self.price.fixed {
+            let sent = u64::try_from(self.body.len()).unwrap_or(u64::MAX);
+            return fixed.bill(&Usage { calls: 1, sent, received: fixed.max_received, ..Usage::default() });
+        }
         let (input, output) = (self.input(cap, searches), self.output(cap, searches));
         let fees = Bill::default().plus(searches, self.price.web_search.unwrap_or(UnitPrice::FREE));
         let dearest = self.shape.tiers.iter().filter_map(|tier| {

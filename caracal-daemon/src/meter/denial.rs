@@ -48,8 +48,29 @@ fn body(dialect: Option<Dialect>, refusal: &Refusal, id: &str) -> Value {
             json!({ "error": { "code": 400, "message": sentence, "status": "FAILED_PRECONDITION" } })
         }
         Some(Dialect::Aws) => json!({ "message": sentence }),
+        Some(Dialect::Rpc) => rpc(sentence, refusal.reason.code(), &Value::Null),
         None => json!({ "error": { "message": sentence, "code": refusal.reason.code(), "request_id": id } }),
     }
+}
+
+/// The code of an error of the server's own: JSON-RPC leaves -32000 to -32099 to it, and MCP has taken some of these.
+const RPC_CODE: i32 = -32_050;
+
+fn rpc(sentence: &str, reason: &str, id: &Value) -> Value {
+    json!({ "jsonrpc": "2.0", "id": id, "error": { "code": RPC_CODE, "message": sentence, "data": { "reason": reason } } })
+}
+
+/// The answer to a JSON-RPC request of this `id` (JSON): an error of the call, under HTTP 200, so that its client hands it to
+/// whoever called and asks no second time.
+#[must_use]
+pub fn rpc_denial(refusal: &Refusal, id: &str) -> Response<Bytes> {
+    let id = serde_json::from_str(id).unwrap_or(Value::Null);
+    let mut response = Response::new(Bytes::from(rpc(&refusal.sentence, refusal.reason.code(), &id).to_string()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REASON, HeaderValue::from_static(refusal.reason.code()));
+    response
 }
 
 fn openai(sentence: &str) -> Value {
@@ -78,6 +99,7 @@ pub fn stream_error(operation: Operation, refusal: &Refusal, id: &str, sequence:
             let event = json!({ "type": "response.failed", "sequence_number": sequence, "response": response });
             format!("\n\nevent: response.failed\ndata: {event}\n\n")
         }
+        Operation::Tool | Operation::Call => String::new(),
         Operation::Generate => format!("\n\ndata: {}\n\n", body(Some(Dialect::Google), refusal, id)),
         // An exception frame of an event stream.
         Operation::Invoke | Operation::Converse => {
@@ -137,6 +159,7 @@ mod tests {
                 Dialect::Anthropic => {
                     assert_eq!((kind, code), (Some(&json!("invalid_request_error")), Some(&json!("error"))))
                 }
+                Dialect::Rpc => {}
                 Dialect::Aws => assert_eq!(header("x-amzn-errortype"), Some("ValidationException")),
                 Dialect::Google => assert_eq!((kind, code), (Some(&json!("FAILED_PRECONDITION")), Some(&json!(400)))),
             }

@@ -139,6 +139,7 @@ impl Seen {
             output,
             reasoning: self.reasoning.min(output),
             web_searches: self.searches,
+            ..Usage::default()
         })
     }
 

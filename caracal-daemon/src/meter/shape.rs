@@ -167,6 +167,8 @@ pub(crate) fn home(raw: Raw<'_>, base: &str) -> CapHome {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shape {
     pub(crate) tongue: Tongue,
+    /// Bytes of the body, where they may have a price.
+    pub(crate) sent: u64,
     /// The body is signed, so nothing in it is edited.
     pub(crate) signed: bool,
     pub(crate) cap_home: CapHome,

@@ -50,6 +50,8 @@ pub struct UsageReader {
     tee: Tee,
     strip: Option<Stripper>,
     status: StatusCode,
+    /// The bytes of a request whose price has no part in what the answer says, and of its answer so far.
+    counted: Option<(u64, u64)>,
 }
 
 impl UsageReader {
@@ -77,7 +79,9 @@ impl UsageReader {
         let plain = encoding.is_empty() || encoding == "identity";
         let strip = (strip && matches!(feed.framing, Framing::Events(_)) && plain && status.is_success())
             .then(Stripper::default);
-        UsageReader { tee: Tee::new(&encoding, feed), strip, status }
+        let counted = (shape.tongue == Tongue::Nothing).then_some((shape.sent, 0));
+        let tee = if counted.is_some() { Tee::Unread } else { Tee::new(&encoding, feed) };
+        UsageReader { tee, strip, status, counted }
     }
 
     /// The bytes that `feed` gives may be fewer than it takes: a Content-Length of the answer must not be forwarded.
@@ -88,6 +92,9 @@ impl UsageReader {
 
     /// Takes the next bytes of the answer and gives those that the agent gets: the same, but for a usage chunk that only we asked for.
     pub fn feed(&mut self, bytes: Bytes) -> Bytes {
+        if let Some((_, received)) = &mut self.counted {
+            *received = received.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        }
         self.tee.feed(&bytes);
         match &mut self.strip {
             None => bytes,
@@ -104,6 +111,12 @@ impl UsageReader {
     #[must_use]
     pub fn finish(self) -> Reading {
         let failed = self.status.is_client_error() || self.status.is_server_error();
+        if let Some((sent, received)) = self.counted.filter(|_| !failed) {
+            return Reading {
+                usage: Some(Usage { calls: 1, sent, received, ..Usage::default() }),
+                ..Reading::default()
+            };
+        }
         let Some(mut feed) = self.tee.finish() else {
             return Reading { refused: failed, ..Reading::default() };
         };
