@@ -5,6 +5,7 @@
 mod amount;
 mod budgets;
 mod hosts;
+mod priced;
 mod problem;
 mod rates;
 mod rules;
@@ -16,12 +17,11 @@ pub use crate::address::Cidr;
 pub use amount::{AmountError, format_usd, parse_usd};
 pub use budgets::{Budget, Per, Window, WindowKind};
 pub use hosts::HostPattern;
+pub use priced::{ApiEntry, McpEntry, PRICED_HOSTS, ProviderEntry, may_be_priced, own_hosts};
 pub(crate) use problem::position;
 pub use problem::{ConfigError, Problem};
 pub use rates::Rate;
-pub use rules::{
-    AgentEntry, AgentPattern, AllowRule, DenyRule, Glob, InboundRule, PRICED_HOSTS, RuleMode, may_be_priced,
-};
+pub use rules::{AgentEntry, AgentPattern, AllowRule, DenyRule, Glob, InboundRule, RuleMode};
 pub use sections::{
     Clamp, ClientCertificate, Instance, Journal, Limits, Listen, Nameserver, PolicyFiles, Prices, ProxyUrl, Require,
     SplitDns, Upstream,
@@ -34,6 +34,24 @@ use std::path::{Path, PathBuf};
 
 /// Where the configuration is looked for unless the command line names another place.
 pub const DEFAULT_PATH: &str = "/etc/caracal/caracal.toml";
+
+/// The names that `[[provider]] provider` may have.
+pub const PROVIDERS: [&str; 14] = [
+    "openai",
+    "anthropic",
+    "google",
+    "bedrock",
+    "azure",
+    "mistral",
+    "groq",
+    "deepseek",
+    "xai",
+    "openrouter",
+    "together",
+    "ollama",
+    "vllm",
+    "other",
+];
 
 /// A configuration file larger than this is not read, bytes.
 const MAX_BYTES: u64 = 4 << 20;
@@ -85,6 +103,12 @@ pub struct Config {
     /// `[[inbound]]`.
     #[serde(deserialize_with = "rules::placed_inbound")]
     pub inbound: Vec<InboundRule>,
+    /// `[[provider]]`.
+    pub provider: Vec<ProviderEntry>,
+    /// `[[mcp]]`.
+    pub mcp: Vec<McpEntry>,
+    /// `[[api]]`.
+    pub api: Vec<ApiEntry>,
     /// `[[budget]]`.
     #[serde(deserialize_with = "budgets::placed")]
     pub budget: Vec<Budget>,
@@ -118,6 +142,9 @@ impl Default for Config {
             deny: Vec::new(),
             unix: Vec::new(),
             inbound: Vec::new(),
+            provider: Vec::new(),
+            mcp: Vec::new(),
+            api: Vec::new(),
             budget: Vec::new(),
             rate: Vec::new(),
             file: PathBuf::from("caracal.toml"),
@@ -173,6 +200,7 @@ impl Config {
     fn check(&self) -> Result<(), problem::Found> {
         sections::check(self)?;
         rules::check(&self.agent, &self.allow, &self.deny)?;
+        priced::check(self)?;
         unix::check(&self.unix)?;
         rules::check_inbound(&self.inbound, [self.listen.tcp_port, self.listen.dns_port])?;
         rates::check(&self.rate)?;

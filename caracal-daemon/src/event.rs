@@ -72,8 +72,9 @@ pub struct WindowKey {
     pub window: Arc<str>,
 }
 
-/// Token counts as disjoint buckets.
+/// What a call used, as disjoint buckets: tokens, or calls and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct Usage {
     /// Input tokens neither read from nor written to a cache.
     pub input: u64,
@@ -89,6 +90,12 @@ pub struct Usage {
     pub reasoning: u64,
     /// Calls of a server-side web search tool.
     pub web_searches: u64,
+    /// Calls that have a price by themselves: of a tool, of a plain API.
+    pub calls: u64,
+    /// Bytes of the request's body, where they have a price.
+    pub sent: u64,
+    /// Bytes of the answer's body, where they have a price.
+    pub received: u64,
 }
 
 impl Usage {
@@ -148,9 +155,9 @@ pub struct Data {
     pub call: Option<uuid::Uuid>,
     /// How many equal events this record stands for, if more than one.
     pub count: Option<u64>,
-    /// `openai`, `anthropic`.
+    /// `openai`, `anthropic`, ...; `mcp` and `api` for what the configuration prices.
     pub provider: Option<&'static str>,
-    /// `chat`, `embeddings`, `responses`, `messages`.
+    /// `chat`, `embeddings`, `responses`, `messages`, `generate_content`, `converse`, `invoke`, `execute_tool`, `call`.
     pub operation: Option<&'static str>,
     /// The model that the request names.
     pub model: Option<Arc<str>>,

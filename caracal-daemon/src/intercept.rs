@@ -6,6 +6,7 @@
 mod opening;
 mod paid;
 mod passage;
+mod priced;
 mod rate;
 mod record;
 mod remember;
@@ -207,15 +208,20 @@ async fn answer(session: Arc<Session>, mut request: Request<Incoming>) -> Answer
     };
     // What does it cost? Nothing is forwarded to a priced host without an answer.
     match asked.surface {
+        Surface::Priced(ref entry) => priced::call(&session, &asked, entry, request, &decided).await,
         Surface::Paid(provider, operation) => {
             paid::call(&session, &asked, provider, operation, request, &decided).await
         }
         Surface::Websocket(_) => session.refuse(&asked, &sentence::unmetered(&asked), &decided.policies),
+        Surface::Unmetered(provider, why) if !decided.grant.free => {
+            discard(request).await;
+            session.refuse(&asked, &sentence::unmetered_call(&asked, provider, why), &decided.policies)
+        }
         Surface::Unknown(provider) if !decided.grant.free => {
             discard(request).await;
             session.refuse(&asked, &sentence::unknown_path(&asked, provider), &decided.policies)
         }
-        Surface::Unpriced | Surface::Free(_) | Surface::Unknown(_) => {
+        Surface::Unpriced | Surface::Free(_) | Surface::Unmetered(..) | Surface::Unknown(_) => {
             if let Err(refusal) = rate::pass(&session, &rate::unpaid(&session, &asked)) {
                 discard(request).await;
                 return session.refuse(&asked, &refusal, &decided.policies);
@@ -236,6 +242,7 @@ fn asked(session: &Session, request: Request<Incoming>) -> Result<(Asked, Reques
         path: parts.uri.path().to_owned(),
         surface,
         model: OnceLock::new(),
+        rpc: OnceLock::new(),
     };
     Ok((asked, Request::from_parts(parts, body)))
 }

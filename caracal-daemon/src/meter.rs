@@ -3,14 +3,20 @@
 //! Never does I/O; never guesses a usage that was not reported. Next: `budget`.
 
 mod anthropic;
+mod bedrock;
 mod body;
 mod book;
 mod bound;
 mod denial;
 mod edit;
+mod fixed;
+mod frames;
+mod gemini;
 mod hosted;
 mod listing;
+pub mod mcp;
 mod openai;
+mod provider;
 mod scan;
 mod seen;
 mod shape;
@@ -19,11 +25,14 @@ mod strip;
 mod surface;
 mod usage;
 
-pub use book::{BookError, Model, PriceBook, Tier};
-pub use denial::{denial, stream_error};
+pub use book::{BookError, FixedPrice, Model, PriceBook, Tier};
+pub use denial::{denial, rpc_denial, stream_error};
 pub use edit::Edited;
+pub use fixed::{Own, Priced};
 pub use listing::{Difference, Listed, Listing, ListingError};
+pub use provider::Provider;
 pub use signature::{SignatureError, verify};
+pub use surface::Extra;
 pub use usage::{Reading, Terms, UsageReader};
 
 use crate::event::{Served, Usage};
@@ -32,7 +41,6 @@ use crate::refusal::{Reason, Refusal, Side, Stage};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use shape::Shape;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Bytes of a decoded request body that are read for pricing, unless configured otherwise.
@@ -41,37 +49,40 @@ pub const BODY_LIMIT: usize = 64 << 20;
 /// Output tokens that a clamp leaves, unless a rule says otherwise.
 pub const MIN_OUTPUT: u64 = 4_096;
 
-/// Whose API it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Provider {
-    /// OpenAI and what speaks its shape.
+/// In whose words an error is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// OpenAI's, and of whoever speaks its shape.
     OpenAi,
-    /// Anthropic.
+    /// Anthropic's.
     Anthropic,
-    /// Google Gemini: denials only, for now.
+    /// Google's.
     Google,
+    /// AWS's.
+    Aws,
+    /// JSON-RPC's, of a server of tools.
+    Rpc,
 }
 
-impl Provider {
-    /// The name that records, budgets and policies use.
+impl Dialect {
+    /// The words of a call, or of any other path of the provider's.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Provider::OpenAi => "openai",
-            Provider::Anthropic => "anthropic",
-            Provider::Google => "google",
+    pub fn of(provider: Provider, operation: Option<Operation>) -> Dialect {
+        match operation {
+            Some(Operation::Chat | Operation::Responses | Operation::Embeddings) => Dialect::OpenAi,
+            _ => match provider {
+                Provider::Anthropic => Dialect::Anthropic,
+                Provider::Google => Dialect::Google,
+                Provider::Bedrock => Dialect::Aws,
+                Provider::Mcp => Dialect::Rpc,
+                _ => Dialect::OpenAi,
+            },
         }
-    }
-
-    /// The provider of this name, for configuration.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Provider> {
-        [Provider::OpenAi, Provider::Anthropic, Provider::Google].into_iter().find(|provider| provider.name() == name)
     }
 }
 
 /// What a request to a host and path is, before its body is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Surface {
     /// Not a priced host.
     Unpriced,
@@ -79,10 +90,43 @@ pub enum Surface {
     Free(Provider),
     /// A paid call.
     Paid(Provider, Operation),
+    /// What the configuration prices by the call.
+    Priced(Arc<Priced>),
     /// A WebSocket upgrade of a paid surface: answered with 426, on which Codex falls back to HTTP.
     Websocket(Provider),
+    /// A paid call that is billed by other units than tokens of text: refused with its reason, unless a rule prices it.
+    Unmetered(Provider, Unmetered),
     /// A path of a priced host that is neither: refused unless a rule marks it free.
     Unknown(Provider),
+}
+
+/// Why a paid call is not metered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmetered {
+    /// Speech, by seconds, characters or audio tokens.
+    Audio,
+    /// Pictures, by size and quality.
+    Images,
+    /// Moving pictures, by seconds.
+    Video,
+    /// Sessions over a socket.
+    Realtime,
+    /// Work that ends hours later, of which the request tells nothing.
+    Batch,
+}
+
+impl Unmetered {
+    /// Why, as a part of a sentence.
+    #[must_use]
+    pub fn why(self) -> &'static str {
+        match self {
+            Unmetered::Audio => "audio is billed by other units than tokens of text",
+            Unmetered::Images => "images are billed by size and quality",
+            Unmetered::Video => "video is billed by its length",
+            Unmetered::Realtime => "a realtime session is billed as it goes on, and its request tells nothing of it",
+            Unmetered::Batch => "a batch is billed hours later, and its request tells nothing of what is in it",
+        }
+    }
 }
 
 /// Which paid call.
@@ -97,6 +141,19 @@ pub enum Operation {
     Embeddings,
     /// `POST /v1/messages`.
     Messages,
+    /// Gemini's `generateContent` and `streamGenerateContent`.
+    #[serde(rename = "generate_content")]
+    Generate,
+    /// Gemini's `embedContent` and `batchEmbedContents`.
+    EmbedContent,
+    /// Bedrock's `invoke` and `invoke-with-response-stream`.
+    Invoke,
+    /// Bedrock's `converse` and `converse-stream`.
+    Converse,
+    /// A call of a tool of an `[[mcp]]` server.
+    Tool,
+    /// A call of an `[[api]]`.
+    Call,
 }
 
 impl Operation {
@@ -108,6 +165,12 @@ impl Operation {
             Operation::Responses => "responses",
             Operation::Embeddings => "embeddings",
             Operation::Messages => "messages",
+            Operation::Generate => "generate_content",
+            Operation::EmbedContent => "embed_content",
+            Operation::Invoke => "invoke",
+            Operation::Converse => "converse",
+            Operation::Tool => "execute_tool",
+            Operation::Call => "call",
         }
     }
 }
@@ -126,17 +189,33 @@ pub(crate) fn refuse_agent(reason: Reason, sentence: String) -> Refusal {
 #[derive(Debug)]
 pub struct Meter {
     book: ArcSwap<PriceBook>,
-    extra_hosts: HashMap<String, Provider>,
+    bases: ArcSwap<Vec<Extra>>,
+    own: ArcSwap<Own>,
     body_limit: usize,
 }
 
 impl Meter {
-    /// A meter for the known providers' hosts and `extra_hosts` that speak their shape (names in lower case).
+    /// A meter for the known providers' hosts and `bases` that speak their shape.
     #[must_use]
-    pub fn new(book: PriceBook, extra_hosts: impl IntoIterator<Item = (String, Provider)>) -> Meter {
-        let extra_hosts =
-            extra_hosts.into_iter().map(|(host, provider)| (host.to_ascii_lowercase(), provider)).collect();
-        Meter { book: ArcSwap::from_pointee(book), extra_hosts, body_limit: BODY_LIMIT }
+    pub fn new(book: PriceBook, bases: impl IntoIterator<Item = Extra>) -> Meter {
+        let bases = ArcSwap::from_pointee(bases.into_iter().collect());
+        Meter { book: ArcSwap::from_pointee(book), bases, own: ArcSwap::default(), body_limit: BODY_LIMIT }
+    }
+
+    /// Puts other prices by the call in force.
+    pub fn replace_own(&self, own: Own) {
+        self.own.store(Arc::new(own));
+    }
+
+    /// The book of the prices by the call in force.
+    #[must_use]
+    pub fn own_book(&self) -> Arc<PriceBook> {
+        Arc::clone(&self.own.load().book)
+    }
+
+    /// Puts other bases of the operator's in force.
+    pub fn replace_bases(&self, bases: Vec<Extra>) {
+        self.bases.store(Arc::new(bases));
     }
 
     /// Reads at most `bytes` of a decoded body.
@@ -159,7 +238,8 @@ impl Meter {
     /// What this request is.
     #[must_use]
     pub fn surface(&self, host: &str, method: &http::Method, path: &str, headers: &http::HeaderMap) -> Surface {
-        surface::surface(&self.extra_hosts, host, method, path, headers)
+        let built_in = surface::surface(&self.bases.load(), host, method, path, headers);
+        self.own.load().surface(built_in, host, path)
     }
 
     /// Reads a paid call. `body` is as it came, at most the pricing limit (64 MiB); gzip and zstd are decoded here, bounded.
@@ -173,15 +253,47 @@ impl Meter {
         headers: &http::HeaderMap,
         body: &Bytes,
     ) -> Result<Call, Refusal> {
+        self.read_at(provider, operation, "", headers, body)
+    }
+
+    /// The same where the path, without its query, may name the model and the way of the answer.
+    ///
+    /// # Errors
+    /// As [`Meter::read`], and a path that names no model where it must.
+    pub fn read_at(
+        &self,
+        provider: Provider,
+        operation: Operation,
+        path: &str,
+        headers: &http::HeaderMap,
+        body: &Bytes,
+    ) -> Result<Call, Refusal> {
         let decoded = body::decode(headers, body, self.body_limit)?;
         let text = text(&decoded.bytes)?;
         let walked = body::walk(text)?;
-        let shape = match operation {
-            Operation::Chat => openai::chat(text, walked)?,
+        let named = surface::model_in(operation, path);
+        let model = named.clone().unwrap_or_default();
+        let mut shape = match operation {
+            Operation::Chat => openai::chat(text, walked, provider.habits())?,
             Operation::Responses => openai::responses(text, walked)?,
             Operation::Embeddings => openai::embeddings(text, walked)?,
             Operation::Messages => anthropic::messages(text, walked)?,
+            Operation::Generate => gemini::generate(text, walked, &model, path.ends_with(":streamGenerateContent"))?,
+            Operation::EmbedContent => gemini::embed(text, &model)?,
+            Operation::Invoke => {
+                bedrock::invoke(text, walked, &model, headers, path.ends_with("/invoke-with-response-stream"))?
+            }
+            Operation::Tool | Operation::Call => return Err(fixed::not_a_model_call()),
+            Operation::Converse => {
+                bedrock::converse(text, walked, &model, headers, path.ends_with("/converse-stream"))?
+            }
         };
+        // A deployment's name stands for the model, whatever the body says.
+        shape.model = named.unwrap_or(shape.model);
+        if provider == Provider::Google {
+            shape.model = shape.model.strip_prefix("models/").map(str::to_owned).unwrap_or(shape.model);
+        }
+        shape.signed = is_signed(headers);
         let book = self.book();
         let price = priced(&book, provider, operation, &shape)?;
         let model = Arc::from(shape.model.as_str());
@@ -202,6 +314,13 @@ impl Meter {
     }
 }
 
+/// Whether a head of the request covers its body: AWS's signature, or a digest (RFC 9530, RFC 9421, RFC 1864).
+fn is_signed(headers: &http::HeaderMap) -> bool {
+    const HEADS: [&str; 5] = ["x-amz-content-sha256", "content-digest", "digest", "content-md5", "signature-input"];
+    let aws = |value: &http::HeaderValue| value.as_bytes().starts_with(b"AWS4-");
+    HEADS.into_iter().any(|name| headers.contains_key(name)) || headers.get_all("authorization").iter().any(aws)
+}
+
 fn text(body: &Bytes) -> Result<&str, Refusal> {
     std::str::from_utf8(body)
         .map_err(|_| refuse_agent(Reason::AmbiguousRequest, "cannot price a body that is not UTF-8.".to_owned()))
@@ -216,7 +335,7 @@ fn priced(book: &PriceBook, provider: Provider, operation: Operation, shape: &Sh
             "refused this call because it names no model, so it has no price.".to_owned(),
         ));
     }
-    match book.model(provider, &shape.model) {
+    match book.price(provider, &shape.model) {
         Some(model) if model.operations.contains(&operation) => Ok(model),
         Some(_) => Err(refuse(
             Reason::PriceUnknown,
@@ -272,13 +391,7 @@ impl Call {
     /// Reads the usage of the answer to the request that `edit` gave.
     #[must_use]
     pub fn reader(&self, edited: &Edited, status: http::StatusCode, headers: &http::HeaderMap) -> UsageReader {
-        UsageReader::new(
-            self.operation,
-            self.shape.caching == shape::Caching::Long,
-            edited.strip_usage,
-            status,
-            headers,
-        )
+        UsageReader::new(&self.shape, edited.strip_usage, status, headers)
     }
 
     /// What the provider bills for `usage` on the terms that the request asked for, rounded up once.

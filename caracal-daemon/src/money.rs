@@ -142,6 +142,12 @@ impl UnitPrice {
         Ok(UnitPrice { nano: digits, per: finer })
     }
 
+    /// `amount` for `per` units.
+    #[must_use]
+    pub fn of(amount: NanoUsd, per: u64) -> UnitPrice {
+        UnitPrice { nano: amount.0, per: per.max(1) }
+    }
+
     /// The dearer of two.
     #[must_use]
     pub fn dearer(self, other: UnitPrice) -> UnitPrice {

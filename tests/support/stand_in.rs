@@ -1,13 +1,15 @@
 //! The stand-in provider: the real host names under a test root, with its own bill.
 //!
-//! `serve` listens and routes; `proxy` is a company's HTTP proxy; `sites` are hosts that cost nothing; `chat`, `responses` and `messages` are the model
-//! APIs: each reads a request into a [`plan::Ask`], `plan` decides what is generated, each renders it in its own shape,
-//! and `deliver` sends it and writes the bill when the last byte that will be billed is generated.
+//! `serve` listens and routes; `proxy` is a company's HTTP proxy; `sites` are hosts that cost nothing; `chat`, `responses`, `messages`, `gemini` and
+//! `bedrock` are the model APIs: each reads a request into a [`plan::Ask`], `plan` decides what is generated, each renders it in its own shape,
+//! `tools` is a server of tools (MCP); and `deliver` sends it and writes the bill when the last byte that will be billed is generated.
 
+pub mod bedrock;
 pub mod bill;
 pub mod chat;
 pub mod deliver;
 pub mod directive;
+pub mod gemini;
 pub mod git;
 pub mod messages;
 pub mod names;
@@ -18,6 +20,7 @@ pub mod root;
 pub mod script;
 pub mod serve;
 pub mod sites;
+pub mod tools;
 pub mod websocket;
 
 use std::path::PathBuf;

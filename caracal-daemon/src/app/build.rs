@@ -27,7 +27,7 @@ use crate::keeper::signing::RemoteSigner;
 use crate::keeper::sockets::Sockets;
 use crate::ledger::books::Overrun;
 use crate::ledger::{self, Ledger, RunOptions, SqliteStore, StateDir};
-use crate::meter::{self, Meter, PriceBook, Provider};
+use crate::meter::{self, Extra, Meter, Own, PriceBook, Provider};
 use crate::policy::Engine;
 use crate::spend::View;
 use crate::telemetry::Telemetry;
@@ -97,10 +97,13 @@ pub(super) async fn build(
         trouble = Some(error.to_string());
         PriceBook::empty()
     });
-    let meter = Arc::new(Meter::new(book, []).with_body_limit(config.limits.pricing_body_bytes));
+    let meter = Arc::new(Meter::new(book, bases(&config)).with_body_limit(config.limits.pricing_body_bytes));
+    meter.replace_own(Own::of(&config));
     let rates = Rates::new(rates_of(&config));
     let budgets = Arc::new(Budgets::new(specs(&config), clock.clone(), recovery.totals)?);
-    freeze(&budgets, &meter.book(), &overruns);
+    for book in [meter.book(), meter.own_book()] {
+        freeze(&budgets, &book, &overruns);
+    }
     let resolver = Arc::new(resolver(&config)?);
     let settings = Settings { sockets: Some(Sockets::new(doors)?), ..upstream(&config)? };
     let dialer = Arc::new(Dialer::new(settings, Arc::clone(&resolver))?);
@@ -167,9 +170,11 @@ impl Stages {
         let set = crate::policy::PolicySet::compile(&config, base).map_err(|error| error.to_string())?;
         self.budgets.reload(specs(&config)).map_err(|error| error.to_string())?;
         self.rates.reload(rates_of(&config));
-        let before = self.meter.book();
+        let before = [self.meter.book(), self.meter.own_book()];
         self.meter.replace(book);
-        thaw(&self.budgets, &before, &self.meter.book());
+        self.meter.replace_bases(bases(&config));
+        self.meter.replace_own(Own::of(&config));
+        thaw(&self.budgets, &before, &[self.meter.book(), self.meter.own_book()]);
         Ok(self.policy.replace(set))
     }
 
@@ -236,15 +241,26 @@ fn freeze(budgets: &Budgets, book: &PriceBook, overruns: &[Overrun]) {
 }
 
 /// Allows the models again whose entries have changed.
-fn thaw(budgets: &Budgets, before: &PriceBook, after: &PriceBook) {
-    let entry = |book: &PriceBook, provider: &str, model: &str| {
-        Some(Arc::clone(&book.model(Provider::named(provider)?, model)?.entry))
+fn thaw(budgets: &Budgets, before: &[Arc<PriceBook>], after: &[Arc<PriceBook>]) {
+    let entry = |books: &[Arc<PriceBook>], provider: &str, model: &str| {
+        let provider = Provider::named(provider)?;
+        books.iter().find_map(|book| Some(Arc::clone(&book.model(provider, model)?.entry)))
     };
     for (provider, model) in budgets.frozen() {
         if entry(before, provider, &model) != entry(after, provider, &model) {
             budgets.unfreeze(provider, &model);
         }
     }
+}
+
+/// The operator's own bases.
+fn bases(config: &Config) -> Vec<Extra> {
+    let base = |entry: &config::ProviderEntry| {
+        let host =
+            entry.host.parse::<config::HostPattern>().map_or_else(|_| entry.host.clone(), |host| host.to_string());
+        Some(Extra { host, provider: Provider::named(&entry.provider)?, base: entry.base.clone() })
+    };
+    config.provider.iter().filter_map(base).collect()
 }
 
 /// The price book that is configured, or the one that is compiled in.
@@ -409,9 +425,10 @@ mod tests {
         assert_eq!(frozen(&book("2", "")), []);
         let running = budgets();
         running.freeze("openai", &"a".into());
-        thaw(&running, &book("1", ""), &book("1", "b"));
+        let books = |price: &str, more: &str| [Arc::new(book(price, more))];
+        thaw(&running, &books("1", ""), &books("1", "b"));
         assert_eq!(running.frozen().len(), 1);
-        thaw(&running, &book("1", ""), &book("2", ""));
+        thaw(&running, &books("1", ""), &books("2", ""));
         assert_eq!(running.frozen(), []);
     }
 }

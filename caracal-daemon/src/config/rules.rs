@@ -1,18 +1,27 @@
 //! `[[agent]]`, `[[allow]]` and `[[deny]]`: the simple door to the policy.
 
 use super::hosts::HostPattern;
+use super::priced::may_be_priced;
 use super::problem::Found;
 use serde::{Deserialize, Deserializer};
 use std::collections::HashSet;
 use std::path::PathBuf;
 use toml::Spanned;
 
-/// Hosts whose calls cost money, each with every name below it: their bytes are always read.
-pub const PRICED_HOSTS: [&str; 4] =
-    ["api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com", "chatgpt.com"];
-
 /// Paths of priced hosts that are paid calls: no rule may call them free.
-const PAID_PATHS: [&str; 4] = ["/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/messages"];
+const PAID_PATHS: [&str; 11] = [
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/messages",
+    "/v1beta/models/any:generateContent",
+    "/v1beta/models/any:streamGenerateContent",
+    "/model/any/invoke",
+    "/model/any/converse",
+    "/openai/v1/chat/completions",
+    "/openai/deployments/any/chat/completions",
+    "/api/v1/chat/completions",
+];
 
 /// `[[agent]]`: a cgroup that is governed from the start.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -160,6 +169,9 @@ pub struct AllowRule {
     /// Which models. Default all.
     #[serde(default)]
     pub models: Vec<Glob>,
+    /// Which tools of an `[[mcp]]` server. Default all.
+    #[serde(default)]
+    pub tools: Vec<Glob>,
     /// How the bytes are treated.
     #[serde(default)]
     pub mode: RuleMode,
@@ -198,6 +210,9 @@ pub struct DenyRule {
     /// Which models; with these only calls of models are denied. Default all.
     #[serde(default)]
     pub models: Vec<Glob>,
+    /// Which tools of an `[[mcp]]` server; with these only calls of tools are denied. Default all.
+    #[serde(default)]
+    pub tools: Vec<Glob>,
     /// The line that the rule begins at.
     #[serde(skip)]
     pub line: usize,
@@ -273,20 +288,6 @@ pub(super) fn check_inbound(rules: &[InboundRule], daemon: [u16; 2]) -> Result<(
     Ok(())
 }
 
-/// The priced host that the pattern could stand for.
-#[must_use]
-pub fn may_be_priced(pattern: &HostPattern) -> Option<&'static str> {
-    PRICED_HOSTS.into_iter().find(|priced| {
-        let below = match pattern {
-            HostPattern::Name(name) | HostPattern::Suffix(name) => {
-                name == priced || name.ends_with(&format!(".{priced}"))
-            }
-            _ => false,
-        };
-        below || pattern.matches_name(priced)
-    })
-}
-
 /// What rules must not say.
 pub(super) fn check(agents: &[AgentEntry], allow: &[AllowRule], deny: &[DenyRule]) -> Result<(), Found> {
     let mut names = HashSet::new();
@@ -345,7 +346,9 @@ fn check_allow(rule: &AllowRule) -> Result<(), Found> {
     check_ports_and_methods(&rule.ports, &rule.methods, &rule.paths, rule.line)?;
     if rule.mode != RuleMode::Inspect {
         let mode = rule.mode.as_str();
-        if !(rule.methods.is_empty() && rule.paths.is_empty() && rule.models.is_empty()) || rule.free {
+        if !(rule.methods.is_empty() && rule.paths.is_empty() && rule.models.is_empty() && rule.tools.is_empty())
+            || rule.free
+        {
             return found(
                 "mode",
                 format!("`{mode}` bytes are not read: `methods`, `paths`, `models` and `free` mean nothing there"),
@@ -385,9 +388,13 @@ fn check_deny(rule: &DenyRule) -> Result<(), Found> {
         && rule.ports.is_empty()
         && rule.methods.is_empty()
         && rule.paths.is_empty()
-        && rule.models.is_empty();
+        && rule.models.is_empty()
+        && rule.tools.is_empty();
     if everything {
         return Err(Found::new(rule.line, "hosts", "say what is denied; `hosts = [\"*\"]` is everything"));
+    }
+    if !rule.models.is_empty() && !rule.tools.is_empty() {
+        return Err(Found::new(rule.line, "tools", "a call is a model's or a tool's: write two rules"));
     }
     check_ports_and_methods(&rule.ports, &rule.methods, &rule.paths, rule.line)
 }

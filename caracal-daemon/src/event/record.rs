@@ -112,6 +112,12 @@ pub struct Fields {
     pub cache_write_1h_tokens: Option<u64>,
     #[serde(rename = "caracal.usage.web_searches", skip_serializing_if = "Option::is_none")]
     pub web_searches: Option<u64>,
+    #[serde(rename = "caracal.usage.calls", skip_serializing_if = "Option::is_none")]
+    pub calls: Option<u64>,
+    #[serde(rename = "caracal.usage.sent_bytes", skip_serializing_if = "Option::is_none")]
+    pub sent: Option<u64>,
+    #[serde(rename = "caracal.usage.received_bytes", skip_serializing_if = "Option::is_none")]
+    pub received: Option<u64>,
     #[serde(rename = "gen_ai.response.model", skip_serializing_if = "Option::is_none")]
     pub response_model: Option<String>,
     #[serde(rename = "caracal.terms.tier", skip_serializing_if = "Option::is_none")]
@@ -156,6 +162,9 @@ impl Fields {
             output: self.output_tokens.unwrap_or(0),
             reasoning: self.reasoning_tokens.unwrap_or(0),
             web_searches: self.web_searches.unwrap_or(0),
+            calls: self.calls.unwrap_or(0),
+            sent: self.sent.unwrap_or(0),
+            received: self.received.unwrap_or(0),
         })
     }
 

@@ -387,6 +387,10 @@ fn usage(to: &mut Members<'_>, used: &Usage) {
     to.number("caracal.usage.cache_write_5m_tokens", Some(used.cache_write_5m));
     to.number("caracal.usage.cache_write_1h_tokens", Some(used.cache_write_1h));
     to.number("caracal.usage.web_searches", Some(used.web_searches));
+    let fixed = |count: u64| Some(count).filter(|_| used.calls > 0);
+    to.number("caracal.usage.calls", fixed(used.calls));
+    to.number("caracal.usage.sent_bytes", fixed(used.sent));
+    to.number("caracal.usage.received_bytes", fixed(used.received));
 }
 
 fn detail(detail: &Detail) -> Vec<u8> {
@@ -445,6 +449,7 @@ pub(crate) mod tests {
                     output: 50,
                     reasoning: 5,
                     web_searches: 1,
+                    ..Usage::default()
                 }),
                 served: (kind == Kind::Outcome).then(|| Served {
                     model: Some("gpt-5-2025-08-07".into()),

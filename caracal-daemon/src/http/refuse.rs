@@ -1,6 +1,6 @@
 //! Takes a refusal; gives the answer that the agent sees. Our sentence stands first, the code in `x-caracal-reason`.
 
-use crate::meter::{self, Provider, Surface};
+use crate::meter::{self, Dialect, Surface};
 use crate::refusal::{Reason, Refusal};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
@@ -13,14 +13,18 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Seconds after which a journal or a restart is likely to be back.
 const BACK_SOON: HeaderValue = HeaderValue::from_static("5");
 
-/// The answer for `refusal` of a request that is `surface`.
+/// The answer for `refusal` of a request that is `surface`. `rpc` is the id of a JSON-RPC request.
 #[must_use]
-pub fn answer(refusal: &Refusal, surface: Surface) -> Response<Bytes> {
-    match surface {
-        Surface::Paid(provider, _) => native(refusal, provider),
+pub fn answer(refusal: &Refusal, surface: &Surface, rpc: Option<&str>) -> Response<Bytes> {
+    if let Some(id) = rpc {
+        return meter::rpc_denial(refusal, id);
+    }
+    match *surface {
+        Surface::Paid(provider, operation) => native(refusal, Dialect::of(provider, Some(operation))),
+        Surface::Unmetered(provider, _) => native(refusal, Dialect::of(provider, None)),
         // The provider's own shape, so that the client prints the sentence; 403, on which agents go on without the optional.
         Surface::Free(provider) | Surface::Unknown(provider) if is_decision(refusal.reason) => {
-            let mut answer = native(refusal, provider);
+            let mut answer = native(refusal, Dialect::of(provider, None));
             *answer.status_mut() = StatusCode::FORBIDDEN;
             answer
         }
@@ -31,13 +35,21 @@ pub fn answer(refusal: &Refusal, surface: Surface) -> Response<Bytes> {
             answer.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("Upgrade"));
             answer
         }
-        Surface::Unpriced | Surface::Free(_) | Surface::Unknown(_) => plain(refusal, status(refusal.reason)),
+        // A call that costs money is refused with 400, here as elsewhere.
+        Surface::Priced(ref entry)
+            if is_decision(refusal.reason) || status(refusal.reason) == StatusCode::BAD_REQUEST =>
+        {
+            native(refusal, Dialect::of(entry.provider, None))
+        }
+        Surface::Priced(_) | Surface::Unpriced | Surface::Free(_) | Surface::Unknown(_) => {
+            plain(refusal, status(refusal.reason))
+        }
     }
 }
 
-fn native(refusal: &Refusal, provider: Provider) -> Response<Bytes> {
+fn native(refusal: &Refusal, dialect: Dialect) -> Response<Bytes> {
     let id = uuid::Uuid::now_v7().simple().to_string();
-    let mut answer = meter::denial(Some(provider), refusal, &id);
+    let mut answer = meter::denial(Some(dialect), refusal, &id);
     answer.headers_mut().insert(REASON, HeaderValue::from_static(refusal.reason.code()));
     answer
 }

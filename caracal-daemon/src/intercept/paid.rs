@@ -6,7 +6,6 @@ use crate::http::body::{self, CollectError, Download, Streamed, Upload};
 use crate::http::forward::{self, Shape};
 use crate::http::pool::{Key, SendError};
 use crate::intercept::rate;
-use crate::intercept::record::action_code;
 use crate::intercept::session::{Answer, Asked, Decided, Session, granted, no_journal};
 use crate::intercept::settle::{Metered, Ticket, Unknown};
 use crate::intercept::unstoppable::Unstoppable;
@@ -49,15 +48,7 @@ pub(crate) async fn call(
         return session.refuse(asked, &refusal, &[]);
     }
     match prepare(session, asked, provider, operation, &parts.headers, &body, decided).await {
-        Ok(prepared) => {
-            let sent = send(session, asked, parts, body.clone(), prepared, decided);
-            // An agent that hangs up must not cancel what the provider bills for.
-            match Unstoppable::new(sent).await {
-                Some(Ok(answer)) => answer,
-                Some(Err(refusal)) => session.refuse(asked, &refusal, &[]),
-                None => session.refuse(asked, &failed(), &[]),
-            }
-        }
+        Ok(prepared) => answer(session, asked, parts, body.clone(), prepared, decided).await,
         Err((refusal, policies)) => {
             // What changes by itself soon is looked at anew.
             if !matches!(refusal.reason, Reason::JournalUnavailable | Reason::RateLimited { .. }) {
@@ -68,8 +59,26 @@ pub(crate) async fn call(
     }
 }
 
+/// Sends what is prepared, and answers.
+pub(crate) async fn answer(
+    session: &Arc<Session>,
+    asked: &Asked,
+    parts: Parts,
+    body: Bytes,
+    prepared: Prepared,
+    decided: &Decided,
+) -> Answer {
+    let sent = send(session, asked, parts, body, prepared, decided);
+    // An agent that hangs up must not cancel what the provider bills for.
+    match Unstoppable::new(sent).await {
+        Some(Ok(answer)) => answer,
+        Some(Err(refusal)) => session.refuse(asked, &refusal, &[]),
+        None => session.refuse(asked, &failed(), &[]),
+    }
+}
+
 /// A call whose money is held and whose intent is durable.
-struct Prepared {
+pub(crate) struct Prepared {
     ticket: Ticket,
     call: Call,
     edited: Edited,
@@ -89,7 +98,7 @@ async fn prepare(
     let stack = &origin.stack;
     let plain = |refusal: Refusal| (refusal, Vec::new());
     // What is asked for and the longest bill of it.
-    let call = stack.meter.read(provider, operation, headers, body).map_err(plain)?;
+    let call = stack.meter.read_at(provider, operation, &asked.path, headers, body).map_err(plain)?;
     asked.model.get_or_init(|| call.model.clone());
     // May this agent call this model at all?
     let set = stack.policy.current();
@@ -97,14 +106,28 @@ async fn prepare(
         method: Some(asked.method.as_str()),
         path: Some(&asked.path),
         model: Some(&call.model),
-        provider: Some(provider_code(provider)),
+        provider: Some(provider.name()),
         estimate: Some(call.most()),
         ..origin.ask(Action::Llm, &asked.target.host, asked.target.port, asked.target.address)
     };
     let llm = granted(&set, &ask)?;
+    hold(session, asked, call, decided, (Action::Llm, &llm)).await
+}
+
+/// Takes the money for `call` and makes its intent durable. `by` is the action that was decided and its decision.
+pub(crate) async fn hold(
+    session: &Arc<Session>,
+    asked: &Asked,
+    call: Call,
+    decided: &Decided,
+    by: (Action, &Decided),
+) -> Result<Prepared, Refused> {
+    let origin = &session.origin;
+    let stack = &origin.stack;
+    let plain = |refusal: Refusal| (refusal, Vec::new());
     let scope = Scope {
         agent: origin.agent.name.clone(),
-        provider: provider_code(provider),
+        provider: call.provider.name(),
         model: call.priced_as(),
         host: asked.target.host.clone(),
     };
@@ -116,7 +139,7 @@ async fn prepare(
     // The request that costs at most what was held, and what is left goes back.
     let edited = call.edit(hold.amount).map_err(plain)?;
     hold.shrink(edited.hold);
-    let intent = intent(session, asked, &call, &edited, &hold, decided, &llm);
+    let intent = intent(session, asked, &call, &edited, &hold, decided, by);
     let mut ticket = Ticket::new(stack.clone(), origin.agent.cgroup, (hold, pass), call.clone(), &intent);
     // Durable before the first byte: after a crash the hold is charged.
     ticket.intended();
@@ -131,20 +154,19 @@ fn intent(
     edited: &Edited,
     hold: &crate::budget::Hold,
     decided: &Decided,
-    llm: &Decided,
+    (action, by): (Action, &Decided),
 ) -> Draft {
-    let mut draft = session.draft(Kind::Intent, Action::Llm, asked, llm);
-    draft.data.reason = (decided.grant.learned || llm.grant.learned).then_some("learned");
+    let mut draft = session.draft(Kind::Intent, action, asked, by);
+    draft.data.reason = (decided.grant.learned || by.grant.learned).then_some("learned");
     draft.data.call = Some(uuid::Uuid::now_v7());
-    draft.data.provider = Some(provider_code(call.provider));
-    draft.data.operation = Some(operation_code(call.operation));
+    draft.data.provider = Some(call.provider.name());
+    draft.data.operation = Some(call.operation.name());
     draft.data.model = Some(call.model.clone());
     draft.data.max_tokens = edited.max_tokens;
     draft.data.edits = edited.edits.clone();
     draft.data.hold = Some(hold.amount);
     draft.data.windows = hold.windows.clone();
     draft.data.price_book = Some(call.price_book.clone());
-    debug_assert_eq!(draft.data.action, Some(action_code(Action::Llm)));
     draft
 }
 
@@ -229,24 +251,7 @@ fn equal_key<'a>(
     (equal.0, &equal.1.host, equal.1.port, equal.2, equal.3)
 }
 
-pub(crate) fn provider_code(provider: Provider) -> &'static str {
-    match provider {
-        Provider::OpenAi => "openai",
-        Provider::Anthropic => "anthropic",
-        Provider::Google => "google",
-    }
-}
-
-fn operation_code(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Chat => "chat",
-        Operation::Responses => "responses",
-        Operation::Embeddings => "embeddings",
-        Operation::Messages => "messages",
-    }
-}
-
-fn too_large(session: &Session) -> Refusal {
+pub(crate) fn too_large(session: &Session) -> Refusal {
     let most = session.origin.stack.limits.priced_body / (1_024 * 1_024);
     Refusal {
         stage: Stage::Http,
@@ -256,7 +261,7 @@ fn too_large(session: &Session) -> Refusal {
     }
 }
 
-fn broken_off(why: &str) -> Refusal {
+pub(crate) fn broken_off(why: &str) -> Refusal {
     Refusal {
         stage: Stage::Http,
         side: Side::Agent,

@@ -20,5 +20,11 @@ pub(crate) fn pass(session: &Session, scope: &Scope) -> Result<Pass, Refusal> {
 
 /// What a request that calls no model counts as.
 pub(crate) fn unpaid(session: &Session, asked: &Asked) -> Scope {
-    Scope { agent: session.origin.agent.name.clone(), provider: "", model: "".into(), host: asked.target.host.clone() }
+    Scope {
+        agent: session.origin.agent.name.clone(),
+        provider: "",
+        // A free call of a tool has its name.
+        model: asked.model.get().cloned().unwrap_or_default(),
+        host: asked.target.host.clone(),
+    }
 }

@@ -1,8 +1,7 @@
 //! The sentences of the refusals that the story itself makes.
 
-use crate::intercept::paid;
 use crate::intercept::session::{Asked, Origin};
-use crate::meter::Provider;
+use crate::meter::{Provider, Unmetered};
 use crate::refusal::{Reason, Refusal, Side, Stage};
 
 fn refusal(stage: Stage, side: Side, reason: Reason, sentence: String) -> Refusal {
@@ -37,8 +36,16 @@ pub(super) fn unmetered(asked: &Asked) -> Refusal {
     refusal(Stage::Meter, Side::Agent, Reason::WebsocketUnmetered, sentence)
 }
 
+pub(super) fn unmetered_call(asked: &Asked, provider: Provider, why: Unmetered) -> Refusal {
+    let (host, path, provider, why) = (&asked.target.host, &asked.path, provider.name(), why.why());
+    let sentence = format!(
+        "Caracal refused {path} on {host} ({provider}), because {why}. An [[api]] entry can give it a price per call."
+    );
+    refusal(Stage::Meter, Side::Agent, Reason::Unbounded, sentence)
+}
+
 pub(super) fn unknown_path(asked: &Asked, provider: Provider) -> Refusal {
-    let (host, path, provider) = (&asked.target.host, &asked.path, paid::provider_code(provider));
+    let (host, path, provider) = (&asked.target.host, &asked.path, provider.name());
     let sentence = format!(
         "Caracal cannot price {path} on {host} ({provider}), so it may cost anything; a rule can mark the path free."
     );

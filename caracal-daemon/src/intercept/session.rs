@@ -10,7 +10,7 @@ use crate::http::refuse;
 use crate::intercept::record::{About, action_code};
 use crate::intercept::settle::Metered;
 use crate::intercept::stack::Stack;
-use crate::meter::Surface;
+use crate::meter::{Provider, Surface};
 use crate::policy::{Action, Ask, Grant, PolicySet, Verdict};
 use crate::refusal::{Reason, Refusal, Side, Stage};
 use crate::tls::dial::{Alpn, Wanted};
@@ -117,8 +117,15 @@ impl Session {
 
     /// Answers a refused request and records it.
     pub(crate) fn refuse(&self, asked: &Asked, refusal: &Refusal, policies: &[Arc<str>]) -> Answer {
+        let action = match asked.surface {
+            Surface::Paid(..) => Action::Llm,
+            Surface::Priced(ref entry) if entry.provider == Provider::Mcp && asked.model.get().is_some() => {
+                Action::Tool
+            }
+            _ => Action::Request,
+        };
         let about = About {
-            action: Some(if matches!(asked.surface, Surface::Paid(..)) { Action::Llm } else { Action::Request }),
+            action: Some(action),
             host: &asked.target.host,
             port: asked.target.port,
             method: Some(asked.method.as_str()),
@@ -126,7 +133,7 @@ impl Session {
             model: asked.model.get(),
         };
         self.origin.refused(refusal, about, policies);
-        let answer = refuse::answer(refusal, asked.surface);
+        let answer = refuse::answer(refusal, &asked.surface, asked.rpc.get().map(String::as_str));
         if asked.method == Method::HEAD { bodiless(answer) } else { answer.map(whole) }
     }
 
@@ -139,7 +146,7 @@ impl Session {
             ..About::default()
         };
         self.origin.refused(refusal, about, &[]);
-        refuse::answer(refusal, Surface::Unpriced).map(whole)
+        refuse::answer(refusal, &Surface::Unpriced, None).map(whole)
     }
 }
 
@@ -153,6 +160,8 @@ pub(crate) struct Asked {
     pub(crate) surface: Surface,
     /// The model of a paid call, once its body is read.
     pub(crate) model: OnceLock<Arc<str>>,
+    /// The id of a JSON-RPC request, as JSON, once its body is read.
+    pub(crate) rpc: OnceLock<String>,
 }
 
 fn whole(bytes: Bytes) -> Download<Metered> {

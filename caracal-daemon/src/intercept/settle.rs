@@ -102,6 +102,8 @@ impl Ticket {
         if let Some(used) = &reading.usage {
             self.stack.rates.used(&self.pass, used.tokens(), self.stack.clock.now());
         }
+        // Of an answer that costs by the byte, one that broke off tells nothing: more of it may have been sent.
+        let reading = if broken.is_some() && self.call.costs_by_answer() { Reading::default() } else { reading };
         match (self.call.bill(&reading), reading.refused && broken.is_none()) {
             (Some(charge), _) => {
                 self.outcome.data.price_entry = (charge > hold.amount).then(|| self.call.price_entry());

@@ -267,6 +267,7 @@ impl PaidData<'_> {
             output: self.output,
             reasoning: self.reasoning,
             web_searches: self.web_searches,
+            ..Usage::default()
         }
     }
 }

@@ -515,6 +515,8 @@ fn spend_row(row: &SqliteRow) -> Result<(SpendKey, Spend), sqlx::Error> {
         output: number(row, "output")?,
         reasoning: number(row, "reasoning")?,
         web_searches: number(row, "web_searches")?,
+        // The view has no column of their own for what is not tokens: it counts calls already.
+        ..crate::event::Usage::default()
     };
     let cost = NanoUsd(number(row, "nano")?);
     Ok((key, Spend { calls: number(row, "calls")?, cost, charged_max: number(row, "charged_max")?, usage }))

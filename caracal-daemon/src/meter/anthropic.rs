@@ -4,7 +4,7 @@
 use super::body::Walked;
 use super::book::Tier;
 use super::refuse;
-use super::shape::{Caching, Raw, Searches, Shape, parse, unbounded};
+use super::shape::{Caching, Raw, Searches, Shape, Tongue, parse, unbounded};
 use crate::refusal::{Reason, Refusal};
 use serde::Deserialize;
 
@@ -51,6 +51,7 @@ pub(crate) fn messages(text: &str, walked: Walked) -> Result<Shape, Refusal> {
     forbidden(&body)?;
     let geo: Option<String> = body.inference_geo.get("inference_geo")?;
     let mut shape = Shape {
+        tongue: Tongue::Messages,
         model: body.model.get("model")?.unwrap_or_default(),
         stream: body.stream.get("stream")?.unwrap_or(false),
         cap_key: "max_tokens",

@@ -80,6 +80,8 @@ pub(crate) struct Walked {
     values: u64,
     /// A `cache_control` stands somewhere.
     pub(crate) cache_control: bool,
+    /// A `cachePoint` stands somewhere.
+    pub(crate) cache_point: bool,
     /// A `ttl` other than the short ones stands somewhere, or a `prompt_cache_retention`.
     pub(crate) long_cache: bool,
 }
@@ -179,6 +181,7 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         let mut keys = Keys::default();
         while let Some(key) = members.next_key_seed(Key)? {
             self.walked.cache_control |= key == "cache_control";
+            self.walked.cache_point |= key == "cachePoint";
             members.next_value_seed(Value { walked: &mut *self.walked, key: &key })?;
             if !keys.insert(key) {
                 return Err(A::Error::custom("duplicate key"));

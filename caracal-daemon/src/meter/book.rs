@@ -97,9 +97,50 @@ pub struct Model {
     pub(crate) web_search: Option<UnitPrice>,
     pub(crate) geo_us: Factor,
     pub(crate) fast: Option<Factor>,
+    /// A price that no token has a part in.
+    pub(crate) fixed: Option<Fixed>,
     rows: Vec<Row>,
     /// Hash of its entry in the file: another one after each change of it.
     pub entry: Arc<str>,
+}
+
+/// Prices of a call by itself, and of its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fixed {
+    call: UnitPrice,
+    sent: UnitPrice,
+    received: UnitPrice,
+    /// The longest answer that is held for, bytes.
+    pub(crate) max_received: u64,
+    /// Answers cost by the byte.
+    pub(crate) by_received: bool,
+}
+
+impl Fixed {
+    pub(crate) fn bill(&self, usage: &Usage) -> NanoUsd {
+        Bill::default()
+            .plus(usage.calls, self.call)
+            .plus(usage.sent, self.sent)
+            .plus(usage.received, self.received)
+            .round_up()
+    }
+}
+
+/// A price that the configuration names, for a call of a tool or of a plain API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedPrice {
+    /// `mcp` or `api`.
+    pub provider: Provider,
+    /// `server/tool`, or the API's name.
+    pub name: String,
+    /// For one call.
+    pub call: NanoUsd,
+    /// For 1,048,576 bytes sent.
+    pub sent_mib: NanoUsd,
+    /// For 1,048,576 bytes received.
+    pub received_mib: NanoUsd,
+    /// The longest answer, bytes.
+    pub max_received: u64,
 }
 
 /// On which terms a call is billed.
@@ -130,6 +171,9 @@ impl Tier {
 impl Model {
     /// The exact bill of `usage`, rounded up once; the greatest amount where the book has no rates.
     pub(crate) fn bill(&self, usage: &Usage, on: On) -> NanoUsd {
+        if let Some(fixed) = &self.fixed {
+            return fixed.bill(usage);
+        }
         let Some(rates) = self.rates(on.tier, all_input(usage)) else { return NanoUsd::MAX };
         let bill = self.with_factors(tokens(&rates, usage), on.geo_us, on.fast);
         bill.plus(usage.web_searches, self.web_search.unwrap_or(UnitPrice::FREE)).round_up()
@@ -181,7 +225,15 @@ pub struct PriceBook {
 
 impl PriceBook {
     /// The text of the book that is compiled in.
-    pub const BUILT_IN: &str = include_str!("prices.toml");
+    pub const BUILT_IN: &str = concat!(
+        include_str!("prices.toml"),
+        "\n",
+        include_str!("prices/google.toml"),
+        "\n",
+        include_str!("prices/bedrock.toml"),
+        "\n",
+        include_str!("prices/compatible.toml"),
+    );
 
     /// The book that is compiled in.
     ///
@@ -216,7 +268,7 @@ impl PriceBook {
             let (provider, names) = (entry.provider, entry.names.clone());
             let model = Arc::new(Model { entry: hash.into(), ..entry.build()? });
             for name in names {
-                if models.insert((provider.into(), Arc::from(name.as_str())), Arc::clone(&model)).is_some() {
+                if models.insert((provider, Arc::from(name.as_str())), Arc::clone(&model)).is_some() {
                     return Err(BookError::Twice(name));
                 }
             }
@@ -224,6 +276,44 @@ impl PriceBook {
         let digest = hex::encode(Sha256::digest(text.as_bytes()));
         let id = format!("{}@{}", file.version, digest.get(..16).unwrap_or(&digest));
         Ok(PriceBook { id: id.into(), models })
+    }
+
+    /// The book of what the configuration prices by the call. Its id is `configured@hash`.
+    #[must_use]
+    pub fn fixed(prices: &[FixedPrice]) -> PriceBook {
+        const MIB: u64 = 1 << 20;
+        let mut models = HashMap::new();
+        let mut whole = Sha256::new();
+        for price in prices {
+            let text = format!("{price:?}\n");
+            whole.update(text.as_bytes());
+            let entry = hex::encode(&Sha256::digest(text.as_bytes())[..8]);
+            let fixed = Fixed {
+                call: UnitPrice::of(price.call, 1),
+                sent: UnitPrice::of(price.sent_mib, MIB),
+                received: UnitPrice::of(price.received_mib, MIB),
+                max_received: price.max_received,
+                by_received: price.received_mib > NanoUsd::ZERO,
+            };
+            let model = Model {
+                name: price.name.as_str().into(),
+                assumed: false,
+                operations: vec![Operation::Tool, Operation::Call],
+                max_input: 0,
+                max_output: 0,
+                image_tokens: None,
+                search_tokens: None,
+                web_search: None,
+                geo_us: Factor::ONE,
+                fast: None,
+                fixed: Some(fixed),
+                rows: Vec::new(),
+                entry: entry.into(),
+            };
+            models.insert((price.provider, Arc::from(price.name.as_str())), Arc::new(model));
+        }
+        let digest = hex::encode(whole.finalize());
+        PriceBook { id: format!("configured@{}", digest.get(..16).unwrap_or(&digest)).into(), models }
     }
 
     /// `version@hash`: the hash is the first 16 hex digits of the file's SHA-256.
@@ -238,6 +328,12 @@ impl PriceBook {
         self.models.get(&(provider, Arc::from(name))).cloned()
     }
 
+    /// The price of a model that a request names: its own entry, or the provider's entry named `*` for all others.
+    #[must_use]
+    pub fn price(&self, provider: Provider, name: &str) -> Option<Arc<Model>> {
+        self.model(provider, name).or_else(|| self.model(provider, "*"))
+    }
+
     /// The bill of an outcome, made again from its record: `None` when it was not charged by its usage, when another book
     /// priced it, or when its schema carries no terms.
     #[must_use]
@@ -246,7 +342,7 @@ impl PriceBook {
         let (usage, served) = outcome.usage().zip(outcome.served()).filter(|_| by_usage)?;
         let provider = Provider::named(outcome.provider.as_deref()?)?;
         let answered = served.model.as_deref().and_then(|name| self.model(provider, name));
-        let model = answered.or_else(|| self.model(provider, outcome.model.as_deref()?))?;
+        let model = answered.or_else(|| self.price(provider, outcome.model.as_deref()?))?;
         Some(model.bill(&usage, On { tier: Tier::named(served.tier)?, geo_us: served.geo_us, fast: served.fast }))
     }
 
@@ -288,26 +384,10 @@ fn all_input(usage: &Usage) -> u64 {
     [usage.cache_read, usage.cache_write_5m, usage.cache_write_1h].into_iter().fold(usage.input, u64::saturating_add)
 }
 
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Seller {
-    Openai,
-    Anthropic,
-}
-
-impl From<Seller> for Provider {
-    fn from(seller: Seller) -> Provider {
-        match seller {
-            Seller::Openai => Provider::OpenAi,
-            Seller::Anthropic => Provider::Anthropic,
-        }
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    provider: Seller,
+    provider: Provider,
     names: Vec<String>,
     operations: Vec<Operation>,
     #[serde(rename = "source")]
@@ -344,7 +424,8 @@ impl Entry {
         let number = |why| BookError::Number { model: name.clone(), why };
         let rows = self.rates.iter().map(RawRates::build).collect::<Result<Vec<Row>, _>>().map_err(number)?;
         let based = rows.iter().any(|row| row.tier == Tier::Standard && row.above == 0);
-        let speaks = self.max_output > 0 || self.operations == [Operation::Embeddings];
+        let speaks =
+            self.max_output > 0 || matches!(self.operations[..], [Operation::Embeddings | Operation::EmbedContent]);
         if name.is_empty() || self.operations.is_empty() || self.max_input == 0 || !based || !speaks {
             return Err(BookError::Incomplete(name));
         }
@@ -360,6 +441,7 @@ impl Entry {
             web_search,
             geo_us: factor(&self.geo_us)?.unwrap_or(Factor::ONE),
             fast: factor(&self.fast)?,
+            fixed: None,
             rows,
             entry: "".into(),
             operations: self.operations,

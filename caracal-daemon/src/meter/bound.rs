@@ -5,9 +5,9 @@
 //! Output: the cap, or the model's maximum, times the answers asked for. Every rate is the dearest that can apply.
 
 use super::book::{Model, On, Rates, Tier};
-use super::shape::{Caching, Searches, unbounded};
+use super::shape::{Caching, Searches, Tongue, unbounded};
 use super::usage::Terms;
-use super::{Call, Operation, refuse_agent};
+use super::{Call, Operation, Provider, refuse_agent};
 use crate::event::Usage;
 use crate::money::{Bill, NanoUsd, UnitPrice};
 use crate::refusal::{Reason, Refusal};
@@ -24,7 +24,7 @@ const MAX_SEARCHES: u64 = 32;
 impl Call {
     /// Refuses what the price book cannot bound.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
-        if self.shape.images > 0 && self.price.image_tokens.is_none() {
+        if self.shape.images > 0 && self.price.image_tokens.is_none() && self.shape.tongue != Tongue::Gemini {
             return Err(unbounded("the price book has no `image_tokens` for this model", "Add it, or send no image."));
         }
         if self.max_searches() > 0 && self.price.web_search.is_none() {
@@ -36,7 +36,11 @@ impl Call {
         if matches!(self.shape.searches, Searches::Fixed(uses) if uses > MAX_SEARCHES) {
             return Err(unbounded(&format!("it allows more than {MAX_SEARCHES} web searches"), "Lower `max_uses`."));
         }
-        if self.shape.tiers.iter().any(|tier| *tier == Tier::Ultrafast && !self.price.sells(*tier)) {
+        // Elsewhere a project's setting may ask for a tier that the model is not sold at, and it is served at the usual one.
+        let strict = |tier: &Tier| *tier == Tier::Ultrafast || self.provider != Provider::OpenAi;
+        let asked = self.shape.tiers.len() == 1;
+        let asked = self.shape.tiers.iter().filter(|tier| asked && strict(tier));
+        if asked.into_iter().any(|tier| !self.price.sells(*tier)) {
             return Err(unbounded(
                 "the price book has no price for this service tier of this model",
                 "Use another service tier.",
@@ -60,11 +64,15 @@ impl Call {
             return 0;
         }
         // Its own cap even above the model's maximum: a maximum that has grown since must not make the bound too low.
-        self.shape.cap().unwrap_or(self.price.max_output)
+        self.shape.cap().unwrap_or(self.price.max_output).max(self.shape.least_output)
     }
 
-    /// The smallest cap that respects `min_output`: a thinking budget needs 1,024 tokens beside it.
+    /// The smallest cap that respects `min_output`: a thinking budget needs 1,024 tokens beside it. A signed body keeps
+    /// its own: an edit would break the signature.
     pub(crate) fn floor(&self, min_output: u64) -> u64 {
+        if self.shape.signed {
+            return self.ceiling();
+        }
         let thinking = if self.thinks_within_cap() { 1_024 } else { 0 };
         min_output.max(16).saturating_add(thinking).min(self.ceiling())
     }
@@ -86,7 +94,7 @@ impl Call {
     /// Searches that a clamp leaves.
     pub(crate) fn min_searches(&self) -> u64 {
         match self.shape.searches {
-            Searches::Clamped { .. } => self.max_searches().min(1),
+            Searches::Clamped { .. } if !self.shape.signed => self.max_searches().min(1),
             _ => self.max_searches(),
         }
     }
@@ -106,7 +114,8 @@ impl Call {
     /// Input tokens of the first pass, at most.
     fn first_pass(&self) -> u64 {
         let shape = &self.shape;
-        if shape.whole_context {
+        // What an image of Gemini's costs is documented by tiles, whose number has no bound.
+        if shape.whole_context || (shape.images > 0 && self.price.image_tokens.is_none()) {
             return self.price.max_input;
         }
         let bytes = u64::try_from(self.body.len()).unwrap_or(u64::MAX).saturating_sub(shape.image_bytes);
@@ -117,7 +126,8 @@ impl Call {
 
     /// An embeddings call takes many inputs, each up to the model's limit: 2,048 and 300,000 tokens in all.
     fn longest_input(&self) -> u64 {
-        if self.operation == Operation::Embeddings { u64::MAX } else { self.price.max_input }
+        let many = matches!(self.operation, Operation::Embeddings | Operation::EmbedContent);
+        if many { u64::MAX } else { self.price.max_input }
     }
 
     /// Input tokens of all passes: each search adds to what the next pass reads.
@@ -131,14 +141,18 @@ impl Call {
     /// Output tokens of all passes. OpenAI's cap holds for the whole response, Anthropic's for each pass.
     fn output(&self, cap: u64, searches: u64) -> u64 {
         let passes = match self.operation {
-            Operation::Messages => 1 + searches + self.shape.extra_passes,
-            _ => 1 + self.shape.extra_passes,
+            Operation::Responses => 1 + self.shape.extra_passes,
+            _ => 1 + searches + self.shape.extra_passes,
         };
         cap.saturating_mul(self.shape.choices).saturating_mul(passes)
     }
 
     /// The longest bill with this output cap and this many searches.
     pub(crate) fn bound(&self, cap: u64, searches: u64) -> NanoUsd {
+        if let Some(fixed) = &self.price.fixed {
+            let sent = u64::try_from(self.body.len()).unwrap_or(u64::MAX);
+            return fixed.bill(&Usage { calls: 1, sent, received: fixed.max_received, ..Usage::default() });
+        }
         let (input, output) = (self.input(cap, searches), self.output(cap, searches));
         let fees = Bill::default().plus(searches, self.price.web_search.unwrap_or(UnitPrice::FREE));
         let dearest = self.shape.tiers.iter().filter_map(|tier| {
@@ -167,7 +181,7 @@ impl Call {
     pub(crate) fn on(&self, terms: &Terms) -> On {
         let asked = self.shape.tiers.first().copied().unwrap_or(Tier::Standard);
         On {
-            tier: terms.tier.filter(|_| self.operation != Operation::Messages).unwrap_or(asked),
+            tier: terms.tier.filter(|_| self.shape.tongue != Tongue::Messages).unwrap_or(asked),
             geo_us: terms.geo_us.unwrap_or(self.shape.geo_us_asked),
             fast: terms.fast.unwrap_or(self.shape.fast),
         }

@@ -1,7 +1,7 @@
 //! The request as it goes upstream: the output cap, the search cap and `include_usage` are spliced into the text, and
 //! every other byte and the order of the keys stay.
 
-use super::shape::{AskUsage, Searches};
+use super::shape::{AskUsage, CapHome, Searches};
 use super::{Call, refuse};
 use crate::money::NanoUsd;
 use crate::refusal::{Reason, Refusal};
@@ -92,7 +92,14 @@ impl Call {
 
     fn clamp_output(&self, cap: u64, splices: &mut Vec<Splice>, inserts: &mut String) {
         if self.shape.caps.is_empty() {
-            write_member(self.shape.cap_key, cap, None, splices, inserts);
+            let member = format!("\"{}\":{cap}", self.shape.cap_key);
+            match &self.shape.cap_home {
+                CapHome::Top => inserts.push_str(&format!("{member},")),
+                CapHome::Inside(at, true) => splices.push((*at..*at, member)),
+                CapHome::Inside(at, false) => splices.push((*at..*at, format!("{member},"))),
+                CapHome::Wrapped(name) => inserts.push_str(&format!("\"{name}\":{{{member}}},")),
+                CapHome::Instead(null) => splices.push((null.clone(), format!("{{{member}}}"))),
+            }
         }
         // With an alias beside it, a `null` stays: the number governs. Alone, it is replaced.
         let only_null = self.shape.cap().is_none();
@@ -115,6 +122,7 @@ impl Call {
     /// Asks for usage where the stream would not report it. Gives whether it had to.
     fn ask_usage(&self, splices: &mut Vec<Splice>, inserts: &mut String) -> bool {
         match &self.shape.ask_usage {
+            _ if self.shape.signed => return false,
             AskUsage::AsIs => return false,
             AskUsage::Replace(span, text) => splices.push((span.clone(), (*text).to_owned())),
             AskUsage::Insert => inserts.push_str("\"stream_options\":{\"include_usage\":true},"),
@@ -131,6 +139,9 @@ impl Call {
         let lost =
             || refuse(Reason::AmbiguousRequest, "lost the place of a member while editing the request.".to_owned());
         let first = text.find('{').map(|open| open + 1).ok_or_else(lost)?;
+        // An empty object takes no comma behind its only member.
+        let alone = text.get(first..).is_some_and(|rest| rest.trim_start().starts_with('}'));
+        let inserts = if alone { inserts.strip_suffix(',').unwrap_or(inserts) } else { inserts };
         splices.push((first..first, inserts.to_owned()));
         splices.sort_by_key(|(span, _)| (span.start, span.end));
         let mut out = String::with_capacity(text.len() + inserts.len() + 64);

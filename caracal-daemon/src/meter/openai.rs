@@ -4,7 +4,8 @@
 use super::body::Walked;
 use super::book::Tier;
 use super::hosted::{Tool, hosted, tools};
-use super::shape::{AskUsage, Caching, Raw, Searches, Shape, parse, unbounded};
+use super::provider::Habits;
+use super::shape::{AskUsage, Caching, Raw, Searches, Shape, Tongue, parse, unbounded};
 use super::{refuse, refuse_agent};
 use crate::refusal::{Reason, Refusal};
 use serde::Deserialize;
@@ -61,6 +62,19 @@ struct Body<'a> {
     context_management: Raw<'a>,
     #[serde(default, borrow)]
     reasoning: Raw<'a>,
+    // Of providers that speak this shape.
+    #[serde(default, borrow)]
+    search_parameters: Raw<'a>,
+    #[serde(default, borrow)]
+    search_settings: Raw<'a>,
+    #[serde(default, borrow)]
+    enable_search: Raw<'a>,
+    #[serde(default, borrow)]
+    plugins: Raw<'a>,
+    #[serde(default, borrow)]
+    models: Raw<'a>,
+    #[serde(default, borrow)]
+    data_sources: Raw<'a>,
 }
 
 /// Members that a call must not have, why, and what to do.
@@ -71,6 +85,12 @@ fn forbidden(body: &Body<'_>) -> Result<(), Refusal> {
         (body.prompt, "`prompt` adds a stored template that is not in the request", INLINE),
         (body.background, "`background` answers after the connection has ended", "Leave `background` out."),
         (body.audio, "audio is not priced", "Ask for text."),
+        (body.search_parameters, "`search_parameters` searches without a limit", "Leave it out of the request."),
+        (body.search_settings, "`search_settings` searches without a limit", "Leave it out of the request."),
+        (body.enable_search, "`enable_search` searches without a limit", "Leave it out of the request."),
+        (body.plugins, "`plugins` have prices of their own", "Leave them out of the request."),
+        (body.models, "`models` lets another model answer", "Name one model."),
+        (body.data_sources, "`data_sources` adds input that is not in the request", INLINE),
         (
             body.prediction,
             "rejected tokens of a `prediction` are billed beyond the output cap",
@@ -86,11 +106,9 @@ fn forbidden(body: &Body<'_>) -> Result<(), Refusal> {
             return Err(unbounded(why, instead));
         }
     }
-    if body.web_search_options.text().is_some() {
-        return Err(unbounded(
-            "`web_search_options` searches without a limit",
-            "Use the responses API with a web_search tool.",
-        ));
+    // An empty object turns it on.
+    if body.web_search_options.text().is_some() || body.search_parameters.text().is_some() {
+        return Err(unbounded("it searches without a limit", "Use the responses API with a web_search tool."));
     }
     let modalities: Vec<String> = body.modalities.get("modalities")?.unwrap_or_default();
     if modalities.iter().any(|modality| modality != "text") {
@@ -107,7 +125,7 @@ fn tiers(service_tier: Raw<'_>) -> Result<Vec<Tier>, Refusal> {
     Ok(match named.as_deref() {
         // The project's own setting decides: standard, fast or scale.
         None | Some("auto") => vec![Tier::Standard, Tier::Priority],
-        Some("default" | "standard" | "scale") => vec![Tier::Standard],
+        Some("default" | "standard" | "scale" | "on_demand") => vec![Tier::Standard],
         Some("flex") => vec![Tier::Flex],
         Some("priority" | "fast") => vec![Tier::Priority],
         Some("ultrafast") => vec![Tier::Ultrafast],
@@ -134,17 +152,23 @@ fn common(body: &Body<'_>, walked: Walked) -> Result<Shape, Refusal> {
 }
 
 /// `POST /v1/chat/completions`.
-pub(crate) fn chat(text: &str, walked: Walked) -> Result<Shape, Refusal> {
+pub(crate) fn chat(text: &str, walked: Walked, habits: Habits) -> Result<Shape, Refusal> {
     let body: Body<'_> = parse(text, "the body")?;
     let mut shape = common(&body, walked)?;
-    shape.cap_key = "max_completion_tokens";
-    shape.note_cap(body.max_tokens, text, "max_tokens")?;
-    shape.note_cap(body.max_completion_tokens, text, "max_completion_tokens")?;
+    shape.cap_key = habits.caps.first().copied().unwrap_or("max_tokens");
+    for (name, member) in [("max_tokens", body.max_tokens), ("max_completion_tokens", body.max_completion_tokens)] {
+        if habits.caps.contains(&name) {
+            shape.note_cap(member, text, name)?;
+        } else {
+            // A cap that this provider may not know bounds nothing, and may still be obeyed.
+            shape.least_output = shape.least_output.max(member.get(name)?.unwrap_or(0));
+        }
+    }
     shape.choices = body.n.get("n")?.unwrap_or(1).max(1);
     if shape.choices > 128 {
         return Err(refuse_agent(Reason::AmbiguousRequest, "cannot price a call with `n` above 128.".to_owned()));
     }
-    if shape.stream {
+    if shape.stream && habits.stream_options {
         shape.ask_usage = ask_usage(body.stream_options, text)?;
     }
     for message in body.messages.get::<Vec<Item<'_>>>("messages")?.unwrap_or_default() {
@@ -191,7 +215,7 @@ fn ask_usage(options: Raw<'_>, text: &str) -> Result<AskUsage, Refusal> {
 /// `POST /v1/responses`.
 pub(crate) fn responses(text: &str, walked: Walked) -> Result<Shape, Refusal> {
     let body: Body<'_> = parse(text, "the body")?;
-    let mut shape = common(&body, walked)?;
+    let mut shape = Shape { tongue: Tongue::Responses, ..common(&body, walked)? };
     shape.cap_key = "max_output_tokens";
     shape.note_cap(body.max_output_tokens, text, "max_output_tokens")?;
     if !body.context_management.is_nothing() {
@@ -225,7 +249,7 @@ struct Reasoning<'a> {
 /// `POST /v1/embeddings`.
 pub(crate) fn embeddings(text: &str, walked: Walked) -> Result<Shape, Refusal> {
     let body: Body<'_> = parse(text, "the body")?;
-    let mut shape = common(&body, walked)?;
+    let mut shape = Shape { tongue: Tongue::Embeddings, ..common(&body, walked)? };
     shape.tiers = vec![Tier::Standard];
     shape.stream = false;
     // Lists of numbers are tokens; a token is at least one digit, so bytes bound both forms.

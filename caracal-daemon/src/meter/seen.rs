@@ -3,9 +3,12 @@
 //! OpenAI's input tokens include those read from and written to the cache; Anthropic's do not. Anthropic's stream counts
 //! are cumulative: the last one holds.
 
-use super::Operation;
+mod bedrock;
+mod google;
+
 use super::book::Tier;
 use super::scan::{Scalar, Sink};
+use super::shape::Tongue;
 use super::usage::Terms;
 use crate::event::Usage;
 use std::sync::Arc;
@@ -13,8 +16,15 @@ use std::sync::Arc;
 /// Collects the numbers.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    operation: Operation,
+    tongue: Tongue,
     stream: bool,
+    /// Answers that were asked for.
+    choices_asked: u64,
+    google: google::Google,
+    aws: bedrock::Aws,
+    /// A part of the answer could not be read: it tells no usage.
+    spoilt: bool,
+    total: Option<u64>,
     /// The request asked for a cache of hours: writes without a breakdown count as long.
     long_cache: bool,
     input: Option<u64>,
@@ -38,10 +48,15 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    pub(crate) fn new(operation: Operation, stream: bool, long_cache: bool) -> Seen {
+    pub(crate) fn new(tongue: Tongue, choices_asked: u64, stream: bool, long_cache: bool) -> Seen {
         Seen {
-            operation,
+            tongue,
             stream,
+            choices_asked,
+            google: google::Google::default(),
+            aws: bedrock::Aws::default(),
+            spoilt: false,
+            total: None,
             long_cache,
             input: None,
             output: None,
@@ -61,6 +76,18 @@ impl Seen {
         }
     }
 
+    /// Takes the counts that stand in the head of an answer.
+    pub(crate) fn head(&mut self, headers: &http::HeaderMap) {
+        if self.tongue == Tongue::Counts {
+            self.aws = bedrock::Aws::of_head(headers);
+        }
+    }
+
+    /// A part of the answer could not be read.
+    pub(crate) fn spoil(&mut self) {
+        self.spoilt = true;
+    }
+
     /// An event has ended, whole or not.
     pub(crate) fn event_ended(&mut self) {
         (self.choices, self.stops) = (false, false);
@@ -68,30 +95,40 @@ impl Seen {
 
     /// `data: [DONE]`.
     pub(crate) fn stream_done(&mut self) {
-        self.ended |= self.operation == Operation::Chat;
+        self.ended |= self.tongue == Tongue::Chat;
     }
 
     /// Whether the document that ends here makes the usage final.
     fn finishes(&self) -> bool {
-        match self.operation {
+        match self.tongue {
             _ if !self.stream => true,
             // A chat stream tells its usage in a chunk without choices.
-            Operation::Chat => self.closed && !self.choices,
-            Operation::Messages => self.stops,
-            Operation::Responses | Operation::Embeddings => self.closed,
+            Tongue::Chat => self.closed && !self.choices,
+            Tongue::Messages => self.stops,
+            _ => self.closed,
         }
     }
 
     /// The usage, if it is whole and final.
     pub(crate) fn usage(&self) -> Option<Usage> {
-        if !self.closed || !self.ended {
-            return None;
+        match self.tongue {
+            _ if !self.ended || self.spoilt => return None,
+            Tongue::Gemini => return self.google.usage(),
+            Tongue::Converse | Tongue::Counts => return self.aws.usage(self.long_cache),
+            Tongue::Nothing => return None,
+            _ if !self.closed => return None,
+            _ => {}
         }
-        let output = if self.operation == Operation::Embeddings { 0 } else { self.output? };
+        let output = match self.tongue {
+            Tongue::Embeddings => 0,
+            // Some count reasoning in the total alone.
+            Tongue::Chat => self.output?.max(self.total.unwrap_or(0).saturating_sub(self.input?)),
+            _ => self.output?,
+        };
         let long = self.cache_write_long.unwrap_or(if self.long_cache { self.cache_write } else { 0 });
         let written = self.cache_write.max(long);
-        let input = match self.operation {
-            Operation::Messages => self.input?,
+        let input = match self.tongue {
+            Tongue::Messages => self.input?,
             _ => self.input?.checked_sub(self.cache_read)?.checked_sub(written)?,
         };
         Some(Usage {
@@ -102,6 +139,7 @@ impl Seen {
             output,
             reasoning: self.reasoning.min(output),
             web_searches: self.searches,
+            ..Usage::default()
         })
     }
 
@@ -109,9 +147,10 @@ impl Seen {
         match path {
             ["prompt_tokens" | "input_tokens"] => self.input = Some(value),
             ["completion_tokens" | "output_tokens"] => self.output = Some(value),
-            ["cache_read_input_tokens"] | ["prompt_tokens_details" | "input_tokens_details", "cached_tokens"] => {
-                self.cache_read = value
-            }
+            ["total_tokens"] => self.total = Some(value),
+            ["cache_read_input_tokens"]
+            | ["prompt_cache_hit_tokens"]
+            | ["prompt_tokens_details" | "input_tokens_details", "cached_tokens"] => self.cache_read = value,
             ["cache_creation_input_tokens"]
             | ["prompt_tokens_details" | "input_tokens_details", "cache_write_tokens"] => self.cache_write = value,
             ["cache_creation", "ephemeral_1h_input_tokens"] => self.cache_write_long = Some(value),
@@ -155,16 +194,22 @@ fn tier(name: &str) -> Option<Tier> {
 }
 
 /// The path below the envelope in which stream events wrap the answer.
-fn bare<'p, 'a>(operation: Operation, path: &'p [&'a str]) -> &'p [&'a str] {
-    match (operation, path) {
-        (Operation::Responses, ["response", rest @ ..]) | (Operation::Messages, ["message", rest @ ..]) => rest,
+fn bare<'p, 'a>(tongue: Tongue, path: &'p [&'a str]) -> &'p [&'a str] {
+    match (tongue, path) {
+        (Tongue::Responses, ["response", rest @ ..]) | (Tongue::Messages, ["message", rest @ ..]) => rest,
         _ => path,
     }
 }
 
 impl Sink for Seen {
     fn scalar(&mut self, path: &[&str], value: Scalar<'_>) {
-        let path = bare(self.operation, path);
+        match self.tongue {
+            Tongue::Gemini => return google::scalar(self, path, value),
+            Tongue::Converse | Tongue::Counts => return bedrock::scalar(self, path, value),
+            Tongue::Nothing => return,
+            _ => {}
+        }
+        let path = bare(self.tongue, path);
         if let ["choices", ..] = path {
             self.choices = true;
         }
@@ -176,11 +221,17 @@ impl Sink for Seen {
     }
 
     fn closed(&mut self, path: &[&str]) {
+        match self.tongue {
+            Tongue::Gemini => return google::closed(self, path),
+            Tongue::Converse | Tongue::Counts => return bedrock::closed(self, path),
+            Tongue::Nothing => return,
+            _ => {}
+        }
         if path.is_empty() {
             self.ended |= self.finishes();
             return;
         }
-        match bare(self.operation, path) {
+        match bare(self.tongue, path) {
             ["usage"] => self.closed |= self.input.is_some(),
             ["output", "*"] => {
                 if self.item_searches && !self.item_navigates {

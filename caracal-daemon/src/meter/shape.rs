@@ -116,14 +116,69 @@ pub(crate) enum Caching {
     Long,
 }
 
+/// In which words an answer tells its usage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Tongue {
+    /// OpenAI chat completions.
+    #[default]
+    Chat,
+    /// OpenAI responses.
+    Responses,
+    /// OpenAI embeddings.
+    Embeddings,
+    /// Anthropic messages.
+    Messages,
+    /// Google Gemini.
+    Gemini,
+    /// Bedrock's converse.
+    Converse,
+    /// Bedrock's invoke of a model whose own words are not read: the counts in head or last chunk.
+    Counts,
+    /// Nothing is told: the price is fixed.
+    Nothing,
+}
+
+/// Where the output cap is written when none stands in the request.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum CapHome {
+    /// At the top.
+    #[default]
+    Top,
+    /// In an object that stands there: after its opening brace. `bool`: it is empty.
+    Inside(usize, bool),
+    /// In an object of this name that is not there yet.
+    Wrapped(&'static str),
+    /// In an object that takes the place of a `null`.
+    Instead(Range<usize>),
+}
+
+/// The home of a cap in the object `raw`.
+pub(crate) fn home(raw: Raw<'_>, base: &str) -> CapHome {
+    match (raw.text(), raw.span(base)) {
+        (Some(text), Some(span)) if text.starts_with('{') => {
+            let empty = text.get(1..).is_some_and(|rest| rest.trim_start().starts_with('}'));
+            CapHome::Inside(span.start + 1, empty)
+        }
+        _ => CapHome::Top,
+    }
+}
+
 /// What the bill of a call depends on.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shape {
+    pub(crate) tongue: Tongue,
+    /// Bytes of the body, where they may have a price.
+    pub(crate) sent: u64,
+    /// The body is signed, so nothing in it is edited.
+    pub(crate) signed: bool,
+    pub(crate) cap_home: CapHome,
     pub(crate) model: String,
     pub(crate) stream: bool,
     /// The cap's member where none is written; empty where the call has no output.
     pub(crate) cap_key: &'static str,
     pub(crate) caps: Vec<Cap>,
+    /// A cap that the provider may or may not obey: the model's maximum holds unless this is more.
+    pub(crate) least_output: u64,
     /// Answers to one prompt.
     pub(crate) choices: u64,
     /// Inline images, and their bytes, which are not text.

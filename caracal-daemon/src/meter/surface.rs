@@ -1,40 +1,82 @@
 //! What a request to a host and path is, before its body is read. Exact paths only: anything else of a priced host is
 //! unknown, and so refused unless a rule marks it free.
 
-use super::{Operation, Provider, Surface};
+use super::provider::{BASES, fits};
+use super::{Operation, Provider, Surface, Unmetered, bedrock};
 use http::header::UPGRADE;
 use http::{HeaderMap, Method};
-use std::collections::HashMap;
+
+/// A base of the operator's, by `[[provider]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extra {
+    /// The host, in lower case; a `*` stands for any part of one label.
+    pub host: String,
+    /// Whose prices and shape.
+    pub provider: Provider,
+    /// What stands before `/chat/completions`; none: the provider's own.
+    pub base: Option<String>,
+}
 
 /// What this request is. `host` is in lower case, without port and trailing dot.
-pub(crate) fn surface(
-    extra: &HashMap<String, Provider>,
-    host: &str,
-    method: &Method,
-    path: &str,
-    headers: &HeaderMap,
-) -> Surface {
+pub(crate) fn surface(extra: &[Extra], host: &str, method: &Method, path: &str, headers: &HeaderMap) -> Surface {
     let path = path.split(['?', '#']).next().unwrap_or(path);
     let known = match host {
         "api.openai.com" => Some(Provider::OpenAi),
         "api.anthropic.com" => Some(Provider::Anthropic),
         "generativelanguage.googleapis.com" => Some(Provider::Google),
-        _ => extra.get(host).copied(),
+        _ if is_bedrock(host) => Some(Provider::Bedrock),
+        _ => None,
     };
-    match known {
+    let mine = extra.iter().find(|extra| fits(&extra.host, host));
+    let base = BASES.iter().find(|base| fits(base.host, host));
+    let provider = known.or(mine.map(|extra| extra.provider)).or(base.map(|base| base.provider));
+    match provider {
+        None => unlisted(host, path, headers),
         Some(provider) if headers.contains_key(UPGRADE) => Surface::Websocket(provider),
-        Some(Provider::OpenAi) => openai(method, path),
+        Some(Provider::OpenAi) if mine.is_none_or(|extra| extra.base.is_none()) => openai(method, path),
         Some(Provider::Anthropic) => anthropic(method, path),
         Some(Provider::Google) => google(method, path),
-        None => unlisted(host, path, headers),
+        Some(Provider::Bedrock) => aws(method, path),
+        Some(Provider::Azure) if path.starts_with(DEPLOYMENTS) => deployment(method, path),
+        Some(provider) => {
+            let own = mine.map(|extra| extra.base.as_deref().unwrap_or(provider.usual_base()));
+            let listed = base.map_or(&[][..], |base| base.bases);
+            let rest = own.into_iter().chain(listed.iter().copied()).find_map(|base| path.strip_prefix(base));
+            compatible(provider, method, rest)
+        }
     }
 }
 
-/// Paid surfaces on hosts whose prices are not known here.
-fn unlisted(host: &str, path: &str, headers: &HeaderMap) -> Surface {
+/// `bedrock-runtime` in a commercial region, directly or by an endpoint of a private network.
+fn is_bedrock(host: &str) -> bool {
+    const HOSTS: [&str; 4] = [
+        "bedrock-runtime.*-*-*.amazonaws.com",
+        "bedrock-runtime-fips.*-*-*.amazonaws.com",
+        "bedrock-runtime.*-*-*.api.aws",
+        "*.bedrock-runtime.*-*-*.vpce.amazonaws.com",
+    ];
+    !host.contains("-gov-") && HOSTS.iter().any(|pattern| fits(pattern, host))
+}
+
+/// Paid surfaces on hosts whose prices are not known here: refused unless a rule says otherwise.
+const UNPRICED: &[(&str, Provider)] = &[
+    ("bedrock-runtime.*.amazonaws.com", Provider::Bedrock),
+    ("bedrock-runtime-fips.*.amazonaws.com", Provider::Bedrock),
+    ("bedrock-runtime.*.amazonaws.com.cn", Provider::Bedrock),
+    ("bedrock-agent-runtime.*.amazonaws.com", Provider::Bedrock),
+    ("bedrock-mantle.*.api.aws", Provider::Bedrock),
+    ("aiplatform.googleapis.com", Provider::Google),
+    ("*-aiplatform.googleapis.com", Provider::Google),
+    ("aiplatform.*.rep.googleapis.com", Provider::Google),
+    ("*.api.x.ai", Provider::Xai),
     // Regional hosts bill an uplift of their own.
-    if host.ends_with(".api.openai.com") {
-        return Surface::Unknown(Provider::OpenAi);
+    ("*.api.openai.com", Provider::OpenAi),
+];
+
+/// Hosts that are not priced, and those that would be if their prices were known.
+fn unlisted(host: &str, path: &str, headers: &HeaderMap) -> Surface {
+    if let Some((_, provider)) = UNPRICED.iter().find(|(pattern, _)| fits(pattern, host)) {
+        return Surface::Unknown(*provider);
     }
     // A subscription's model calls; the rest of that host costs nothing.
     if host == "chatgpt.com" && path.starts_with("/backend-api/codex/") && path.contains("responses") {
@@ -45,6 +87,31 @@ fn unlisted(host: &str, path: &str, headers: &HeaderMap) -> Surface {
         };
     }
     Surface::Unpriced
+}
+
+const DEPLOYMENTS: &str = "/openai/deployments/";
+
+/// The model that the path names, where it is the path that does; `None` for an id that has two readings.
+pub(crate) fn model_in(operation: Operation, path: &str) -> Option<String> {
+    let path = path.split(['?', '#']).next().unwrap_or(path);
+    match operation {
+        Operation::Generate | Operation::EmbedContent => {
+            let (_, last) = path.rsplit_once('/')?;
+            last.rsplit_once(':').map(|(model, _)| model.to_owned())
+        }
+        Operation::Invoke | Operation::Converse => {
+            let id = path.strip_prefix("/model/")?.split('/').next()?;
+            Some(bedrock::model(&unescaped(id)?).to_owned())
+        }
+        _ => path.strip_prefix(DEPLOYMENTS)?.split('/').next().map(str::to_owned),
+    }
+}
+
+/// An id with `%3A` and `%2F` resolved, and nothing else to resolve.
+fn unescaped(id: &str) -> Option<String> {
+    let text = id.replace("%3A", ":").replace("%3a", ":").replace("%2F", "/").replace("%2f", "/");
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte));
+    (plain && !text.contains("..")).then_some(text)
 }
 
 fn reads(method: &Method) -> bool {
@@ -62,6 +129,9 @@ fn below(path: &str, prefix: &str) -> bool {
 }
 
 fn openai(method: &Method, path: &str) -> Surface {
+    if let Some(why) = path.strip_prefix("/v1").and_then(unmetered) {
+        return Surface::Unmetered(Provider::OpenAi, why);
+    }
     let free = match path {
         "/" | "/v1/models" => reads(method),
         // Counts tokens, checks content, takes traces: none is billed.
@@ -78,6 +148,9 @@ fn openai(method: &Method, path: &str) -> Surface {
 }
 
 fn anthropic(method: &Method, path: &str) -> Surface {
+    if path == "/v1/messages/batches" || path.starts_with("/v1/messages/batches/") {
+        return Surface::Unmetered(Provider::Anthropic, Unmetered::Batch);
+    }
     let free = match path {
         "/" | "/api/hello" | "/v1/models" | "/mcp-registry/v0/servers" => reads(method),
         "/api/claude_code/policy_limits"
@@ -100,8 +173,90 @@ fn anthropic(method: &Method, path: &str) -> Surface {
 }
 
 fn google(method: &Method, path: &str) -> Surface {
-    let free = reads(method) && matches!(path, "/" | "/v1/models" | "/v1beta/models");
-    decide(Provider::Google, method, free, None)
+    let version = ["/v1beta", "/v1", "/v1alpha"].into_iter().find_map(|version| path.strip_prefix(version));
+    let Some(rest) = version.filter(|rest| rest.starts_with('/')) else {
+        return decide(Provider::Google, method, reads(method) && path == "/", None);
+    };
+    if let Some(rest) = rest.strip_prefix("/openai") {
+        return compatible(Provider::Google, method, Some(rest));
+    }
+    let call = rest.strip_prefix("/models/").and_then(|call| call.rsplit_once(':'));
+    let call = call.filter(|(model, _)| below(model, "") && !model.contains(':')).map(|(_, call)| call);
+    let free = match call {
+        Some(call) => *method == Method::POST && call == "countTokens",
+        None => reads(method) && (rest == "/models" || (below(rest, "/models/") && !rest.contains(':'))),
+    };
+    match call {
+        Some("batchGenerateContent" | "asyncBatchEmbedContent") => {
+            return Surface::Unmetered(Provider::Google, Unmetered::Batch);
+        }
+        Some("predict" | "predictLongRunning") => return Surface::Unmetered(Provider::Google, Unmetered::Images),
+        Some("bidiGenerateContent") => return Surface::Unmetered(Provider::Google, Unmetered::Realtime),
+        _ => {}
+    }
+    let paid = match call {
+        Some("generateContent" | "streamGenerateContent") => Some(Operation::Generate),
+        Some("embedContent" | "batchEmbedContents") => Some(Operation::EmbedContent),
+        _ => None,
+    };
+    decide(Provider::Google, method, free, paid)
+}
+
+fn aws(method: &Method, path: &str) -> Surface {
+    if let Some(rest) = path.strip_prefix("/openai/v1") {
+        return compatible(Provider::Bedrock, method, Some(rest));
+    }
+    let call = path.strip_prefix("/model/").and_then(|rest| rest.split_once('/'));
+    let call = call.filter(|(id, _)| unescaped(id).is_some_and(|id| !id.is_empty())).map(|(_, call)| call);
+    match call {
+        Some("invoke-with-bidirectional-stream") => {
+            return Surface::Unmetered(Provider::Bedrock, Unmetered::Realtime);
+        }
+        _ if path.starts_with("/async-invoke") => return Surface::Unmetered(Provider::Bedrock, Unmetered::Batch),
+        _ => {}
+    }
+    let paid = match call {
+        Some("invoke" | "invoke-with-response-stream") => Some(Operation::Invoke),
+        Some("converse" | "converse-stream") => Some(Operation::Converse),
+        _ => None,
+    };
+    decide(Provider::Bedrock, method, *method == Method::POST && call == Some("count-tokens"), paid)
+}
+
+/// A deployment of Azure's: its name in the path stands for the model.
+fn deployment(method: &Method, path: &str) -> Surface {
+    let call = path.strip_prefix(DEPLOYMENTS).and_then(|rest| rest.split_once('/'));
+    let call = call.filter(|(name, _)| below(name, "")).map(|(_, call)| format!("/{call}"));
+    compatible(Provider::Azure, method, call.as_deref())
+}
+
+/// OpenAI's shape at another base; `rest` is the path behind it.
+fn compatible(provider: Provider, method: &Method, rest: Option<&str>) -> Surface {
+    let Some(rest) = rest else { return Surface::Unknown(provider) };
+    if let Some(why) = unmetered(rest) {
+        return Surface::Unmetered(provider, why);
+    }
+    let free = reads(method) && (rest == "/models" || below(rest, "/models/"));
+    let paid = match rest {
+        "/chat/completions" => Some(Operation::Chat),
+        "/embeddings" => Some(Operation::Embeddings),
+        "/responses" if matches!(provider, Provider::Azure | Provider::OpenAi) => Some(Operation::Responses),
+        _ => None,
+    };
+    decide(provider, method, free, paid)
+}
+
+/// Calls that are billed by other units than tokens of text, by the path behind the base.
+fn unmetered(rest: &str) -> Option<Unmetered> {
+    let first = rest.strip_prefix('/')?.split('/').next()?;
+    Some(match first {
+        "audio" => Unmetered::Audio,
+        "images" => Unmetered::Images,
+        "videos" => Unmetered::Video,
+        "realtime" => Unmetered::Realtime,
+        "batches" | "batch" => Unmetered::Batch,
+        _ => return None,
+    })
 }
 
 fn decide(provider: Provider, method: &Method, free: bool, paid: Option<Operation>) -> Surface {
@@ -113,71 +268,4 @@ fn decide(provider: Provider, method: &Method, free: bool, paid: Option<Operatio
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of(host: &str, method: &Method, path: &str) -> Surface {
-        let extra = HashMap::from([("llm.example.com".to_owned(), Provider::OpenAi)]);
-        surface(&extra, host, method, path, &HeaderMap::new())
-    }
-
-    #[test]
-    fn paid_calls_are_known_by_exact_path_and_method() {
-        use Operation::{Chat, Embeddings, Messages, Responses};
-        use Provider::{Anthropic, Google, OpenAi};
-        for (host, path, want) in [
-            ("api.openai.com", "/v1/chat/completions", Surface::Paid(OpenAi, Chat)),
-            ("api.openai.com", "/v1/responses", Surface::Paid(OpenAi, Responses)),
-            ("api.openai.com", "/v1/embeddings", Surface::Paid(OpenAi, Embeddings)),
-            ("llm.example.com", "/v1/chat/completions", Surface::Paid(OpenAi, Chat)),
-            ("api.anthropic.com", "/v1/messages?beta=true", Surface::Paid(Anthropic, Messages)),
-            ("api.anthropic.com", "/v1/messages/count_tokens?beta=true", Surface::Free(Anthropic)),
-            ("api.anthropic.com", "/v1/messages/batches", Surface::Unknown(Anthropic)),
-            ("api.openai.com", "/v1/responses/compact", Surface::Unknown(OpenAi)),
-            ("api.openai.com", "/v1/batches", Surface::Unknown(OpenAi)),
-            ("api.openai.com", "//v1/responses", Surface::Unknown(OpenAi)),
-            ("api.openai.com", "/v1/responses/", Surface::Unknown(OpenAi)),
-            ("api.openai.com", "/v1/models/../responses", Surface::Unknown(OpenAi)),
-            ("api.openai.com", "/V1/responses", Surface::Unknown(OpenAi)),
-            ("eu.api.openai.com", "/v1/responses", Surface::Unknown(OpenAi)),
-            ("generativelanguage.googleapis.com", "/v1beta/models/x:generateContent", Surface::Unknown(Google)),
-            ("chatgpt.com", "/backend-api/codex/responses", Surface::Unknown(OpenAi)),
-            ("chatgpt.com", "/backend-api/plugins", Surface::Unpriced),
-            ("example.com", "/v1/responses", Surface::Unpriced),
-        ] {
-            assert_eq!(of(host, &Method::POST, path), want, "{host}{path}");
-        }
-        assert_eq!(of("api.openai.com", &Method::GET, "/v1/responses"), Surface::Unknown(OpenAi));
-    }
-
-    #[test]
-    fn side_paths_of_the_agents_are_free() {
-        for (method, path) in [
-            (Method::HEAD, "/"),
-            (Method::GET, "/api/hello"),
-            (Method::GET, "/api/claude_code/policy_limits"),
-            (Method::GET, "/api/claude_code/settings"),
-            (Method::GET, "/api/claude_cli/bootstrap"),
-            (Method::GET, "/mcp-registry/v0/servers?limit=100"),
-            (Method::GET, "/api/claude_code/organizations/metrics_enabled"),
-            (Method::POST, "/api/eval/sdk-zAZezfDKGoZuXXKe"),
-            (Method::POST, "/api/event_logging/v2/batch"),
-        ] {
-            assert_eq!(of("api.anthropic.com", &method, path), Surface::Free(Provider::Anthropic), "{path}");
-        }
-        assert_eq!(of("api.openai.com", &Method::GET, "/v1/models?client_version=1"), Surface::Free(Provider::OpenAi));
-        assert_eq!(of("api.openai.com", &Method::GET, "/v1/models/gpt-5"), Surface::Free(Provider::OpenAi));
-        assert_eq!(of("api.openai.com", &Method::POST, "/v1/traces/ingest"), Surface::Free(Provider::OpenAi));
-    }
-
-    #[test]
-    fn litellm_40010_a_websocket_is_never_unmetered() {
-        let headers = HeaderMap::from_iter([(UPGRADE, http::HeaderValue::from_static("websocket"))]);
-        for path in ["/v1/responses", "/v1/realtime?model=gpt-realtime", "/v1/models"] {
-            let is = surface(&HashMap::new(), "api.openai.com", &Method::GET, path, &headers);
-            assert_eq!(is, Surface::Websocket(Provider::OpenAi), "{path}");
-        }
-        let is = surface(&HashMap::new(), "chatgpt.com", &Method::GET, "/backend-api/codex/responses", &headers);
-        assert_eq!(is, Surface::Websocket(Provider::OpenAi));
-    }
-}
+mod tests;

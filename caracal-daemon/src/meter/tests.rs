@@ -9,6 +9,7 @@ use std::io::Write;
 
 mod answers;
 mod clamps;
+mod providers;
 mod shapes;
 
 pub(crate) type Outcome = Result<(), Box<dyn std::error::Error>>;

@@ -2,11 +2,13 @@
 //! The bytes that are forwarded are untouched, but for a usage chunk that only we asked for. Memory per stream is
 //! bounded; an answer that cannot be read gives no usage.
 
+use super::body::ZSTD_WINDOW_LOG;
 use super::book::Tier;
+use super::frames::Frames;
 use super::scan::Scanner;
 use super::seen::Seen;
+use super::shape::{Caching, Shape, Tongue};
 use super::strip::Stripper;
-use super::{Operation, body::ZSTD_WINDOW_LOG};
 use crate::event::Usage;
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -48,16 +50,12 @@ pub struct UsageReader {
     tee: Tee,
     strip: Option<Stripper>,
     status: StatusCode,
+    /// The bytes of a request whose price has no part in what the answer says, and of its answer so far.
+    counted: Option<(u64, u64)>,
 }
 
 impl UsageReader {
-    pub(crate) fn new(
-        operation: Operation,
-        long_cache: bool,
-        strip: bool,
-        status: StatusCode,
-        headers: &HeaderMap,
-    ) -> UsageReader {
+    pub(crate) fn new(shape: &Shape, strip: bool, status: StatusCode, headers: &HeaderMap) -> UsageReader {
         let text = |name| {
             headers
                 .get(name)
@@ -66,13 +64,24 @@ impl UsageReader {
                 .trim()
                 .to_ascii_lowercase()
         };
-        let stream = text(CONTENT_TYPE).starts_with("text/event-stream");
+        let kind = text(CONTENT_TYPE);
+        let framing = match kind.as_str() {
+            _ if kind.starts_with("text/event-stream") => Framing::Events(Lines::default()),
+            _ if kind.starts_with("application/vnd.amazon.eventstream") => Framing::Frames(Frames::default()),
+            _ => Framing::Whole,
+        };
         let encoding = text(CONTENT_ENCODING);
-        let seen = Seen::new(operation, stream, long_cache);
-        let feed = Feed { lines: stream.then(Lines::default), scanner: Scanner::new(), seen, left: DECODED_LIMIT };
+        // Gemini streams an array that grows where no events are asked for.
+        let stream = !matches!(framing, Framing::Whole) || (shape.tongue == Tongue::Gemini && shape.stream);
+        let mut seen = Seen::new(shape.tongue, shape.choices, stream, shape.caching == Caching::Long);
+        seen.head(headers);
+        let feed = Feed { framing, scanner: Scanner::new(), seen, left: DECODED_LIMIT };
         let plain = encoding.is_empty() || encoding == "identity";
-        let strip = (strip && stream && plain && status.is_success()).then(Stripper::default);
-        UsageReader { tee: Tee::new(&encoding, feed), strip, status }
+        let strip = (strip && matches!(feed.framing, Framing::Events(_)) && plain && status.is_success())
+            .then(Stripper::default);
+        let counted = (shape.tongue == Tongue::Nothing).then_some((shape.sent, 0));
+        let tee = if counted.is_some() { Tee::Unread } else { Tee::new(&encoding, feed) };
+        UsageReader { tee, strip, status, counted }
     }
 
     /// The bytes that `feed` gives may be fewer than it takes: a Content-Length of the answer must not be forwarded.
@@ -83,6 +92,9 @@ impl UsageReader {
 
     /// Takes the next bytes of the answer and gives those that the agent gets: the same, but for a usage chunk that only we asked for.
     pub fn feed(&mut self, bytes: Bytes) -> Bytes {
+        if let Some((_, received)) = &mut self.counted {
+            *received = received.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        }
         self.tee.feed(&bytes);
         match &mut self.strip {
             None => bytes,
@@ -99,6 +111,12 @@ impl UsageReader {
     #[must_use]
     pub fn finish(self) -> Reading {
         let failed = self.status.is_client_error() || self.status.is_server_error();
+        if let Some((sent, received)) = self.counted.filter(|_| !failed) {
+            return Reading {
+                usage: Some(Usage { calls: 1, sent, received, ..Usage::default() }),
+                ..Reading::default()
+            };
+        }
         let Some(mut feed) = self.tee.finish() else {
             return Reading { refused: failed, ..Reading::default() };
         };
@@ -188,10 +206,21 @@ impl Tee {
     }
 }
 
+/// How an answer is cut into documents.
+#[derive(Debug)]
+enum Framing {
+    /// It is one.
+    Whole,
+    /// Server-sent events.
+    Events(Lines),
+    /// AWS event-stream frames.
+    Frames(Frames),
+}
+
 /// Decoded bytes on their way to the scanner.
 #[derive(Debug)]
 struct Feed {
-    lines: Option<Lines>,
+    framing: Framing,
     scanner: Scanner,
     seen: Seen,
     left: u64,
@@ -200,13 +229,13 @@ struct Feed {
 impl Feed {
     /// Takes the state out of a decoder that cannot be taken apart.
     fn take(&mut self) -> Feed {
-        let empty =
-            Feed { lines: None, scanner: Scanner::new(), seen: Seen::new(Operation::Chat, false, false), left: 0 };
+        let seen = Seen::new(Tongue::Nothing, 1, false, false);
+        let empty = Feed { framing: Framing::Whole, scanner: Scanner::new(), seen, left: 0 };
         std::mem::replace(self, empty)
     }
 
     fn end(&mut self) {
-        if let Some(lines) = &mut self.lines {
+        if let Framing::Events(lines) = &mut self.framing {
             // A last event without its blank line.
             lines.feed(b"\n\n", &mut self.scanner, &mut self.seen);
         }
@@ -217,9 +246,10 @@ impl Write for Feed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.left = self.left.checked_sub(taken).ok_or_else(|| io::Error::other("more than is read of one answer"))?;
-        match &mut self.lines {
-            Some(lines) => lines.feed(bytes, &mut self.scanner, &mut self.seen),
-            None => self.scanner.feed(bytes, &mut self.seen),
+        match &mut self.framing {
+            Framing::Events(lines) => lines.feed(bytes, &mut self.scanner, &mut self.seen),
+            Framing::Frames(frames) => frames.feed(bytes, &mut self.scanner, &mut self.seen),
+            Framing::Whole => self.scanner.feed(bytes, &mut self.seen),
         }
         Ok(bytes.len())
     }

@@ -93,7 +93,7 @@ pub(super) fn read(config: &Config, base_dir: &Path) -> Result<(Vec<Entry>, Vec<
     let file: Arc<str> = config.file.display().to_string().into();
     let allow = config.allow.iter().zip(1..).flat_map(|(rule, number)| sugar::allow(rule, number));
     let deny = config.deny.iter().zip(1..).flat_map(|(rule, number)| sugar::deny(rule, number));
-    for piece in sugar::builtin().into_iter().chain(allow).chain(deny) {
+    for piece in sugar::builtin(&crate::config::own_hosts(config)).into_iter().chain(allow).chain(deny) {
         match Entry::of_piece(piece, &file) {
             Ok(entry) => entries.push(entry),
             Err(problem) => problems.push(problem),

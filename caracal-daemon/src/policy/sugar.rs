@@ -35,19 +35,29 @@ pub struct Piece {
 const READ: [Action; 3] = [Action::Request, Action::Tool, Action::Llm];
 const FREE_OF_MODELS: [Action; 2] = [Action::Request, Action::Tool];
 
-/// What holds without any rule: calls that cost money are always read, and `--learn` lifts the host list.
+/// What holds without any rule: calls that cost money are always read, on the operator's `own` hosts too, and `--learn`
+/// lifts the host list.
 #[must_use]
-pub fn builtin() -> Vec<Piece> {
-    let forbid = PRICED_HOSTS.iter().flat_map(|host| {
-        let named = Clauses(vec![format!("context.host == {}", quoted(host))]);
-        let below = Clauses(vec![format!("context.host like {}", quoted(&format!("*.{host}")))]);
-        [(named, (*host).to_owned()), (below, format!(".{host}"))]
+pub fn builtin(own: &[String]) -> Vec<Piece> {
+    let own = own.iter().map(String::as_str).filter(|host| !PRICED_HOSTS.contains(host));
+    let hosts = PRICED_HOSTS.iter().copied().chain(own);
+    let forbid = hosts.flat_map(|host| {
+        // The part behind the last `*` is what names are found by.
+        let Some((_, tail)) = host.rsplit_once('*') else {
+            let named = Clauses(vec![format!("context.host == {}", quoted(host))]);
+            let below = Clauses(vec![format!("context.host like {}", quoted(&format!("*.{host}")))]);
+            return vec![(named, host.to_owned()), (below, format!(".{host}"))];
+        };
+        let tail = tail.split_once('.').map_or(tail, |(_, tail)| tail);
+        let like =
+            format!("context.host like {0} || context.host like {1}", quoted(host), quoted(&format!("*.{host}")));
+        vec![(Clauses(vec![like]), format!(".{tail}"))]
     });
     let mut pieces: Vec<Piece> = forbid
         .map(|(clauses, host)| {
             let id = "builtin-priced-hosts-are-read";
             let text = policy("forbid", &[("id", id)], "principal", &[Action::Connect], &clauses);
-            piece((format!("{id}/{host}"), id.into()), text, &[Action::Connect], None, Some(host), 0)
+            piece((format!("{id}/{}", clauses.0.concat()), id.into()), text, &[Action::Connect], None, Some(host), 0)
         })
         .collect();
     // A number that some resolvers take for an address is neither.
@@ -81,6 +91,7 @@ fn allow_host(rule: &AllowRule, host: &HostPattern, number: usize) -> Vec<Piece>
     let requested =
         ported.clone().and(any_equal("context.method", &rule.methods)).and(any_like("context.path", &rule.paths));
     let called = requested.clone().and(any_like("context.model", &rule.models));
+    let used = requested.clone().and(any_like("context.tool", &rule.tools));
     let mut pieces = Vec::new();
     let mut add = |part: &str, actions: &[Action], clauses: &Clauses, mode: Option<RuleMode>| {
         let mut notes = notes.clone();
@@ -95,11 +106,18 @@ fn allow_host(rule: &AllowRule, host: &HostPattern, number: usize) -> Vec<Piece>
     if rule.mode != RuleMode::Inspect || is_address {
         add("connect", &[Action::Connect], &ported, Some(rule.mode));
     }
-    if rule.mode == RuleMode::Inspect && rule.models.is_empty() {
-        add("request", &READ, &requested, None);
-    } else if rule.mode == RuleMode::Inspect {
-        add("request", &FREE_OF_MODELS, &requested, None);
-        add("llm", &[Action::Llm], &called, None);
+    match (rule.models.is_empty(), rule.tools.is_empty()) {
+        _ if rule.mode != RuleMode::Inspect => {}
+        (true, true) => add("request", &READ, &requested, None),
+        (false, true) => {
+            add("request", &FREE_OF_MODELS, &requested, None);
+            add("llm", &[Action::Llm], &called, None);
+        }
+        (_, false) => {
+            add("request", &[Action::Request], &requested, None);
+            add("llm", &[Action::Llm], &called, None);
+            add("tool", &[Action::Tool], &used, None);
+        }
     }
     pieces
 }
@@ -115,7 +133,9 @@ pub fn deny(rule: &DenyRule, number: usize) -> Vec<Piece> {
 fn deny_host(rule: &DenyRule, host: &HostPattern, number: usize) -> Piece {
     let id: Arc<str> = rule.id.clone().unwrap_or_else(|| format!("deny-{number}-{}", slug(host))).into();
     let who = Who::of(&rule.agents);
-    let actions: &[Action] = if !rule.models.is_empty() {
+    let actions: &[Action] = if !rule.tools.is_empty() {
+        &[Action::Tool]
+    } else if !rule.models.is_empty() {
         &[Action::Llm]
     } else if !rule.methods.is_empty() || !rule.paths.is_empty() {
         &READ
@@ -130,7 +150,8 @@ fn deny_host(rule: &DenyRule, host: &HostPattern, number: usize) -> Piece {
         .and(ports(&rule.ports))
         .and(any_equal("context.method", &rule.methods))
         .and(any_like("context.path", &rule.paths))
-        .and(any_like("context.model", &rule.models));
+        .and(any_like("context.model", &rule.models))
+        .and(any_like("context.tool", &rule.tools));
     let text = policy("forbid", &[("id", &*id)], &who.scope, actions, &clauses);
     piece((format!("{id}/{host}/{number}"), id), text, actions, who.exact, host_key(host), rule.line)
 }

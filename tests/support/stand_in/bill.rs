@@ -59,6 +59,13 @@ const PRICES: &[Price] = &[
     price("gpt-4.1-mini", 400, 100, 400, 400, 1_600, 32_768),
     price("text-embedding-3-small", 20, 20, 20, 20, 0, 0),
     price("text-embedding-3-large", 130, 130, 130, 130, 0, 0),
+    // ai.google.dev (pricing), aws.amazon.com (Bedrock pricing, on demand), mistral.ai, groq.com.
+    price("gemini-2.5-flash", 300, 30, 300, 300, 2_500, 65_536),
+    price("gemini-2.5-pro", 1_250, 125, 1_250, 1_250, 10_000, 65_536),
+    price("anthropic.claude-haiku-4-5-20251001-v1:0", 1_000, 100, 1_250, 2_000, 5_000, 64_000),
+    price("amazon.nova-pro-v1:0", 800, 200, 800, 800, 3_200, 10_000),
+    price("mistral-large-latest", 500, 50, 500, 500, 1_500, 262_144),
+    price("openai/gpt-oss-120b", 150, 75, 150, 150, 600, 65_536),
 ];
 
 /// Tokens, in buckets that do not overlap.
@@ -111,7 +118,7 @@ pub struct Line {
     pub call: u64,
     /// The `[[id=...]]` of the prompt, if any.
     pub id: Option<String>,
-    /// `openai` or `anthropic`.
+    /// `openai`, `anthropic`, `google`, `bedrock`.
     pub provider: String,
     /// The model billed.
     pub model: String,

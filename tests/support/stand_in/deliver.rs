@@ -128,11 +128,17 @@ impl Delivery {
     /// Answers with an event stream.
     #[must_use]
     pub fn stream(self, events: Vec<Event>) -> Response<Out> {
+        self.stream_as("text/event-stream; charset=utf-8", events)
+    }
+
+    /// Answers with a stream of another kind.
+    #[must_use]
+    pub fn stream_as(self, kind: &'static str, events: Vec<Event>) -> Response<Out> {
         self.started();
         let (feed, body) = flow();
         let mut response = Response::new(body);
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/event-stream; charset=utf-8"));
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
         headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));
         tokio::spawn(self.feed(feed, events));
         response

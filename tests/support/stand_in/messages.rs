@@ -72,10 +72,14 @@ fn cache(body: &str, tokens: &mut Tokens) {
     tokens.input = all - all / 2 - written;
 }
 
-struct Shape {
-    call: u64,
-    model: String,
-    usage: bool,
+/// How an answer is told.
+pub(super) struct Shape {
+    /// The call's number.
+    pub(super) call: u64,
+    /// The model.
+    pub(super) model: String,
+    /// The answer says what it cost.
+    pub(super) usage: bool,
 }
 
 impl Shape {
@@ -112,7 +116,7 @@ impl Shape {
             "content": [], "stop_reason": null, "stop_sequence": null})
     }
 
-    fn whole(&self, plan: &Plan) -> Value {
+    pub(super) fn whole(&self, plan: &Plan) -> Value {
         let mut out = self.message();
         out["content"] = json!([self.block(plan, true)]);
         out["stop_reason"] = json!(Self::stop(plan));
@@ -122,7 +126,7 @@ impl Shape {
         out
     }
 
-    fn events(&self, plan: &Plan) -> Vec<Event> {
+    pub(super) fn events(&self, plan: &Plan) -> Vec<Event> {
         let mut events = Vec::new();
         let mut push = |kind: &str, mut data: Value, pieces: usize, usage: bool| {
             data["type"] = json!(kind);

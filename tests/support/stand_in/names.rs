@@ -28,6 +28,11 @@ pub const KNOWN: &[&str] = &[
     "wrong-certificate.example",
     "client-certificate.example",
     "files.corp.example",
+    "generativelanguage.googleapis.com",
+    "bedrock-runtime.us-east-1.amazonaws.com",
+    "api.mistral.ai",
+    "api.groq.com",
+    "mcp.example",
 ];
 
 /// Names whose address is one that a policy must name: what a hostile zone would answer.

@@ -1,7 +1,7 @@
 //! Listens, speaks HTTP/1.1 and HTTP/2, and sends each request to the host that it names.
 
 use super::deliver::{Out, answer};
-use super::{World, bill, chat, git, messages, responses, root, sites, websocket};
+use super::{World, bedrock, bill, chat, gemini, git, messages, responses, root, sites, tools, websocket};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
@@ -19,6 +19,8 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
+const GOOGLE: &str = "generativelanguage.googleapis.com";
+const AWS: &str = "bedrock-runtime.us-east-1.amazonaws.com";
 /// Largest request to a model API.
 const LARGEST: usize = 64 << 20;
 
@@ -120,7 +122,10 @@ async fn route(world: Arc<World>, request: Request<Incoming>, peer: SocketAddr, 
         return git::file(&world.repository, inside);
     }
     match host.as_str() {
-        "api.openai.com" | "api.anthropic.com" => api(&world, &host, &path, request).await,
+        "api.openai.com" | "api.anthropic.com" | "api.mistral.ai" | "api.groq.com" | GOOGLE | AWS => {
+            api(&world, &host, &path, request).await
+        }
+        "mcp.example" => tools::serve(&world, request).await,
         "chatgpt.com"
         | "ab.chatgpt.com"
         | "api.github.com"
@@ -143,14 +148,15 @@ async fn api(world: &Arc<World>, host: &str, path: &str, request: Request<Incomi
             bill::models().map(|id| json!({"id": id, "object": "model", "owned_by": "stand-in"})).collect();
         return answer(200, &json!({"object": "list", "data": data}));
     }
-    let call = request.method() == Method::POST
-        && matches!(path, "/v1/chat/completions" | "/v1/responses" | "/v1/embeddings" | "/v1/messages");
-    if !call {
+    let path = path.strip_prefix("/openai").filter(|_| host == "api.groq.com").unwrap_or(path);
+    let call = matches!(path, "/v1/chat/completions" | "/v1/responses" | "/v1/embeddings" | "/v1/messages");
+    if request.method() != Method::POST || !(call || matches!(host, GOOGLE | AWS)) {
         return answer(404, &json!({"error": {"type": "not_found_error", "message": "Not Found"}}));
     }
     let extra = request.headers().get("x-stand-in").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let encoding =
         request.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let (uri, headers) = (request.uri().clone(), request.headers().clone());
     let Ok(body) = Limited::new(request.into_body(), LARGEST).collect().await else {
         return answer(400, &json!({"error": {"message": "the body broke off or is too large"}}));
     };
@@ -162,6 +168,11 @@ async fn api(world: &Arc<World>, host: &str, path: &str, request: Request<Incomi
     };
     let size = bytes.len() as u64;
     match (host, path) {
+        (GOOGLE, _) => gemini::call(world, path, uri.query().unwrap_or_default(), &value, size, extra.as_deref()),
+        (AWS, _) => bedrock::call(world, &uri, &headers, &value, &bytes, extra.as_deref()),
+        ("api.mistral.ai" | "api.groq.com", "/v1/chat/completions") => {
+            chat::completions(world, &value, size, extra.as_deref())
+        }
         ("api.openai.com", "/v1/chat/completions") => chat::completions(world, &value, size, extra.as_deref()),
         ("api.openai.com", "/v1/embeddings") => chat::embeddings(world, &value, size, extra.as_deref()),
         ("api.openai.com", "/v1/responses") => responses::create(world, &value, size, extra.as_deref()),

@@ -113,7 +113,7 @@ fn usage(
     reasoning: u64,
     web_searches: u64,
 ) -> Usage {
-    Usage { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning, web_searches }
+    Usage { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning, web_searches, ..Usage::default() }
 }
 
 #[test]

@@ -1,0 +1,122 @@
+//! Reads what an agent sends to a server of tools (MCP over HTTP): JSON-RPC requests, one or a batch.
+//! Gives the one tool call in it, if there is one. Refuses two at once and a body with two readings.
+//! Source: <https://modelcontextprotocol.io/specification/2025-11-25/basic/transports>.
+
+use super::body::{decode, walk};
+use super::shape::{Raw, parse};
+use super::{Meter, refuse_agent, text};
+use crate::refusal::{Reason, Refusal};
+use bytes::Bytes;
+use http::HeaderMap;
+use serde::Deserialize;
+
+/// Longest id that is answered to, bytes.
+const MAX_ID: usize = 256;
+/// Longest name of a tool.
+const MAX_TOOL: usize = 256;
+
+/// What a body asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The id of the call, or else of the only request, as JSON.
+    pub id: Option<String>,
+    /// The tool that is called.
+    pub tool: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(default, borrow)]
+    id: Raw<'a>,
+    #[serde(default, borrow)]
+    method: Raw<'a>,
+    #[serde(default, borrow)]
+    params: Raw<'a>,
+}
+
+#[derive(Deserialize)]
+struct Params<'a> {
+    #[serde(default, borrow)]
+    name: Raw<'a>,
+}
+
+impl Meter {
+    /// Reads a body that goes to a server of tools.
+    ///
+    /// # Errors
+    /// An unknown encoding, no JSON with one reading, a call of a tool without a name, more than one call.
+    pub fn tool_call(&self, headers: &HeaderMap, body: &Bytes) -> Result<Asked, Refusal> {
+        let decoded = decode(headers, body, self.body_limit)?;
+        read(text(&decoded.bytes)?)
+    }
+}
+
+/// Reads one message or a batch.
+pub(crate) fn read(text: &str) -> Result<Asked, Refusal> {
+    walk(text)?;
+    let list: Vec<Message<'_>> =
+        if text.trim_start().starts_with('[') { parse(text, "the body")? } else { vec![parse(text, "the body")?] };
+    let mut found = Asked::default();
+    let alone = list.len() == 1;
+    for message in list {
+        let method: Option<String> = message.method.get("method")?;
+        let calls = method.as_deref() == Some("tools/call");
+        if calls && found.tool.is_some() {
+            return Err(refuse_agent(
+                Reason::AmbiguousRequest,
+                "decides each call of a tool by itself, and this body has two. Send one at a time.".to_owned(),
+            ));
+        }
+        if calls || alone {
+            found.id = message.id.text().filter(|id| id.len() <= MAX_ID).map(str::to_owned);
+        }
+        if calls {
+            let name = message.params.get::<Params<'_>>("params")?.map(|params| params.name).unwrap_or_default();
+            let name: Option<String> = name.get("params.name")?;
+            found.tool = Some(name.filter(|name| (1..=MAX_TOOL).contains(&name.len())).ok_or_else(|| {
+                refuse_agent(Reason::AmbiguousRequest, "cannot decide a call of a tool without a name.".to_owned())
+            })?);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(id: &str, tool: &str) -> String {
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{tool}","arguments":{{}}}}}}"#)
+    }
+
+    #[test]
+    fn finds_the_one_tool_that_is_called() -> Result<(), Refusal> {
+        let asked = |id: Option<&str>, tool: Option<&str>| Asked { id: id.map(Into::into), tool: tool.map(Into::into) };
+        assert_eq!(read(&call("7", "search"))?, asked(Some("7"), Some("search")));
+        assert_eq!(read(&call("\"a\"", "se\\u0061rch"))?, asked(Some("\"a\""), Some("search")));
+        let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+        assert_eq!(read(list)?, asked(Some("1"), None));
+        assert_eq!(read(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#)?, asked(None, None));
+        assert_eq!(read(&format!("[{list},{}]", call("2", "x")))?, asked(Some("2"), Some("x")));
+        // The answer to a request of the server's.
+        assert_eq!(read(r#"{"jsonrpc":"2.0","id":5,"result":{}}"#)?, asked(Some("5"), None));
+        Ok(())
+    }
+
+    #[test]
+    fn what_has_two_readings_is_refused() {
+        for body in [
+            format!("[{},{}]", call("1", "a"), call("2", "b")),
+            r#"{"method":"ping","method":"tools/call","params":{"name":"a"}}"#.to_owned(),
+            r#"{"method":"tools/call","params":{"name":"a","name":"b"}}"#.to_owned(),
+            r#"{"method":"tools/call","params":{}}"#.to_owned(),
+            r#"{"method":"tools/call"}"#.to_owned(),
+            r#"{"method":7}"#.to_owned(),
+            format!("{}\n{}", call("1", "a"), call("2", "b")),
+            "name=a".to_owned(),
+            String::new(),
+        ] {
+            assert_eq!(read(&body).map_err(|refusal| refusal.reason), Err(Reason::AmbiguousRequest), "{body}");
+        }
+    }
+}

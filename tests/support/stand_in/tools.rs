@@ -1,0 +1,99 @@
+//! A server of tools over streamable HTTP (MCP), and a plain API beside it. Two tools and the API cost money, which is billed
+//! here by this server's own list.
+
+use super::World;
+use super::bill::{Line, Tokens};
+use super::deliver::{Out, answer, full};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
+
+/// Nano-USD for a call of each.
+const PRICES: &[(&str, u64)] =
+    &[("search", 10_000_000), ("lookup", 0), ("delete_everything", 1), ("/geocode", 5_000_000)];
+
+fn price(name: &str) -> Option<u64> {
+    PRICES.iter().find(|(known, _)| *known == name).map(|(_, nano)| *nano)
+}
+
+/// Answers for `mcp.example`.
+pub async fn serve(world: &World, request: Request<Incoming>) -> Response<Out> {
+    let path = request.uri().path().to_owned();
+    if path == "/geocode" {
+        bill(world, "api", "geo", &path, price(&path).unwrap_or(0));
+        return answer(200, &json!({"latitude": 1, "longitude": 2}));
+    }
+    if path != "/mcp" {
+        return answer(404, &json!({"error": "no such path"}));
+    }
+    match *request.method() {
+        Method::POST => {}
+        Method::DELETE => return answer(200, &json!({})),
+        _ => return answer(405, &json!({"error": "this server sends nothing by itself"})),
+    }
+    let Ok(body) = Limited::new(request.into_body(), 1 << 20).collect().await else {
+        return answer(400, &json!({"error": "the body broke off"}));
+    };
+    let Ok(message) = serde_json::from_slice::<Value>(&body.to_bytes()) else {
+        return answer(400, &json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32700, "message": "no JSON"}}));
+    };
+    if message["id"].is_null() {
+        let mut response = Response::new(full(""));
+        *response.status_mut() = StatusCode::ACCEPTED;
+        return response;
+    }
+    answered(world, &message)
+}
+
+fn answered(world: &World, message: &Value) -> Response<Out> {
+    let result = match message["method"].as_str().unwrap_or_default() {
+        "initialize" => json!({
+            "protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}},
+            "serverInfo": {"name": "stand-in", "version": "1"},
+        }),
+        "ping" => json!({}),
+        "tools/list" => {
+            let named = PRICES.iter().map(|(name, _)| *name).filter(|name| !name.starts_with('/'));
+            let tools: Vec<Value> =
+                named.map(|name| json!({"name": name, "inputSchema": {"type": "object"}})).collect();
+            json!({"tools": tools})
+        }
+        "tools/call" => {
+            let name = message["params"]["name"].as_str().unwrap_or_default();
+            let Some(nano) = price(name) else { return wrong(message, -32602, "no such tool") };
+            bill(world, "mcp", name, "/mcp", nano);
+            let result = json!({"content": [{"type": "text", "text": format!("{name} was called")}], "isError": false});
+            let event = json!({"jsonrpc": "2.0", "id": message["id"], "result": result});
+            let mut response = Response::new(full(format!("event: message\ndata: {event}\n\n")));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+            return response;
+        }
+        _ => return wrong(message, -32601, "no such method"),
+    };
+    answer(200, &json!({"jsonrpc": "2.0", "id": message["id"], "result": result}))
+}
+
+fn wrong(message: &Value, code: i32, why: &str) -> Response<Out> {
+    answer(200, &json!({"jsonrpc": "2.0", "id": message["id"], "error": {"code": code, "message": why}}))
+}
+
+fn bill(world: &World, provider: &str, model: &str, path: &str, nano: u64) {
+    if nano == 0 {
+        return;
+    }
+    world.bill.add(&Line {
+        call: world.next_call(),
+        id: None,
+        provider: provider.to_owned(),
+        model: model.to_owned(),
+        path: path.to_owned(),
+        stream: false,
+        cap: None,
+        tokens: Tokens::default(),
+        nano,
+        cut: false,
+        usage_sent: true,
+    });
+}
