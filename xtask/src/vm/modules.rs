@@ -16,7 +16,10 @@ const NEEDED: &[&str] = &["veth"];
 /// where the kernel has them; a newer one may have dropped some.
 const USEFUL: &[&str] = &[
     "dummy",     // a card without a cable
-    "tun",       // a device that is a way out
+    "tun",       // devices that are ways out
+    "vhost_net",
+    "vhost_vsock",
+    "zram",
     "inet_diag", // lists and destroys sockets
     "tcp_diag",
     "udp_diag",
