@@ -173,8 +173,7 @@ fn offered(daemon: &Daemon<'_>) -> Result<(), String> {
 }
 
 fn ask(daemon: &Daemon<'_>) -> Result<(), String> {
-    let doctor: Value =
-        serde_json::from_str(&daemon.command(&["doctor", "--json"]).ran().stdout).expect("doctor's JSON");
+    let doctor: Value = serde_json::from_str(&daemon.doctor()).expect("doctor's JSON");
     let checks = doctor["checks"].as_array().expect("doctor's checks");
     let name = |check: &Value| check["name"].as_str().unwrap_or_default().to_owned();
     let hooks: Vec<&Value> = checks.iter().filter(|check| name(check).starts_with("hook lsm ")).collect();

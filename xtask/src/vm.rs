@@ -72,6 +72,9 @@ pub(crate) struct Arguments {
     /// Ask `doctor` alone on every kernel, and write docs/COVERAGE.md from what it says.
     #[arg(long, conflicts_with_all = ["shell", "command", "list"])]
     coverage: bool,
+    /// Write docs/COVERAGE.md from the last run's report, and boot nothing.
+    #[arg(long, conflicts_with_all = ["shell", "command", "list", "coverage"])]
+    coverage_from_report: bool,
     /// Runs in the machine, as root, with caracald on PATH.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -83,6 +86,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let checkout = Checkout::find()?;
     let suites = chosen(&arguments.kernels)?;
+    if arguments.coverage_from_report {
+        return coverage::write(&checkout, &[Report::read(&checkout.report().join("kernels.json"))?]);
+    }
     setup::for_vm(&checkout)?;
     if arguments.list {
         return list(&checkout, &suites);
@@ -109,14 +115,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// The part of `cargo xtask test` that boots machines: every kernel, and what each found.
 ///
 /// # Errors
-/// When set-up fails. What fails in a machine, or for one kernel alone, is a case.
+/// When the machines' root file system cannot be made. What fails in a machine, or for one kernel alone, is a case, and so
+/// is a program that cannot be installed.
 pub(crate) fn test(checkout: &Checkout, long: bool, filter: &[String]) -> Result<Vec<Report>> {
     if !cfg!(target_arch = "x86_64") {
         let mut kernels = Report::start("kernels", &checkout.root);
         kernels.cases.push(Case::new("other kernels", Verdict::Skipped).because(ELSEWHERE));
         return Ok(vec![kernels]);
     }
-    setup::for_vm(checkout)?;
+    if let Err(error) = setup::for_vm(checkout) {
+        let mut kernels = Report::start("kernels", &checkout.root);
+        kernels.cases.push(Case::new("what boots other kernels", Verdict::Failed).because(format!("{error:#}")));
+        return Ok(vec![kernels]);
+    }
     let suites: Vec<&Suite> = SUITES.iter().collect();
     let mut reports = try_out(checkout, &suites, if long { Depth::Long } else { Depth::Short }, filter)?;
     coverage::compare(checkout, &mut reports);

@@ -229,7 +229,8 @@ pub(crate) fn proofs(checkout: &Checkout, root: &Root, selection: &Selection) ->
     let words: Vec<String> = selection.words.iter().map(|word| quoted(word)).collect();
     let tries = selection.tries.unwrap_or_default();
     let ask = doctor(checkout, root);
-    format!("{ask}export CARACAL_TRIES={tries}\n$ESCAPE --test-threads=2 {} 2>&1 | tee /out/log\n", words.join(" "))
+    let told = format!("export CARACAL_DOCTOR=/out/doctor.json CARACAL_TRIES={tries}");
+    format!("{ask}{told}\n$ESCAPE --test-threads=2 {} 2>&1 | tee /out/log\n", words.join(" "))
 }
 
 /// A command whose output is its log.

@@ -15,8 +15,8 @@ const NEEDED: &[&str] = &["veth"];
 /// What some attempts need: a family that the kernel does not know proves nothing about the hook that refuses it. Loaded
 /// where the kernel has them; a newer one may have dropped some.
 const USEFUL: &[&str] = &[
-    "dummy",     // a card without a cable
-    "tun",       // devices that are ways out
+    "dummy", // a card without a cable
+    "tun",   // devices that are ways out
     "vhost_net",
     "vhost_vsock",
     "zram",
