@@ -279,7 +279,8 @@ impl<'a> Daemon<'a> {
             .args(args)
     }
 
-    /// What `doctor --json` prints. `CARACAL_DOCTOR` names a file that has it already: in an emulated machine it takes long.
+    /// What `doctor --json` says of this kernel, whatever is required. `CARACAL_DOCTOR` names a file that has it already: in an
+    /// emulated machine it takes long.
     #[must_use]
     pub fn doctor(&self) -> String {
         let said = std::env::var_os("CARACAL_DOCTOR").and_then(|path| std::fs::read_to_string(path).ok());

@@ -68,7 +68,8 @@ pub(super) struct Coverage(BTreeMap<String, BTreeMap<&'static str, String>>);
 
 impl Coverage {
     pub(super) fn ask(daemon: &Daemon<'_>) -> Coverage {
-        let value: Value = serde_json::from_str(&daemon.doctor()).unwrap_or_default();
+        let ran = daemon.command(&["doctor", "--json"]).ran();
+        let value: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
         let mut all = BTreeMap::new();
         for row in value["vectors"].as_array().into_iter().flatten() {
             let state = |key: &'static str| (key, row[key].as_str().unwrap_or_default().to_owned());
