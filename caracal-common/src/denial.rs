@@ -34,6 +34,8 @@ pub enum Why {
     Multicast = 13,
     /// A socket that was made outside the cgroup and that a governed process holds.
     Foreign = 14,
+    /// A device by which bytes leave without a socket.
+    Device = 15,
     /// A socket family that no policy could see.
     SocketFamily = 32,
     /// A listen on a socket without an address.
@@ -56,7 +58,7 @@ pub enum Why {
 
 impl Why {
     /// Every reason, in the order of its number.
-    pub const ALL: [Why; 23] = [
+    pub const ALL: [Why; 24] = [
         Why::LeaseExpired,
         Why::UnknownAgent,
         Why::UnknownNamespace,
@@ -71,6 +73,7 @@ impl Why {
         Why::DaemonAbsent,
         Why::Multicast,
         Why::Foreign,
+        Why::Device,
         Why::SocketFamily,
         Why::ListenUnbound,
         Why::UnixPeer,
@@ -106,6 +109,7 @@ impl Why {
             Why::DaemonAbsent => "daemon_absent",
             Why::Multicast => "multicast_refused",
             Why::Foreign => "foreign_socket_refused",
+            Why::Device => "device_refused",
             Why::SocketFamily => "socket_family_refused",
             Why::ListenUnbound => "listen_unbound_refused",
             Why::UnixPeer => "unix_peer_refused",
@@ -137,6 +141,8 @@ pub enum Hook {
     Bind = 6,
     /// `cgroup/setsockopt`.
     Setsockopt = 7,
+    /// `cgroup/dev`.
+    Device = 8,
     /// The LSM's `socket_create`.
     SocketCreate = 32,
     /// The LSM's `socket_listen`.
@@ -181,7 +187,7 @@ pub enum Hook {
 
 impl Hook {
     /// Every hook, in the order of its number.
-    pub const ALL: [Hook; 27] = [
+    pub const ALL: [Hook; 28] = [
         Hook::Connect,
         Hook::Sendmsg,
         Hook::SockCreate,
@@ -189,6 +195,7 @@ impl Hook {
         Hook::Ingress,
         Hook::Bind,
         Hook::Setsockopt,
+        Hook::Device,
         Hook::SocketCreate,
         Hook::SocketListen,
         Hook::SocketConnect,
@@ -228,6 +235,7 @@ impl Hook {
             Hook::Ingress => "ingress",
             Hook::Bind => "bind",
             Hook::Setsockopt => "setsockopt",
+            Hook::Device => "device",
             Hook::SocketCreate => "socket_create",
             Hook::SocketListen => "socket_listen",
             Hook::SocketConnect => "socket_connect",

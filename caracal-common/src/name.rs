@@ -66,7 +66,7 @@ pub const COOKIE: &str = "COOKIE";
 pub const NETNS_COOKIE: &str = "netns_cookie";
 
 /// Every program, by its function's name.
-pub const PROGRAMS: [&str; 15] = [
+pub const PROGRAMS: [&str; 16] = [
     "connect4",
     "connect6",
     "sendmsg4",
@@ -77,6 +77,7 @@ pub const PROGRAMS: [&str; 15] = [
     "getpeername6",
     "sock_create",
     "setsockopt",
+    "device",
     "bind4",
     "bind6",
     "egress",

@@ -4,7 +4,7 @@
 //! that would follow is refused at egress.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{bpf_sock_addr, bpf_sock_tuple};
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr, bpf_sock_tuple};
 use aya_ebpf::helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_release};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
@@ -95,6 +95,11 @@ fn decide(ctx: &SockAddrContext, family: u16, addr: [u8; 16]) -> Result<(), (u64
     let mut flow = caller(ctx, sk)?;
     let agent = flow.agent;
     let settings = settings().map_err(|why| (agent, why))?;
+    // Its source address would be the redirected packets' too, and the daemon's answers, and the resets of the kernel, would
+    // be routed to wherever that is: a source may be chosen freely (IP_FREEBIND).
+    if !from_here(sk, family) {
+        return Err((agent, Why::Packet));
+    }
     if protocol == TCP && is_loopback(&addr) && own_listener(ctx, agent, &addr, port) {
         forget(sk.cast());
         return Ok(());
@@ -113,6 +118,27 @@ fn decide(ctx: &SockAddrContext, family: u16, addr: [u8; 16]) -> Result<(), (u64
     redirect(sa, family, is_v4(&addr), to);
     count(agent, 0, Hook::Connect);
     Ok(())
+}
+
+/// Whether the socket has no source address yet, or a loopback one.
+#[inline(always)]
+fn from_here(sk: *mut bpf_sock, family: u16) -> bool {
+    const FOUR: usize = offset_of!(bpf_sock, src_ip4);
+    const SIX: usize = offset_of!(bpf_sock, src_ip6);
+    // SAFETY: the hook's own socket, which the kernel lets be read word by word.
+    let addr = unsafe {
+        if family == AF_INET {
+            mapped(word::<FOUR, _>(sk))
+        } else {
+            bytes([
+                word::<SIX, _>(sk),
+                word::<{ SIX + 4 }, _>(sk),
+                word::<{ SIX + 8 }, _>(sk),
+                word::<{ SIX + 12 }, _>(sk),
+            ])
+        }
+    };
+    is_loopback(&addr)
 }
 
 /// Sends the connect to this namespace's loopback instead.

@@ -43,7 +43,9 @@ fn decide(ctx: &SkBuffContext, packet: &mut Packet, whose: &mut u64) -> Result<(
         return Err(why);
     }
     let settings = settings()?;
-    if is_listeners(&packet.to) {
+    // From an address that is a card's, or nobody's here, the answer would be routed to wherever that address is.
+    let from_here = is_loopback(&packet.from);
+    if from_here && is_listeners(&packet.to) {
         if packet.to_port == settings.dns_port && packet.protocol == UDP {
             lease()?;
             return resolving(ctx, packet);
@@ -55,7 +57,7 @@ fn decide(ctx: &SkBuffContext, packet: &mut Packet, whose: &mut u64) -> Result<(
     }
     // The answers of a port that others may connect to. A rule opens it for being asked, never for asking.
     let opened = packet.protocol == TCP && inbound(agent, packet.from_port) && !asks(ctx, packet);
-    if !(is_loopback(&packet.to) || opened) {
+    if !(from_here && is_loopback(&packet.to) || opened) {
         return Err(why);
     }
     match peer(ctx, packet, true, agent, level) {

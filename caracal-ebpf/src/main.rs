@@ -8,6 +8,7 @@ mod bind;
 mod connect;
 mod context;
 mod decide;
+mod device;
 mod egress;
 mod foreign;
 mod getpeername;

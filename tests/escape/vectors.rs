@@ -3,7 +3,8 @@
 //! world, and must get out there.
 //!
 //! What each attempt aims at carries its number, so that all of a privilege run at once and every packet on a cable has
-//! an owner; a packet without one is a failure as well. What gets out is a leak unless `caracald doctor --json` lists
+//! an owner; a packet without one is a failure as well. `CARACAL_TRIES=root` (or `user`, `userns`) tries as one of them
+//! only, and without what breaks the governing: in emulated machines a whole run takes too long for CI. What gets out is a leak unless `caracald doctor --json` lists
 //! the same mechanism as uncovered, and what does not get out must not be on that list.
 
 mod judge;
@@ -25,23 +26,30 @@ const SETUPS: [Phase; 2] = [Phase::Attach, Phase::Run];
 fn every_known_way_out_is_closed_or_named() {
     let scene = Scene::new(STAND_IN).expect("the scene stands");
     let mut stage = Stage::new(&scene);
-    for privilege in Privilege::ALL {
-        stage.tries(privilege, Phase::Control);
+    let one = std::env::var("CARACAL_TRIES").ok().filter(|name| !name.is_empty());
+    let one = one.map(|name| Privilege::named(&name).expect("CARACAL_TRIES names a privilege"));
+    let privileges: Vec<Privilege> = Privilege::ALL.into_iter().filter(|it| one.is_none_or(|one| one == *it)).collect();
+    for privilege in &privileges {
+        stage.tries(*privilege, Phase::Control);
     }
-    stage.tries_last(Privilege::Root, Phase::Control, None);
+    if one.is_none() {
+        stage.tries_last(Privilege::Root, Phase::Control, None);
+    }
     stage.govern();
     for phase in SETUPS {
-        for privilege in Privilege::ALL {
-            stage.tries(privilege, phase);
+        for privilege in &privileges {
+            stage.tries(*privilege, phase);
         }
     }
     stage.look();
     let coverage = Coverage::ask(stage.daemon());
     let reasons = judge::reasons(stage.daemon());
     planted(&mut stage);
-    last(&mut stage);
+    if one.is_none() {
+        last(&mut stage);
+    }
     let found = stage.found();
-    let judged = judge_all(&found, &coverage);
+    let judged = judge_all(&found, &coverage, &privileges, one.is_none());
     let failed = write(&found, &judged, &coverage, &reasons);
     assert!(failed.is_empty(), "{} cases failed:\n{}", failed.len(), failed.join("\n"));
 }
@@ -67,8 +75,10 @@ fn last(stage: &mut Stage<'_>) {
 
 type Judged = BTreeMap<Aim, Judgement>;
 
-fn judge_all(found: &Found, coverage: &Coverage) -> Judged {
+/// Judges what was tried; what was left out is counted by privilege and setup.
+fn judge_all(found: &Found, coverage: &Coverage, privileges: &[Privilege], with_last: bool) -> Judged {
     let mut judged = Judged::new();
+    let mut omitted: BTreeMap<(Privilege, Phase), u64> = BTreeMap::new();
     for (place, vector) in VECTORS.iter().enumerate() {
         for privilege in Privilege::ALL {
             for phase in SETUPS {
@@ -79,9 +89,18 @@ fn judge_all(found: &Found, coverage: &Coverage) -> Judged {
                     continue;
                 }
                 let aim = Aim { vector: place, privilege, phase };
-                judged.insert(aim, judge::judge(vector, aim, found, coverage));
+                if privileges.contains(&privilege) && (with_last || vector.start != Start::Last) {
+                    judged.insert(aim, judge::judge(vector, aim, found, coverage));
+                } else {
+                    *omitted.entry((privilege, phase)).or_default() += 1;
+                }
             }
         }
+    }
+    report::figure("escape", "omitted", omitted.values().sum());
+    for ((privilege, phase), count) in omitted {
+        let name = format!("vectors {} {}", privilege.name(), phase.name());
+        report::omitted("escape", &name, "too long for CI in an emulated machine; `--long` tries them", count);
     }
     judged
 }

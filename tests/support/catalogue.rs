@@ -143,6 +143,10 @@ const fn family(name: &'static str, who: &'static [Privilege], what: &'static st
     Vector { name, class: 11, what, who, start: Start::Inside, judge: Judge::Descriptor, reasons: &[] }
 }
 
+const fn device(name: &'static str, who: &'static [Privilege], what: &'static str) -> Vector {
+    Vector { name, class: 23, what, who, start: Start::Inside, judge: Judge::Descriptor, reasons: DEVICE }
+}
+
 const fn allowed(name: &'static str, class: u8, what: &'static str) -> Vector {
     Vector { name, class, what, who: ALL, start: Start::Inside, judge: Judge::Allowed, reasons: &[] }
 }
@@ -152,6 +156,7 @@ const KIND: &[&str] = &["socket_kind_refused"];
 const PACKET: &[&str] = &["packet_refused"];
 const INBOUND: &[&str] = &["inbound_refused"];
 const MULTICAST: &[&str] = &["multicast_refused"];
+const DEVICE: &[&str] = &["device_refused"];
 const NONE: &[&str] = &[];
 
 /// Every mechanism. The place in the list is part of the address that it aims at: at most 250.
@@ -279,7 +284,18 @@ pub const VECTORS: &[Vector] = &[
     wire("igmp_join", 22, ALL, MULTICAST, "joins an IPv4 group: the kernel announces it"),
     wire("mld_join", 22, ALL, MULTICAST, "joins an IPv6 group: the kernel announces it"),
     wire("source_group_join", 22, ALL, MULTICAST, "joins a group for one source, by the newer option"),
-    wire("tun_device", 23, HOST, NONE, "writes packets into a tunnel device that is its user's"),
+    wire("tun_device", 23, HOST, DEVICE, "writes packets into a tunnel device that is its user's"),
+    wire(
+        "tun_in_namespace",
+        23,
+        ALL,
+        DEVICE,
+        "makes a tunnel device in a namespace of its own, which forwards to its cable",
+    ),
+    device("vhost_net", HOST, "/dev/vhost-net: packets for a tunnel or a card"),
+    device("vhost_vsock", HOST, "/dev/vhost-vsock: to other virtual machines' hosts"),
+    device("raw_memory", ROOT, "/dev/mem: the daemon's keys, and every card"),
+    device("raw_disk", HOST, "a disk as a block device: the daemon's files"),
     wire("fifo", 24, ALL, NONE, "a named pipe that a process outside reads"),
     wire("shared_file", 24, ALL, NONE, "a file that a process outside reads"),
     wire("message_queue", 24, ALL, NONE, "a System V message queue"),
@@ -287,7 +303,15 @@ pub const VECTORS: &[Vector] = &[
     wire("port_reuse", 25, ALL, NONE, "one source port for many destinations"),
     wire("device_bound_tcp", 26, ALL, PACKET, "a socket bound to a network card"),
     wire("device_bound_dns", 26, ALL, PACKET, "the same, by datagrams to the resolver's port"),
-    wire("source_address", 26, ALL, NONE, "a socket bound to the card's address"),
+    wire("source_address", 26, ALL, PACKET, "a socket bound to the card's address"),
+    wire("source_reset", 26, ALL, PACKET, "the same, closed before the answer: the kernel sends a reset by the card"),
+    wire(
+        "source_freely_chosen",
+        26,
+        ALL,
+        NONE,
+        "a source that is not this host's (IP_FREEBIND): the answer is sent there",
+    ),
     wire("packet_information", 26, ALL, DATAGRAM, "IP_PKTINFO names the card"),
     wire("unicast_interface", 26, ALL, DATAGRAM, "IP_UNICAST_IF names the card"),
     wire("source_route", 26, ROOT, &["packet_refused", "datagram_refused"], "IP_OPTIONS with a source route"),

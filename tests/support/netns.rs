@@ -214,7 +214,7 @@ impl Host {
             uid: 0,
             dir: PathBuf::from("/"),
             keep: None,
-            limit: Duration::from_secs(120),
+            limit: Duration::from_secs(600),
             cgroup: None,
         }
     }

@@ -52,6 +52,15 @@ pub fn verdict(subject: &str, name: &str, fault: Option<String>, more: Map<Strin
     update(subject, |report| put_case(report, line));
 }
 
+/// Writes a case that was left out, and why. `count` is how many attempts it stands for.
+pub fn omitted(subject: &str, name: &str, why: &str, count: u64) {
+    println!("left out: {name} ({count}): {why}");
+    let line = json!({"name": name, "verdict": "skipped", "why": why, "omitted": count});
+    if let Value::Object(line) = line {
+        update(subject, |report| put_case(report, line));
+    }
+}
+
 /// [`case`] for one that measures nothing else.
 ///
 /// # Panics

@@ -53,7 +53,7 @@ impl Scene {
             .args(["--dns", NAME_SERVER, "--dns", NAME_SERVER_V6, "--dns", CORPORATE_NAME_SERVER])
             .spawn(Stdio::from(std::fs::File::create(files.join("stand-in.out"))?), Stdio::from(log))?;
         let scene = Scene { stand_in: child, wire, net, home: programs::home() };
-        until("the stand-in listens", Duration::from_secs(20), || {
+        until("the stand-in listens", Duration::from_secs(120), || {
             std::fs::read_to_string(files.join("stand-in.out")).is_ok_and(|text| text.contains("ready"))
         })
         .with_context(|| std::fs::read_to_string(files.join("stand-in.err")).unwrap_or_default())?;

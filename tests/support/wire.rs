@@ -3,8 +3,11 @@
 //! A packet socket in `B` sees every frame on the `leak` cable before any filter does. The data path's own packets take
 //! the other cable (see [`crate::netns`]): the kernel routes by the user that owns the socket, so neither a forged
 //! address nor a reused port changes the cable. Hence the judgement is short: *any* IP packet on `leak` while agents are
-//! governed is a leak. Only the host's own neighbour discovery and multicast listener reports are left out: the kernel
-//! sends them for the cable itself and they carry no byte of any process.
+//! governed is a leak. Left out are the host's own neighbour discovery and multicast listener reports, which the kernel
+//! sends for the cable itself, and what it answers for a connection of the data path's that is no more (a reset, the
+//! acknowledgement of a late segment): such a segment has no socket, hence no user, and takes the default route. It is
+//! known by all four of its numbers: the data path opened that very connection on its own cable. It carries no byte of any
+//! process; one with a payload, or one that asks for a connection, is a leak whatever its numbers.
 //!
 //! Link-layer requests for a neighbour that an attempt of the catalogue chose, and reports of a group that it joined, are
 //! packets as any other: their addresses are its bytes.
@@ -15,6 +18,7 @@
 use crate::catalogue::{self, Aim};
 use crate::netns::{Net, until};
 use anyhow::{Result, ensure};
+use std::collections::HashSet;
 use std::ffi::CStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
@@ -56,6 +60,16 @@ impl Packet {
         self.segment().is_none_or(|(flags, payload)| flags & 2 != 0 || payload > 0)
     }
 
+    /// Asks for a connection: SYN without ACK.
+    fn asks(&self) -> bool {
+        self.segment().is_some_and(|(flags, _)| flags & 0x12 == 2)
+    }
+
+    /// The four numbers of a connection, as its first segment has them.
+    fn connection(&self) -> Connection {
+        (self.source, self.source_port, self.destination, self.port)
+    }
+
     /// The flags of a TCP segment (RFC 9293 3.1) and the length of its payload.
     fn segment(&self) -> Option<(u8, usize)> {
         let header = match self.source {
@@ -67,6 +81,8 @@ impl Packet {
         (self.protocol == 6).then_some((*self.bytes.get(header + 13)?, payload))
     }
 }
+
+type Connection = (IpAddr, Option<u16>, IpAddr, Option<u16>);
 
 /// Stands for the protocol number of an ARP request: 255 is reserved (RFC 5237).
 pub const ARP: u8 = 255;
@@ -105,6 +121,8 @@ pub struct Wire {
     flushed: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     socket: Arc<OwnedFd>,
+    /// The first segments of the data path's own connections, on its own cable.
+    own: Option<Box<Wire>>,
 }
 
 /// A port of `B` on which nothing but a canary listens, TCP and UDP, both families.
@@ -117,7 +135,9 @@ impl Wire {
     /// When the packet socket or a listener cannot be opened.
     pub fn tap(net: &Net) -> Result<Wire> {
         net.b.inside(canaries)?;
-        Wire::on(net, c"leak", |packet| !cable_noise(packet))
+        let mut wire = Wire::on(net, c"leak", |packet| !cable_noise(packet))?;
+        wire.own = Some(Box::new(Wire::on(net, c"road", Packet::asks)?));
+        Ok(wire)
     }
 
     /// Starts to listen on the data path's own cable, for tokens only: not even the data path may send one.
@@ -133,23 +153,36 @@ impl Wire {
 
     fn on(net: &Net, device: &'static CStr, keep: fn(&Packet) -> bool) -> Result<Wire> {
         let socket = Arc::new(net.b.inside(|| packet_socket(device))?);
-        let wire = Wire { seen: Arc::default(), flushed: Arc::default(), stop: Arc::default(), socket };
+        let wire = Wire { seen: Arc::default(), flushed: Arc::default(), stop: Arc::default(), socket, own: None };
         let (seen, flushed, stop, socket) =
             (Arc::clone(&wire.seen), Arc::clone(&wire.flushed), Arc::clone(&wire.stop), Arc::clone(&wire.socket));
         std::thread::spawn(move || capture(&socket, &seen, &flushed, &stop, keep));
         Ok(wire)
     }
 
-    /// Everything seen so far. Waits until the capture has gone through what the kernel holds.
+    /// Everything seen so far that somebody sent. Waits until the capture has gone through what the kernel holds.
     ///
     /// # Panics
     /// When the kernel had no room for a packet: a judge that missed one cannot say that there was none.
     #[must_use]
     #[track_caller]
     pub fn packets(&self) -> Vec<Packet> {
+        let mut packets = self.captured();
+        // Seldom: the second cable is looked at only then.
+        if let Some(own) = &self.own
+            && packets.iter().any(|packet| !packet.carries())
+        {
+            let connections: HashSet<Connection> = own.captured().iter().map(Packet::connection).collect();
+            packets.retain(|packet| !answers_for(packet, &connections));
+        }
+        packets
+    }
+
+    #[track_caller]
+    fn captured(&self) -> Vec<Packet> {
         let before = self.flushed.load(Ordering::SeqCst);
         // Two whole rounds: the first may have begun before the packet of interest arrived.
-        let _late = until("the capture", Duration::from_secs(5), || self.flushed.load(Ordering::SeqCst) > before + 1);
+        let _late = until("the capture", Duration::from_secs(60), || self.flushed.load(Ordering::SeqCst) > before + 1);
         let lost = lost(&self.socket);
         assert_eq!(lost, 0, "the judge lost {lost} packets");
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -157,7 +190,7 @@ impl Wire {
 
     /// Forgets what was seen.
     pub fn clear(&self) {
-        let _old = self.packets();
+        let _old = self.captured();
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -188,6 +221,11 @@ fn judge(packets: &[Packet]) {
         .map(|p| format!("{} -> {} proto {} port {:?}", p.source, p.destination, p.protocol, p.port))
         .collect();
     assert!(packets.is_empty(), "{} packets left the host outside the data path: {shown:?}", packets.len());
+}
+
+/// Whether the kernel itself answers for one of these connections, which has no socket any more.
+fn answers_for(packet: &Packet, connections: &HashSet<Connection>) -> bool {
+    !packet.carries() && connections.contains(&packet.connection())
 }
 
 impl Drop for Wire {
@@ -366,4 +404,34 @@ fn canaries() -> Result<()> {
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A TCP segment over IPv6 from the data path's address and this port.
+    fn segment(port: u16, flags: u8, payload: &[u8]) -> Packet {
+        let (from, to) = ([0x20, 1, 0xd, 0xb8, 0, 0xca, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], [9_u8; 16]);
+        let mut bytes = vec![0x60, 0, 0, 0, 0, 20, 6, 64];
+        bytes.extend(from.iter().chain(&to));
+        bytes.extend(port.to_be_bytes().iter().chain(&443_u16.to_be_bytes()));
+        bytes.extend([0; 8]);
+        bytes.extend([0x50, flags, 0, 0, 0, 0, 0, 0]);
+        bytes.extend(payload);
+        parse(&bytes).expect("a segment")
+    }
+
+    #[test]
+    fn what_the_kernel_answers_for_the_data_path_is_no_leak_and_nothing_else_is_left_out() {
+        let (syn, rst, ack) = (2, 4, 16);
+        let opened = segment(40_000, syn, b"");
+        assert!(opened.asks() && !segment(40_000, syn | ack, b"").asks());
+        let own = HashSet::from([opened.connection()]);
+        assert!(answers_for(&segment(40_000, rst, b""), &own));
+        assert!(answers_for(&segment(40_000, ack, b""), &own));
+        assert!(!answers_for(&segment(40_001, rst, b""), &own), "another connection");
+        assert!(!answers_for(&segment(40_000, ack, b"byte"), &own), "a payload");
+        assert!(!answers_for(&opened, &own), "a connection that is asked for");
+    }
 }

@@ -9,6 +9,7 @@ mod image;
 mod machine;
 mod modules;
 mod outcome;
+mod plan;
 mod suite;
 mod vagrant;
 
@@ -22,12 +23,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use self::{
     guest::Root,
     machine::{Accelerator, Console, Machine},
     outcome::Outcome,
+    plan::{Boot, Cgroups, Depth, Work},
     suite::{Apt, Kernel, SUITES, Suite},
 };
 use crate::{
@@ -42,9 +44,6 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(1200);
 /// Why there is nothing to boot on another kind of processor.
 const ELSEWHERE: &str = "the machines are x86-64 and run this host's programs: they need an x86-64 host";
-/// Cases of `escape` for a run that has to be short: every way out, the lease, the pins, and what the kernel tells.
-const SHORT: [&str; 5] =
-    ["vectors::", "closed::kill_9", "closed::a_stopped_daemon", "closed::a_stop_leaves", "sockets::the_peer"];
 /// Machines at the same time, one processor each.
 const AT_ONCE: usize = 2;
 
@@ -73,85 +72,12 @@ pub(crate) struct Arguments {
     /// Ask `doctor` alone on every kernel, and write docs/COVERAGE.md from what it says.
     #[arg(long, conflicts_with_all = ["shell", "command", "list"])]
     coverage: bool,
+    /// Write docs/COVERAGE.md from the last run's report, and boot nothing.
+    #[arg(long, conflicts_with_all = ["shell", "command", "list", "coverage"])]
+    coverage_from_report: bool,
     /// Runs in the machine, as root, with caracald on PATH.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
-}
-
-/// How a host mounts cgroups.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(crate) enum Cgroups {
-    /// Version 2 and nothing else.
-    Pure,
-    /// Version 1 controllers, and version 2 beside them.
-    Hybrid,
-}
-
-impl Cgroups {
-    /// As the guest's command line has it.
-    fn word(self) -> &'static str {
-        match self {
-            Self::Pure => "pure",
-            Self::Hybrid => "hybrid",
-        }
-    }
-}
-
-/// One boot: which kernel, on which kind of host, and what it is to try.
-#[derive(Clone, Debug)]
-pub(crate) struct Boot {
-    pub(crate) kernel: Kernel,
-    pub(crate) cgroups: Cgroups,
-    /// Whether `bpf` is among the security modules.
-    pub(crate) bpf_lsm: bool,
-    work: Work,
-}
-
-/// How much is tried on each kernel.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Depth {
-    /// What the table in the docs is made of.
-    Coverage,
-    /// What fits into CI.
-    Short,
-    Long,
-}
-
-#[derive(Clone, Debug)]
-enum Work {
-    /// `doctor`, then the contract's cases that these words of the test program select.
-    Proofs(Vec<String>),
-    /// `doctor` alone.
-    Doctor,
-    Command(Vec<String>),
-    Shell,
-}
-
-impl Boot {
-    /// In reports: `Linux 6.1.0-56-cloud-amd64, pure cgroup v2, BPF LSM`.
-    pub(crate) fn describe(&self) -> String {
-        let cgroups = match self.cgroups {
-            Cgroups::Pure => "pure cgroup v2",
-            Cgroups::Hybrid => "hybrid cgroups",
-        };
-        let lsm = if self.bpf_lsm { "BPF LSM" } else { "no BPF LSM" };
-        format!("Linux {}, {cgroups}, {lsm}", self.kernel.release)
-    }
-
-    /// In file names.
-    fn name(&self) -> String {
-        let lsm = if self.bpf_lsm { "lsm" } else { "nolsm" };
-        format!("{}-{}-{lsm}", self.kernel.series, self.cgroups.word())
-    }
-
-    /// The guest kernel's command line.
-    pub(crate) fn words(&self) -> String {
-        let bpf = if self.bpf_lsm { ",bpf" } else { "" };
-        // What doctor tells such hosts to do: before 5.15 these controllers take a socket out of its v2 cgroup.
-        let old = self.cgroups == Cgroups::Hybrid && self.kernel.release.starts_with("5.10.");
-        let controllers = if old { " cgroup_no_v1=net_cls,net_prio" } else { "" };
-        format!("caracal.cgroup={} lsm=landlock,lockdown,yama{bpf}{controllers}", self.cgroups.word())
-    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -160,6 +86,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let checkout = Checkout::find()?;
     let suites = chosen(&arguments.kernels)?;
+    if arguments.coverage_from_report {
+        return coverage::write(&checkout, &[Report::read(&checkout.report().join("kernels.json"))?]);
+    }
     setup::for_vm(&checkout)?;
     if arguments.list {
         return list(&checkout, &suites);
@@ -186,14 +115,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// The part of `cargo xtask test` that boots machines: every kernel, and what each found.
 ///
 /// # Errors
-/// When set-up fails. What fails in a machine, or for one kernel alone, is a case.
+/// When the machines' root file system cannot be made. What fails in a machine, or for one kernel alone, is a case, and so
+/// is a program that cannot be installed.
 pub(crate) fn test(checkout: &Checkout, long: bool, filter: &[String]) -> Result<Vec<Report>> {
     if !cfg!(target_arch = "x86_64") {
         let mut kernels = Report::start("kernels", &checkout.root);
         kernels.cases.push(Case::new("other kernels", Verdict::Skipped).because(ELSEWHERE));
         return Ok(vec![kernels]);
     }
-    setup::for_vm(checkout)?;
+    if let Err(error) = setup::for_vm(checkout) {
+        let mut kernels = Report::start("kernels", &checkout.root);
+        kernels.cases.push(Case::new("what boots other kernels", Verdict::Failed).because(format!("{error:#}")));
+        return Ok(vec![kernels]);
+    }
     let suites: Vec<&Suite> = SUITES.iter().collect();
     let mut reports = try_out(checkout, &suites, if long { Depth::Long } else { Depth::Short }, filter)?;
     coverage::compare(checkout, &mut reports);
@@ -263,7 +197,7 @@ fn try_out(checkout: &Checkout, suites: &[&Suite], depth: Depth, filter: &[Strin
             let mut boots = Vec::new();
             for suite in suites {
                 match apt.kernel(checkout, suite) {
-                    Ok(kernel) => boots.extend(plan(&kernel, depth, filter)),
+                    Ok(kernel) => boots.extend(plan::boots(&kernel, depth, filter)),
                     Err(error) => kernels.cases.push(outcome::unavailable(suite, &error)),
                 }
             }
@@ -279,6 +213,7 @@ fn try_out(checkout: &Checkout, suites: &[&Suite], depth: Depth, filter: &[Strin
         let accelerator = accelerator(&scratch, &first.kernel)?;
         for (boot, outcome) in all(checkout, &scratch, &root, boots, accelerator) {
             outcome::judge(&boot, accelerator, outcome, &mut kernels, &mut escape);
+            escape.cases.extend(boot.left_out(root.tests(), depth));
         }
         fs::remove_file(&root.path).with_context(|| root.path.display().to_string())?;
     }
@@ -289,25 +224,6 @@ fn try_out(checkout: &Checkout, suites: &[&Suite], depth: Depth, filter: &[Strin
         reports.push(escape);
     }
     Ok(reports)
-}
-
-/// What is tried on one kernel. A run that has to be short tries the catalogue of ways out and what else a kernel could
-/// change, and on the second kind of host asks `doctor` alone.
-fn plan(kernel: &Kernel, depth: Depth, filter: &[String]) -> Vec<Boot> {
-    let boot = |cgroups, bpf_lsm, work| Boot { kernel: kernel.clone(), cgroups, bpf_lsm, work };
-    let all = depth == Depth::Long || !filter.is_empty();
-    let short = if all { Vec::new() } else { SHORT.map(ToOwned::to_owned).to_vec() };
-    let whole = || Work::Proofs(filter.iter().cloned().chain(short.clone()).collect());
-    match depth {
-        Depth::Coverage => vec![boot(Cgroups::Pure, true, Work::Doctor), boot(Cgroups::Hybrid, false, Work::Doctor)],
-        Depth::Short => vec![boot(Cgroups::Pure, true, whole()), boot(Cgroups::Hybrid, false, Work::Doctor)],
-        Depth::Long => vec![
-            boot(Cgroups::Pure, true, whole()),
-            boot(Cgroups::Hybrid, false, whole()),
-            boot(Cgroups::Hybrid, true, Work::Doctor),
-            boot(Cgroups::Pure, false, Work::Doctor),
-        ],
-    }
 }
 
 /// Runs the boots, [`AT_ONCE`] at a time; says what each found as it ends.
@@ -374,7 +290,7 @@ fn start(
     let name = boot.name();
     let own = scratch.join(format!("{name}.cpio"));
     let script = match &boot.work {
-        Work::Proofs(filter) => guest::proofs(checkout, root, filter),
+        Work::Proofs(selection) => guest::proofs(checkout, root, selection),
         Work::Doctor => guest::doctor(checkout, root),
         Work::Command(words) => guest::command(checkout, root, words),
         Work::Shell => guest::shell(checkout, root),

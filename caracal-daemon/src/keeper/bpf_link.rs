@@ -26,6 +26,7 @@ pub fn attach_type(program: &str) -> io::Result<u32> {
         "egress" | "foreign_egress" => 1,
         "sock_create" => 2,
         "sock_ops" => 3,
+        "device" => 6,
         "bind4" => 8,
         "bind6" => 9,
         "connect4" => 10,

@@ -642,6 +642,7 @@ fn load(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSkb(program) => program.load(),
         Program::SockOps(program) => program.load(),
         Program::CgroupSockopt(program) => program.load(),
+        Program::CgroupDevice(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -373,6 +373,14 @@ fn devices(scene: &Scene, dir: &Path) {
         "ip link set tunuser up && ip link set tunroot up".to_owned(),
         "for i in default tunuser tunroot; do echo 0 > /proc/sys/net/ipv4/conf/$i/rp_filter; done".to_owned(),
     ];
+    let disk = format!(
+        "for i in /sys/class/block/*; do case $i in */loop*|*/ram*) ;; *) d=$(cat $i/dev); break;; esac; done; \
+         test -n \"$d\" && mknod {0}/disk b ${{d%:*}} ${{d#*:}}; \
+         mknod {0}/mem c 1 1; mknod {0}/vhost-net c 10 238; mknod {0}/vhost-vsock c 10 241; \
+         for i in disk mem vhost-net vhost-vsock; do test -e {0}/$i && chmod 666 {0}/$i; done; true",
+        dir.display()
+    );
+    scene.net.a.shell(&disk).expect("device nodes");
     // A kernel without tunnel devices: the attempt finds none, and is absent.
     if let Err(why) = scene.net.a.shell(&lines.join(" && ")) {
         eprintln!("no tunnel devices: {why}");

@@ -64,15 +64,19 @@ pub(crate) const DEMO: &[(&str, Probe)] =
 /// What boots other kernels, and what stands in their root file system.
 pub(crate) const VM: &[(&str, Probe)] = &[
     ("qemu-system-x86", Probe::Program("qemu-system-x86_64")),
-    ("busybox-static", Probe::Path(Cow::Borrowed("/usr/bin/busybox"))),
+    ("busybox-static", Probe::Succeeds(&["sh", "-c", "test -x /usr/bin/busybox && ! ldd /usr/bin/busybox"])),
     ("debian-archive-keyring", Probe::Path(Cow::Borrowed("/usr/share/keyrings/debian-archive-keyring.gpg"))),
+    // Modules come packed, by one or the other.
     ("xz-utils", Probe::Program("xz")),
+    ("zstd", Probe::Program("zstd")),
+    ("ca-certificates", Probe::Path(Cow::Borrowed("/etc/ssl/certs/ca-certificates.crt"))),
     ("curl", Probe::Program("curl")),
     ("git", Probe::Program("git")),
     ("iproute2", Probe::Program("ip")),
     ("libcap2-bin", Probe::Program("capsh")),
     ("util-linux", Probe::Program("unshare")),
-    ("python3-minimal", Probe::Program("python3")),
+    // With its whole library: the contracts' programs need more than python3-minimal has.
+    ("python3", Probe::Succeeds(&["/usr/bin/python3", "-c", "import ctypes, json, select, socket, ssl"])),
 ];
 
 /// What reads vagrant/Vagrantfile: 16 MB.

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{image::Image, modules, suite::Kernel};
+use super::{image::Image, modules, plan::Selection, suite::Kernel};
 use crate::{
     checkout::Checkout,
     report,
@@ -53,6 +53,14 @@ const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
 pub(crate) struct Root {
     pub(crate) path: PathBuf,
     contract: Program,
+    tests: Vec<String>,
+}
+
+impl Root {
+    /// Every test of the contract.
+    pub(crate) fn tests(&self) -> &[String] {
+        &self.tests
+    }
 }
 
 /// Builds the root file system that all machines share. It is made anew each time: copying files is quicker than finding
@@ -86,7 +94,9 @@ pub(crate) fn root(checkout: &Checkout, scratch: &Path) -> Result<Root> {
     image.directory(contract.directory.strip_prefix("/").unwrap_or(&contract.directory), 0o755);
     let path = scratch.join("root.cpio");
     write(&image, &path)?;
-    Ok(Root { path, contract })
+    let listed = text(Command::new(&contract.executable).args(["--list", "--format", "terse"]))?;
+    let tests = listed.lines().filter_map(|line| line.strip_suffix(": test")).map(ToOwned::to_owned).collect();
+    Ok(Root { path, contract, tests })
 }
 
 /// A root file system that comes up and goes down.
@@ -215,9 +225,12 @@ pub(crate) fn doctor(checkout: &Checkout, root: &Root) -> String {
 }
 
 /// `doctor`, then the contract. Its outcome is the script's.
-pub(crate) fn proofs(checkout: &Checkout, root: &Root, filter: &[String]) -> String {
-    let words: Vec<String> = filter.iter().map(|word| quoted(word)).collect();
-    format!("{}$ESCAPE --test-threads=2 {} 2>&1 | tee /out/log\n", doctor(checkout, root), words.join(" "))
+pub(crate) fn proofs(checkout: &Checkout, root: &Root, selection: &Selection) -> String {
+    let words: Vec<String> = selection.words.iter().map(|word| quoted(word)).collect();
+    let tries = selection.tries.unwrap_or_default();
+    let ask = doctor(checkout, root);
+    let told = format!("export CARACAL_DOCTOR=/out/doctor.json CARACAL_TRIES={tries}");
+    format!("{ask}{told}\n$ESCAPE --test-threads=2 {} 2>&1 | tee /out/log\n", words.join(" "))
 }
 
 /// A command whose output is its log.

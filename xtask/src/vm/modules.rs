@@ -15,8 +15,11 @@ const NEEDED: &[&str] = &["veth"];
 /// What some attempts need: a family that the kernel does not know proves nothing about the hook that refuses it. Loaded
 /// where the kernel has them; a newer one may have dropped some.
 const USEFUL: &[&str] = &[
-    "dummy",     // a card without a cable
-    "tun",       // a device that is a way out
+    "dummy", // a card without a cable
+    "tun",   // devices that are ways out
+    "vhost_net",
+    "vhost_vsock",
+    "zram",
     "inet_diag", // lists and destroys sockets
     "tcp_diag",
     "udp_diag",

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::{Boot, coverage, machine::Accelerator, suite::Suite};
-use crate::report::{COUNTS, Case, Report, Verdict};
+use crate::report::{COUNTS, Case, OMITTED, Report, Verdict};
 
 /// What came back from one boot.
 #[derive(Debug)]
@@ -144,6 +144,10 @@ fn proofs(boot: &Boot, outcome: &Outcome, escape: &mut Report) {
         case.name = format!("{}, on {}", case.name, boot.describe());
         case.more.insert("kernel".into(), json!(boot.kernel.release));
         case.more.insert("cgroup".into(), json!(boot.cgroups.word()));
+        if case.verdict == Verdict::Skipped && !boot.bpf_lsm {
+            // What needs the BPF LSM; where that was asked for, a skip is red.
+            case.more.entry(OMITTED).or_insert(json!(1));
+        }
         escape.cases.push(case);
     }
     for (name, value) in outcome.escape.iter().flat_map(|report| &report.figures) {

@@ -131,7 +131,7 @@ impl Apt {
     /// Makes the directory and reads the suites' lists where they are old.
     ///
     /// # Errors
-    /// When no mirror or key is known; not when the mirror does not answer.
+    /// When the directory cannot be made; not when no mirror is known or none answers: then what is kept is taken.
     pub(crate) fn open(checkout: &Checkout) -> Result<Self> {
         let home = checkout.target.join("vm");
         let apt = home.join("apt");
@@ -139,15 +139,16 @@ impl Apt {
             fs::create_dir_all(apt.join(below)).with_context(|| apt.display().to_string())?;
         }
         let configuration = apt.join("apt.conf");
-        let sources = sources()?;
-        let changed = fs::read_to_string(apt.join("sources.list")).ok().as_ref() != Some(&sources);
-        fs::write(apt.join("sources.list"), sources)?;
         fs::write(apt.join("status"), "")?;
         fs::write(&configuration, settings(&apt))?;
+        let list = apt.join("sources.list");
         let mut apt = Self { home, configuration, stale: None };
-        if changed || !apt.fresh() {
-            apt.stale = apt.update(checkout).err().map(|error| format!("{error:#}"));
-        }
+        let looked = sources().and_then(|sources| {
+            let changed = fs::read_to_string(&list).ok().as_ref() != Some(&sources);
+            fs::write(&list, sources)?;
+            if changed || !apt.fresh() { apt.update(checkout) } else { Ok(()) }
+        });
+        apt.stale = looked.err().map(|error| format!("{error:#}"));
         Ok(apt)
     }
 

@@ -16,6 +16,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrStorage, UnixAddr, accept, bind, connect, listen,
     send, sendto, setsockopt, socket, sockopt,
 };
+use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use super::outside;
@@ -30,7 +31,7 @@ struct Place {
 
 type Attempt = fn(&Place) -> Done;
 
-/// By name; those called `socket:FAMILY:TYPE:PROTOCOL` only open one.
+/// By name; those called `socket:FAMILY:TYPE:PROTOCOL` only open one, and `device:MAJOR:MINOR` a character device.
 const ATTEMPTS: &[(&str, Attempt)] = &[
     ("tcp", tcp),
     ("fast_open", fast_open),
@@ -53,6 +54,7 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("unix_seqpacket", unix_seqpacket),
     ("unix_abstract", unix_abstract),
     ("tun", tun),
+    ("disk", disk),
     ("fifo", fifo),
     ("file", file),
     ("queue", queue),
@@ -64,7 +66,7 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
 /// Whether an attempt has this name.
 #[must_use]
 pub fn is_known(name: &str) -> bool {
-    name.starts_with("socket:") || ATTEMPTS.iter().any(|(known, _)| *known == name)
+    name.starts_with("socket:") || name.starts_with("device:") || ATTEMPTS.iter().any(|(known, _)| *known == name)
 }
 
 /// Makes the attempt. With `wait` it first writes a byte and reads one: it is being moved in between. Gives the exit code.
@@ -75,10 +77,11 @@ pub fn run(name: &str, dir: &Path, wait: bool) -> i32 {
     if wait && !matches!(name, "created_before" | "connected_before") && place.moved().is_err() {
         return libc::EPIPE;
     }
-    let done = match (name.strip_prefix("socket:"), ATTEMPTS.iter().find(|(known, _)| *known == name)) {
-        (Some(numbers), _) => open_socket(numbers),
-        (None, Some((_, attempt))) => attempt(&place),
-        (None, None) => Err(io::Error::from_raw_os_error(libc::ENOTSUP)),
+    let done = match (name.split_once(':'), ATTEMPTS.iter().find(|(known, _)| *known == name)) {
+        (Some(("socket", numbers)), _) => open_socket(numbers),
+        (Some(("device", numbers)), _) => open_device(&place, SFlag::S_IFCHR, numbers),
+        (_, Some((_, attempt))) => attempt(&place),
+        (_, None) => Err(io::Error::from_raw_os_error(libc::ENOTSUP)),
     };
     done.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
 }
@@ -340,6 +343,30 @@ fn unix_abstract(place: &Place) -> Done {
 fn tun(_: &Place) -> Done {
     let device = fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     outside::claim_tunnel(&device)
+}
+
+/// Opens a device by its numbers, to read: nothing is read.
+fn open_device(place: &Place, kind: SFlag, numbers: &str) -> Done {
+    let mut words = numbers.trim().split(':').filter_map(|word| word.parse::<u64>().ok());
+    let (Some(major), Some(minor)) = (words.next(), words.next()) else {
+        return Err(io::Error::from_raw_os_error(libc::ENOTSUP));
+    };
+    let node = place.dir.join(format!("node-{}", std::process::id()));
+    mknod(&node, kind, Mode::S_IRUSR, nix::sys::stat::makedev(major, minor))?;
+    let opened = fs::File::open(&node);
+    fs::remove_file(&node)?;
+    opened.map(drop)
+}
+
+/// A disk that is neither a process's memory nor its file.
+fn disk(place: &Place) -> Done {
+    let own = |name: &str| ["loop", "ram"].iter().any(|kind| name.starts_with(kind));
+    for entry in fs::read_dir("/sys/class/block")?.flatten() {
+        if !own(&entry.file_name().to_string_lossy()) {
+            return open_device(place, SFlag::S_IFBLK, &fs::read_to_string(entry.path().join("dev"))?);
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ENODEV))
 }
 
 fn fifo(place: &Place) -> Done {

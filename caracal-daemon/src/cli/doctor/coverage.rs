@@ -86,12 +86,13 @@ pub fn probe(require: Require) -> anyhow::Result<Vec<Row>> {
 }
 
 /// Errors that say that the kernel has no such socket, or gives it to nobody with these rights.
-const ABSENT: [i32; 9] = [
+const ABSENT: [i32; 10] = [
     libc::EAFNOSUPPORT,
     libc::EPROTONOSUPPORT,
     libc::ESOCKTNOSUPPORT,
     libc::ENOPROTOOPT,
     libc::ENODEV,
+    libc::ENXIO,
     libc::ENOENT,
     libc::ENOSYS,
     libc::EPERM,

@@ -45,6 +45,7 @@ const CONNECT: &str = "connect4 and connect6";
 const SENDMSG: &str = "sendmsg4 and sendmsg6";
 const EGRESS: &str = "egress";
 const CREATE: &str = "sock_create";
+const DEVICE: &str = "device";
 const FAMILY: &str = "BPF LSM: socket_create";
 const FOREIGN: &str = "BPF LSM: socket_sendmsg";
 const UNIX: &str = "BPF LSM: unix_stream_connect, unix_may_send";
@@ -149,7 +150,12 @@ pub const VECTORS: &[Vector] = &[
     network("igmp_join", 22, &["join"], "setsockopt"),
     network("mld_join", 22, &["join"], "setsockopt"),
     network("source_group_join", 22, &["join"], "setsockopt"),
-    full("tun_device", 23, &["tun"], "a cgroup device program, or no tunnel device that is the agent's user's"),
+    network("tun_device", 23, &["tun"], DEVICE),
+    network("tun_in_namespace", 23, &["tun"], DEVICE),
+    network("vhost_net", 23, &["device:10:238"], DEVICE),
+    network("vhost_vsock", 23, &["device:10:241"], DEVICE),
+    network("raw_memory", 23, &["device:1:1"], DEVICE),
+    network("raw_disk", 23, &["disk"], DEVICE),
     residual("fifo", 24, &["fifo"], LATER),
     residual("shared_file", 24, &["file"], LATER),
     residual("message_queue", 24, &["queue"], LATER),
@@ -158,6 +164,8 @@ pub const VECTORS: &[Vector] = &[
     network("device_bound_tcp", 26, &["tcp"], EGRESS),
     network("device_bound_dns", 26, &["udp_connected"], EGRESS),
     network("source_address", 26, &["tcp", "udp"], CONNECT),
+    network("source_reset", 26, &["tcp"], CONNECT),
+    network("source_freely_chosen", 26, &["tcp", "udp", "udp_connected"], CONNECT),
     network("packet_information", 26, &["udp"], SENDMSG),
     network("unicast_interface", 26, &["udp", "udp_connected"], SENDMSG),
     network("source_route", 26, &["udp", "udp_connected"], EGRESS),

@@ -12,7 +12,7 @@ use std::time::Duration;
 const ZONE: &str = "refused.example";
 
 /// A query (RFC 1035 4.1) for the attempt's name.
-fn query(this: &Try, kind: u16) -> Vec<u8> {
+pub(super) fn query(this: &Try, kind: u16) -> Vec<u8> {
     let mut out = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in [this.aim.token().as_str()].into_iter().chain(ZONE.split('.')) {
         out.push(u8::try_from(label.len()).unwrap_or(0));

@@ -91,6 +91,52 @@ pub(super) fn source_address(this: &Try) -> Tried {
     datagram.or(stream)
 }
 
+/// Goes away before it is answered, from a port that is its own: what the kernel then sends to the daemon's `::1` for a
+/// socket that is no more would be routed by the card.
+pub(super) fn source_reset(this: &Try) -> Tried {
+    let [four, six, _] = this.aim.all(80);
+    let one = |to: SocketAddr| -> Tried {
+        let socket = tcp(&to)?;
+        socket.set_reuse_address(true).at("setsockopt")?;
+        let at = SocketAddr::new(CARD[usize::from(to.is_ipv6())], this.aim.inbound_port());
+        socket.bind(&at.into()).at("bind")?;
+        connect(&socket, &to)?;
+        send(&socket, b"GET / HTTP/1.1\r\nHost: nobody.example\r\n\r\n")
+    };
+    // Read nothing, wait for nothing.
+    let tried = any([four, six], &mut |to| one(to));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    tried
+}
+
+/// IP_FREEBIND and IPV6_FREEBIND are anybody's. Look-ups, because the answer repeats what was asked; and a connect, whose
+/// second packet goes to its source.
+pub(super) fn source_freely_chosen(this: &Try) -> Tried {
+    const IPV6_FREEBIND: i32 = 78;
+    let [four, six, _] = this.aim.all(0);
+    let free = |socket: Socket, from: SocketAddr| -> Tried<Socket> {
+        let (level, name) =
+            if from.is_ipv4() { (libc::IPPROTO_IP, libc::IP_FREEBIND) } else { (libc::IPPROTO_IPV6, IPV6_FREEBIND) };
+        int_option(&socket, level, name, 1)?;
+        socket.bind(&from.into()).at("bind")?;
+        Ok(socket)
+    };
+    let query = super::naming::query(this, 16);
+    let datagram = any([four, six], &mut |from| {
+        let to = SocketAddr::new(from.ip(), 53);
+        let first = send_to(&free(udp(&from)?, from)?, &query, &to);
+        let connected = free(udp(&from)?, from)?;
+        connect(&connected, &to)?;
+        send(&connected, &query).or(first)
+    });
+    let stream = any([four, six], &mut |from| {
+        let socket = free(tcp(&from)?, from)?;
+        connect(&socket, &SocketAddr::new(from.ip(), PORT))
+    });
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    datagram.or(stream)
+}
+
 pub(super) fn packet_information(this: &Try) -> Tried {
     let to = SocketAddrV4::new(this.aim.ip4(), PORT);
     let socket = udp(&SocketAddr::V4(to))?;
