@@ -52,6 +52,15 @@ pub fn verdict(subject: &str, name: &str, fault: Option<String>, more: Map<Strin
     update(subject, |report| put_case(report, line));
 }
 
+/// Writes a case that cannot run on this system, and why.
+pub fn skipped(subject: &str, name: &str, why: &str) {
+    let mut line = Map::new();
+    line.insert("name".into(), json!(name));
+    line.insert("verdict".into(), json!("skipped"));
+    line.insert("why".into(), json!(why));
+    update(subject, |report| put_case(report, line));
+}
+
 /// [`case`] for one that measures nothing else.
 ///
 /// # Panics
