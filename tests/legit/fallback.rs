@@ -12,7 +12,7 @@ fn an_http3_client_falls_back_at_once() {
         "an HTTP/3 client falls back",
         RULES,
         |_| (),
-        |scene, daemon| {
+        |scene, daemon, _| {
             let script = include_str!("../programs/http3.py");
             let ran = daemon.run(programs::python()).args(["-c", script]).ran().ok();
             let word = |name: &str| {

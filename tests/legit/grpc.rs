@@ -16,7 +16,7 @@ fn server(scene: &Scene) -> Server {
 
 #[test]
 fn calls_streams_and_errors_arrive_as_they_were() {
-    case("gRPC over TLS: unary, streams, trailers, errors", RULES, server, |scene, daemon| {
+    case("gRPC over TLS: unary, streams, trailers, errors", RULES, server, |scene, daemon, _| {
         let client = include_str!("../programs/grpc_client.py");
         let said = |run: support::netns::Run| run.args(["-c", client, "grpc.example:50051"]).ran().ok().stdout;
         let direct = scene.direct(programs::python());
@@ -36,7 +36,7 @@ fn a_refused_server_says_so_in_grpc() {
         "gRPC to a host without a rule",
         "",
         |_| (),
-        |_, daemon| {
+        |_, daemon, _| {
             let client = include_str!("../programs/grpc_client.py");
             let ran = daemon.run(programs::python()).args(["-c", client, "denied.example:50051"]).ran();
             assert!(ran.screen().contains("PERMISSION_DENIED"), "{}", ran.screen());

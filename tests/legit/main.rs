@@ -2,6 +2,7 @@
 //! the same policy refuses is refused, and the records say both. curl, git over HTTPS, WebSocket and server-sent events
 //! stand in `wire/`.
 
+mod ending;
 mod fallback;
 mod grpc;
 mod packages;
@@ -21,14 +22,14 @@ use support::scene::Scene;
 const STAND_IN: &str = env!("CARGO_BIN_EXE_stand-in");
 
 /// Runs `work` in a world with a daemon under `rules`, as one case of `legit.json`. `before` makes what stands on the other
-/// host, and holds it until the end.
-fn case<T>(name: &str, rules: &str, before: impl FnOnce(&Scene) -> T, work: impl FnOnce(&Scene, &Daemon<'_>)) {
+/// host, which is there until the end.
+fn case<T>(name: &str, rules: &str, before: impl FnOnce(&Scene) -> T, work: impl FnOnce(&Scene, &Daemon<'_>, &T)) {
     support::report::plain("legit", name, || {
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let other_host = before(&scene);
         let mut daemon = Daemon::start(&scene, rules);
         scene.wire.clear();
-        work(&scene, &daemon);
+        work(&scene, &daemon, &other_host);
         scene.wire.silent();
         daemon.stop();
         drop(other_host);

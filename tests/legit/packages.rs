@@ -18,7 +18,7 @@ fn registries(scene: &Scene) {
 
 #[test]
 fn pip_installs_a_wheel() {
-    case("pip installs a wheel", RULES, registries, |scene, daemon| {
+    case("pip installs a wheel", RULES, registries, |scene, daemon, _| {
         let home = directory(scene, "site");
         let install = |package: &str| {
             let run = daemon.run(programs::python());
@@ -42,7 +42,7 @@ fn pip_installs_a_wheel() {
 
 #[test]
 fn npm_installs_a_package() {
-    case("npm installs a package", RULES, registries, |scene, daemon| {
+    case("npm installs a package", RULES, registries, |scene, daemon, _| {
         let dir = directory(scene, "project");
         let _manifest = file(&dir, "package.json", "{\"private\": true}\n");
         let npm = |words: &[&str]| {
@@ -63,7 +63,7 @@ fn npm_installs_a_package() {
 
 #[test]
 fn cargo_fetches_a_crate() {
-    case("cargo fetches a crate", RULES, registries, |scene, daemon| {
+    case("cargo fetches a crate", RULES, registries, |scene, daemon, _| {
         let dir = directory(scene, "crate");
         let manifest = "[package]\nname = \"user\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\n[dependencies]\n";
         let _manifest = file(&dir, "Cargo.toml", &format!("{manifest}caracal-demo = \"1\"\n"));

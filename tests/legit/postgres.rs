@@ -62,7 +62,7 @@ fn psql(run: Run, place: &str) -> Run {
 
 #[test]
 fn psql_works_plain_and_with_tls() {
-    case("PostgreSQL by a tcp rule, plain and with TLS", RULES, server, |scene, daemon| {
+    case("PostgreSQL by a tcp rule, plain and with TLS", RULES, server, |scene, daemon, _| {
         let root = scene.root();
         let modes = ["sslmode=disable".to_owned(), format!("sslmode=verify-full sslrootcert={}", root.display())];
         let statements = "create temp table t as select n, repeat(md5(n::text), 20) as x from generate_series(1, 5000) n; \
@@ -79,7 +79,9 @@ fn psql_works_plain_and_with_tls() {
         }
         recorded(daemon, "connect", "db.example", 5_432);
         // The same server by a name that no rule names.
-        let ran = psql(daemon.run(programs::host("psql")), "host=other.example").args(["-c", "select 1"]).ran();
+        let ran = psql(daemon.run(programs::host("psql")), "host=other.example hostaddr=198.18.0.1")
+            .args(["-c", "select 1"])
+            .ran();
         assert_eq!(ran.code, Some(2), "{}", ran.screen());
         refused(daemon, "protocol_unknown", "198.18.0.1");
     });

@@ -44,7 +44,7 @@ impl Drop for Services {
 
 #[test]
 fn services_of_the_host_are_reached_by_rule() {
-    case("services on loopback by rule", RULES, Services::start, |_, daemon| {
+    case("services on loopback by rule", RULES, Services::start, |_, daemon, _| {
         let get = |url: &str| daemon.run("curl").args(["-sS", "--max-time", "30", "-w", "%{http_code}", url]).ran();
         let expected = "0123456789abcdef\n".repeat(100_000) + "200";
         for url in ["http://127.0.0.1:8080/data", "http://localhost:8081/data"] {

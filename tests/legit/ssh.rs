@@ -70,7 +70,7 @@ fn repository(scene: &Scene) -> PathBuf {
 
 #[test]
 fn ssh_and_git_pass_by_a_rule_that_names_the_host() {
-    case("ssh and git over ssh by a tcp rule", RULES, server, |scene, daemon| {
+    case("ssh and git over ssh by a tcp rule", RULES, server, |scene, daemon, _| {
         // Both families; bytes both ways.
         for family in ["-4", "-6"] {
             let ran = ssh(scene, daemon, family).args(["ssh.example", "seq 200000"]).ran().ok();
@@ -96,7 +96,7 @@ fn ssh_and_git_pass_by_a_rule_that_names_the_host() {
 
 #[test]
 fn ssh_to_any_other_place_is_refused() {
-    case("ssh to a host, port or address that no rule names", RULES, server, |scene, daemon| {
+    case("ssh to a host, port or address that no rule names", RULES, server, |scene, daemon, _| {
         // The same server by another name, by its address alone, and by a name that only another agent looked up.
         let number = scene.address("ssh.example").to_string();
         for host in ["other.example", number.as_str()] {
