@@ -62,6 +62,7 @@ pub(crate) const TEST: &[(&str, Probe)] = &[
     ("postgresql", Probe::Succeeds(&["sh", "-c", "ls /usr/lib/postgresql/*/bin/postgres"])),
     ("postgresql-client", Probe::Program("psql")),
     ("musl-tools", Probe::Program("musl-gcc")),
+    ("nscd", Probe::Program("nscd")),
 ];
 
 /// What the demo plays with.
