@@ -179,7 +179,7 @@ fn desk(gate: &Arc<Gate>, stack: &Arc<Stack>, stages: &build::Stages) -> Desk {
             }?;
             gate.roster.agent(CgroupId(flow.agent))
         }),
-        decided: Box::new(move |agent, host, decision| stack.name_decided(agent, host, decision)),
+        decided: Box::new(move |agent, host, decision, addresses| stack.name_decided(agent, host, decision, addresses)),
         places: dns::Places::default(),
     }
 }

@@ -3,6 +3,7 @@
 //! Never dials an address that an agent resolved elsewhere: `tls::dial` asks `resolve` and nothing else. Next: `tls`.
 
 pub mod answer;
+pub mod pins;
 pub mod resolve;
 pub mod serve;
 

@@ -91,8 +91,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // A tcp rule first: in its protocol the server may speak first, and there would be nothing to sniff.
-    if let Some((decision, grant)) = passage::allowed(&origin, &origin.host, origin.address, Mode::Tcp) {
-        return passage::pass(&origin, stream, &origin.host, &decision, &grant).await;
+    if let Some((host, decision, grant)) = passage::unread(&origin) {
+        return passage::pass(&origin, stream, &host, &decision, &grant).await;
     }
     // What does it speak? Read without taking: TLS that passes through must reach the upstream whole.
     match opening::first_words(&origin, &mut stream).await {

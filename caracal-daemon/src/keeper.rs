@@ -21,6 +21,7 @@ pub mod live;
 pub mod lsm;
 pub mod namespaces;
 pub mod order;
+mod parting;
 pub mod refusals;
 pub mod release;
 pub mod sandbox;

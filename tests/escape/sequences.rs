@@ -1,14 +1,16 @@
 //! Random sequences of system calls in a governed cgroup, judged by the wire: not one packet. The same sequences, made
 //! where nobody governs, must be seen. A leak names its seed and its sequence: `probe sequences SEED NUMBER 1` makes it
-//! again. `CARACAL_SEED` chooses the seed.
+//! again. `CARACAL_SEED` chooses the seed. A long run goes on where the last one was broken off.
 
 use crate::{PROBE, RULES, STAND_IN};
 use rand::Rng as _;
 use serde_json::{Map, json};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 use support::daemon::{Cgroup, Daemon};
+use support::programs;
 use support::report;
 use support::scene::Scene;
 use support::wire::Packet;
@@ -31,16 +33,14 @@ fn sequence(packet: &Packet) -> Option<u32> {
     })
 }
 
-fn make(scene: &Scene, cgroup: &Cgroup, seed: u64, count: u32) {
+fn make(scene: &Scene, cgroup: &Cgroup, seed: u64, first: u32, count: u32) {
     std::thread::scope(|scope| {
         for worker in 0..WORKERS {
             let each = count / WORKERS;
-            let run = scene.agent(PROBE).cgroup(&cgroup.path()).limit(Duration::from_secs(if report::long() {
-                7_200
-            } else {
-                300
-            }));
-            let run = run.args(["sequences", &seed.to_string(), &(worker * each).to_string(), &each.to_string()]);
+            let limit = Duration::from_secs(if report::long() { 3_600 } else { 300 });
+            let run = scene.agent(PROBE).cgroup(&cgroup.path()).limit(limit);
+            let from = first + worker * each;
+            let run = run.args(["sequences", &seed.to_string(), &from.to_string(), &each.to_string()]);
             scope.spawn(move || {
                 let ran = run.ran().ok();
                 assert_eq!(ran.stdout.trim(), format!("made {each}"), "{}", ran.screen());
@@ -67,24 +67,72 @@ fn leaves_groups(packet: &Packet) -> bool {
         && records.chunks(record).all(|record| record.starts_with(&CHANGE_TO_INCLUDE))
 }
 
+/// Sequences of one world. A next one begins with an empty ledger: 10^7 of them would fill the disk with refusals.
+const BATCH: u32 = 100_000;
+
+/// How far a long run has come: the next one goes on from there.
+struct Progress(PathBuf);
+
+impl Progress {
+    /// Of the run with this seed, or of whichever was broken off; else a new one.
+    fn of(chosen: Option<u64>) -> (Progress, u64, u32) {
+        let progress = Progress(programs::target().join("escape-sequences.json"));
+        let text = std::fs::read_to_string(&progress.0).unwrap_or_default();
+        let kept: Option<(u64, u32)> = serde_json::from_str(&text).ok();
+        let (seed, done) = match (kept, chosen) {
+            (Some((seed, done)), None) => (seed, done),
+            (Some((seed, done)), Some(chosen)) if seed == chosen => (seed, done),
+            (_, chosen) => (chosen.unwrap_or_else(any_seed), 0),
+        };
+        (progress, seed, done)
+    }
+
+    fn at(&self, seed: u64, done: u32) {
+        std::fs::write(&self.0, json!([seed, done]).to_string()).expect("the progress");
+    }
+
+    fn end(&self) {
+        std::fs::remove_file(&self.0).expect("the progress");
+    }
+}
+
+fn any_seed() -> u64 {
+    rand::rng().random_range(0..u64::from(u32::MAX))
+}
+
 #[test]
 fn no_random_sequence_of_system_calls_gets_a_packet_out() {
     let chosen = std::env::var("CARACAL_SEED").ok().and_then(|text| text.parse().ok());
-    let seed: u64 = chosen.unwrap_or_else(|| rand::rng().random_range(0..u64::from(u32::MAX)));
-    let count: u32 = if report::long() { 10_000_000 } else { 4_000 };
-    println!("seed {seed}");
+    if !report::long() {
+        let seed = chosen.unwrap_or_else(any_seed);
+        return batch(seed, 0, 4_000);
+    }
+    let (progress, seed, mut done) = Progress::of(chosen);
+    while done < 10_000_000 {
+        batch(seed, done, BATCH);
+        done += BATCH;
+        progress.at(seed, done);
+    }
+    progress.end();
+}
+
+/// Makes `count` sequences from the number `first` on.
+fn batch(seed: u64, first: u32, count: u32) {
+    println!("seed {seed}, sequences {first} to {}", first + count);
     report::case("escape", "random sequences of system calls", || {
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let cgroup = Cgroup::new();
         let controls = 400;
-        make(&scene, &cgroup, seed, controls);
+        make(&scene, &cgroup, seed, first, controls);
         let leaked: BTreeSet<u32> = scene.wire.packets().iter().filter_map(sequence).collect();
         assert!(leaked.len() > 100, "seed {seed}: only {} of {controls} ungoverned sequences were seen", leaked.len());
         let mut daemon = Daemon::configured(&scene, RULES);
         daemon.attach(&cgroup.path());
         daemon.restart();
         scene.wire.clear();
-        make(&scene, &cgroup, seed, count);
+        let began = Instant::now();
+        make(&scene, &cgroup, seed, first, count);
+        let took = began.elapsed();
         std::thread::sleep(Duration::from_millis(300));
         let mut packets = scene.wire.packets();
         packets.retain(|packet| !leaves_groups(packet));
@@ -92,11 +140,14 @@ fn no_random_sequence_of_system_calls_gets_a_packet_out() {
         let shown: Vec<String> = packets.iter().take(5).map(|packet| format!("{packet:?}")).collect();
         assert!(packets.is_empty(), "seed {seed}: sequences {leaks:?} put {} packets out: {shown:?}", packets.len());
         assert!(daemon.exited().is_none(), "the daemon ended: {}", daemon.logs());
-        report::figure("escape", "sequences", count.into());
+        let rate = u64::from(count) * 1_000 / u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+        println!("{rate} sequences a second");
+        report::figure("escape", "sequences", u64::from(first + count));
+        report::figure("escape", "sequences_per_second", rate);
         report::figure("escape", "sequence_seed", seed);
         let mut more = Map::new();
         more.insert("seed".into(), json!(seed));
-        more.insert("sequences".into(), json!(count));
+        more.insert("sequences".into(), json!(first + count));
         more.insert(
             "control".into(),
             json!(format!("{} of {controls} sequences leaked without a daemon", leaked.len())),

@@ -61,6 +61,14 @@ pub fn omitted(subject: &str, name: &str, why: &str, count: u64) {
     }
 }
 
+/// Writes a case that cannot run on this system, and why.
+pub fn skipped(subject: &str, name: &str, why: &str) {
+    let line = json!({"name": name, "verdict": "skipped", "why": why});
+    if let Value::Object(line) = line {
+        update(subject, |report| put_case(report, line));
+    }
+}
+
 /// [`case`] for one that measures nothing else.
 ///
 /// # Panics

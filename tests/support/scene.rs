@@ -3,9 +3,11 @@
 use crate::netns::{AGENT_UID, NAME_SERVER, Net, Run, until};
 use crate::programs;
 use crate::stand_in::bill::Line;
+use crate::stand_in::names::{FIRST_V4, KNOWN};
 use crate::wire::Wire;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -47,7 +49,9 @@ impl Scene {
             .arg(files.join("bill.jsonl"))
             .arg("--log")
             .arg(files.join("requests.jsonl"))
-            .arg("--client-out")
+            .arg("--sites")
+            .arg(files.join("sites"))
+            .arg("--keys-out")
             .arg(&files)
             .args(["--proxy", PROXY])
             .args(["--dns", NAME_SERVER, "--dns", NAME_SERVER_V6, "--dns", CORPORATE_NAME_SERVER])
@@ -59,6 +63,23 @@ impl Scene {
         .with_context(|| std::fs::read_to_string(files.join("stand-in.err")).unwrap_or_default())?;
         std::fs::write(files.join("bundle.pem"), scene.bundle()?)?;
         Ok(scene)
+    }
+
+    /// Files below `HOST/` here are what that host serves.
+    #[must_use]
+    pub fn sites(&self) -> PathBuf {
+        self.net.files().join("sites")
+    }
+
+    /// The IPv4 address that the stand-in's name server gives for a name.
+    ///
+    /// # Panics
+    /// When it knows no such name.
+    #[must_use]
+    #[track_caller]
+    pub fn address(&self, name: &str) -> Ipv4Addr {
+        let place = KNOWN.iter().position(|known| *known == name).expect("a known name");
+        Ipv4Addr::from_bits(FIRST_V4.to_bits() + u32::try_from(place).expect("a place"))
     }
 
     /// The test root's certificate.

@@ -37,14 +37,22 @@ pub struct World {
     pub root: root::Root,
     /// The bare repository served as `github.com/acme/demo.git`.
     pub repository: PathBuf,
+    /// A file `HOST/PATH` below it is what that host serves there.
+    pub sites: Option<PathBuf>,
     calls: AtomicU64,
 }
 
 impl World {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(bill: bill::Bill, log: bill::Lines, root: root::Root, repository: PathBuf) -> World {
-        World { bill, log, root, repository, calls: AtomicU64::new(0) }
+    pub fn new(
+        bill: bill::Bill,
+        log: bill::Lines,
+        root: root::Root,
+        repository: PathBuf,
+        sites: Option<PathBuf>,
+    ) -> World {
+        World { bill, log, root, repository, sites, calls: AtomicU64::new(0) }
     }
 
     /// A number for the next paid call.

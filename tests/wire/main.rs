@@ -2,6 +2,7 @@
 
 mod connect;
 mod curl;
+mod dns;
 mod python;
 mod refusals;
 mod streams;

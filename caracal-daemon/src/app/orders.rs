@@ -57,6 +57,7 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
         Order::Dismiss(id) => {
             app.gate.roster.dismiss(id);
             app.stack.tally().forget(id);
+            app.stack.forget_names(id);
             Ok(Value::Null)
         }
         Order::KernelRefusals(refusals) => record_refusals(app, refusals).await,

@@ -46,6 +46,20 @@ pub struct RunArgs {
     command: Vec<OsString>,
 }
 
+/// Where the host's name caches answer for everybody. They would ask for names that the policy refuses; without them the C
+/// library asks our resolver.
+const NAME_CACHES: [&str; 4] = [
+    "/run/nscd/socket",
+    "/run/systemd/resolve/io.systemd.Resolve",
+    "/run/systemd/resolve/io.systemd.Resolve.Monitor",
+    "/run/avahi-daemon/socket",
+];
+
+/// Those that no `[[unix]]` rule gives to the agent.
+fn name_caches(config: &Config, agent: &str) -> impl Iterator<Item = PathBuf> {
+    NAME_CACHES.into_iter().filter(|path| !config.unix.iter().any(|rule| rule.names(agent, path))).map(PathBuf::from)
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -60,12 +74,10 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let inherited: Vec<_> = std::env::vars_os().collect();
     let directory = TrustDirectory::make()?;
     let trust = trust::prepare(certificate.as_str().unwrap_or_default(), &inherited, &directory.0)?;
-    let plan = SpawnPlan {
-        argv: args.command.clone(),
-        env: trust.apply(&inherited),
-        covers: Cover::trust(&trust),
-        hide: vec![config.runtime_dir.clone(), config.state_dir.clone()],
-    };
+    let mut hide = vec![config.runtime_dir.clone(), config.state_dir.clone()];
+    hide.extend(name_caches(config, &name));
+    let plan =
+        SpawnPlan { argv: args.command.clone(), env: trust.apply(&inherited), covers: Cover::trust(&trust), hide };
     let prepared = match spawn::prepare(&plan) {
         Ok(prepared) => prepared,
         Err(error) => return Ok(failed(&error)),

@@ -33,9 +33,10 @@ pub const REPLACING: &[&str] = &[
     "CARGO_HTTP_CAINFO",  // cargo
     "npm_config_cafile",  // npm; either spelling
     "NPM_CONFIG_CAFILE",
-    "AWS_CA_BUNDLE",      // AWS CLI and SDKs
-    "BUNDLE_SSL_CA_CERT", // Ruby's bundler
-    "DENO_CERT",          // Deno
+    "AWS_CA_BUNDLE",                    // AWS CLI and SDKs
+    "BUNDLE_SSL_CA_CERT",               // Ruby's bundler
+    "DENO_CERT",                        // Deno
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", // gRPC's core library: C++, Python, Ruby, PHP
 ];
 
 /// Variables whose file is read beside the program's own roots. They get the CA and what the inherited value held.

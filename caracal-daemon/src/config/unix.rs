@@ -29,6 +29,16 @@ impl UnixRule {
     pub fn is_for(&self, agent: &str) -> bool {
         self.agents.iter().any(|pattern| pattern.glob().matches(agent))
     }
+
+    /// Whether it gives the socket at this path to the agent of this name.
+    #[must_use]
+    pub fn names(&self, agent: &str, path: &str) -> bool {
+        let fits = |socket: &String| match socket.strip_suffix('*') {
+            Some(begins) => path.starts_with(begins),
+            None => socket == path,
+        };
+        self.is_for(agent) && self.sockets.iter().any(fits)
+    }
 }
 
 /// Until [`super::Config::parse`] has the text at hand, `line` holds the byte offset.
@@ -68,4 +78,17 @@ pub(super) fn check(rules: &[UnixRule]) -> Result<(), Found> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::UnixRule;
+
+    #[test]
+    fn a_rule_names_paths_whole_or_by_their_beginning() {
+        let rule: UnixRule =
+            toml::from_str("agents = [\"db-*\"]\nsockets = [\"/run/a\", \"/run/nscd/*\"]").expect("a rule");
+        assert!(rule.names("db-1", "/run/a") && rule.names("db-1", "/run/nscd/socket"));
+        assert!(!rule.names("web", "/run/a") && !rule.names("db-1", "/run/a/b") && !rule.names("db-1", "/run/nscd"));
+    }
 }

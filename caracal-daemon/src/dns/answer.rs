@@ -38,6 +38,8 @@ pub struct Answer {
     pub bytes: Vec<u8>,
     /// The name and the decision, when the policy was asked.
     pub decided: Option<(String, Decision)>,
+    /// What an allowed name was answered with.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// How the answer travels.
@@ -92,7 +94,10 @@ pub async fn answer(
     }
     let host = question.name().to_ascii().trim_end_matches('.').to_ascii_lowercase();
     let decided = fill(&mut reply, question.name(), &host, question.query_type(), agent, policy, resolver).await;
-    Some(Answer { bytes: bytes_of(reply, limit)?, decided: decided.map(|decision| (host, decision)) })
+    let allowed = decided.as_ref().is_some_and(|decision| matches!(decision.verdict, Verdict::Allow(_)));
+    let told = reply.answers.iter().filter_map(|record| record.data.ip_addr());
+    let addresses = if allowed { told.collect() } else { Vec::new() };
+    Some(Answer { bytes: bytes_of(reply, limit)?, decided: decided.map(|decision| (host, decision)), addresses })
 }
 
 /// Answers with `refused` without looking at more than the id: for askers that no agent accounts for, and overload.
@@ -179,7 +184,7 @@ fn add_addresses(reply: &mut Message, name: &Name, kind: RecordType, addresses: 
 }
 
 fn plain(reply: Message, limit: u16) -> Option<Answer> {
-    Some(Answer { bytes: bytes_of(reply, limit)?, decided: None })
+    Some(Answer { bytes: bytes_of(reply, limit)?, decided: None, addresses: Vec::new() })
 }
 
 /// The message's bytes; without its records and with TC set where it does not fit, so that the asker comes back over TCP.

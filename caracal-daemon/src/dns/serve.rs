@@ -8,7 +8,7 @@ use crate::dns::resolve::Resolver;
 use crate::policy::{Decision, Engine};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,8 +33,8 @@ const MOST_DATAGRAM: usize = 4_097;
 /// Tells whose socket an address is in the namespace with this cookie. A port of TCP and the same port of UDP may be two
 /// agents'.
 pub type Who = dyn Fn(u64, SocketAddr, Transport) -> Option<Arc<Agent>> + Send + Sync;
-/// Is told of a decision: agent, name, decision.
-pub type Decided = dyn Fn(&Arc<Agent>, &str, &Decision) + Send + Sync;
+/// Is told of a decision before the agent is: agent, name, decision, and the addresses of an allowed name.
+pub type Decided = dyn Fn(&Arc<Agent>, &str, &Decision, Vec<IpAddr>) + Send + Sync;
 
 /// What the loops need to answer.
 pub struct Desk {
@@ -44,7 +44,7 @@ pub struct Desk {
     pub resolver: Arc<Resolver>,
     /// Whose socket an address is.
     pub who: Box<Who>,
-    /// Told of each decision: agent, name, decision.
+    /// Told of each decision.
     pub decided: Box<Decided>,
     /// Bounds what is in work at once, in all namespaces together.
     pub places: Places,
@@ -82,7 +82,7 @@ impl Desk {
         let policy = self.policy.current();
         let answer = answer::answer(query, transport, &agent, &policy, &self.resolver).await?;
         if let Some((host, decision)) = &answer.decided {
-            (self.decided)(&agent, host, decision);
+            (self.decided)(&agent, host, decision, answer.addresses);
         }
         Some(answer.bytes)
     }

@@ -193,7 +193,7 @@ async fn the_loops_answer_agents_and_refuse_strangers() {
                     })
                 })
         }),
-        decided: Box::new(move |_, host, _| log.lock().expect("lock").push(host.to_owned())),
+        decided: Box::new(move |_, host, _, _| log.lock().expect("lock").push(host.to_owned())),
         places: serve::Places::default(),
     });
     let udp = UdpSocket::bind("127.0.0.1:0").await.expect("socket");

@@ -48,7 +48,7 @@ pub struct Key {
 
 impl Key {
     fn route(&self) -> Route<'_> {
-        Route { host: &self.host, port: self.port, private: self.private, netns: self.netns }
+        Route { host: &self.host, port: self.port, private: self.private, netns: self.netns, first: None }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::refusal::{Reason, Refusal, Side, Stage};
 use crate::tls::dial::Route;
 use http::{HeaderMap, Method};
 use std::net::IpAddr;
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// The decision to pass this connection on unread in `mode`, if a rule says so.
@@ -23,7 +24,25 @@ pub(crate) fn allowed(origin: &Origin, host: &str, address: Option<IpAddr>, mode
     }
 }
 
-/// Dials `host` and copies both ways.
+/// The host, decision and grant of a `tcp` rule for this connection: one for its address, or for a name that this agent was
+/// told this address for. Where such a name may be read here, nothing passes unread: which of them is meant shows in TLS.
+pub(crate) fn unread(origin: &Origin) -> Option<(Arc<str>, Decision, Grant)> {
+    if let Some((decision, grant)) = allowed(origin, &origin.host, origin.address, Mode::Tcp) {
+        return Some((origin.host.clone(), decision, grant));
+    }
+    let names = origin.stack.pins.names(origin.agent.cgroup, origin.address?);
+    let found = names.iter().find_map(|name| {
+        allowed(origin, name, None, Mode::Tcp).map(|(decision, grant)| (name.clone(), decision, grant))
+    })?;
+    let policy = origin.stack.policy.current();
+    let read = |name: &Arc<str>| {
+        let request = origin.ask(Action::Request, name, origin.port, None);
+        matches!(policy.decide(&request).verdict, Verdict::Allow(_))
+    };
+    (!names.iter().any(read)).then_some(found)
+}
+
+/// Dials `host` and copies both ways. Where it has the address that the agent asked for, that one is tried first.
 pub(crate) async fn pass<S>(origin: &Origin, mut stream: S, host: &str, decision: &Decision, grant: &Grant)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -51,7 +70,13 @@ where
     if let Err(error) = origin.stack.recorder.allowed(&origin.agent, draft).await {
         return origin.refused(&crate::intercept::session::no_journal(&error), about, &decision.policies);
     }
-    let route = Route { host, port: origin.port, private: grant.private, netns: origin.elsewhere(grant) };
+    let route = Route {
+        host,
+        port: origin.port,
+        private: grant.private,
+        netns: origin.elsewhere(grant),
+        first: origin.address,
+    };
     match origin.stack.pool.dialer().tcp(route).await {
         Ok(mut upstream) => upgrade::copy(&mut stream, &mut upstream).await,
         Err(refusal) => origin.refused(&refusal, about, &decision.policies),

@@ -10,7 +10,8 @@ fn refusal(stage: Stage, side: Side, reason: Reason, sentence: String) -> Refusa
 
 pub(super) fn unknown_protocol(origin: &Origin) -> Refusal {
     let sentence = format!(
-        "Caracal does not know the protocol spoken to {}:{}; a tcp rule would let it pass.",
+        "Caracal does not know the protocol spoken to {}:{}; a tcp rule for it, or for a name that was looked up here, \
+         would let it pass.",
         origin.host, origin.port
     );
     refusal(Stage::Tls, Side::Agent, Reason::ProtocolUnknown, sentence)

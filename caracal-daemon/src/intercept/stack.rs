@@ -1,8 +1,9 @@
 //! What the story of a connection needs: the stages, and how much of each one connection may take.
 
-use crate::agent::Agent;
+use crate::agent::{Agent, CgroupId};
 use crate::budget::{Budgets, Rates};
 use crate::clock::Clock;
+use crate::dns::pins::Pins;
 use crate::dns::resolve::Resolver;
 use crate::http::pool::Pool;
 use crate::intercept::record::Recorder;
@@ -14,6 +15,7 @@ use crate::policy::{Decision, Engine};
 use crate::telemetry::Telemetry;
 use crate::tls::accept::Acceptor;
 use crate::tls::trust::TrustTable;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -98,6 +100,7 @@ pub struct Stack {
     pub(crate) netns: u64,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) remembered: Remembered,
+    pub(crate) pins: Pins,
     pub(crate) drains: Arc<Semaphore>,
 }
 
@@ -109,6 +112,7 @@ impl Stack {
             trust: TrustTable::new(parts.clock.clone()),
             recorder: Recorder::new(parts.journal.clone(), parts.clock.clone(), parts.telemetry.clone()),
             remembered: Remembered::default(),
+            pins: Pins::default(),
             drains: Arc::new(Semaphore::new(parts.limits.drains)),
             clock: parts.clock,
             policy: parts.policy,
@@ -143,10 +147,17 @@ impl Stack {
         &self.resolver
     }
 
-    /// Records the decision about a look-up, equal ones of a second as one: what `dns::serve` calls.
-    pub fn name_decided(&self, agent: &Arc<Agent>, host: &str, decision: &Decision) {
+    /// Records the decision about a look-up, equal ones of a second as one, and remembers which name its addresses were
+    /// told for: what `dns::serve` calls.
+    pub fn name_decided(&self, agent: &Arc<Agent>, host: &str, decision: &Decision, addresses: Vec<IpAddr>) {
+        self.pins.pin(agent.cgroup, host, addresses);
         let policy_set = self.policy.current().hash();
         self.recorder.name(agent, host, decision, policy_set);
+    }
+
+    /// Forgets what an agent that is no more looked up.
+    pub fn forget_names(&self, agent: CgroupId) {
+        self.pins.forget(agent);
     }
 
     /// Forgets the refusals that are answered again unasked: after a reload of policy or budgets.

@@ -22,6 +22,7 @@ use super::level::Level;
 use super::live::Live;
 use super::namespaces::Namespaces;
 use super::order::{Answer, Order, Orders};
+use super::parting::Parting;
 use super::serve::{Places, Registry, load, save};
 use crate::agent::{Agent, CgroupId};
 use crate::config::{Config, InboundRule, UnixRule};
@@ -68,6 +69,7 @@ pub struct Governor {
     config: PathBuf,
     namespaces: Namespaces,
     inbound: Mutex<Vec<InboundRule>>,
+    parting: Parting,
 }
 
 impl Governor {
@@ -101,6 +103,7 @@ impl Governor {
             config: config.file.clone(),
             namespaces,
             inbound: Mutex::default(),
+            parting: Parting::default(),
         })
     }
 
@@ -232,7 +235,7 @@ impl Governor {
         summary
     }
 
-    /// Removes the leaf of an agent that is gone. One that still runs stays governed.
+    /// Removes the leaf of an agent that is gone, which is dismissed some time later. One that still runs stays governed.
     pub fn sweep(&self, id: CgroupId) {
         let mut governed = self.governed();
         let Some(one) = governed.get(&id) else { return };
@@ -243,14 +246,25 @@ impl Governor {
         drop(governed);
         self.register();
         self.open_inbound();
+        // Nobody is in it any more, and what its sockets still have to send may go.
+        for id in self.parting.add(id, crate::clock::monotonic_ns()) {
+            self.dismiss(id);
+        }
+    }
+
+    /// Takes an agent's standing away for good.
+    fn dismiss(&self, id: CgroupId) {
         if let Err(error) = self.kernel().dismiss(id) {
             tracing::warn!(%error, "Cannot dismiss an agent.");
         }
         let _ = self.order(&Order::Dismiss(id));
     }
 
-    /// Removes every leaf that nothing runs in any more.
+    /// Removes every leaf that nothing runs in any more, and dismisses agents that are long gone.
     pub fn sweep_all(&self) {
+        for id in self.parting.due(crate::clock::monotonic_ns()) {
+            self.dismiss(id);
+        }
         let leaves: Vec<_> = self.governed().iter().filter(|(_, one)| one.leaf).map(|(id, _)| *id).collect();
         leaves.into_iter().for_each(|id| self.sweep(id));
     }

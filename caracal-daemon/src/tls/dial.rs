@@ -61,6 +61,8 @@ pub struct Route<'a> {
     /// Cookie of the agent's network namespace where that is another one than ours and `private` is set: loopback, and
     /// what else is the namespace's own, is reached there and never here.
     pub netns: Option<u64>,
+    /// The address that the agent asked for: tried before the others, if it is one of the host's.
+    pub first: Option<IpAddr>,
 }
 
 /// `[upstream]`, read.
@@ -241,7 +243,9 @@ impl Dialer {
 /// The addresses that may be dialled on this route.
 fn allowed(route: Route<'_>, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Refusal> {
     let may = |address: &&IpAddr| route.private || !is_private(**address);
-    let kept: Vec<IpAddr> = addresses.iter().filter(may).take(MOST_ADDRESSES).map(IpAddr::to_canonical).collect();
+    let mut kept: Vec<IpAddr> = addresses.iter().filter(may).map(IpAddr::to_canonical).collect();
+    kept.sort_by_key(|address| route.first.is_none_or(|first| first.to_canonical() != *address));
+    kept.truncate(MOST_ADDRESSES);
     if !kept.is_empty() {
         return Ok(kept);
     }

@@ -95,7 +95,7 @@ async fn an_endless_hello_is_refused() {
 }
 
 fn route(host: &str, port: u16) -> Route<'_> {
-    Route { host, port, private: true, netns: None }
+    Route { host, port, private: true, netns: None, first: None }
 }
 
 fn resolver(names: &[&str]) -> Arc<Resolver> {

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use support::catalogue::ECHO_PORTS;
 
@@ -23,9 +23,12 @@ struct Tally {
     right: AtomicU64,
     wrong: AtomicU64,
     failed: AtomicU64,
+    open: AtomicUsize,
+    most_open: AtomicUsize,
 }
 
-/// What `probe destinations` does: prints `right N wrong N failed N`, and a line for each wrong one.
+/// What `probe destinations` does: prints `right N wrong N failed N open N`, the last being the most that were open at
+/// once, and a line for each wrong one.
 pub(crate) fn run(seed: u64, count: u64, open: usize) -> ExitCode {
     let tally = Tally::default();
     let each = open / usize::try_from(THREADS).unwrap_or(1);
@@ -36,7 +39,8 @@ pub(crate) fn run(seed: u64, count: u64, open: usize) -> ExitCode {
         }
     });
     let [right, wrong, failed] = [&tally.right, &tally.wrong, &tally.failed].map(|count| count.load(Ordering::SeqCst));
-    println!("right {right} wrong {wrong} failed {failed}");
+    let open = tally.most_open.load(Ordering::SeqCst);
+    println!("right {right} wrong {wrong} failed {failed} open {open}");
     ExitCode::SUCCESS
 }
 
@@ -61,6 +65,7 @@ fn worker(seed: u64, thread: u64, count: u64, open: usize, tally: &Tally) {
                     let _set = socket.set_linger(Some(Duration::ZERO));
                 } else {
                     kept.push_back(socket);
+                    tally.most_open.fetch_max(tally.open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 }
             }
             Err(error) => {
@@ -71,8 +76,10 @@ fn worker(seed: u64, thread: u64, count: u64, open: usize, tally: &Tally) {
         }
         while kept.len() > open {
             drop(kept.pop_front());
+            tally.open.fetch_sub(1, Ordering::SeqCst);
         }
     }
+    tally.open.fetch_sub(kept.len(), Ordering::SeqCst);
 }
 
 /// One of a million addresses, in one of three forms, at one of some ports.

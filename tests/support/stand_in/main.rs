@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! stand-in --root-out FILE --bill FILE [--log FILE] [--listen ADDR]... [--dns ADDR]...
-//!          [--client-out DIR] [--proxy ADDR:PORT] [--answer-v4 ADDR] [--answer-v6 ADDR] [--tls-port N] [--http-port N] [--dns-port N]
+//!          [--keys-out DIR] [--sites DIR] [--proxy ADDR:PORT] [--answer-v4 ADDR] [--answer-v6 ADDR] [--tls-port N] [--http-port N] [--dns-port N]
 //!
 //! --root-out FILE   writes the test root certificate (PEM) there; clients must trust it
 //! --bill FILE       appends one JSON line for each paid call: what this provider bills, by its own prices
 //! --log FILE        appends one JSON line for each request, look-up, and start and end of a paid call
-//! --client-out DIR  writes client.pem and client.key there: what `client-certificate.example` wants to see
+//! --keys-out DIR    writes client.pem and client.key there: what `client-certificate.example` wants to see; and
+//!                   NAME.pem and NAME.key of the names that other programs serve
+//! --sites DIR       a file DIR/HOST/PATH is what HOST serves at PATH
 //! --proxy ADDR:PORT an HTTP proxy, whose tunnels end at these hosts
 //! --listen ADDR     address for HTTPS and HTTP, repeatable           (0.0.0.0 and ::)
 //! --dns ADDR        address for the name server, repeatable          (203.0.113.53 and 2001:db8:ca::53)
@@ -27,7 +29,8 @@ struct Args {
     root_out: PathBuf,
     bill: PathBuf,
     log: PathBuf,
-    client_out: Option<PathBuf>,
+    keys_out: Option<PathBuf>,
+    sites: Option<PathBuf>,
     proxy: Option<SocketAddr>,
     listen: Vec<IpAddr>,
     dns: Vec<IpAddr>,
@@ -43,11 +46,12 @@ fn args() -> Result<Args> {
         root_out: PathBuf::new(),
         bill: PathBuf::new(),
         log: PathBuf::from("/dev/null"),
-        client_out: None,
+        keys_out: None,
+        sites: None,
         proxy: None,
         listen: Vec::new(),
         dns: Vec::new(),
-        answer_v4: Ipv4Addr::new(203, 0, 113, 10),
+        answer_v4: names::FIRST_V4,
         answer_v6: Some("2001:db8:ca::10".parse()?),
         tls_port: 443,
         http_port: 80,
@@ -60,7 +64,8 @@ fn args() -> Result<Args> {
             "--root-out" => out.root_out = value.into(),
             "--bill" => out.bill = value.into(),
             "--log" => out.log = value.into(),
-            "--client-out" => out.client_out = Some(value.into()),
+            "--keys-out" => out.keys_out = Some(value.into()),
+            "--sites" => out.sites = Some(value.into()),
             "--proxy" => out.proxy = Some(value.parse()?),
             "--listen" => out.listen.push(value.parse()?),
             "--dns" => out.dns.push(value.parse()?),
@@ -91,14 +96,19 @@ async fn main() -> Result<()> {
     let repository = git::repository(scratch.path())?;
     let root = root::Root::new()?;
     std::fs::write(&args.root_out, root.pem()).with_context(|| format!("writing {}", args.root_out.display()))?;
-    if let Some(dir) = &args.client_out {
+    if let Some(dir) = &args.keys_out {
         let (certificate, key) = root.client()?;
         std::fs::write(dir.join("client.pem"), certificate)?;
         std::fs::write(dir.join("client.key"), key)?;
+        for name in root::ELSEWHERE {
+            let (certificate, key) = root.server_of(name)?;
+            std::fs::write(dir.join(format!("{name}.pem")), certificate)?;
+            std::fs::write(dir.join(format!("{name}.key")), key)?;
+        }
     }
     let log = bill::Lines::append(&args.log)?;
     let bill = bill::Bill::new(bill::Lines::append(&args.bill)?);
-    let world = Arc::new(World::new(bill, log, root, repository));
+    let world = Arc::new(World::new(bill, log, root, repository, args.sites.clone()));
     let zone = Arc::new(names::Zone::new(args.answer_v4, args.answer_v6));
     for address in &args.dns {
         names::serve(Arc::clone(&world), Arc::clone(&zone), (*address, args.dns_port).into()).await?;

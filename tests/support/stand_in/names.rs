@@ -33,7 +33,15 @@ pub const KNOWN: &[&str] = &[
     "api.mistral.ai",
     "api.groq.com",
     "mcp.example",
+    "index.crates.io",
+    "static.crates.io",
+    "ssh.example",
+    "grpc.example",
+    "db.example",
 ];
+
+/// The address of the first of them, unless the command line says another.
+pub const FIRST_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 
 /// Names whose address is one that a policy must name: what a hostile zone would answer.
 const REBOUND: &[(&str, Ipv4Addr)] = &[

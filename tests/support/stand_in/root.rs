@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The host that wants to see a client's certificate.
 pub const ASKS_FOR_A_CERTIFICATE: &str = "client-certificate.example";
+/// Names that other programs serve, with a certificate of this root's.
+pub const ELSEWHERE: [&str; 2] = ["grpc.example", "db.example"];
 /// Whom the client certificate names.
 pub const CLIENT: &str = "caracal of this test";
 
@@ -83,6 +85,16 @@ impl Root {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, CLIENT);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        Ok((params.signed_by(&key, &self.inner.issuer)?.pem(), key.serialize_pem()))
+    }
+
+    /// A certificate and key, both PEM, of a server with this name.
+    ///
+    /// # Errors
+    /// When keys cannot be made.
+    pub fn server_of(&self, name: &str) -> Result<(String, String)> {
+        let key = KeyPair::generate()?;
+        let params = CertificateParams::new(vec![name.to_owned()])?;
         Ok((params.signed_by(&key, &self.inner.issuer)?.pem(), key.serialize_pem()))
     }
 

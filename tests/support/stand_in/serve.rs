@@ -121,6 +121,9 @@ async fn route(world: Arc<World>, request: Request<Incoming>, peer: SocketAddr, 
     if let Some(inside) = path.strip_prefix("/acme/demo.git/").filter(|_| host == "github.com") {
         return git::file(&world.repository, inside);
     }
+    if let Some(response) = world.sites.as_ref().and_then(|sites| sites::file(sites, &host, &path)) {
+        return response;
+    }
     match host.as_str() {
         "api.openai.com" | "api.anthropic.com" | "api.mistral.ai" | "api.groq.com" | GOOGLE | AWS => {
             api(&world, &host, &path, request).await

@@ -21,7 +21,9 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::Write as _;
+use std::path::{Component, Path};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use tokio::sync::Notify;
 
@@ -76,6 +78,24 @@ async fn page(request: Request<Incoming>) -> Response<Out> {
         }
         _ => answer(404, &json!({"error": "no such page at the stand-in"})),
     }
+}
+
+/// The file `host/path` below `sites`, or the index of that directory.
+#[must_use]
+pub fn file(sites: &Path, host: &str, path: &str) -> Option<Response<Out>> {
+    let below = Path::new(host).join(path.trim_start_matches('/'));
+    if !below.components().all(|part| matches!(part, Component::Normal(_))) {
+        return None;
+    }
+    let place = sites.join(below);
+    let indices = ["index.html", "index.json"].map(|name| place.join(name));
+    let found = std::iter::once(place).chain(indices).find(|place| place.is_file())?;
+    let kind = match found.extension().and_then(OsStr::to_str) {
+        Some("html") => "text/html",
+        Some("json") => "application/json",
+        _ => "application/octet-stream",
+    };
+    Some(with(full(std::fs::read(found).ok()?), kind))
 }
 
 /// Header names and values in the order in which they came.

@@ -55,6 +55,14 @@ pub(crate) const TEST: &[(&str, Probe)] = &[
     ("python3-venv", Probe::Succeeds(&["/usr/bin/python3", "-c", "import ensurepip, venv"])),
     ("nodejs", Probe::Program("node")),
     ("npm", Probe::Program("npm")),
+    // What policies of legitimate traffic allow. A cargo below /root could not be run by another user.
+    ("cargo", Probe::Path(Cow::Borrowed("/usr/bin/cargo"))),
+    ("openssh-server", Probe::Program("sshd")),
+    ("openssh-client", Probe::Program("ssh")),
+    ("postgresql", Probe::Succeeds(&["sh", "-c", "ls /usr/lib/postgresql/*/bin/postgres"])),
+    ("postgresql-client", Probe::Program("psql")),
+    ("musl-tools", Probe::Program("musl-gcc")),
+    ("nscd", Probe::Program("nscd")),
 ];
 
 /// What the demo plays with.

@@ -49,7 +49,7 @@ fn rate(name: &str, host: &str) -> RateSpec {
 
 impl Stages {
     /// Everyone may: any `*.test` but `denied.test` on any port, loopback meant; `public.test` without private addresses;
-    /// `api.openai.com`; `tcp.test`'s address 127.0.0.9 as tcp; `pass.test` as tls-passthrough. Nothing else.
+    /// `api.openai.com`; 127.0.0.9 and `tcp.example` as tcp; `pass.test` as tls-passthrough. Nothing else.
     pub(crate) fn new(directory: &Path, clock: &Clock, broken: bool) -> Stages {
         std::fs::write(directory.join("rules.cedar"), RULES).expect("rules");
         let config = crate::config::Config::parse("[policy]\ncedar = [\"rules.cedar\"]\n", Path::new("caracal.toml"))
@@ -137,7 +137,7 @@ const RULES: &str = r#"
 @id("names") @private("true") permit(principal, action in [Action::"resolve", Action::"request", Action::"llm"], resource)
 when { (context.host like "*.test" && context.host != "denied.test" && context.host != "public.test") || context.host == "api.openai.com" };
 @id("public") permit(principal, action in [Action::"resolve", Action::"request"], resource) when { context.host == "public.test" };
-@id("tcp") @private("true") @mode("tcp") permit(principal, action == Action::"connect", resource) when { context.host == "127.0.0.9" };
+@id("tcp") @private("true") @mode("tcp") permit(principal, action == Action::"connect", resource) when { context.host == "127.0.0.9" || context.host == "tcp.example" };
 @id("pass") @private("true") @mode("tls-passthrough") permit(principal, action == Action::"connect", resource) when { context.host == "pass.test" };
 "#;
 

@@ -151,6 +151,11 @@ async fn trailers_heads_and_encodings_pass() {
 }
 
 /// Reads until `end` has been seen.
+/// Whether it ends without a byte.
+async fn is_closed(stream: &mut tokio::net::TcpStream) -> bool {
+    matches!(stream.read(&mut [0; 64]).await, Ok(0) | Err(_))
+}
+
 async fn read_until(stream: &mut (impl tokio::io::AsyncRead + Unpin), end: &str) -> String {
     let mut text = Vec::new();
     while !text.windows(end.len()).any(|window| window == end.as_bytes()) {
@@ -273,4 +278,36 @@ async fn rules_for_unread_connections_are_obeyed() {
     stream.write_all(b"QUIT").await.expect("write");
     stream.shutdown().await.expect("shutdown");
     assert_eq!(read_until(&mut upstream, "QUIT").await, "QUIT");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tcp_rule_for_a_name_is_about_the_addresses_that_the_agent_was_told() {
+    let world = World::new(Speaks::Http1).await;
+    let greeter = tokio::net::TcpListener::bind("127.0.0.8:0").await.expect("listener");
+    let at = greeter.local_addr().expect("address");
+    let agent = super::fixture::agent("rich").cgroup;
+    // Nobody was told this address, or another agent was, or for another name: no protocol that we know, and nobody is dialled.
+    let elsewhere = "1.2.3.4:22".parse().expect("address");
+    world.stack.pins.pin(crate::agent::CgroupId(8), "tcp.example", [at.ip()]);
+    world.stack.pins.pin(agent, "other.example", [at.ip()]);
+    for to in [at, elsewhere] {
+        let mut stream = world.connect_as("rich", to).await;
+        stream.write_all(b"\x00\x01hello").await.expect("written");
+        assert!(is_closed(&mut stream).await);
+    }
+    // Told it: the server may speak first, at the very address of the name's two that was asked for.
+    world.stack.pins.pin(agent, "tcp.example", [at.ip()]);
+    let mut stream = world.connect_as("rich", at).await;
+    let (mut upstream, _) = greeter.accept().await.expect("accepted");
+    upstream.write_all(b"220 hello\r\n").await.expect("greeting");
+    assert_eq!(read_until(&mut stream, "\r\n").await, "220 hello\r\n");
+    // A name whose requests are read had the same address: what is meant shows in TLS, so nothing passes unread.
+    world.stack.pins.pin(agent, "a.test", [at.ip()]);
+    let mut stream = world.connect_as("rich", at).await;
+    stream.write_all(b"\x00\x01hello").await.expect("written");
+    assert!(is_closed(&mut stream).await);
+    let allowed = |records: &[super::fixture::Seen]| {
+        records.iter().filter(|seen| seen.decision.as_deref() == Some("allow")).count() == 1
+    };
+    let _records = world.records(allowed).await;
 }

@@ -126,7 +126,8 @@ impl World {
         let names = ["a.test", "b.test", "denied.test", "public.test", "pass.test", "api.openai.com"];
         let names: HashMap<String, Vec<IpAddr>> =
             names.iter().map(|name| ((*name).to_owned(), loopback.clone())).collect();
-        let resolver = Arc::new(Resolver::fixed(names));
+        let more = ("tcp.example".to_owned(), [7, 8].map(|last| IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))).to_vec());
+        let resolver = Arc::new(Resolver::fixed(names.into_iter().chain([more]).collect()));
         let settings = Settings { roots: vec![upstream_root.clone()], ..Settings::default() };
         let dialer = Arc::new(Dialer::new(settings, resolver.clone()).expect("dialer"));
         let telemetry = Arc::new(Telemetry::default());
