@@ -96,8 +96,11 @@ impl Keep {
         let count = u32::try_from(length.get() / PLACE - 1).map_err(io::Error::other)?;
         let (mut found, mut free) = (Vec::new(), Vec::with_capacity(count as usize));
         for index in (0..count).rev() {
+            // Read, not looked at in the mapping: a look would bring the whole file into this process's memory.
+            let mut in_use = [0u8; 8];
+            file.read_exact_at(&mut in_use, (u64::from(index) + 1) * PLACE as u64)?;
             let slot = Slot { keep: Arc::clone(&keep), index };
-            if slot.count().load(Ordering::Acquire) == 0 {
+            if in_use == [0; 8] {
                 free.push(index);
             } else if let Some(one) = slot.read() {
                 found.push(one);
