@@ -16,7 +16,7 @@ use crate::tls::accept::Acceptor;
 use crate::tls::trust::TrustTable;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// Bounds of one connection or request.
 #[derive(Clone, Debug)]
@@ -96,6 +96,7 @@ pub struct Stack {
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) remembered: Remembered,
     pub(crate) drains: Arc<Semaphore>,
+    leaving: watch::Sender<bool>,
 }
 
 impl Stack {
@@ -106,6 +107,7 @@ impl Stack {
             trust: TrustTable::new(parts.clock.clone()),
             recorder: Recorder::new(parts.journal.clone(), parts.clock.clone(), parts.telemetry.clone()),
             remembered: Remembered::default(),
+            leaving: watch::channel(false).0,
             drains: Arc::new(Semaphore::new(parts.limits.drains)),
             clock: parts.clock,
             policy: parts.policy,
@@ -119,6 +121,16 @@ impl Stack {
             limits: parts.limits,
             netns: parts.netns,
         })
+    }
+
+    /// Asks connections to end with the requests that they have.
+    pub fn leave(&self) {
+        self.leaving.send_replace(true);
+    }
+
+    /// Turns true when connections are to end.
+    pub(crate) fn leaving(&self) -> watch::Receiver<bool> {
+        self.leaving.subscribe()
     }
 
     /// Which processes do not trust the local CA, for `status`.
