@@ -26,12 +26,14 @@ pub struct Lease {
 pub struct AgentEntry {
     /// Depth of the cgroup below the root of its hierarchy.
     pub level: u32,
-    /// 0, or [`LEARN`].
+    /// 0, [`LEARN`] or [`CANARY`].
     pub flags: u32,
 }
 
 /// The agent's unix connects to the outside are reported and let through.
 pub const LEARN: u32 = 1;
+/// No agent: the daemon's own process is in there now and then, to be refused.
+pub const CANARY: u32 = 2;
 
 /// The mark on a socket that a process of an agent holds.
 #[repr(C)]

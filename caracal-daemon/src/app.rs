@@ -8,14 +8,15 @@ mod prober;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
 use nix::unistd::{Gid, Uid};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 pub(crate) use build::price_book_text;
 
@@ -31,6 +32,7 @@ use crate::intercept::{self, Stack};
 use crate::keeper::child;
 use crate::keeper::flows::RemoteFlows;
 use crate::keeper::sandbox;
+use crate::keeper::vouch::Vouch;
 use crate::telemetry::Telemetry;
 
 /// How long streams may go on after the keeper said stop.
@@ -67,6 +69,10 @@ struct App {
     stages: build::Stages,
     /// Set when the keeper said stop: no new connection, and no renewal.
     stopping: AtomicBool,
+    /// Set when another data path comes: the lease is the keeper's then.
+    handing_over: AtomicBool,
+    /// The loops that take connections and queries.
+    front: Mutex<JoinSet<()>>,
     stop: watch::Sender<bool>,
     desk: Arc<Desk>,
     elsewhere: elsewhere::Elsewhere,
@@ -88,7 +94,7 @@ pub fn run(args: &DataPathArgs, config: &Path) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -> anyhow::Result<()> {
-    let child::Received { signing, orders, doors, flows, sockets, lease, sources, resolving } = received;
+    let child::Received { signing, orders, doors, flows, vouch, sockets, lease, sources, resolving } = received;
     let telemetry = Arc::new(Telemetry::default());
     let limits = Limits::new(config.limits.connections, config.limits.connections_per_agent);
     let (stack, stages) = build::build(args, config, signing, doors, &telemetry).await?;
@@ -108,22 +114,26 @@ async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -
         lease: Lease::map(&lease)?,
         stages,
         stopping: AtomicBool::new(false),
+        handing_over: AtomicBool::new(false),
+        front: Mutex::default(),
         stop: watch::channel(false).0,
     });
     orders::obey(orders, Arc::clone(&app))?;
     let [v4, v6] = sockets.tcp;
     let probed = v4.local_addr()?;
+    let mut front = JoinSet::new();
     for listener in [v4, v6] {
-        tokio::spawn(accept(Arc::clone(&app), TcpListener::from_std(listener)?));
+        front.spawn(accept(Arc::clone(&app), TcpListener::from_std(listener)?));
     }
     for socket in sockets.dns_udp {
         let (socket, netns, desk) = (Arc::new(UdpSocket::from_std(socket)?), args.netns, Arc::clone(&app.desk));
-        tokio::spawn(async move { ended("DNS over UDP", dns::udp(socket, netns, desk).await) });
+        front.spawn(async move { ended("DNS over UDP", dns::udp(socket, netns, desk).await) });
     }
     for listener in sockets.dns_tcp {
-        tokio::spawn(dns::tcp(TcpListener::from_std(listener)?, args.netns, Arc::clone(&app.desk)));
+        front.spawn(dns::tcp(TcpListener::from_std(listener)?, args.netns, Arc::clone(&app.desk)));
     }
-    tokio::spawn(prober::renew(Arc::clone(&app), probed));
+    *app.front.lock().unwrap_or_else(PoisonError::into_inner) = front;
+    tokio::spawn(prober::renew(Arc::clone(&app), probed, Vouch::new(vouch)?));
     let mut stop = app.stop.subscribe();
     let _ = stop.wait_for(|stop| *stop).await;
     finish(&app).await;
@@ -187,7 +197,7 @@ fn desk(gate: &Arc<Gate>, stack: &Arc<Stack>, stages: &build::Stages) -> Desk {
 /// Lets streams end, then writes out what is counted and hands the journal's last records to the ledger.
 async fn finish(app: &Arc<App>) {
     let waited = tokio::time::timeout(DRAIN, async {
-        while app.gate.telemetry.open.load(Ordering::Relaxed) > 0 {
+        while app.gate.telemetry.open.load(Ordering::Relaxed) > 0 || app.gate.limits.in_use() || app.desk.is_busy() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });

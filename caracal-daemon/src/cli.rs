@@ -15,6 +15,7 @@ pub mod spawn;
 pub mod spend;
 pub mod status;
 pub mod trust;
+pub mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -64,6 +65,7 @@ pub enum Verb {
     Run(run::RunArgs),
     Attach(attach::AttachArgs),
     Detach(attach::DetachArgs),
+    Upgrade(upgrade::UpgradeArgs),
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
     Events(events::EventsArgs),
@@ -79,6 +81,9 @@ pub enum Verb {
     /// The unprivileged half of the daemon; started by it.
     #[command(hide = true)]
     DataPath(crate::app::DataPathArgs),
+    /// The process that tries to get out of what is governed; started by the daemon.
+    #[command(hide = true)]
+    Canary,
 }
 
 /// Runs the verb.
@@ -108,6 +113,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Run(args) => run::run(&args, &settings(config)?),
         Verb::Attach(args) => attach::attach(args, config),
         Verb::Detach(args) => attach::detach(&args, &settings(config)?),
+        Verb::Upgrade(args) => upgrade::run(&args, &settings(config)?),
         Verb::Status(args) => status::run(&args, &settings(config)?),
         Verb::Doctor(args) => {
             let hooks = if args.attempt.is_some() { Vec::new() } else { hooks() };
@@ -131,6 +137,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Completions(args) => manual::completions(&args),
         Verb::Man(args) => manual::man(&args),
         Verb::DataPath(args) => crate::app::run(&args, config),
+        Verb::Canary => Ok(crate::keeper::canary::run().map(|()| ExitCode::SUCCESS)?),
     }
 }
 

@@ -168,11 +168,12 @@ where
     let tunnel = origin.tunnelled.then(|| origin.host.clone());
     let expected = Expected { name, tunnel, port: origin.port, tls };
     let session = Arc::new(Session { origin, expected, alpn, wire: wire.clone() });
+    let leaving = session.origin.stack.leaving();
     let service = {
         let session = session.clone();
         move |request| answer(session.clone(), request)
     };
-    if let Err(error) = serve::serve(stream, alpn, wire, service).await {
+    if let Err(error) = serve::serve(stream, alpn, wire, leaving, service).await {
         tracing::debug!(%error, agent = %session.origin.agent.name, "a connection broke off");
     }
     if let Some(refusal) = session.wire.take_refusal() {

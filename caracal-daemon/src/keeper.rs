@@ -4,6 +4,7 @@
 pub mod authority;
 pub mod bpf_link;
 pub mod btf;
+pub mod canary;
 pub mod cgroup;
 pub mod child;
 pub mod control;
@@ -31,6 +32,9 @@ pub mod sock_diag;
 pub mod sockets;
 pub mod sweep;
 pub mod trust;
+pub mod truth;
+pub mod upgrade;
+pub mod vouch;
 
 /// What the data path asks of the keys that the keeper holds. Calls block.
 pub trait Signer: Send + Sync + std::fmt::Debug + 'static {

@@ -5,6 +5,8 @@ mod closed;
 mod deputies;
 mod destinations;
 mod facts;
+mod hang;
+mod hung;
 mod live;
 mod sequences;
 mod sockets;

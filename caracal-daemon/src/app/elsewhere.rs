@@ -24,6 +24,11 @@ impl Elsewhere {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Serves none of them any more. Connections that are open may end.
+    pub(super) fn leave(&self) {
+        self.namespaces().clear();
+    }
+
     /// How many namespaces are served.
     pub(super) fn count(&self) -> usize {
         self.namespaces().len()

@@ -2,8 +2,8 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use caracal_common::denial::{Hook, Why};
 use serde_json::{Value, json};
@@ -75,6 +75,10 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
             stop(app);
             Ok(Value::Null)
         }
+        Order::HandOver => {
+            hand_over(app);
+            Ok(Value::Null)
+        }
     }
 }
 
@@ -82,6 +86,16 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
 fn stop(app: &App) {
     app.stopping.store(true, Ordering::Release);
     app.lease.close();
+    app.stop.send_replace(true);
+}
+
+/// Takes nothing new: whoever comes waits in the listening sockets for the next data path. What is open may end.
+fn hand_over(app: &App) {
+    app.handing_over.store(true, Ordering::Release);
+    app.stopping.store(true, Ordering::Release);
+    app.front.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    app.elsewhere.leave();
+    app.stack.leave();
     app.stop.send_replace(true);
 }
 

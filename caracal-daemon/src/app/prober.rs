@@ -1,5 +1,5 @@
-//! The probe that renews the lease: a connection through our own listener, a decision, a round trip through the
-//! journal's writer. A stage that hangs stops it; a stage that honestly fails does not.
+//! The probe that renews the lease: the keeper's word that the kernel runs our programs, a connection through our own
+//! listener, a decision, a round trip through the journal's writer. A stage that hangs stops it; a stage that honestly fails does not.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,23 +12,44 @@ use super::App;
 use crate::agent::{Agent, CgroupId};
 use crate::capture::lease::{INTERVAL, TERM};
 use crate::clock::monotonic_ns;
+use crate::keeper::vouch::Vouch;
 use crate::policy::{Action, Ask};
 
 /// Renews the lease, for as long as the data path works and is not stopping.
-pub(super) async fn renew(app: Arc<App>, listener: SocketAddr) {
+pub(super) async fn renew(app: Arc<App>, listener: SocketAddr, mut vouch: Vouch) {
+    let mut vouched = true;
     let mut every = tokio::time::interval(INTERVAL);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !app.stopping.load(Ordering::Acquire) {
         every.tick().await;
         let asked_at = monotonic_ns();
-        match tokio::time::timeout(TERM, probe(&app, listener)).await {
-            Ok(Ok(())) if !app.stopping.load(Ordering::Acquire) => app.lease.renew(asked_at),
-            Ok(Ok(())) => {}
+        let word = async {
+            if !vouch.ask().await? {
+                return Ok(false);
+            }
+            probe(&app, listener).await.map(|()| true)
+        };
+        match tokio::time::timeout(TERM, word).await {
+            Ok(Ok(false)) => {
+                app.lease.close();
+                if std::mem::replace(&mut vouched, false) {
+                    tracing::error!(
+                        "The keeper does not vouch for the kernel; the door is shut. `caracald status` says why."
+                    );
+                }
+            }
+            Ok(Ok(true)) if !app.stopping.load(Ordering::Acquire) => {
+                vouched = true;
+                app.lease.renew(asked_at);
+            }
+            Ok(Ok(true)) => {}
             Ok(Err(error)) => tracing::error!(%error, "The probe failed; the lease is not renewed."),
             Err(_) => tracing::error!("The probe hangs; the lease is not renewed."),
         }
     }
-    app.lease.close();
+    if !app.handing_over.load(Ordering::Acquire) {
+        app.lease.close();
+    }
 }
 
 /// One round trip. This dials our own listener on loopback, and nothing else in the process but `tls::dial` dials.

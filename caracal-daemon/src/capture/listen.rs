@@ -42,6 +42,12 @@ impl Limits {
         Arc::new(Limits { total: Arc::new(Semaphore::new(total)), per_agent, open: Mutex::default() })
     }
 
+    /// Whether any connection is open.
+    #[must_use]
+    pub fn in_use(&self) -> bool {
+        !self.open().is_empty()
+    }
+
     fn take(self: &Arc<Limits>, agent: CgroupId) -> Option<Permit> {
         let total = Arc::clone(&self.total).try_acquire_owned().ok()?;
         let mut open = self.open();

@@ -42,6 +42,16 @@ fn print(status: &Value, config: &Config) {
     }
     let uncovered = enforced["uncovered"].as_array().map(Vec::as_slice).unwrap_or_default();
     println!("not covered: {}", uncovered.iter().map(|one| text(&one["means"])).collect::<Vec<_>>().join("; "));
+    let lines = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    for fault in lines(&status["truth"]["faults"]) {
+        println!("shut: {}", text(&fault));
+    }
+    for note in lines(&status["truth"]["notes"]) {
+        println!("note: {}", text(&note));
+    }
+    for untried in lines(&status["truth"]["untried"]) {
+        println!("note: no canary in {}: {}", text(&untried["cgroup"]), text(&untried["why"]));
+    }
     let path = &status["data_path"];
     if let Some(error) = path["error"].as_str() {
         println!("data path: {error}");

@@ -50,12 +50,27 @@ pub struct Desk {
     pub places: Places,
 }
 
+impl Desk {
+    /// Whether a query is being answered.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.places.is_busy()
+    }
+}
+
 /// Places for queries over UDP and for connections over TCP.
 #[derive(Debug)]
 pub struct Places {
     queries: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     shares: Shares,
+}
+
+impl Places {
+    /// Whether a query is being answered.
+    fn is_busy(&self) -> bool {
+        self.queries.available_permits() < MOST_QUERIES
+    }
 }
 
 impl Default for Places {

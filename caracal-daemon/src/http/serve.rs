@@ -14,6 +14,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 
 /// How long an HTTP/1 connection may wait for the next whole head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
@@ -26,11 +27,17 @@ const CONNECTION_WINDOW: u32 = 1_024 * 1_024;
 /// Bytes of an answer that are held for one slow HTTP/2 stream.
 const SEND_BUFFER: usize = 256 * 1_024;
 
-/// Serves one connection to its end.
+/// Serves one connection to its end; once `leaving` turns true, to the end of the requests that it has.
 ///
 /// # Errors
 /// The connection's.
-pub async fn serve<S, F, Fut, B>(stream: S, alpn: Alpn, wire: Arc<Wire>, service: F) -> Result<(), hyper::Error>
+pub async fn serve<S, F, Fut, B>(
+    stream: S,
+    alpn: Alpn,
+    wire: Arc<Wire>,
+    mut leaving: watch::Receiver<bool>,
+    service: F,
+) -> Result<(), hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Request<Incoming>) -> Fut + Send + Sync + Clone + 'static,
@@ -43,7 +50,7 @@ where
     });
     match alpn {
         Alpn::Http1 => {
-            hyper::server::conn::http1::Builder::new()
+            let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
                 .preserve_header_case(true)
@@ -51,11 +58,16 @@ where
                 .max_header_size(framing::MOST_HEAD + 1)
                 .half_close(false)
                 .serve_connection(TokioIo::new(Framed::new(stream, wire)), service)
-                .with_upgrades()
-                .await
+                .with_upgrades();
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                ended = &mut connection => return ended,
+                _ = leaving.wait_for(|leaving| *leaving) => connection.as_mut().graceful_shutdown(),
+            }
+            connection.await
         }
         Alpn::H2 => {
-            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(MOST_STREAMS)
                 .initial_stream_window_size(STREAM_WINDOW)
@@ -65,8 +77,13 @@ where
                 .auto_date_header(false)
                 .keep_alive_interval(Duration::from_secs(60))
                 .keep_alive_timeout(Duration::from_secs(30))
-                .serve_connection(TokioIo::new(stream), service)
-                .await
+                .serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                ended = &mut connection => return ended,
+                _ = leaving.wait_for(|leaving| *leaving) => connection.as_mut().graceful_shutdown(),
+            }
+            connection.await
         }
     }
 }

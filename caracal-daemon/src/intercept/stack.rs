@@ -18,7 +18,7 @@ use crate::tls::trust::TrustTable;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// Bounds of one connection or request.
 #[derive(Clone, Debug)]
@@ -102,6 +102,7 @@ pub struct Stack {
     pub(crate) remembered: Remembered,
     pub(crate) pins: Pins,
     pub(crate) drains: Arc<Semaphore>,
+    leaving: watch::Sender<bool>,
 }
 
 impl Stack {
@@ -113,6 +114,7 @@ impl Stack {
             recorder: Recorder::new(parts.journal.clone(), parts.clock.clone(), parts.telemetry.clone()),
             remembered: Remembered::default(),
             pins: Pins::default(),
+            leaving: watch::channel(false).0,
             drains: Arc::new(Semaphore::new(parts.limits.drains)),
             clock: parts.clock,
             policy: parts.policy,
@@ -127,6 +129,16 @@ impl Stack {
             limits: parts.limits,
             netns: parts.netns,
         })
+    }
+
+    /// Asks connections to end with the requests that they have.
+    pub fn leave(&self) {
+        self.leaving.send_replace(true);
+    }
+
+    /// Turns true when connections are to end.
+    pub(crate) fn leaving(&self) -> watch::Receiver<bool> {
+        self.leaving.subscribe()
     }
 
     /// Which processes do not trust the local CA, for `status`.

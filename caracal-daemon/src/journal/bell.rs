@@ -33,8 +33,8 @@ impl Bell {
     pub(crate) fn ring(&self, waited_for: bool) {
         // The message first, then the look at the flag; the writer does it the other way round, so one of the two sees.
         fence(Ordering::SeqCst);
-        let enough = waited_for
-            && self.waited_for.fetch_add(1, Ordering::SeqCst) + 1 >= self.enough.load(Ordering::SeqCst);
+        let enough =
+            waited_for && self.waited_for.fetch_add(1, Ordering::SeqCst) + 1 >= self.enough.load(Ordering::SeqCst);
         if enough || self.asleep.load(Ordering::SeqCst) {
             self.wake();
         }

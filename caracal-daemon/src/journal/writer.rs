@@ -512,8 +512,8 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::write::tests::{paid, scribe};
     use crate::event::Record;
+    use crate::event::write::tests::{paid, scribe};
     use crate::journal::Reader;
 
     struct Bench {

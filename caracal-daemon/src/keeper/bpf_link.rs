@@ -1,16 +1,18 @@
 //! Links between programs and cgroups, straight from the system call: `linux/bpf.h`, `BPF_LINK_CREATE`, `BPF_LINK_UPDATE`,
-//! `BPF_OBJ_PIN`, `BPF_OBJ_GET`, `BPF_LINK_DETACH`, `BPF_RAW_TRACEPOINT_OPEN`. Own code, because a link that is adopted and updated in place is what keeps the door
-//! shut over a restart.
+//! `BPF_OBJ_PIN`, `BPF_OBJ_GET`, `BPF_LINK_DETACH`, `BPF_RAW_TRACEPOINT_OPEN`, `BPF_PROG_QUERY`. Own code, because a link that is
+//! adopted and updated in place is what keeps the door shut over a restart.
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const PROG_QUERY: libc::c_int = 16;
 const RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
@@ -40,6 +42,72 @@ pub fn attach_type(program: &str) -> io::Result<u32> {
         "getpeername6" => 30,
         _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no attach type for {program}"))),
     })
+}
+
+/// `BPF_F_QUERY_EFFECTIVE`: what runs, wherever it is attached.
+const EFFECTIVE: u32 = 1;
+/// Programs that one query tells of; the kernel takes 64 at each level.
+const MOST: usize = 1_024;
+
+/// The ids of the programs that the kernel runs for this kind of event in a cgroup, in the order in which it runs them:
+/// its own and those of every cgroup above.
+///
+/// # Errors
+/// What the kernel says; `ENOSPC` when they are more than can be judged.
+pub fn effective(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; MOST];
+    let mut attr = [0u8; 64];
+    put(&mut attr, 0, cgroup.as_raw_fd() as u32);
+    put(&mut attr, 4, attach_type);
+    put(&mut attr, 8, EFFECTIVE);
+    attr[16..24].copy_from_slice(&(ids.as_mut_ptr() as u64).to_ne_bytes());
+    put(&mut attr, 24, u32::try_from(ids.len()).unwrap_or(0));
+    call(PROG_QUERY, &mut attr)?;
+    let count = u32::from_ne_bytes([attr[24], attr[25], attr[26], attr[27]]);
+    ids.truncate(usize::try_from(count).unwrap_or(MOST));
+    Ok(ids)
+}
+
+/// The name of the loaded program with this id: `struct bpf_prog_info`. Whoever loaded it chose it.
+///
+/// # Errors
+/// When there is none any more.
+pub fn program_name(id: u32) -> io::Result<String> {
+    let mut attr = [0u8; 64];
+    put(&mut attr, 0, id);
+    let program = bpf(PROG_GET_FD_BY_ID, &mut attr)?;
+    let mut info = [0u8; 128];
+    let mut attr = [0u8; 64];
+    put(&mut attr, 0, program.as_raw_fd() as u32);
+    put(&mut attr, 4, u32::try_from(info.len()).unwrap_or(0));
+    attr[8..16].copy_from_slice(&(info.as_mut_ptr() as u64).to_ne_bytes());
+    call(OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let name = &info[64..80];
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    Ok(String::from_utf8_lossy(&name[..end]).escape_debug().to_string())
+}
+
+/// What a pin holds: a map, a program or a link.
+///
+/// # Errors
+/// When there is none.
+pub fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut attr = [0u8; 64];
+    attr[..8].copy_from_slice(&(path.as_ptr() as u64).to_ne_bytes());
+    bpf(OBJ_GET, &mut attr)
+}
+
+/// Pins a map, a program or a link.
+///
+/// # Errors
+/// When the path is not in bpffs, or taken.
+pub fn pin(object: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut attr = [0u8; 64];
+    attr[..8].copy_from_slice(&(path.as_ptr() as u64).to_ne_bytes());
+    put(&mut attr, 8, object.as_raw_fd() as u32);
+    call(OBJ_PIN, &mut attr).map(drop)
 }
 
 /// A program attached to a cgroup for as long as this, or a pin, exists.
@@ -88,22 +156,15 @@ impl Link {
     /// # Errors
     /// When there is none.
     pub fn open(pin: &Path) -> io::Result<Link> {
-        let path = CString::new(pin.as_os_str().as_bytes())?;
-        let mut attr = [0u8; 64];
-        attr[..8].copy_from_slice(&(path.as_ptr() as u64).to_ne_bytes());
-        bpf(OBJ_GET, &mut attr).map(Link)
+        open_pin(pin).map(Link)
     }
 
     /// Pins the link.
     ///
     /// # Errors
     /// When the path is not in bpffs, or taken.
-    pub fn pin(&self, pin: &Path) -> io::Result<()> {
-        let path = CString::new(pin.as_os_str().as_bytes())?;
-        let mut attr = [0u8; 64];
-        attr[..8].copy_from_slice(&(path.as_ptr() as u64).to_ne_bytes());
-        put(&mut attr, 8, self.0.as_raw_fd() as u32);
-        call(OBJ_PIN, &mut attr).map(drop)
+    pub fn pin(&self, path: &Path) -> io::Result<()> {
+        pin(self.0.as_fd(), path)
     }
 
     /// Puts another program in the place of the one attached, in one step.

@@ -4,9 +4,24 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::KeeperError;
 use crate::agent::CgroupId;
+
+/// The keeper's canary, 0 while there is none. It visits governed cgroups, and belongs to none.
+static CANARY: AtomicU32 = AtomicU32::new(0);
+
+/// Says which process the canary is.
+pub fn set_canary(pid: u32) {
+    CANARY.store(pid, Ordering::Relaxed);
+}
+
+/// Whether it is the canary.
+#[must_use]
+pub fn is_canary(pid: u32) -> bool {
+    pid != 0 && pid == CANARY.load(Ordering::Relaxed)
+}
 
 /// The cgroup v2 hierarchy of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,7 +197,7 @@ pub fn processes_below(directory: &Path) -> Vec<u32> {
 
 fn processes(directory: &Path, found: &mut Vec<u32>) {
     let here = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-    found.extend(here.lines().filter_map(|line| line.parse::<u32>().ok()));
+    found.extend(here.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| !is_canary(*pid)));
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             processes(&entry.path(), found);

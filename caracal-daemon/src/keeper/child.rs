@@ -12,7 +12,7 @@ use crate::config::Config;
 /// The first inherited descriptor.
 const FIRST: RawFd = 3;
 /// How many there are.
-const COUNT: usize = 13;
+const COUNT: usize = 14;
 /// The user and group that is taken where the configured user does not exist: outside every range that is given out.
 const FALLBACK: u32 = 64_817;
 
@@ -100,6 +100,8 @@ pub struct Received {
     pub doors: UnixStream,
     /// The road to flows.
     pub flows: UnixStream,
+    /// The road to the keeper's word.
+    pub vouch: UnixStream,
     /// The listening sockets.
     pub sockets: Listeners,
     /// The lease map.
@@ -121,6 +123,8 @@ pub struct Roads {
     pub doors: UnixStream,
     /// It asks for flows where it may not read them itself.
     pub flows: UnixStream,
+    /// It asks whether the kernel runs our programs.
+    pub vouch: UnixStream,
 }
 
 /// Starts a data path; gives it, and the keeper's ends of its roads.
@@ -139,12 +143,14 @@ pub fn start(
     let (orders, orders_child) = UnixStream::pair().map_err(failed)?;
     let (doors, doors_child) = UnixStream::pair().map_err(failed)?;
     let (flows, flows_child) = UnixStream::pair().map_err(failed)?;
+    let (vouch, vouch_child) = UnixStream::pair().map_err(failed)?;
     let s = &inherited.sockets;
     let sources: [RawFd; COUNT] = [
         signing_child.as_raw_fd(),
         orders_child.as_raw_fd(),
         doors_child.as_raw_fd(),
         flows_child.as_raw_fd(),
+        vouch_child.as_raw_fd(),
         s.tcp[0].as_raw_fd(),
         s.tcp[1].as_raw_fd(),
         s.dns_udp[0].as_raw_fd(),
@@ -177,7 +183,7 @@ pub fn start(
     // SAFETY: between fork and exec only dup2, fcntl, setrlimit and prctl are called, none of which takes a lock.
     unsafe { command.pre_exec(move || place(&sources)) };
     let child = command.spawn().map_err(failed)?;
-    Ok((child, Roads { signing, orders, doors, flows }))
+    Ok((child, Roads { signing, orders, doors, flows, vouch }))
 }
 
 /// Puts the descriptors at their numbers, first out of each other's way.
@@ -226,6 +232,7 @@ pub fn receive() -> Result<Received, KeeperError> {
         orders: next()?.into(),
         doors: next()?.into(),
         flows: next()?.into(),
+        vouch: next()?.into(),
         sockets: Listeners {
             tcp: [next()?.into(), next()?.into()],
             dns_udp: [next()?.into(), next()?.into()],

@@ -49,6 +49,8 @@ pub enum Request {
     },
     /// Read the configuration's policy again.
     Reload,
+    /// Become the program that lies in the daemon's place.
+    Upgrade,
     /// What is governed, and whether the door is open.
     Status,
     /// Records.
@@ -174,6 +176,10 @@ fn answer(request: Request, caller: Caller, governor: &Governor) -> Response {
         Request::Reload => {
             administer("reload the policy")?;
             governor.reload()
+        }
+        Request::Upgrade => {
+            administer("upgrade the daemon")?;
+            governor.upgrade()
         }
         Request::Status => governor.status(own),
         Request::Events(query) => governor.order(&Order::Events(EventsQuery { uid: own, ..query })),

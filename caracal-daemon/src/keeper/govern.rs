@@ -2,6 +2,9 @@
 //! the data path, and cleans up when an agent is gone.
 
 mod inbound;
+mod watch;
+
+pub use watch::{Again, Flights};
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,6 +17,7 @@ use caracal_common::denial::Hook;
 use serde_json::{Value, json};
 
 use super::KeeperError;
+use super::canary;
 use super::cgroup::{self, Cgroup, Hierarchy, within};
 use super::control::{AttachOptions, Caller};
 use super::cookie;
@@ -24,6 +28,7 @@ use super::namespaces::Namespaces;
 use super::order::{Answer, Order, Orders};
 use super::parting::Parting;
 use super::serve::{Places, Registry, load, save};
+use super::truth::Truth;
 use crate::agent::{Agent, CgroupId};
 use crate::config::{Config, InboundRule, UnixRule};
 
@@ -34,6 +39,8 @@ struct Governed {
     cgroup: Cgroup,
     /// Made by `run`, removed when it is empty.
     leaf: bool,
+    /// How it was attached.
+    options: AttachOptions,
 }
 
 /// An agent that `run` started.
@@ -70,6 +77,11 @@ pub struct Governor {
     namespaces: Namespaces,
     inbound: Mutex<Vec<InboundRule>>,
     parting: Parting,
+    truth: Truth,
+    /// When this keeper began, and from where: `CLOCK_MONOTONIC`, nanoseconds, and a path.
+    began: (u64, PathBuf),
+    /// Of the configuration: go on where somebody else's program could undo ours.
+    allow_degraded: bool,
 }
 
 impl Governor {
@@ -104,6 +116,9 @@ impl Governor {
             namespaces,
             inbound: Mutex::default(),
             parting: Parting::default(),
+            truth: Truth::default(),
+            began: (crate::clock::monotonic_ns(), std::env::current_exe().unwrap_or_default()),
+            allow_degraded: config.allow_degraded,
         })
     }
 
@@ -202,6 +217,9 @@ impl Governor {
     pub fn run(&self, caller: Caller, name: &str, learn: bool, pid: u32) -> Result<Started, String> {
         check_name(name)?;
         check_child(caller, pid)?;
+        if let Some(fault) = self.truth.fault() {
+            return Err(format!("nothing is started: {fault}"));
+        }
         let text = |error: KeeperError| error.to_string();
         let leaf = self.leaf(name).map_err(text)?;
         let agent = Agent { name: Arc::from(name), cgroup: leaf.id, path: leaf.path.clone(), uid: caller.uid, learn };
@@ -217,7 +235,10 @@ impl Governor {
             leaf.remove();
             return Err(why);
         }
-        self.governed().insert(leaf.id, Governed { agent: agent.clone(), cgroup: leaf, leaf: true });
+        self.governed().insert(
+            leaf.id,
+            Governed { agent: agent.clone(), cgroup: leaf, leaf: true, options: AttachOptions::default() },
+        );
         self.register();
         self.open_inbound();
         // `run` may have been called in another network namespace than ours.
@@ -275,6 +296,11 @@ impl Governor {
     /// When it is not a cgroup, is governed already (by itself, from above or from below), the kernel refuses, or, unless
     /// `allow_degraded` is set, a root process in it shares our mount namespace or a socket in it cannot be fenced.
     pub fn attach(&self, path: &Path, name: Option<&str>, options: AttachOptions) -> Answer {
+        self.attach_as(path, name, options, None)
+    }
+
+    /// The same; `again` is the id that the directory had before it was made again. What fails then stays shut.
+    fn attach_as(&self, path: &Path, name: Option<&str>, options: AttachOptions, again: Option<CgroupId>) -> Answer {
         let allow_degraded = options.allow_degraded;
         let cgroup = self.hierarchy.open(path).map_err(|error| error.to_string())?;
         let fallback = cgroup.absolute.file_name().map(|name| sanitise(&name.to_string_lossy())).unwrap_or_default();
@@ -289,6 +315,7 @@ impl Governor {
         if let Some(other) = self
             .governed()
             .values()
+            .filter(|one| Some(one.agent.cgroup) != again)
             .find(|one| within(&one.cgroup.path, &cgroup.path) || within(&cgroup.path, &one.cgroup.path))
         {
             return Err(format!("{} is governed already, as agent {:?}", other.cgroup.path, &*other.agent.name));
@@ -308,6 +335,17 @@ impl Governor {
         {
             let mut kernel = self.kernel();
             kernel.govern(&cgroup).map_err(|error| error.to_string())?;
+            let others = kernel.look(&cgroup).map_err(|error| error.to_string())?.others;
+            if let (Some(other), false) = (others.iter().find(|other| other.undoes), allow_degraded) {
+                if again.is_none() {
+                    kernel.release(cgroup.id).map_err(|error| error.to_string())?;
+                }
+                return Err(format!(
+                    "program {:?} of somebody else's runs at {} of {} after ours and could undo a refusal: take it off, or say \
+                     --allow-degraded to govern it all the same; that is recorded",
+                    other.name, other.hook, cgroup.path
+                ));
+            }
             kernel.admit(&agent, cgroup.level).map_err(|error| error.to_string())?;
         }
         // New sockets are governed from here on. Now for those that are there.
@@ -315,7 +353,10 @@ impl Governor {
             Ok(report) => report,
             Err(why) => {
                 let mut kernel = self.kernel();
-                let _ = kernel.dismiss(cgroup.id).and_then(|()| kernel.release(cgroup.id));
+                let _ = kernel.dismiss(cgroup.id);
+                if again.is_none() {
+                    let _ = kernel.release(cgroup.id);
+                }
                 return Err(why);
             }
         };
@@ -324,7 +365,13 @@ impl Governor {
         let degraded = root.map(|pid| format!(", degraded: process {pid} is root in the host's mount namespace"));
         let message = format!("attached agent {}{}; {}", agent.name, degraded.unwrap_or_default(), report.summary());
         let _ = self.order(&Order::Lifecycle(message));
-        self.governed().insert(cgroup.id, Governed { agent, cgroup, leaf: false });
+        {
+            let mut governed = self.governed();
+            if let Some(before) = again {
+                governed.remove(&before);
+            }
+            governed.insert(cgroup.id, Governed { agent, cgroup, leaf: false, options });
+        }
         self.register();
         self.open_inbound();
         self.namespaces.look(None);
@@ -389,6 +436,7 @@ impl Governor {
         kernel.dismiss(cgroup.id).and_then(|()| kernel.release(cgroup.id)).map_err(|error| error.to_string())?;
         drop(kernel);
         self.live.detach(&self.kernel, &cgroup)?;
+        let _ = std::fs::remove_dir(cgroup.absolute.join(canary::LEAF));
         let name = self.governed().remove(&cgroup.id).map(|one| one.agent.name);
         self.register();
         self.open_inbound();
@@ -420,7 +468,8 @@ impl Governor {
                     if !leaf {
                         self.live.adopt(id);
                     }
-                    self.governed().insert(id, Governed { agent, cgroup, leaf });
+                    let options = AttachOptions { allow_degraded: self.allow_degraded, trust_system: false };
+                    self.governed().insert(id, Governed { agent, cgroup, leaf, options });
                 }
                 _ => {
                     let _ = self.kernel().dismiss(id);
@@ -476,9 +525,11 @@ impl Governor {
         Ok(json!({
             "version": env!("CARGO_PKG_VERSION"),
             "door": if crate::clock::monotonic_ns() < deadline { "open" } else { "shut" },
+            "began_ns": self.began.0,
             "slice": self.slice.path,
             "level": level.name(),
             "enforced": level.to_json(),
+            "truth": self.truth.to_json(),
             "agents": agents,
             "namespaces": self.namespaces.status(),
             "data_path": data_path.unwrap_or_else(|why| json!({ "error": why })),

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, is_canary};
 
 /// At most so many descriptors are looked at in one go.
 const MOST_DESCRIPTORS: usize = 1 << 20;
@@ -85,7 +85,10 @@ pub fn cgroups(cgroup: &Cgroup) -> HashSet<u64> {
 
 /// The processes of a directory and below. A threaded cgroup (cgroups(7)) lists threads only.
 fn members(directory: &Path, pids: &mut HashSet<u32>) {
-    let lines = |text: String| text.lines().filter_map(|line| line.parse::<u32>().ok()).collect::<Vec<_>>();
+    let lines = |text: String| {
+        let pids = text.lines().filter_map(|line| line.parse::<u32>().ok());
+        pids.filter(|pid| !is_canary(*pid)).collect::<Vec<_>>()
+    };
     match fs::read_to_string(directory.join("cgroup.procs")) {
         Ok(text) => pids.extend(lines(text)),
         Err(_) => {

@@ -264,6 +264,27 @@ impl Lsm {
         canary(self.canary)
     }
 
+    /// The first pin of ours that is not there.
+    #[must_use]
+    pub fn unpinned(&self, pins: &Path) -> Option<PathBuf> {
+        self.attached.iter().map(|one| pins.join("lsm").join(one.hook)).find(|pin| !pin.exists())
+    }
+
+    /// Pins again what lost its pin.
+    ///
+    /// # Errors
+    /// When a pin cannot be made.
+    pub fn pin_again(&self, pins: &Path) -> io::Result<()> {
+        let pins = pins.join("lsm");
+        for one in &self.attached {
+            if !pins.join(one.hook).exists() {
+                fs::create_dir_all(&pins)?;
+                one.link.pin(&pins.join(one.hook))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Enrols the daemon's property: paths and their kinds. What an earlier keeper enrolled and is property no longer is
     /// forgotten.
     ///

@@ -77,6 +77,8 @@ pub enum Order {
     },
     /// Finish and exit.
     Stop,
+    /// Take nothing new, finish, and exit; the lease is left as it is. Another data path comes.
+    HandOver,
 }
 
 /// Which records.

@@ -12,6 +12,7 @@ use caracal_common::counter::CounterKey;
 use caracal_common::denial::{Denial, Hook, NamedDenial, Why};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
+use super::cgroup::is_canary;
 use super::govern::Governor;
 use super::order::{KernelRefusal, Order};
 use super::serve::save;
@@ -53,6 +54,8 @@ pub fn drain(mut ring: RingBuf<MapData>, governor: &Governor, counted: &Path) {
                 continue;
             }
         };
+        let Ok(canaries) = governor.kernel().canaries() else { continue };
+        let counters: Vec<_> = counters.into_iter().filter(|(key, _)| !canaries.contains(&key.agent)).collect();
         let fresh = news(&counters, &handed, &details);
         if fresh.is_empty() {
             continue;
@@ -126,6 +129,9 @@ fn gather(ring: &mut RingBuf<MapData>, governor: &Governor) -> HashMap<Kind, Det
         while let Some(item) = ring.next() {
             let Some(denial) = parse(&item) else { continue };
             let unknown = denial.why == 0 || denial.why == Why::UnknownNamespace as u32;
+            if is_canary(denial.tgid) {
+                continue;
+            }
             if unknown && denial.tgid != 0 && told.insert(denial.tgid) {
                 governor.namespaces().suspect(denial.tgid);
             }

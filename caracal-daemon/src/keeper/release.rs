@@ -61,6 +61,7 @@ fn one(pins: &Path, cgroup: &Cgroup, agents: &mut Registry) -> Result<String, Ke
     agents.remove(&cgroup.id.0);
     Kernel::unset_pinned(pins, cgroup.id)?;
     remove(&links)?;
+    let _ = fs::remove_dir(cgroup.absolute.join(super::canary::LEAF));
     if let Ok(mut marks) = Marks::pinned(pins) {
         unmark(cgroup, |socket| marks.remove(socket, cgroup.id))?;
     }

@@ -30,7 +30,8 @@ use super::live::Live;
 use super::namespaces::Namespaces;
 use super::order::{Order, Orders};
 use super::refusals;
-use super::{KeeperError, Signer, flows, namespaces, signing, sockets};
+use super::upgrade::{self, HandedOver};
+use super::{KeeperError, Signer, flows, namespaces, signing, sockets, truth, vouch};
 use crate::agent::Agent;
 use crate::clock::{Clock, monotonic_ns};
 use crate::config::{Config, Require};
@@ -97,19 +98,30 @@ pub fn serve(
         return Err(KeeperError::NotRoot);
     }
     let signals = block_signals()?;
+    let program = std::env::current_exe().map_err(|error| KeeperError::Kernel(error.to_string()))?;
+    let handed_over = HandedOver::take()?;
+    let upgraded = handed_over.is_some();
+    let (held, handed_listeners) = handed_over.map(|handed| (handed.lock, handed.listeners)).unzip();
     let places = Places::of(config);
     let user = child::user(&config.user)?;
     make_directories(&places, user)?;
     child::allow_descriptors(config.limits.connections);
-    let _lock = lock(&places)?;
+    let lock = take_lock(&places, held.map(File::from))?;
     let host_id = host_id(&config.state_dir)?;
     let keys = Arc::new(Keys::open(&places.keeper, &host_id, Clock::system())?);
     let hierarchy = Hierarchy::find()?;
     mount_bpffs()?;
     // Before the programs: a taken port must not leave anything behind.
-    let sockets = Listeners::open(config.listen.tcp_port, config.listen.dns_port)?;
+    let sockets = match handed_listeners {
+        Some(listeners) => listeners,
+        None => Listeners::open(config.listen.tcp_port, config.listen.dns_port)?,
+    };
     let settings = Settings { abi: ABI_VERSION, tcp_port: config.listen.tcp_port, dns_port: config.listen.dns_port };
     let mut kernel = Kernel::load(&Kernel::pin_directory(config.instance.as_str()), settings, config.require)?;
+    // Whoever waits in the sockets that were handed over is not shut out.
+    if !upgraded {
+        kernel.close_lease()?;
+    }
     kernel.set_unix_rules(config.unix.clone());
     enrol(config, &places, &mut kernel);
     check_level(config, &kernel)?;
@@ -128,6 +140,12 @@ pub fn serve(
     let governor = Arc::new(Governor::new(hierarchy, config, kernel, certificate, group, live, namespaces)?);
     governor.set_inbound(&config.inbound);
     governor.adopt();
+    // Before anything can open the door.
+    governor.look_at_programs();
+    if let Some(fault) = governor.truth().fault() {
+        return Err(KeeperError::Refused(fault));
+    }
+    watch(&governor)?;
     thread("namespaces", {
         let governor = Arc::clone(&governor);
         move || namespaces::follow(&governor, &hints)
@@ -165,6 +183,9 @@ pub fn serve(
         governor: &governor,
         agent,
         options,
+        lock: &lock,
+        program: &program,
+        upgraded,
     };
     keeper.supervise(&signals, cgroups, ready)
 }
@@ -180,6 +201,11 @@ struct Keeper<'a> {
     governor: &'a Arc<Governor>,
     agent: Option<&'a str>,
     options: AttachOptions,
+    lock: &'a Flock<File>,
+    /// Where this program was started from; an upgrade puts another one there.
+    program: &'a Path,
+    /// The one before handed over.
+    upgraded: bool,
 }
 
 impl Keeper<'_> {
@@ -194,8 +220,10 @@ impl Keeper<'_> {
         let mut pause = Duration::from_millis(100);
         loop {
             let started = Instant::now();
+            // A lease that was left open says nothing about the data path that is to come.
+            let left = self.governor.kernel().lease_deadline()?;
             let mut child = self.start()?;
-            match self.first_renewal(&mut child) {
+            match self.first_renewal(&mut child, left) {
                 Ok(()) => {
                     // Once more: the data path has made its directories.
                     enrol(self.config, self.places, &mut self.governor.kernel());
@@ -212,7 +240,9 @@ impl Keeper<'_> {
                         let level = Level::of(self.governor.kernel().lsm());
                         let degraded = self.config.require == Require::Full && level.lacks.is_some();
                         let degraded = if degraded { "degraded: full is required; " } else { "" };
-                        let _ = self.governor.order(&Order::Lifecycle(format!("{degraded}{}", level.sentence())));
+                        let upgraded = if self.upgraded { "upgraded in place; " } else { "" };
+                        let sentence = format!("{upgraded}{degraded}{}", level.sentence());
+                        let _ = self.governor.order(&Order::Lifecycle(sentence));
                         ready(&attached);
                     }
                 }
@@ -243,6 +273,8 @@ impl Keeper<'_> {
         thread("signing", move || signing::serve(roads.signing, &keys))?;
         let governor = Arc::clone(self.governor);
         thread("sockets", move || sockets::serve(roads.doors, &governor))?;
+        let governor = Arc::clone(self.governor);
+        thread("vouch", move || vouch::serve(roads.vouch, || governor.truth().vouches()))?;
         let copy = |map: &OwnedFd| map.try_clone().map_err(|error| KeeperError::Kernel(error.to_string()));
         let (connections, queries) = (copy(&self.inherited.sources)?, copy(&self.inherited.resolving)?);
         thread("flows", move || flows::serve(roads.flows, &connections, &queries))?;
@@ -251,10 +283,11 @@ impl Keeper<'_> {
         Ok(child)
     }
 
-    fn first_renewal(&self, child: &mut Child) -> Result<(), KeeperError> {
+    fn first_renewal(&self, child: &mut Child, left: u64) -> Result<(), KeeperError> {
         let started = Instant::now();
         while started.elapsed() < FIRST_RENEWAL {
-            if self.governor.kernel().lease_deadline()? > monotonic_ns() {
+            let deadline = self.governor.kernel().lease_deadline()?;
+            if deadline != left && deadline > monotonic_ns() {
                 return Ok(());
             }
             if let Ok(Some(status)) = child.try_wait() {
@@ -295,6 +328,11 @@ impl Keeper<'_> {
                     Ok(_) => tracing::info!("The policy is reloaded."),
                     Err(why) => tracing::error!(%why, "The policy is not reloaded; the last good one stays."),
                 },
+                Ok(Signal::SIGUSR2) => {
+                    if let Err(why) = self.upgrade(child) {
+                        tracing::error!(%why, "No upgrade.");
+                    }
+                }
                 Ok(Signal::SIGCHLD) => {
                     if let Ok(Some(status)) = child.try_wait() {
                         tracing::error!(
@@ -313,10 +351,30 @@ impl Keeper<'_> {
         }
     }
 
+    /// Ends the data path and becomes the program that lies in this one's place. Comes back only when that failed: before
+    /// anything was ended, or with a data path to be started anew.
+    fn upgrade(&self, child: &mut Child) -> Result<(), String> {
+        let version = upgrade::try_program(self.program)?;
+        tracing::info!(version, "Upgrading in place.");
+        let until = monotonic_ns() + u64::try_from(upgrade::AT_MOST.as_nanos()).unwrap_or(0);
+        self.governor.order(&Order::HandOver)?;
+        self.governor.kernel().set_lease(until).map_err(|error| error.to_string())?;
+        self.wait_for_end(child);
+        let error = upgrade::become_program(self.program, self.lock.as_fd(), &self.inherited.sockets);
+        Err(format!("{}: {error}", self.program.display()))
+    }
+
     /// Shuts the door, lets streams end, and waits for the journal to be written out.
     fn stop(&self, child: &mut Child) {
         let _ = self.governor.kernel().close_lease();
         let _ = self.governor.order(&Order::Stop);
+        self.wait_for_end(child);
+        let _ = self.governor.kernel().close_lease();
+        let _ = fs::remove_file(&self.places.control);
+    }
+
+    /// Waits until the data path has ended, and ends it when it takes too long.
+    fn wait_for_end(&self, child: &mut Child) {
         let asked = Instant::now();
         while asked.elapsed() < DRAIN + Duration::from_secs(5) {
             if let Ok(Some(_)) = child.try_wait() {
@@ -326,8 +384,6 @@ impl Keeper<'_> {
         }
         let _ = child.kill();
         let _ = child.wait();
-        let _ = self.governor.kernel().close_lease();
-        let _ = fs::remove_file(&self.places.control);
     }
 }
 
@@ -380,10 +436,19 @@ fn over_and_over(name: &str, governor: &Arc<Governor>, look: fn(&Governor)) -> R
     })
 }
 
+/// The watch over the kernel: it looks, sends the canary, and has both recorded.
+fn watch(governor: &Arc<Governor>) -> Result<(), KeeperError> {
+    let copy = || Arc::clone(governor);
+    let (looks, flies, works) = (copy(), copy(), copy());
+    thread("truth", move || truth::watch(&looks))?;
+    thread("canary", move || truth::send_canaries(&flies))?;
+    thread("truth-work", move || truth::work_off(&works))
+}
+
 /// Signals are taken by the main thread alone.
 fn block_signals() -> Result<SigSet, KeeperError> {
     let mut set = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGUSR2] {
         set.add(signal);
     }
     set.thread_block().map_err(|error| KeeperError::Kernel(error.to_string()))?;
@@ -412,9 +477,15 @@ fn make_directories(places: &Places, user: child::User) -> Result<(), KeeperErro
 /// # Errors
 /// When another one holds the lock.
 pub fn lock(places: &Places) -> Result<Flock<File>, KeeperError> {
+    take_lock(places, None)
+}
+
+/// The same, by way of a file that holds it already.
+fn take_lock(places: &Places, held: Option<File>) -> Result<Flock<File>, KeeperError> {
     let path = places.runtime.join("keeper.lock");
     let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let file = open.map_err(|error| KeeperError::Key { path: path.display().to_string(), why: error.to_string() })?;
+    let file = held.unwrap_or(file);
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| KeeperError::Running(path.display().to_string()))
 }
 
@@ -437,7 +508,11 @@ fn host_id(state: &Path) -> Result<String, KeeperError> {
     Ok(id)
 }
 
-fn mount_bpffs() -> Result<(), KeeperError> {
+/// Mounts bpffs where it is not mounted.
+///
+/// # Errors
+/// When it cannot be.
+pub(super) fn mount_bpffs() -> Result<(), KeeperError> {
     const BPFFS: &str = "/sys/fs/bpf";
     // BPF_FS_MAGIC of linux/magic.h.
     let mounted = File::open(BPFFS)

@@ -1,0 +1,38 @@
+//! `upgrade`: the running daemon becomes the program that was installed over it.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::control::Control;
+use crate::config::Config;
+use crate::keeper::control::Request;
+use crate::keeper::upgrade::AT_MOST;
+
+/// Let the running daemon become the program that was installed over it, without a moment in which the door is open to
+/// anybody else or shut to allowed connections.
+///
+/// New connections wait meanwhile; open streams have ten seconds to end. The program must lie where the daemon was started
+/// from. The daemon does the same on SIGUSR2.
+#[derive(Debug, Args)]
+pub struct UpgradeArgs {}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When no daemon runs, the program does not say its version, or the new one is not there in time.
+pub fn run(_args: &UpgradeArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    let told = Control::connect(config)?.ask(&Request::Upgrade)?;
+    let asked = Instant::now();
+    while asked.elapsed() < AT_MOST + Duration::from_secs(15) {
+        std::thread::sleep(Duration::from_millis(50));
+        // Nobody answers in between.
+        let status = Control::connect(config).ok().and_then(|mut control| control.ask(&Request::Status).ok());
+        if status.is_some_and(|status| status["began_ns"] != told["began_ns"] && status["door"] == "open") {
+            println!("upgraded to {}", told["version"].as_str().unwrap_or_default());
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    anyhow::bail!("the new daemon is not ready; its log says why, and `caracald status` whether the old one goes on")
+}
