@@ -160,7 +160,7 @@ fn users(vector: &Vector) -> &'static [u32] {
 }
 
 /// Has the configuration require `full`.
-fn require_full(daemon: &Daemon<'_>) {
+pub(crate) fn require_full(daemon: &Daemon<'_>) {
     let text = fs::read_to_string(daemon.config()).expect("the configuration");
     fs::write(daemon.config(), format!("require = \"full\"\n{text}")).expect("the configuration");
 }

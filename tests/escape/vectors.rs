@@ -10,12 +10,13 @@
 mod judge;
 mod stage;
 
-use crate::STAND_IN;
+use crate::{RULES, STAND_IN};
 use judge::{Coverage, Found, Judgement};
 use serde_json::{Map, json};
 use stage::Stage;
 use std::collections::{BTreeMap, BTreeSet};
 use support::catalogue::{Aim, Phase, Privilege, Start, VECTORS};
+use support::daemon::Daemon;
 use support::report;
 use support::scene::Scene;
 
@@ -35,6 +36,9 @@ fn every_known_way_out_is_closed_or_named() {
     if one.is_none() {
         stage.tries_last(Privilege::Root, Phase::Control, None);
     }
+    // `doctor` answers for the highest level that the kernel takes: so that is what is in force here.
+    let coverage = Coverage::ask(&Daemon::configured(&scene, RULES));
+    stage.require_full(coverage.full);
     stage.govern();
     for phase in SETUPS {
         for privilege in &privileges {
@@ -42,7 +46,6 @@ fn every_known_way_out_is_closed_or_named() {
         }
     }
     stage.look();
-    let coverage = Coverage::ask(stage.daemon());
     let reasons = judge::reasons(stage.daemon());
     planted(&mut stage);
     if one.is_none() {
@@ -137,6 +140,7 @@ fn write(found: &Found, judged: &Judged, coverage: &Coverage, reasons: &BTreeSet
     }
     let strays = found.strays();
     case("no packet without an owner", (!strays.is_empty()).then(|| strays.join("; ")), Map::new());
+    report::figure("escape", "level_full", u64::from(coverage.full));
     judge::summary(judged);
     failed
 }

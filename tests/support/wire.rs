@@ -60,6 +60,12 @@ impl Packet {
         self.segment().is_none_or(|(flags, payload)| flags & 2 != 0 || payload > 0)
     }
 
+    /// Whether it is something else than a TCP segment without payload.
+    #[must_use]
+    pub fn has_payload(&self) -> bool {
+        self.segment().is_none_or(|(_, payload)| payload > 0)
+    }
+
     /// Asks for a connection: SYN without ACK.
     fn asks(&self) -> bool {
         self.segment().is_some_and(|(flags, _)| flags & 0x12 == 2)

@@ -39,9 +39,18 @@ pub(super) struct Found {
     nobodys: Vec<Packet>,
 }
 
-/// Who put something on a cable.
+/// Who put something on a cable. The handshake of a listener that was opened outside is the kernel's answer for whoever
+/// opened it; the attempt gets out when it answers by it.
 pub(super) fn owners(packets: &[Packet]) -> BTreeMap<Aim, String> {
-    packets.iter().flat_map(|packet| packet.owners().into_iter().map(|owner| (owner, shown(packet)))).collect()
+    let activated = |aim: Aim| VECTORS.get(aim.vector).is_some_and(|vector| vector.name == "activated_listener");
+    let by = |packet: &Packet| {
+        let owners = packet.owners().into_iter();
+        owners
+            .filter(|aim| packet.has_payload() || !activated(*aim))
+            .map(|aim| (aim, shown(packet)))
+            .collect::<Vec<_>>()
+    };
+    packets.iter().flat_map(by).collect()
 }
 
 fn shown(packet: &Packet) -> String {
@@ -64,23 +73,27 @@ impl Found {
 
 /// What `caracald doctor --json` says about each mechanism: under `attach` and under `run`.
 #[derive(Debug, Default)]
-pub(super) struct Coverage(BTreeMap<String, BTreeMap<&'static str, String>>);
+pub(super) struct Coverage {
+    ways: BTreeMap<String, BTreeMap<&'static str, String>>,
+    /// The kernel takes the programs of the level `full`, and `doctor` tried the ways at that level.
+    pub(super) full: bool,
+}
 
 impl Coverage {
     pub(super) fn ask(daemon: &Daemon<'_>) -> Coverage {
-        let ran = daemon.command(&["doctor", "--json"]).ran();
-        let value: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
+        let value: Value = serde_json::from_str(&daemon.doctor()).unwrap_or_default();
+        let full = value["enforceable"] == "full";
         let mut all = BTreeMap::new();
         for row in value["vectors"].as_array().into_iter().flatten() {
             let state = |key: &'static str| (key, row[key].as_str().unwrap_or_default().to_owned());
             let name = row["name"].as_str().unwrap_or_default().to_owned();
             all.insert(name, BTreeMap::from([state("attach"), state("run")]));
         }
-        Coverage(all)
+        Coverage { ways: all, full }
     }
 
     fn says(&self, name: &str, phase: Phase) -> &str {
-        self.0.get(name).and_then(|row| row.get(phase.name())).map_or("unknown", String::as_str)
+        self.ways.get(name).and_then(|row| row.get(phase.name())).map_or("unknown", String::as_str)
     }
 }
 
@@ -190,7 +203,7 @@ pub(super) fn both_ways(judged: &Judged, coverage: &Coverage) -> Vec<(String, Op
         cases.push((format!("doctor and the judge agree under {}", phase.name()), fault));
     }
     let known: BTreeSet<&str> = VECTORS.iter().map(|vector| vector.name).collect();
-    let strange: Vec<&str> = coverage.0.keys().map(String::as_str).filter(|name| !known.contains(name)).collect();
+    let strange: Vec<&str> = coverage.ways.keys().map(String::as_str).filter(|name| !known.contains(name)).collect();
     let fault = (!strange.is_empty()).then(|| format!("nobody tries {strange:?}"));
     cases.push(("doctor lists nothing that is not tried".to_owned(), fault));
     cases

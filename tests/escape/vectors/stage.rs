@@ -53,6 +53,7 @@ pub(super) struct Stage<'a> {
     attempted: Vec<Attempted>,
     seen: BTreeMap<Aim, String>,
     controls: usize,
+    full: bool,
 }
 
 impl<'a> Stage<'a> {
@@ -87,7 +88,13 @@ impl<'a> Stage<'a> {
             attempted: Vec::new(),
             seen: BTreeMap::new(),
             controls: 0,
+            full: false,
         }
+    }
+
+    /// Which level the daemons have from now on.
+    pub(super) fn require_full(&mut self, full: bool) {
+        self.full = full;
     }
 
     /// Looks at the cables: what is seen later of an attempt that has been judged does not count. (A released cgroup's
@@ -107,6 +114,9 @@ impl<'a> Stage<'a> {
             self.controls = self.scene.wire.packets().len();
         }
         let mut daemon = Daemon::configured(self.scene, RULES);
+        if self.full {
+            crate::tier_b::require_full(&daemon);
+        }
         daemon.attach(&self.top.path().join("agent"));
         daemon.restart();
         self.name_daemon(&daemon);
