@@ -32,8 +32,8 @@ fn the_last_bytes_of_a_program_that_has_ended_arrive() {
     let before = |scene: &support::scene::Scene| {
         let bound = scene.net.b.inside(|| Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, 7_100))?));
         let listener = bound.expect("a listener");
-        let (go, wait) = mpsc::channel::<()>();
-        let (tell, told) = mpsc::channel();
+        let (go, wait) = mpsc::sync_channel::<()>(1);
+        let (tell, told) = mpsc::sync_channel(1);
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a connection");
             stream.write_all(b"!").expect("a byte");

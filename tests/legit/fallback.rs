@@ -26,9 +26,8 @@ fn an_http3_client_falls_back_at_once() {
             assert!(word("tried") > 0, "it never tried HTTP/3: {}", ran.screen());
             recorded(daemon, "request", "example.com", 443);
             assert!(scene.requests("example.com", "/hello") > 0);
-            let quic = |record: &support::ledger::Record| {
-                record.text("caracal.decision") == "deny" && record.detail["port"] == 443 && record.count() > 0
-            };
+            let quic =
+                |record: &support::ledger::Record| record.is_denial("datagram_refused") && record.detail["port"] == 443;
             let _records = daemon.records_when(|records| records.iter().any(quic));
         },
     );

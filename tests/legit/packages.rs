@@ -68,7 +68,7 @@ fn cargo_fetches_a_crate() {
         let manifest = "[package]\nname = \"user\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\n[dependencies]\n";
         let _manifest = file(&dir, "Cargo.toml", &format!("{manifest}caracal-demo = \"1\"\n"));
         let _source = file(&directory(scene, "crate/src"), "lib.rs", "pub use caracal_demo::said;\n");
-        let cargo = || daemon.run(programs::host("cargo")).arg("fetch").env("CARGO_NET_RETRY", "0").dir(&dir);
+        let cargo = || daemon.run("cargo").arg("fetch").env("CARGO_NET_RETRY", "0").dir(&dir);
         let _ran = cargo().ran().ok();
         let vendored = scene.agent("sh").args(["-c", "cat .cargo/registry/src/*/caracal-demo-1.0.0/src/lib.rs"]);
         assert!(vendored.ran().ok().stdout.contains("hello from the crate"));

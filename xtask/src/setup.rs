@@ -55,6 +55,7 @@ pub(crate) fn for_bench(checkout: &Checkout, peers: &[PeerName]) -> Result<()> {
 /// Like [`for_build`].
 pub(crate) fn for_test(checkout: &Checkout) -> Result<Clients> {
     packages::install(checkout, "to test", packages::TEST)?;
+    packages::install_cargo(checkout)?;
     clients::install(checkout)
 }
 

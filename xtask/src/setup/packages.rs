@@ -55,8 +55,7 @@ pub(crate) const TEST: &[(&str, Probe)] = &[
     ("python3-venv", Probe::Succeeds(&["/usr/bin/python3", "-c", "import ensurepip, venv"])),
     ("nodejs", Probe::Program("node")),
     ("npm", Probe::Program("npm")),
-    // What policies of legitimate traffic allow. A cargo below /root could not be run by another user.
-    ("cargo", Probe::Path(Cow::Borrowed("/usr/bin/cargo"))),
+    // What policies of legitimate traffic allow.
     ("openssh-server", Probe::Program("sshd")),
     ("openssh-client", Probe::Program("ssh")),
     ("postgresql", Probe::Succeeds(&["sh", "-c", "ls /usr/lib/postgresql/*/bin/postgres"])),
@@ -119,6 +118,19 @@ impl Probe {
             Self::Succeeds(words) => succeeds(words),
         }
     }
+}
+
+/// A cargo for the agent's user, who may run none below a home directory. Debian 12's own knows no sparse registries.
+///
+/// # Errors
+/// Like [`install`].
+pub(crate) fn install_cargo(checkout: &Checkout) -> Result<()> {
+    let probe = Probe::Path(Cow::Borrowed("/usr/bin/cargo"));
+    if probe.finds() {
+        return Ok(());
+    }
+    let name = if available(checkout, "cargo-web") { "cargo-web" } else { "cargo" };
+    install(checkout, "to test", &[(name, probe)])
 }
 
 /// Installs those of `wanted` whose probe finds nothing.
