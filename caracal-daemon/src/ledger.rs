@@ -36,8 +36,8 @@ use std::collections::HashMap;
 use store::{Batch, State};
 use tree::Tree;
 
-/// Records taken at once: what they take of memory is kept for the next ones.
-const BATCH_RECORDS: usize = 2_048;
+/// Records taken at once.
+const BATCH_RECORDS: usize = 4_096;
 /// Bytes taken at once, about.
 const BATCH_BYTES: usize = 8 << 20;
 

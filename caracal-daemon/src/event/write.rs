@@ -20,7 +20,6 @@ const BEFORE_SCHEMA: &[u8] = br#"{"specversion":"1.0","caracalschema":"#;
 const BEFORE_SEQUENCE: &[u8] = br#","sequence":""#;
 const BEFORE_PREV: &[u8] = br#"","caracalprev":""#;
 const AFTER_PREV: &[u8] = br#"","#;
-const BEFORE_KIND: &[u8] = br#""type":""#;
 const SEQUENCE_DIGITS: usize = 20;
 const PREV_DIGITS: usize = 64;
 /// Bytes of a record before what [`Scribe::seal`] made.
@@ -62,12 +61,6 @@ impl Sealed {
     /// The record's id.
     pub(crate) fn id(&self) -> Option<&str> {
         id_in(&self.0)
-    }
-
-    /// The code of its kind.
-    pub(crate) fn kind_code(&self) -> Option<&str> {
-        let rest = self.0.strip_prefix(BEFORE_KIND)?;
-        std::str::from_utf8(rest.split(|byte| *byte == b'"').next()?).ok()
     }
 
     /// The record without its place.
@@ -173,7 +166,7 @@ impl Scribe {
         let id = new_id(draft);
         let mut id_text = [0u8; uuid::fmt::Hyphenated::LENGTH];
         let id_text: &str = id.hyphenated().encode_lower(&mut id_text);
-        out.extend_from_slice(BEFORE_KIND);
+        out.extend_from_slice(br#""type":""#);
         out.extend_from_slice(draft.kind.code().as_bytes());
         out.extend_from_slice(br#"","id":""#);
         out.extend_from_slice(id_text.as_bytes());

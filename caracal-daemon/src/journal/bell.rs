@@ -3,7 +3,7 @@
 
 use crate::clock::monotonic_ns;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -16,10 +16,6 @@ pub(crate) struct Bell {
     writer: OnceLock<Thread>,
     /// The writer sleeps for long: even what nobody waits for must wake it.
     asleep: AtomicBool,
-    /// What is waited for and was not taken yet.
-    waited_for: AtomicUsize,
-    /// How much of that wakes the writer.
-    enough: AtomicUsize,
 }
 
 impl Bell {
@@ -33,30 +29,9 @@ impl Bell {
     pub(crate) fn ring(&self, waited_for: bool) {
         // The message first, then the look at the flag; the writer does it the other way round, so one of the two sees.
         fence(Ordering::SeqCst);
-        let enough =
-            waited_for && self.waited_for.fetch_add(1, Ordering::SeqCst) + 1 >= self.enough.load(Ordering::SeqCst);
-        if enough || self.asleep.load(Ordering::SeqCst) {
+        if waited_for || self.asleep.load(Ordering::SeqCst) {
             self.wake();
         }
-    }
-
-    /// Waits at most `within` until `enough` are waited for. Until then nobody wakes the writer: a group costs one wake-up.
-    pub(crate) fn gather(&self, enough: usize, within: Duration) {
-        let until = monotonic_ns().saturating_add(nanos(within));
-        self.enough.store(enough, Ordering::SeqCst);
-        while self.waited_for.load(Ordering::SeqCst) < enough {
-            match until.saturating_sub(monotonic_ns()) {
-                0 => break,
-                left => std::thread::park_timeout(Duration::from_nanos(left)),
-            }
-        }
-        self.enough.store(0, Ordering::SeqCst);
-    }
-
-    /// Whatever was waited for so far is about to be taken from the queue. Told before that, so that what comes in between
-    /// is counted twice rather than not at all.
-    pub(crate) fn taken(&self) {
-        self.waited_for.store(0, Ordering::SeqCst);
     }
 
     /// Wakes the writer in any case.

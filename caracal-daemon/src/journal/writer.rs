@@ -8,7 +8,7 @@ use super::relay::{Relay, Waiter as Answer};
 use super::segment::{self, HEADER_BYTES, Segment};
 use super::{JournalError, Options, Receipt, Start, Tail};
 use crate::clock::monotonic_ns;
-use crate::event::{Kind, Sealed};
+use crate::event::Sealed;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
@@ -22,11 +22,6 @@ use tokio::sync::{Semaphore, oneshot};
 const MAX_GROUP_BYTES: usize = 4 << 20;
 /// Unsynced bytes that are synced without waiting for the delay.
 const MAX_UNSYNCED_BYTES: usize = 1 << 20;
-/// The largest group that is waited for, and how long at most: see [`Writer::gather`].
-const MOST_GATHERED: usize = 16;
-const GATHER: Duration = Duration::from_micros(500);
-/// Syncs this near to each other come one after the other, nanoseconds.
-const GATHER_BEHIND: u64 = 300_000;
 /// How often a failing disk is tried.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -106,10 +101,8 @@ struct Writer {
     written: usize,
     unsynced_bytes: usize,
     sync_at: Option<u64>,
-    /// When the last sync ended that somebody waited for.
-    synced_at: u64,
-    /// Paid calls that have an intent and no outcome yet, about.
-    open_calls: usize,
+    /// The last sync was waited for by several.
+    crowded: bool,
     failing: bool,
     warned: bool,
     spare: Option<std::thread::JoinHandle<()>>,
@@ -186,8 +179,7 @@ fn open(
         written: 0,
         unsynced_bytes: 0,
         sync_at: None,
-        synced_at: 0,
-        open_calls: 0,
+        crowded: false,
         failing: false,
         warned: false,
         spare: None,
@@ -246,7 +238,10 @@ impl Writer {
         loop {
             match self.receive(queue) {
                 Ok(first) => {
-                    self.gather(&first);
+                    if self.crowded {
+                        // Others are about to ask too, if they get a core: one sync for all of them. Nobody there, no wait.
+                        std::thread::yield_now();
+                    }
                     self.group(first, queue);
                 }
                 Err(RecvTimeoutError::Timeout) => self.tick(),
@@ -272,19 +267,8 @@ impl Writer {
         look().or_else(|| self.bell.wait(within, look)).unwrap_or(Err(RecvTimeoutError::Timeout))
     }
 
-    /// Where sync follows sync, a quarter of the calls that are open is one group: more would come while this one is
-    /// synced, and each sync costs the cores that they wait for. Somebody alone never waits.
-    fn gather(&self, first: &Message) {
-        let enough = (self.open_calls / 4).min(MOST_GATHERED);
-        let one_after_the_other = monotonic_ns().saturating_sub(self.synced_at) < GATHER_BEHIND;
-        if enough > 1 && one_after_the_other && !self.failing && first.is_waited_for() {
-            self.bell.gather(enough, GATHER);
-        }
-    }
-
     /// Takes `first` and all that is queued behind it, and writes it.
     fn group(&mut self, first: Message, queue: &Receiver<Message>) {
-        self.bell.taken();
         let mut bytes = 0;
         let mut flushes = Vec::new();
         let mut probes = Vec::new();
@@ -293,11 +277,6 @@ impl Writer {
             match taken {
                 Message::Append { sealed, done, slot } => {
                     bytes += FRAME_BYTES + sealed.record_len();
-                    self.open_calls = match sealed.kind_code() {
-                        Some(code) if code == Kind::Intent.code() => self.open_calls.saturating_add(1),
-                        Some(code) if code == Kind::Outcome.code() => self.open_calls.saturating_sub(1),
-                        _ => self.open_calls,
-                    };
                     self.waiting.push_back(Pending { sealed, sequence: 0, done, slot });
                 }
                 Message::Probe(done) => probes.push(done),
@@ -403,9 +382,7 @@ impl Writer {
             pending.done.map(|done| (done, Ok(receipt)))
         });
         let answers: Vec<_> = answers.collect();
-        if !answers.is_empty() {
-            self.synced_at = monotonic_ns();
-        }
+        self.crowded = answers.len() > 1;
         self.relay.give(answers);
         Ok(())
     }
@@ -512,8 +489,8 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Record;
     use crate::event::write::tests::{paid, scribe};
+    use crate::event::{Kind, Record};
     use crate::journal::Reader;
 
     struct Bench {
