@@ -10,7 +10,15 @@ pub(crate) const BPF_LINKER: &str = "0.13.0";
 pub(crate) const LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
 /// Clients from PyPI, in a virtual environment below the target directory.
-pub(crate) const PYTHON: &[&str] = &["openai==3.54.0", "anthropic==2.12.0", "requests==2.34.2", "websockets==17.4"];
+pub(crate) const PYTHON: &[&str] = &[
+    "openai==3.54.0",
+    "anthropic==2.12.0",
+    "requests==2.34.2",
+    "websockets==17.4",
+    "google-genai==3.4.0",
+    "boto3==1.44.8",
+    "mcp==2.3.0",
+];
 
 /// Clients from npm: one SDK and two agents, installed below the target directory.
 pub(crate) const NODE: &[&str] = &["openai@6.49.0", "@anthropic-ai/claude-code@2.1.197", "@openai/codex@0.169.0"];
