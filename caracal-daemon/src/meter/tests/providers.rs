@@ -20,7 +20,6 @@ pub(super) fn with(
     heads: &[(&'static str, &'static str)],
     body: &str,
 ) -> Result<Call, Refusal> {
-    let meter = meter().map_err(|error| refuse(Reason::PriceUnknown, error.to_string()))?;
     let headers =
         heads.iter().map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
     let body = Bytes::copy_from_slice(body.as_bytes());
