@@ -128,7 +128,7 @@ fn a_denial_is_one_request_in_the_providers_words() {
     refused(
         "Gemini out of budget: one request, the sentence",
         "",
-        "from google import genai\ngenai.Client(api_key='x').models.generate_content(model='gemini-2.5-flash', contents='hello')",
+        "from google import genai\nclient = genai.Client(api_key='x')\nclient.models.generate_content(model='gemini-2.5-flash', contents='hello')",
         &["ClientError", "400", "FAILED_PRECONDITION", "Caracal"],
     );
     let bedrock = "import boto3\nclient = boto3.client('bedrock-runtime', region_name='us-east-1', aws_access_key_id='A', aws_secret_access_key='stand-in-secret')\n";
