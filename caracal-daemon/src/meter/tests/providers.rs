@@ -284,6 +284,7 @@ fn an_invoke_of_another_family_is_read_off_the_head() -> Outcome {
     )?;
     // The longest input, and a cap above what the book calls the most.
     assert_eq!(call.most(), NanoUsd(300_000 * 800 + 20_000 * 3_200));
+    assert_eq!(call.least(1), call.most(), "no cap is written in words that it may not know");
     let headers = HeaderMap::from_iter([
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (http::HeaderName::from_static("x-amzn-bedrock-input-token-count"), HeaderValue::from_static("7")),
@@ -302,6 +303,10 @@ fn a_cap_that_a_provider_does_not_know_bounds_nothing() -> Outcome {
     assert_eq!(call.ceiling(), 262_144);
     let edited = call.edit(call.bound(5_000, 0))?;
     assert!(text_of(&edited).starts_with(r#"{"max_tokens":5000,"model""#), "{}", text_of(&edited));
+    // And it may be obeyed all the same.
+    let body = r#"{"model":"mistral-large-latest","max_completion_tokens":50000,"messages":[]}"#;
+    let call = at(Provider::Mistral, Operation::Chat, "/v1/chat/completions", body)?;
+    assert_eq!(call.least(4_096), call.bound(50_000, 0));
     // It refuses members that it does not know, and tells usage unasked.
     let stream = r#"{"model":"mistral-large-latest","stream":true,"messages":[]}"#;
     let call = at(Provider::Mistral, Operation::Chat, "/v1/chat/completions", stream)?;
