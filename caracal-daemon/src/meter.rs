@@ -293,7 +293,7 @@ impl Meter {
         if provider == Provider::Google {
             shape.model = shape.model.strip_prefix("models/").map(str::to_owned).unwrap_or(shape.model);
         }
-        shape.signed = is_signed(headers);
+        shape.signed |= is_signed(headers);
         let book = self.book();
         let price = priced(&book, provider, operation, &shape)?;
         let model = Arc::from(shape.model.as_str());

@@ -18,6 +18,9 @@ pub(crate) const PYTHON: &[&str] = &[
     // gRPC, with c-ares; a libcurl that speaks HTTP/3.
     "grpcio==1.85.3",
     "curl_cffi==0.17.0",
+    "google-genai==3.4.0",
+    "boto3==1.44.8",
+    "mcp==2.3.0",
 ];
 
 /// Clients from npm: one SDK and two agents, installed below the target directory.

@@ -130,6 +130,9 @@ targets! {
     proxy_answer 5_000
     paid_request 1_000
     usage_answer 200
+    provider_request 1_000
+    provider_answer 1_000
+    tool_call 5_000
     frame 5_000
     record 5_000
     checkpoint 2_000

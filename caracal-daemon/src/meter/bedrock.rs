@@ -108,6 +108,8 @@ fn other(text: &str) -> Result<Shape, Refusal> {
     }
     Ok(Shape {
         tongue: Tongue::Counts,
+        // In which words it would take a lower cap is not known, so none is written.
+        signed: true,
         cap_key: "max_tokens",
         least_output: caps.into_iter().flatten().max().unwrap_or(0),
         choices,

@@ -74,7 +74,7 @@ impl Call {
             return self.ceiling();
         }
         let thinking = if self.thinks_within_cap() { 1_024 } else { 0 };
-        min_output.max(16).saturating_add(thinking).min(self.ceiling())
+        min_output.max(16).saturating_add(thinking).max(self.shape.least_output).min(self.ceiling())
     }
 
     /// The thinking budget is a part of the cap (with interleaved thinking it may exceed it, and is then left alone).

@@ -169,7 +169,7 @@ pub(crate) struct Shape {
     pub(crate) tongue: Tongue,
     /// Bytes of the body, where they may have a price.
     pub(crate) sent: u64,
-    /// The body is signed, so nothing in it is edited.
+    /// Nothing in the body is edited: it is signed, or its words are not known.
     pub(crate) signed: bool,
     pub(crate) cap_home: CapHome,
     pub(crate) model: String,

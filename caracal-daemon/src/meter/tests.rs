@@ -11,6 +11,7 @@ mod answers;
 mod clamps;
 mod providers;
 mod shapes;
+mod sound;
 
 pub(crate) type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -18,10 +19,12 @@ pub(crate) fn meter() -> Result<Meter, BookError> {
     Ok(Meter::new(PriceBook::built_in()?, []))
 }
 
+/// The book is read once: it has some hundred entries.
+static METER: std::sync::LazyLock<Meter> = std::sync::LazyLock::new(|| meter().expect("the built-in prices"));
+
 pub(crate) fn read(operation: Operation, body: &str) -> Result<Call, Refusal> {
     let provider = if operation == Operation::Messages { Provider::Anthropic } else { Provider::OpenAi };
-    let meter = meter().map_err(|error| refuse(Reason::PriceUnknown, error.to_string()))?;
-    meter.read(provider, operation, &HeaderMap::new(), &Bytes::copy_from_slice(body.as_bytes()))
+    METER.read(provider, operation, &HeaderMap::new(), &Bytes::copy_from_slice(body.as_bytes()))
 }
 
 pub(crate) fn reason(operation: Operation, body: &str) -> Option<Reason> {

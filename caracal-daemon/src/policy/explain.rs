@@ -50,6 +50,7 @@ enum Miss {
     Method,
     Path,
     Model,
+    Tool,
     Mode,
 }
 
@@ -129,6 +130,9 @@ impl PolicySet {
         if let Some(model) = ask.model.filter(|_| ask.action == Action::Llm) {
             text += &format!("models = [{}]\n", quoted(model));
         }
+        if let Some(tool) = ask.tool.filter(|_| ask.action == Action::Tool) {
+            text += &format!("tools = [{}]\n", quoted(tool));
+        }
         if private {
             text += "private = true\n";
         }
@@ -190,6 +194,7 @@ fn misses(rule: &AllowRule, facts: &Facts<'_>) -> Vec<Miss> {
         (Miss::Method, !read || rule.methods.is_empty() || rule.methods.iter().any(|method| *method == facts.method)),
         (Miss::Path, !read || paths().all(|path| any(&rule.paths, path))),
         (Miss::Model, facts.action != Action::Llm || any(&rule.models, facts.model)),
+        (Miss::Tool, facts.action != Action::Tool || any(&rule.tools, facts.tool)),
         (Miss::Mode, mode_fits),
     ]
     .into_iter()
@@ -211,6 +216,7 @@ fn words(misses: &[Miss]) -> String {
         Miss::Method => "method",
         Miss::Path => "path",
         Miss::Model => "model",
+        Miss::Tool => "tool",
         Miss::Mode => "mode",
     };
     misses.iter().map(word).collect::<Vec<_>>().join(", ")

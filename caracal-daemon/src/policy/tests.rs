@@ -6,6 +6,7 @@ use std::error::Error;
 use std::path::Path;
 
 mod slices;
+mod tools;
 
 type Outcome = Result<(), Box<dyn Error>>;
 

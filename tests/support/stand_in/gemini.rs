@@ -32,7 +32,9 @@ pub fn call(
     bytes: u64,
     extra: Option<&str>,
 ) -> Response<Out> {
-    let named = path.strip_prefix("/v1beta/models/").and_then(|call| call.rsplit_once(':'));
+    let versions = ["/v1beta/models/", "/v1/models/"];
+    let rest = versions.into_iter().find_map(|version| path.strip_prefix(version));
+    let named = rest.and_then(|call| call.rsplit_once(':'));
     let Some((model, call)) = named else { return error(404, "no such path") };
     if call == "countTokens" {
         return answer(200, &json!({"totalTokens": bytes.div_ceil(4)}));

@@ -59,7 +59,17 @@ fn charged(
 }
 
 /// The bill made again from the call's record and the price book that it names.
-fn repriced(call: &Call, reading: &Reading) -> Result<Option<NanoUsd>, Box<dyn std::error::Error>> {
+pub(super) fn repriced(call: &Call, reading: &Reading) -> Result<Option<NanoUsd>, Box<dyn std::error::Error>> {
+    let record = record_of(call, reading)?;
+    assert_eq!(PriceBook::parse("version='1'")?.reprice(&record), None, "another book");
+    Ok(METER.book().reprice(&record))
+}
+
+/// The outcome's record, read back.
+pub(super) fn record_of(
+    call: &Call,
+    reading: &Reading,
+) -> Result<crate::event::record::Fields, Box<dyn std::error::Error>> {
     use crate::event::{Data, Detail, Draft, Kind, Record};
     let (_keys, scribe) = crate::event::write::tests::scribe();
     let data = Data {
@@ -74,9 +84,7 @@ fn repriced(call: &Call, reading: &Reading) -> Result<Option<NanoUsd>, Box<dyn s
     let draft = Draft { kind: Kind::Outcome, at: crate::clock::UnixNanos(0), data, detail: Detail::default() };
     let mut bytes = Vec::new();
     scribe.seal(&draft)?.place(0, &[0; 32], &mut bytes);
-    let record = Record::parse(&bytes)?.data;
-    assert_eq!(PriceBook::parse("version='1'")?.reprice(&record), None, "another book");
-    Ok(PriceBook::built_in()?.reprice(&record))
+    Ok(Record::parse(&bytes)?.data)
 }
 
 const CHAT: &str = concat!(

@@ -13,18 +13,17 @@ fn at(provider: Provider, operation: Operation, path: &str, body: &str) -> Resul
     with(provider, operation, path, &[], body)
 }
 
-fn with(
+pub(super) fn with(
     provider: Provider,
     operation: Operation,
     path: &str,
     heads: &[(&'static str, &'static str)],
     body: &str,
 ) -> Result<Call, Refusal> {
-    let meter = meter().map_err(|error| refuse(Reason::PriceUnknown, error.to_string()))?;
     let headers =
         heads.iter().map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
     let body = Bytes::copy_from_slice(body.as_bytes());
-    meter.read_at(provider, operation, path, &HeaderMap::from_iter(headers), &body)
+    METER.read_at(provider, operation, path, &HeaderMap::from_iter(headers), &body)
 }
 
 fn gemini(body: &str) -> Result<Call, Refusal> {
@@ -35,7 +34,7 @@ fn why<T>(read: Result<T, Refusal>) -> Option<Reason> {
     read.err().map(|refusal| refusal.reason)
 }
 
-fn answer(call: &Call, kind: &'static str, pieces: &[&[u8]]) -> Result<Reading, Refusal> {
+pub(super) fn answer(call: &Call, kind: &'static str, pieces: &[&[u8]]) -> Result<Reading, Refusal> {
     let edited = call.edit(NanoUsd::MAX)?;
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
     let mut reader = call.reader(&edited, StatusCode::OK, &headers);
@@ -285,6 +284,7 @@ fn an_invoke_of_another_family_is_read_off_the_head() -> Outcome {
     )?;
     // The longest input, and a cap above what the book calls the most.
     assert_eq!(call.most(), NanoUsd(300_000 * 800 + 20_000 * 3_200));
+    assert_eq!(call.least(1), call.most(), "no cap is written in words that it may not know");
     let headers = HeaderMap::from_iter([
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (http::HeaderName::from_static("x-amzn-bedrock-input-token-count"), HeaderValue::from_static("7")),
@@ -303,6 +303,10 @@ fn a_cap_that_a_provider_does_not_know_bounds_nothing() -> Outcome {
     assert_eq!(call.ceiling(), 262_144);
     let edited = call.edit(call.bound(5_000, 0))?;
     assert!(text_of(&edited).starts_with(r#"{"max_tokens":5000,"model""#), "{}", text_of(&edited));
+    // And it may be obeyed all the same.
+    let body = r#"{"model":"mistral-large-latest","max_completion_tokens":50000,"messages":[]}"#;
+    let call = at(Provider::Mistral, Operation::Chat, "/v1/chat/completions", body)?;
+    assert_eq!(call.least(4_096), call.bound(50_000, 0));
     // It refuses members that it does not know, and tells usage unasked.
     let stream = r#"{"model":"mistral-large-latest","stream":true,"messages":[]}"#;
     let call = at(Provider::Mistral, Operation::Chat, "/v1/chat/completions", stream)?;
@@ -356,5 +360,50 @@ fn a_deployment_is_priced_by_its_own_name_and_a_star_by_none() -> Outcome {
     assert_eq!(why(read(Provider::Azure, "/openai/v1/chat/completions", "gpt-5")), Some(Reason::PriceUnknown));
     let call = read(Provider::Vllm, "/v1/chat/completions", "any/model")?;
     assert_eq!((&*call.model, &*call.priced_as()), ("any/model", "*"));
+    Ok(())
+}
+
+#[test]
+fn what_the_configuration_prices_is_held_and_charged_by_the_call_and_the_byte() -> Outcome {
+    let text = "[[mcp]]\nname='desk'\nhost='mcp.example'\npaths=['/mcp']\nprices={search='0.01 USD','*'='0 USD'}\n\
+                [[api]]\nname='geo'\nhost='geo.example'\ncall='0.005 USD'\nsent_mib='1 USD'\n\
+                [[api]]\nname='files'\nhost='geo.example'\npaths=['/x']\nreceived_mib='1 USD'\nmax_received_bytes=2097152\n\
+                [[api]]\nname='speech'\nhost='api.openai.com'\npaths=['/v1/audio/*', '/v1/chat/*']\ncall='0.1 USD'\n";
+    let config = crate::config::Config::parse(text, std::path::Path::new("x.toml"))?;
+    let meter = meter()?;
+    meter.replace_own(Own::of(&config));
+    let at = |host: &str, path: &str| meter.surface(host, &http::Method::POST, path, &HeaderMap::new());
+    let entry = |host: &str, path: &str| match at(host, path) {
+        Surface::Priced(entry) => Ok(entry),
+        other => Err(format!("{host}{path}: {other:?}")),
+    };
+    let desk = entry("mcp.example", "/mcp?session=1")?;
+    assert_eq!(at("mcp.example", "/other"), Surface::Unknown(Provider::Mcp), "a host with prices has no other paths");
+    assert_eq!(&*entry("api.openai.com", "/v1/audio/speech")?.name, "speech");
+    let chat = at("api.openai.com", "/v1/chat/completions");
+    assert_eq!(chat, Surface::Paid(Provider::OpenAi, Operation::Chat), "tokens are metered, whatever an entry says");
+    let body = Bytes::from(vec![b'x'; 1 << 20]);
+    let search = meter.fixed(&desk, Some("search"), &body)?;
+    assert_eq!(
+        (search.most(), search.least(1), &*search.model),
+        (NanoUsd(10_000_000), NanoUsd(10_000_000), "desk/search")
+    );
+    assert!(!search.is_free() && meter.fixed(&desk, Some("other"), &body)?.is_free());
+    let geo = entry("geo.example", "/")?;
+    // Half a cent, and a dollar for the one MiB that is sent.
+    let call = meter.fixed(&geo, None, &body)?;
+    assert_eq!(call.most(), NanoUsd(1_005_000_000));
+    let reading = answer(&call, "text/plain", &[b"anything"])?;
+    assert_eq!(call.bill(&reading), Some(call.most()));
+    assert_eq!(call.served(&reading).map(|served| served.tier), Some("standard"));
+    let files = config.api.get(1).ok_or("no api")?;
+    assert_eq!(files.max_received_bytes, Some(2 << 20));
+    let only = Own::of(&crate::config::Config { api: vec![files.clone()], ..crate::config::Config::default() });
+    meter.replace_own(only);
+    let call = meter.fixed(&*entry("geo.example", "/x")?, None, &Bytes::new())?;
+    assert_eq!((call.most(), call.costs_by_answer()), (NanoUsd(2_000_000_000), true));
+    let reading = answer(&call, "text/plain", &[&[0; 1 << 19], &[0; 1 << 19]])?;
+    assert_eq!(call.bill(&reading), Some(NanoUsd(1_000_000_000)));
+    assert_eq!(meter.own_book().reprice(&answers::record_of(&call, &reading)?), call.bill(&reading));
     Ok(())
 }
