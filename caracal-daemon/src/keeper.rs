@@ -22,6 +22,7 @@ pub mod live;
 pub mod lsm;
 pub mod namespaces;
 pub mod order;
+pub mod places;
 pub mod refusals;
 pub mod release;
 pub mod sandbox;
