@@ -23,6 +23,7 @@ pub mod lsm;
 pub mod namespaces;
 pub mod order;
 mod parting;
+pub mod places;
 pub mod refusals;
 pub mod release;
 pub mod sandbox;

@@ -11,13 +11,20 @@ const FIFREEZE: libc::c_ulong = 0xc004_5877;
 const FITHAW: libc::c_ulong = 0xc004_5878;
 
 /// What hangs, until this is dropped.
-pub struct Hang {
+pub(crate) struct Hang {
+    /// When it began, nanoseconds of `CLOCK_MONOTONIC`.
+    since: u64,
     release: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Hang {
+    /// When it began, nanoseconds of `CLOCK_MONOTONIC`.
+    pub(crate) fn since(&self) -> u64 {
+        self.since
+    }
+
     /// Lets it go on, and gives the nanoseconds of `CLOCK_MONOTONIC` just before.
-    pub fn release(mut self) -> u64 {
+    pub(crate) fn release(mut self) -> u64 {
         let at = monotonic_ns();
         if let Some(release) = self.release.take() {
             release();
@@ -35,26 +42,27 @@ impl Drop for Hang {
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, as the programs under test read it.
-pub fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("a clock");
     u64::try_from(now.tv_sec()).expect("since boot") * 1_000_000_000
         + u64::try_from(now.tv_nsec()).expect("nanoseconds")
 }
 
 /// Stops these processes.
-pub fn processes(pids: Vec<i32>) -> Hang {
+pub(crate) fn processes(pids: Vec<i32>) -> Hang {
     let signal = |pids: &[i32], signal: i32| {
         for pid in pids {
             // SAFETY: kill takes integers; the pids are the daemon's.
             unsafe { libc::kill(*pid, signal) };
         }
     };
+    let since = monotonic_ns();
     signal(&pids, libc::SIGSTOP);
-    Hang { release: Some(Box::new(move || signal(&pids, libc::SIGCONT))) }
+    Hang { since, release: Some(Box::new(move || signal(&pids, libc::SIGCONT))) }
 }
 
 /// The threads of a process with this name; at most 15 letters of a name are kept.
-pub fn threads(pid: i32, name: &str) -> Vec<i32> {
+pub(crate) fn threads(pid: i32, name: &str) -> Vec<i32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process's threads");
     let named = tasks
         .flatten()
@@ -67,8 +75,9 @@ pub fn threads(pid: i32, name: &str) -> Vec<i32> {
 /// # Panics
 /// When there is none, or one cannot be stopped.
 #[track_caller]
-pub fn only(tids: Vec<i32>) -> Hang {
+pub(crate) fn only(tids: Vec<i32>) -> Hang {
     assert!(!tids.is_empty(), "no such thread");
+    let since = monotonic_ns();
     let (release, wait) = sync_channel::<()>(1);
     let (stopped, ready) = sync_channel::<()>(1);
     // Whoever traces a thread is itself one thread, and has to stay.
@@ -90,7 +99,7 @@ pub fn only(tids: Vec<i32>) -> Hang {
         }
     });
     ready.recv().expect("the threads stop");
-    Hang { release: Some(Box::new(move || let_go(&release, tracer))) }
+    Hang { since, release: Some(Box::new(move || let_go(&release, tracer))) }
 }
 
 fn let_go(release: &SyncSender<()>, tracer: JoinHandle<()>) {
@@ -103,7 +112,7 @@ fn let_go(release: &SyncSender<()>, tracer: JoinHandle<()>) {
 /// # Panics
 /// When it cannot be frozen.
 #[track_caller]
-pub fn file_system(process: i32, directory: &Path) -> Hang {
+pub(crate) fn file_system(process: i32, directory: &Path) -> Hang {
     let path = format!("/proc/{process}/root{}", directory.display());
     // Opened before: whoever thaws it must not wait for it.
     let mount = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -113,5 +122,6 @@ pub fn file_system(process: i32, directory: &Path) -> Hang {
         // SAFETY: as above.
         unsafe { libc::ioctl(mount.as_raw_fd(), FITHAW, 0) };
     };
-    Hang { release: Some(Box::new(thaw)) }
+    // It has been written out first, and went on until then.
+    Hang { since: monotonic_ns(), release: Some(Box::new(thaw)) }
 }

@@ -1,19 +1,23 @@
 //! Ways out of a governed cgroup. Each attempt is first made without a daemon and must be seen by the judge then:
 //! otherwise its silence later would prove nothing.
 
+mod boot;
 mod closed;
 mod deputies;
 mod destinations;
 mod facts;
+mod foreign_program;
 mod hang;
 mod hung;
 mod live;
 mod sequences;
 mod sockets;
 mod tier_b;
+mod truth;
+mod upgrade;
 mod vectors;
 
-use serde_json::{Map, json};
+use serde_json::{Value, json};
 use support::daemon::{Cgroup, Daemon};
 use support::netns::Ran;
 use support::report;
@@ -62,19 +66,40 @@ fn attempt(scene: &Scene, cgroup: &Cgroup, args: &[&str]) -> Ran {
 
 /// Makes the world; `control` runs before the daemon, `work` with it.
 fn case(name: &str, rules: &str, control: impl FnOnce(&Scene, &Cgroup), work: impl FnOnce(&mut World<'_>)) {
+    case_with(
+        name,
+        rules,
+        control,
+        |_| (),
+        |world| {
+            work(world);
+            json!({})
+        },
+    );
+}
+
+/// The same; `prepare` changes the daemon before it starts, and what `work` gives is written beside the verdict.
+fn case_with(
+    name: &str,
+    rules: &str,
+    control: impl FnOnce(&Scene, &Cgroup),
+    prepare: impl FnOnce(&mut Daemon<'_>),
+    work: impl FnOnce(&mut World<'_>) -> Value,
+) {
     report::case("escape", name, || {
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let cgroup = Cgroup::new();
         control(&scene, &cgroup);
         let mut daemon = Daemon::configured(&scene, rules);
         daemon.attach(&cgroup.path());
+        prepare(&mut daemon);
         daemon.restart();
         let _ca = daemon.ca();
         scene.wire.clear();
         let mut world = World { scene: &scene, cgroup: &cgroup, daemon };
-        work(&mut world);
+        let found = work(&mut world);
         scene.wire.silent();
-        let mut more = Map::new();
+        let mut more = found.as_object().cloned().unwrap_or_default();
         more.insert("control".into(), json!("leaked without a daemon"));
         more
     });

@@ -8,8 +8,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How long a renewal lasts: the promise is that a dead or hung daemon closes within one second.
-pub const TERM: Duration = Duration::from_millis(1000);
+/// How long a renewal lasts. The promise is that a dead or hung daemon closes within one second: the rest is for whatever was
+/// on its way when it hung.
+pub const TERM: Duration = Duration::from_millis(900);
 /// How often the probe runs.
 pub const INTERVAL: Duration = Duration::from_millis(200);
 

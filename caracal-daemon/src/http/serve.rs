@@ -44,10 +44,17 @@ where
     Fut: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes, Error = BodyError> + Send + 'static,
 {
+    let (begun, mut has_begun) = watch::channel(false);
     let service = service_fn(move |request| {
+        begun.send_replace(true);
         let answer = service(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
+    // A connection that has brought no request yet is owed an answer to its first: closed now, it would have failed.
+    let ends = async move {
+        let _ = leaving.wait_for(|leaving| *leaving).await;
+        let _ = has_begun.wait_for(|begun| *begun).await;
+    };
     match alpn {
         Alpn::Http1 => {
             let connection = hyper::server::conn::http1::Builder::new()
@@ -62,7 +69,7 @@ where
             let mut connection = std::pin::pin!(connection);
             tokio::select! {
                 ended = &mut connection => return ended,
-                _ = leaving.wait_for(|leaving| *leaving) => connection.as_mut().graceful_shutdown(),
+                () = ends => connection.as_mut().graceful_shutdown(),
             }
             connection.await
         }
@@ -81,7 +88,7 @@ where
             let mut connection = std::pin::pin!(connection);
             tokio::select! {
                 ended = &mut connection => return ended,
-                _ = leaving.wait_for(|leaving| *leaving) => connection.as_mut().graceful_shutdown(),
+                () = ends => connection.as_mut().graceful_shutdown(),
             }
             connection.await
         }

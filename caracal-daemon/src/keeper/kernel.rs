@@ -76,6 +76,9 @@ pub struct Tried {
     pub full: Vec<(&'static str, Option<String>)>,
 }
 
+/// Without these nothing is governed, at any level.
+const NEEDED: [&str; 5] = ["connect4", "connect6", "sock_create", "egress", "sock_ops"];
+
 /// The loaded programs, their maps, and every link. Holding the links is the second guard beside the pins.
 pub struct Kernel {
     ebpf: Ebpf,
@@ -90,6 +93,10 @@ pub struct Kernel {
     maps: Vec<(PathBuf, OwnedFd)>,
     /// The kernel's number of each of our programs.
     ids: BTreeMap<&'static str, u32>,
+    /// Those of the level `network` that this kernel takes, in the order of their links.
+    programs: Vec<&'static str>,
+    /// Those that it refuses, and why.
+    refused: Vec<(&'static str, String)>,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -104,14 +111,22 @@ impl Kernel {
     /// `full`; otherwise those of an earlier keeper go.
     ///
     /// # Errors
-    /// When bpffs is not there, the kernel refuses a program, or a pinned map has another layout.
+    /// When bpffs is not there, the kernel refuses a program that nothing works without, or a pinned map has another
+    /// layout.
     pub fn load(pins: &Path, settings: Settings, require: Require) -> Result<Kernel, KeeperError> {
         let layout = if require == Require::Full { lsm::layout() } else { Layout::UNKNOWN };
         let mut ebpf = Kernel::open(pins, layout)?;
+        let (mut programs, mut refused) = (Vec::new(), Vec::new());
         for name in name::PROGRAMS.into_iter().chain(name::FENCE) {
             let program = ebpf.program_mut(name).ok_or_else(|| kernel(format!("the program {name} is missing")))?;
-            load(program)
-                .map_err(|error| kernel(format!("the kernel refuses the program {name}: {}", chain(&error))))?;
+            match load(program) {
+                Ok(()) if name::FENCE.contains(&name) => {}
+                Ok(()) => programs.push(name),
+                Err(error) if NEEDED.contains(&name) || name::FENCE.contains(&name) => {
+                    return Err(kernel(format!("the kernel refuses the program {name}: {}", chain(&error))));
+                }
+                Err(error) => refused.push((name, chain(&error).lines().next().unwrap_or_default().to_owned())),
+            }
         }
         let lsm = match require {
             Require::Full => {
@@ -122,8 +137,9 @@ impl Kernel {
         };
         let (links, unix, fence) = (BTreeMap::new(), Vec::new(), Vec::new());
         let maps = proof::pinned(&pins.join("maps"))?;
-        let ids = proof::ids(&ebpf)?;
-        let mut kernel = Kernel { ebpf, pins: pins.to_owned(), links, lsm, unix, fence, maps, ids };
+        let ids = proof::ids(&ebpf, &programs)?;
+        let pins = pins.to_owned();
+        let mut kernel = Kernel { ebpf, pins, links, lsm, unix, fence, maps, ids, programs, refused };
         kernel.configure(settings)?;
         kernel.adopt()?;
         kernel.forget_gone()?;
@@ -245,6 +261,12 @@ impl Kernel {
     pub fn take_denials(&mut self) -> Result<RingBuf<MapData>, KeeperError> {
         let map = self.ebpf.take_map(name::DENIALS).ok_or_else(|| kernel("the denial ring was taken".to_owned()))?;
         RingBuf::try_from(map).map_err(|error| kernel(chain(&error)))
+    }
+
+    /// Programs of the level `network` that this kernel refuses, and why. Whether to go on without is not decided here.
+    #[must_use]
+    pub fn refused(&self) -> &[(&'static str, String)] {
+        &self.refused
     }
 
     /// The LSM programs.

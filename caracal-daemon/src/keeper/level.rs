@@ -18,6 +18,8 @@ pub struct Level {
     pub lacks: Option<String>,
     /// What is left uncovered: a stable code, and what it means.
     pub uncovered: Vec<(&'static str, &'static str)>,
+    /// It is not even `network`: this kernel refuses programs of that level.
+    pub degraded: bool,
 }
 
 /// What each group of hooks closes.
@@ -63,6 +65,27 @@ const CLOSES: [(&[&str], &str, &str); 6] = [
     ),
 ];
 
+/// What each program of the level `network` closes that a kernel may be without.
+const PARTS: [(&[&str], &str, &str); 5] = [
+    (
+        &["sendmsg4", "sendmsg6"],
+        "dns_answers",
+        "names looked up without a connect (musl): refused, since only connected queries reach our resolver",
+    ),
+    (
+        &["recvmsg4", "recvmsg6", "getpeername4", "getpeername6"],
+        "peers_shown",
+        "the peer that was asked for is not shown",
+    ),
+    (&["setsockopt"], "multicast_joins", "multicast joins, whose report the kernel itself sends"),
+    (&["bind4", "bind6"], "daemon_ports", "an agent may take a port of the daemon's while the daemon is not there"),
+    (
+        &["ingress"],
+        "inbound",
+        "what comes in from outside reaches a governed socket; its answers are refused at egress",
+    ),
+];
+
 /// What no level covers.
 const NEVER: [(&str, &str); 3] = [
     ("store_and_forward", "what an agent writes into files or logs that a service outside sends on"),
@@ -76,18 +99,31 @@ const NEVER: [(&str, &str); 3] = [
 impl Level {
     /// What is in force now.
     #[must_use]
-    pub fn of(lsm: &Lsm) -> Level {
+    pub fn of(kernel: &Kernel) -> Level {
+        Level::from(kernel.lsm(), kernel.refused())
+    }
+
+    fn from(lsm: &Lsm, refused: &[(&'static str, String)]) -> Level {
         let proven = lsm.prove();
         let none = lsm.missing().is_empty() && proven.is_err();
         let misses = |hooks: &[&str]| none || lsm.missing().iter().any(|missing| hooks.contains(&missing.hook));
         let open = CLOSES.iter().filter(|(hooks, ..)| misses(hooks)).map(|(_, code, words)| (*code, *words));
-        Level { lacks: proven.err(), uncovered: open.chain(NEVER).collect() }
+        let absent: Vec<String> =
+            refused.iter().map(|(name, why)| format!("the kernel refuses the program {name}: {why}")).collect();
+        let below = PARTS.iter().filter(|(programs, ..)| refused.iter().any(|(name, _)| programs.contains(name)));
+        let below = below.map(|(_, code, words)| (*code, *words));
+        let lacks = if absent.is_empty() { proven.err() } else { Some(absent.join("; ")) };
+        Level { lacks, uncovered: below.chain(open).chain(NEVER).collect(), degraded: !absent.is_empty() }
     }
 
-    /// `full` or `network`.
+    /// `full`, `network` or, below that, `degraded`.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        if self.lacks.is_none() { "full" } else { "network" }
+        match (self.degraded, &self.lacks) {
+            (true, _) => "degraded",
+            (false, None) => "full",
+            (false, Some(_)) => "network",
+        }
     }
 
     /// For the ledger: one line.
@@ -132,5 +168,24 @@ fn walk(directory: &std::path::Path, property: &mut Vec<(PathBuf, u32)>) {
             Ok(kind) if kind.is_file() && property.len() < 1_024 => property.push((entry.path(), SHUT)),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_a_program_of_network_is_degraded_and_says_what_is_open() {
+        let pins = tempfile::tempdir().expect("a directory");
+        let lsm = Lsm::not_required(pins.path()).expect("nothing to take off");
+        assert_eq!(Level::from(&lsm, &[]).name(), "network");
+        let level = Level::from(&lsm, &[("setsockopt", "no such hook".to_owned())]);
+        assert_eq!(level.name(), "degraded");
+        let sentence = level.sentence();
+        assert!(sentence.contains("setsockopt: no such hook") && sentence.contains("multicast_joins"), "{sentence}");
+        let named = |name: &&str| PARTS.iter().any(|(programs, ..)| programs.contains(name));
+        let rest: Vec<_> = caracal_common::name::PROGRAMS.iter().filter(|name| !named(name)).collect();
+        assert_eq!(rest, [&"connect4", &"connect6", &"sock_create", &"egress", &"sock_ops"], "each has a word");
     }
 }

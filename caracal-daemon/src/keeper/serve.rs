@@ -2,11 +2,8 @@
 //!
 //! Order matters: whatever is pinned denies until the data path has proved itself, so nothing here can open the door.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
@@ -14,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use caracal_common::settings::Settings;
 use caracal_common::{ABI_VERSION, name};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::cgroup::Hierarchy;
@@ -29,59 +26,20 @@ use super::listeners::Listeners;
 use super::live::Live;
 use super::namespaces::Namespaces;
 use super::order::{Order, Orders};
+use super::places::{host_id, make_directories, take_lock};
 use super::refusals;
 use super::upgrade::{self, HandedOver};
 use super::{KeeperError, Signer, flows, namespaces, signing, sockets, truth, vouch};
-use crate::agent::Agent;
 use crate::clock::{Clock, monotonic_ns};
 use crate::config::{Config, Require};
+
+pub(super) use super::places::mount_bpffs;
+pub use super::places::{Places, Registry, load, lock, save};
 
 /// How long a data path may take from its start to its first renewal of the lease.
 const FIRST_RENEWAL: Duration = Duration::from_secs(60);
 /// How long streams may go on after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(10);
-
-/// What [`Places::registry`] holds.
-pub type Registry = BTreeMap<u64, Agent>;
-
-/// Where an instance keeps its things.
-#[derive(Clone, Debug)]
-pub struct Places {
-    /// Keys: readable by root only.
-    pub keeper: PathBuf,
-    /// Journal, ledger, detail keys: the data path's own.
-    pub data: PathBuf,
-    /// Control socket and lock.
-    pub runtime: PathBuf,
-    /// The control socket.
-    pub control: PathBuf,
-}
-
-impl Places {
-    /// Of this configuration.
-    #[must_use]
-    pub fn of(config: &Config) -> Places {
-        let state = crate::ledger::StateDir::new(&config.state_dir);
-        Places {
-            keeper: state.keeper(),
-            data: state.data(),
-            runtime: config.runtime_dir.clone(),
-            control: config.runtime_dir.join("control.sock"),
-        }
-    }
-
-    /// Every agent by its cgroup's id: what a keeper adopts after another.
-    #[must_use]
-    pub fn registry(&self) -> PathBuf {
-        self.keeper.join("agents.json")
-    }
-
-    /// What was released while no keeper ran, and is not recorded yet.
-    #[must_use]
-    pub fn released(&self) -> PathBuf {
-        self.keeper.join("released.json")
-    }
-}
 
 /// Serves until SIGTERM or SIGINT. `ready` is called once the door has opened for the first time.
 ///
@@ -228,7 +186,8 @@ impl Keeper<'_> {
                     // Once more: the data path has made its directories.
                     enrol(self.config, self.places, &mut self.governor.kernel());
                     self.tell_released();
-                    let attached: Result<Vec<_>, _> = cgroups.iter().map(|cgroup| self.attach(cgroup)).collect();
+                    let wanted = cgroups.iter().cloned().chain(self.configured());
+                    let attached: Result<Vec<_>, _> = wanted.map(|cgroup| self.attach(&cgroup)).collect();
                     let attached = match attached {
                         Ok(attached) => attached.into_iter().flatten().collect::<Vec<_>>(),
                         Err(why) => {
@@ -237,9 +196,10 @@ impl Keeper<'_> {
                         }
                     };
                     if let Some(ready) = ready.take() {
-                        let level = Level::of(self.governor.kernel().lsm());
-                        let degraded = self.config.require == Require::Full && level.lacks.is_some();
-                        let degraded = if degraded { "degraded: full is required; " } else { "" };
+                        let level = Level::of(&self.governor.kernel());
+                        let degraded = level.name() == "degraded"
+                            || (self.config.require == Require::Full && level.lacks.is_some());
+                        let degraded = if degraded { "degraded: less than is required; " } else { "" };
                         let upgraded = if self.upgraded { "upgraded in place; " } else { "" };
                         let sentence = format!("{upgraded}{degraded}{}", level.sentence());
                         let _ = self.governor.order(&Order::Lifecycle(sentence));
@@ -274,7 +234,10 @@ impl Keeper<'_> {
         let governor = Arc::clone(self.governor);
         thread("sockets", move || sockets::serve(roads.doors, &governor))?;
         let governor = Arc::clone(self.governor);
-        thread("vouch", move || vouch::serve(roads.vouch, || governor.truth().vouches()))?;
+        thread("vouch", move || {
+            truth::go_first();
+            vouch::serve(roads.vouch, || governor.truth().vouches());
+        })?;
         let copy = |map: &OwnedFd| map.try_clone().map_err(|error| KeeperError::Kernel(error.to_string()));
         let (connections, queries) = (copy(&self.inherited.sources)?, copy(&self.inherited.resolving)?);
         thread("flows", move || flows::serve(roads.flows, &connections, &queries))?;
@@ -304,6 +267,20 @@ impl Keeper<'_> {
         if told.into_iter().all(|message| self.governor.order(&Order::Lifecycle(message)).is_ok()) {
             let _ = fs::remove_file(self.places.released());
         }
+    }
+
+    /// The cgroups of the configuration that are there.
+    fn configured(&self) -> Vec<PathBuf> {
+        let named = self.config.agent.iter().filter_map(|entry| entry.cgroup.clone());
+        named
+            .filter(|path| {
+                let there = self.governor.is_there(path);
+                if !there {
+                    tracing::warn!(path = %path.display(), "A configured cgroup is not there; attach it once it is.");
+                }
+                there
+            })
+            .collect()
     }
 
     /// Attaches what was asked for; what an earlier keeper left attached is adopted already.
@@ -399,16 +376,22 @@ fn enrol(config: &Config, places: &Places, kernel: &mut Kernel) {
 
 /// Refuses to start below the level that is required. What a first start had pinned goes; what is governed stays shut.
 fn check_level(config: &Config, kernel: &Kernel) -> Result<(), KeeperError> {
-    let (Require::Full, false, Some(lacks)) = (config.require, config.allow_degraded, Level::of(kernel.lsm()).lacks)
-    else {
+    let level = Level::of(kernel);
+    let below = level.name() == "degraded" || (config.require == Require::Full && level.lacks.is_some());
+    if config.allow_degraded || !below {
         return Ok(());
-    };
+    }
     if kernel.governed().next().is_none() {
         let _ = fs::remove_dir_all(Kernel::pin_directory(config.instance.as_str()));
     }
+    let required = if config.require == Require::Full { "full" } else { "network" };
+    let lacks = level.lacks.as_deref().unwrap_or_default();
+    let open: Vec<String> = level.uncovered.iter().map(|(code, words)| format!("\n  {code}: {words}")).collect();
     Err(KeeperError::Refused(format!(
-        "require = \"full\" cannot be enforced here: {lacks}. `caracald doctor` lists what this kernel takes; say require = \
-         \"network\", or allow_degraded = true to govern all the same and have that recorded"
+        "require = \"{required}\" cannot be enforced here: {lacks}. `caracald doctor` tries each way out on this kernel; say \
+         require = \"network\" where that suffices, or allow_degraded = true to govern all the same and have that recorded. \
+         Open would be:{}",
+        open.concat()
     )))
 }
 
@@ -455,98 +438,10 @@ fn block_signals() -> Result<SigSet, KeeperError> {
     Ok(set)
 }
 
-fn make_directories(places: &Places, user: child::User) -> Result<(), KeeperError> {
-    let failed = |path: &Path, error: std::io::Error| KeeperError::Key {
-        path: path.display().to_string(),
-        why: error.to_string(),
-    };
-    let make = |path: &Path, mode: u32| {
-        fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|error| failed(path, error))
-    };
-    make(&places.runtime, 0o755)?;
-    if let Some(state) = places.keeper.parent() {
-        make(state, 0o755)?;
-    }
-    make(&places.keeper, 0o700)?;
-    make(&places.data, 0o700)?;
-    std::os::unix::fs::chown(&places.data, Some(user.uid), Some(user.gid)).map_err(|error| failed(&places.data, error))
-}
-
-/// One keeper an instance.
-///
-/// # Errors
-/// When another one holds the lock.
-pub fn lock(places: &Places) -> Result<Flock<File>, KeeperError> {
-    take_lock(places, None)
-}
-
-/// The same, by way of a file that holds it already.
-fn take_lock(places: &Places, held: Option<File>) -> Result<Flock<File>, KeeperError> {
-    let path = places.runtime.join("keeper.lock");
-    let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-    let file = open.map_err(|error| KeeperError::Key { path: path.display().to_string(), why: error.to_string() })?;
-    let file = held.unwrap_or(file);
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| KeeperError::Running(path.display().to_string()))
-}
-
-/// The host's name in records and in the ledger's origin: random, made once.
-fn host_id(state: &Path) -> Result<String, KeeperError> {
-    let path = state.join("host-id");
-    if let Ok(text) = fs::read_to_string(&path) {
-        let id = text.trim();
-        if id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Ok(id.to_owned());
-        }
-    }
-    let id = uuid::Uuid::now_v7().simple().to_string();
-    let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o644).open(&path)?;
-        file.write_all(id.as_bytes())?;
-        file.sync_all()
-    };
-    write().map_err(|error| KeeperError::Key { path: path.display().to_string(), why: error.to_string() })?;
-    Ok(id)
-}
-
-/// Mounts bpffs where it is not mounted.
-///
-/// # Errors
-/// When it cannot be.
-pub(super) fn mount_bpffs() -> Result<(), KeeperError> {
-    const BPFFS: &str = "/sys/fs/bpf";
-    // BPF_FS_MAGIC of linux/magic.h.
-    let mounted = File::open(BPFFS)
-        .ok()
-        .and_then(|directory| nix::sys::statfs::fstatfs(directory.as_fd()).ok())
-        .is_some_and(|facts| facts.filesystem_type().0 == 0xcafe_4a11);
-    if mounted {
-        return Ok(());
-    }
-    nix::mount::mount(Some("bpf"), BPFFS, Some("bpf"), nix::mount::MsFlags::empty(), None::<&str>)
-        .map_err(|error| KeeperError::Kernel(format!("cannot mount bpffs at {BPFFS}: {error}")))
-}
-
 fn admin_group(config: &Config) -> Result<Option<u32>, KeeperError> {
     let Some(name) = &config.admin_group else { return Ok(None) };
     match nix::unistd::Group::from_name(name) {
         Ok(Some(group)) => Ok(Some(group.gid.as_raw())),
         _ => Err(KeeperError::Refused(format!("admin_group: there is no group {name:?} on this host"))),
-    }
-}
-
-/// Reads a small state file; what cannot be read is empty.
-pub fn load<T: serde::de::DeserializeOwned + Default>(path: &Path) -> T {
-    fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
-}
-
-/// Writes a small state file whole, if it changed.
-pub fn save<T: serde::Serialize>(path: &Path, value: &T) {
-    let Ok(bytes) = serde_json::to_vec(value) else { return };
-    if fs::read(path).is_ok_and(|old| old == bytes) {
-        return;
-    }
-    let fresh = path.with_extension("new");
-    if let Err(error) = fs::write(&fresh, bytes).and_then(|()| fs::rename(&fresh, path)) {
-        tracing::warn!(%error, path = %path.display(), "Cannot write a state file.");
     }
 }

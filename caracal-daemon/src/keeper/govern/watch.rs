@@ -168,6 +168,8 @@ impl Governor {
             if let Some(id) = flights.leaves.remove(&path) {
                 let _ = self.kernel().dismiss_canary(id);
             }
+            let leaf = self.hierarchy.root().join(path.trim_start_matches('/')).join(canary::LEAF);
+            let _ = std::fs::remove_dir(leaf);
         }
         for path in places {
             let Ok(cgroup) = self.hierarchy.open(Path::new(&path)) else { continue };
@@ -176,6 +178,8 @@ impl Governor {
                 continue;
             }
             match self.send_canary(flights, &path) {
+                // Released while it was on its way: then it was right to get out.
+                Ok(through) if !through.is_empty() && !self.kernel().governed().any(|id| id == cgroup.id) => {}
                 Ok(through) => self.truth.tried(&path, &through),
                 Err(error) => {
                     flights.canary = None;

@@ -25,7 +25,7 @@ impl Kernel {
             return Ok(());
         }
         let pins = self.pins.join("links").join(id.0.to_string());
-        let links = self.attach(&name::PROGRAMS, directory, &pins)?;
+        let links = self.attach(&self.programs, directory, &pins)?;
         self.links.insert(id, links);
         Ok(())
     }
@@ -91,8 +91,8 @@ impl Kernel {
     /// The links of one cgroup, or `None` when the cgroup is gone (the kernel detached them; the pins are removed) or
     /// a keeper died while attaching (what is missing is attached again by [`Kernel::govern`]).
     fn adopt_cgroup(&mut self, pins: &Path) -> Result<Option<Vec<Link>>, KeeperError> {
-        let mut links = Vec::with_capacity(name::PROGRAMS.len());
-        for name in name::PROGRAMS {
+        let mut links = Vec::with_capacity(self.programs.len());
+        for name in self.programs.clone() {
             let Ok(link) = Link::open(&pins.join(name)) else { return Ok(None) };
             match self.program(name).and_then(|program| link.update(program)) {
                 Ok(()) => links.push(link),

@@ -65,9 +65,9 @@ pub(super) fn pinned(maps: &Path) -> Result<Vec<(PathBuf, OwnedFd)>, KeeperError
 }
 
 /// The numbers of our loaded programs.
-pub(super) fn ids(ebpf: &Ebpf) -> Result<BTreeMap<&'static str, u32>, KeeperError> {
+pub(super) fn ids(ebpf: &Ebpf, programs: &[&'static str]) -> Result<BTreeMap<&'static str, u32>, KeeperError> {
     let mut ids = BTreeMap::new();
-    for name in name::PROGRAMS.into_iter().chain(name::FENCE) {
+    for name in programs.iter().copied().chain(name::FENCE) {
         let program = ebpf.program(name).ok_or_else(|| kernel(format!("the program {name} is missing")))?;
         ids.insert(name, program.info().map_err(|error| kernel(chain(&error)))?.id());
     }
@@ -82,7 +82,7 @@ impl Kernel {
     pub fn look(&self, cgroup: &Cgroup) -> Result<Look, KeeperError> {
         let known: Vec<u32> = self.ids.values().copied().collect();
         let mut look = Look { unpinned: self.unpinned(cgroup), ..Look::default() };
-        for hook in name::PROGRAMS {
+        for &hook in &self.programs {
             let asked = attach_type(hook).and_then(|kind| bpf_link::effective(cgroup.directory.as_fd(), kind));
             let running =
                 asked.map_err(|error| kernel(format!("cannot ask what runs at {hook} of {}: {error}", cgroup.path)))?;
@@ -104,7 +104,7 @@ impl Kernel {
         let links = self.pins.join("links").join(cgroup.id.0.to_string());
         let fence = self.fence.iter().zip(name::FENCE).map(|(_, name)| self.pins.join("fence").join(name));
         let maps = self.maps.iter().map(|(pin, _)| pin.clone());
-        let mut all = name::PROGRAMS.iter().map(|name| links.join(name)).chain(fence).chain(maps);
+        let mut all = self.programs.iter().map(|name| links.join(name)).chain(fence).chain(maps);
         all.find(|pin| !pin.exists()).or_else(|| self.lsm.unpinned(&self.pins))
     }
 
@@ -117,11 +117,11 @@ impl Kernel {
         let pins = self.pins.join("links").join(cgroup.id.0.to_string());
         let mut links = self.links.remove(&cgroup.id).unwrap_or_default();
         let result = (|| {
-            if links.len() != name::PROGRAMS.len() {
-                links = self.attach(&name::PROGRAMS, &cgroup.directory, &pins)?;
+            if links.len() != self.programs.len() {
+                links = self.attach(&self.programs, &cgroup.directory, &pins)?;
                 return Ok(());
             }
-            for (link, name) in links.iter_mut().zip(name::PROGRAMS) {
+            for (link, name) in links.iter_mut().zip(self.programs.iter().copied()) {
                 if !missing.contains(&name) {
                     continue;
                 }
@@ -156,7 +156,7 @@ impl Kernel {
         }
         for (id, links) in &self.links {
             let pins = self.pins.join("links").join(id.0.to_string());
-            for (link, name) in links.iter().zip(name::PROGRAMS) {
+            for (link, name) in links.iter().zip(&self.programs) {
                 // A cgroup that is gone has dead links: their pins mean nothing, and neither does a failure.
                 let _ = put(&pins.join(name), &|pin| link.pin(pin));
             }

@@ -1,0 +1,108 @@
+//! Upgrades under load: not one allowed connection fails, and not one byte leaves the host by another road.
+
+use crate::{PROBE, RULES, World, case_with};
+use serde_json::json;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use support::daemon::{Cgroup, caracald};
+use support::netns::until;
+use support::report;
+use support::scene::Scene;
+use support::wire::CANARY_PORT;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Replaces the program as a package manager does: another file takes the name.
+fn install(into: &Path) {
+    let fresh = into.with_extension("new");
+    // By another process: a child that is being started here would hold a copy of the descriptor, and the program be busy.
+    let copied = std::process::Command::new("cp").arg(caracald()).arg(&fresh).status().expect("cp");
+    assert!(copied.success());
+    std::fs::rename(&fresh, into).expect("it takes the name");
+}
+
+/// Tells, at its end, that it is over.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn control(scene: &Scene, cgroup: &Cgroup) {
+    scene.wire.clear();
+    let _ran = crate::attempt(scene, cgroup, &["tcp", &format!("203.0.113.10:{CANARY_PORT}")]);
+    assert!(!scene.wire.packets().is_empty(), "the control does not leak");
+}
+
+#[test]
+fn upgrades_under_load_lose_no_connection_and_leak_nothing() {
+    let rounds = if report::long() { 100 } else { 5 };
+    let program =
+        tempfile::Builder::new().prefix("caracal-upgrade-").tempdir_in(caracald().parent().expect("a directory"));
+    let program = program.expect("a directory");
+    support::netns::open_to_all(program.path()).expect("its mode");
+    let binary = program.path().join("caracald");
+    install(&binary);
+    let prepare = |daemon: &mut support::daemon::Daemon<'_>| daemon.install(&binary);
+    case_with("upgrades under load", RULES, control, prepare, |world: &mut World<'_>| {
+        assert_eq!(world.allowed(), "200");
+        world.scene.wire.clear();
+        let (stop, out) = (world.scene.net.files().join("stop"), world.scene.file("steady.out", ""));
+        let script = world.scene.file("steady.py", include_str!("../programs/steady.py"));
+        let file = std::fs::OpenOptions::new().append(true).open(&out).expect("a file");
+        let run = world.scene.agent("/usr/bin/python3").cgroup(&world.cgroup.path()).arg(script);
+        let run = run.arg(world.daemon.ca()).args(["example.com", "203.0.113.10"]).arg(&stop);
+        let mut load = run.spawn(Stdio::from(file), Stdio::null()).expect("python3 starts");
+        // Beside it, something that must never get out, tried all the while.
+        let over = AtomicBool::new(false);
+        let leaks = std::thread::scope(|scope| {
+            // Also when a round fails: the other thread is waited for.
+            let over = Over(&over);
+            let seen = over.0;
+            let scene = world.scene;
+            let path = world.cgroup.path();
+            let tries = scope.spawn(move || {
+                let mut tried = 0_u64;
+                while !seen.load(Ordering::Relaxed) {
+                    for kind in ["udp", "udp-connected"] {
+                        let run = scene.agent(PROBE).user(0).cgroup(&path);
+                        let _ran = run.args(["burst", "20", kind, &format!("203.0.113.10:{CANARY_PORT}")]).ran();
+                        tried += 20;
+                    }
+                }
+                tried
+            });
+            for round in 0..rounds {
+                let before = std::fs::canonicalize(&binary).expect("the program");
+                install(&before);
+                let keeper = world.daemon.keeper();
+                let path = world.daemon.data_path();
+                let ran = world.daemon.command(&["upgrade"]).ran();
+                assert_eq!(ran.code, Some(0), "round {round}: {}\n{}", ran.screen(), world.daemon.logs());
+                assert_eq!(world.daemon.keeper(), keeper, "the keeper keeps its number");
+                assert_ne!(world.daemon.data_path(), path, "another data path serves");
+            }
+            drop(over);
+            tries.join().expect("the other attempts")
+        });
+        std::fs::write(&stop, "").expect("the load stops");
+        until("the load ends", PATIENCE, || load.try_wait().is_ok_and(|status| status.is_some())).expect("it ends");
+        world.scene.wire.silent();
+        let said = std::fs::read_to_string(&out).expect("what it said");
+        let failed: Vec<&str> = said.lines().filter(|line| line.starts_with("failed")).collect();
+        assert!(failed.is_empty(), "{} failed: {:?}\n{}", failed.len(), failed.first(), world.daemon.logs());
+        let requests: u64 =
+            said.lines().find_map(|line| line.strip_prefix("requests ")?.parse().ok()).expect("how many there were");
+        assert!(requests > rounds, "no load: {said}");
+        let records = world.daemon.records();
+        let upgraded = records.iter().filter(|record| record.text("caracal.message").starts_with("upgraded in place"));
+        assert_eq!(upgraded.count() as u64, rounds, "each upgrade is a record");
+        let _ran = world.daemon.verify();
+        report::figure("escape", "upgrades", rounds);
+        json!({ "rounds": rounds, "requests": requests, "failed": failed.len(), "other_attempts": leaks })
+    });
+}
