@@ -59,6 +59,10 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
             app.stack.tally().forget(id);
             Ok(Value::Null)
         }
+        Order::Serve => {
+            app.begun.send_replace(true);
+            Ok(Value::Null)
+        }
         Order::KernelRefusals(refusals) => record_refusals(app, refusals).await,
         Order::Lifecycle(message) => {
             let data = Data { message: Some(message), ..Data::default() };
