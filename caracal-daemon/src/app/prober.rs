@@ -17,7 +17,7 @@ use crate::keeper::vouch::Vouch;
 use crate::policy::{Action, Ask};
 
 /// When the keeper is asked again that did not vouch.
-const ASK_AGAIN: Duration = Duration::from_millis(15);
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Renews the lease, for as long as the data path works and is not stopping.
 pub(super) async fn renew(app: Arc<App>, listener: SocketAddr, mut vouch: Vouch) {
