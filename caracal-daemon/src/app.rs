@@ -69,6 +69,8 @@ struct App {
     stages: build::Stages,
     /// Set when the keeper said stop: no new connection, and no renewal.
     stopping: AtomicBool,
+    /// Set once every agent is known.
+    begun: watch::Sender<bool>,
     /// Set when another data path comes: the lease is the keeper's then.
     handing_over: AtomicBool,
     /// The loops that take connections and queries.
@@ -114,11 +116,14 @@ async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -
         lease: Lease::map(&lease)?,
         stages,
         stopping: AtomicBool::new(false),
+        begun: watch::channel(false).0,
         handing_over: AtomicBool::new(false),
         front: Mutex::default(),
         stop: watch::channel(false).0,
     });
     orders::obey(orders, Arc::clone(&app))?;
+    // Who waits in the listening sockets would be a stranger before the keeper has told of every agent.
+    let _ = app.begun.subscribe().wait_for(|begun| *begun).await;
     let [v4, v6] = sockets.tcp;
     let probed = v4.local_addr()?;
     let mut front = JoinSet::new();

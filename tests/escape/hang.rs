@@ -56,8 +56,9 @@ pub(crate) fn processes(pids: Vec<i32>) -> Hang {
             unsafe { libc::kill(*pid, signal) };
         }
     };
-    let since = monotonic_ns();
     signal(&pids, libc::SIGSTOP);
+    // A stopped process executes nothing from here on; on a busy machine the call itself may have waited.
+    let since = monotonic_ns();
     Hang { since, release: Some(Box::new(move || signal(&pids, libc::SIGCONT))) }
 }
 
@@ -77,7 +78,6 @@ pub(crate) fn threads(pid: i32, name: &str) -> Vec<i32> {
 #[track_caller]
 pub(crate) fn only(tids: Vec<i32>) -> Hang {
     assert!(!tids.is_empty(), "no such thread");
-    let since = monotonic_ns();
     let (release, wait) = sync_channel::<()>(1);
     let (stopped, ready) = sync_channel::<()>(1);
     // Whoever traces a thread is itself one thread, and has to stay.
@@ -99,6 +99,7 @@ pub(crate) fn only(tids: Vec<i32>) -> Hang {
         }
     });
     ready.recv().expect("the threads stop");
+    let since = monotonic_ns();
     Hang { since, release: Some(Box::new(move || let_go(&release, tracer))) }
 }
 

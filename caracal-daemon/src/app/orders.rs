@@ -60,6 +60,10 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
             app.stack.forget_names(id);
             Ok(Value::Null)
         }
+        Order::Serve => {
+            app.begun.send_replace(true);
+            Ok(Value::Null)
+        }
         Order::KernelRefusals(refusals) => record_refusals(app, refusals).await,
         Order::Lifecycle(message) => {
             let data = Data { message: Some(message), ..Data::default() };

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -14,6 +15,9 @@ use crate::capture::lease::{INTERVAL, TERM};
 use crate::clock::monotonic_ns;
 use crate::keeper::vouch::Vouch;
 use crate::policy::{Action, Ask};
+
+/// When the keeper is asked again that did not vouch.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Renews the lease, for as long as the data path works and is not stopping.
 pub(super) async fn renew(app: Arc<App>, listener: SocketAddr, mut vouch: Vouch) {
@@ -37,6 +41,9 @@ pub(super) async fn renew(app: Arc<App>, listener: SocketAddr, mut vouch: Vouch)
                         "The keeper does not vouch for the kernel; the door is shut. `caracald status` says why."
                     );
                 }
+                // It costs nothing to ask, and a keeper that was only late vouches a moment later.
+                tokio::time::sleep(ASK_AGAIN).await;
+                every.reset_immediately();
             }
             Ok(Ok(true)) if !app.stopping.load(Ordering::Acquire) => {
                 vouched = true;

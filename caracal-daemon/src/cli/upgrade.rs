@@ -29,7 +29,11 @@ pub fn run(_args: &UpgradeArgs, config: &Config) -> anyhow::Result<ExitCode> {
         std::thread::sleep(Duration::from_millis(50));
         // Nobody answers in between.
         let status = Control::connect(config).ok().and_then(|mut control| control.ask(&Request::Status).ok());
-        if status.is_some_and(|status| status["began_ns"] != told["began_ns"] && status["door"] == "open") {
+        // The door is held open meanwhile: only a data path that answers is there.
+        let there = |status: &serde_json::Value| {
+            status["began_ns"] != told["began_ns"] && status["door"] == "open" && status["data_path"]["error"].is_null()
+        };
+        if status.as_ref().is_some_and(there) {
             println!("upgraded to {}", told["version"].as_str().unwrap_or_default());
             return Ok(ExitCode::SUCCESS);
         }

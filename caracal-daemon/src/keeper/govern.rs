@@ -135,6 +135,9 @@ impl Governor {
             }
         }
         self.namespaces.hand_over(self, &orders);
+        if let Err(why) = orders.give(&Order::Serve) {
+            tracing::warn!(%why, "Cannot tell the data path to begin.");
+        }
     }
 
     /// The road to the data path, while there is one.

@@ -42,6 +42,8 @@ pub enum Order {
     Admit(Agent),
     /// It is none any more.
     Dismiss(CgroupId),
+    /// Every agent is known: take connections from now on. Some may wait already, and are nobody's before that.
+    Serve,
     /// Serve another network namespace: its listeners come with the order, in the order of
     /// [`super::listeners::Listeners::descriptors`]. Given again, they replace those of before.
     Listen {
