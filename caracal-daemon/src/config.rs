@@ -5,6 +5,7 @@
 mod amount;
 mod budgets;
 mod hosts;
+mod plane;
 mod problem;
 mod rules;
 mod sections;
@@ -15,6 +16,7 @@ pub use crate::address::Cidr;
 pub use amount::{AmountError, format_usd, parse_usd};
 pub use budgets::{Budget, Per, Window, WindowKind};
 pub use hosts::HostPattern;
+pub use plane::{Kafka, Mechanism, Place, Sasl, Tls, Worker, secret};
 pub(crate) use problem::position;
 pub use problem::{ConfigError, Problem};
 pub use rules::{
@@ -68,6 +70,14 @@ pub struct Config {
     pub clamp: Clamp,
     /// `[policy]`.
     pub policy: PolicyFiles,
+    /// `[kafka]`: records also go to a bus that many hosts share. Default none.
+    pub kafka: Option<Kafka>,
+    /// `[postgres]`: the ledger of many hosts. Default none.
+    pub postgres: Option<Place>,
+    /// `[redis]`: the spend of many hosts. Default none.
+    pub redis: Option<Place>,
+    /// `[worker]`.
+    pub worker: Worker,
     /// `[[agent]]`.
     #[serde(deserialize_with = "rules::placed_agents")]
     pub agent: Vec<AgentEntry>,
@@ -108,6 +118,10 @@ impl Default for Config {
             prices: Prices::default(),
             clamp: Clamp::default(),
             policy: PolicyFiles::default(),
+            kafka: None,
+            postgres: None,
+            redis: None,
+            worker: Worker::default(),
             agent: Vec::new(),
             allow: Vec::new(),
             deny: Vec::new(),
@@ -165,6 +179,7 @@ impl Config {
     /// What no single value can show: rules against priced hosts, budgets against each other.
     fn check(&self) -> Result<(), problem::Found> {
         sections::check(self)?;
+        plane::check(self)?;
         rules::check(&self.agent, &self.allow, &self.deny)?;
         unix::check(&self.unix)?;
         rules::check_inbound(&self.inbound, [self.listen.tcp_port, self.listen.dns_port])?;
@@ -172,6 +187,9 @@ impl Config {
     }
 
     fn resolve_paths(&mut self, base: &Path) {
+        for path in plane::paths(self) {
+            *path = base.join(&*path);
+        }
         let single = [&mut self.state_dir, &mut self.runtime_dir];
         let roots = self.upstream.roots.iter_mut().chain(&mut self.policy.cedar).chain(&mut self.prices.file);
         let certificates = self.upstream.client_certificate.iter_mut().flat_map(|c| [&mut c.certificate, &mut c.key]);

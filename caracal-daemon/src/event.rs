@@ -42,6 +42,8 @@ pub enum Kind {
     KernelDenial,
     /// The daemon started, adopted, stopped, reloaded; a cgroup was attached or released.
     Lifecycle,
+    /// The host is there, and what the kernel counted so far: a host that falls silent, or records less than it counts, shows.
+    Heartbeat,
 }
 
 impl Kind {
@@ -54,6 +56,7 @@ impl Kind {
             Kind::Outcome => "caracal.outcome.v1",
             Kind::KernelDenial => "caracal.kernel_denial.v1",
             Kind::Lifecycle => "caracal.lifecycle.v1",
+            Kind::Heartbeat => "caracal.heartbeat.v1",
         }
     }
 }
@@ -165,6 +168,18 @@ pub struct Data {
     pub bytes_received: Option<u64>,
     /// For lifecycle records: what happened.
     pub message: Option<String>,
+    /// For heartbeats: connections that the kernel sent to the daemon, and refusals that it made, since its counters were
+    /// made.
+    pub kernel: Option<KernelCounts>,
+}
+
+/// What the kernel counted on this host, over all agents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct KernelCounts {
+    /// Connections and queries that were sent to the daemon.
+    pub redirected: u64,
+    /// Refusals.
+    pub refused: u64,
 }
 
 /// The sealed part of a record: what names a person or a place.
