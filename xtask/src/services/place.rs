@@ -119,7 +119,9 @@ impl Place {
         let Some(pid) = self.pid() else { return Ok(()) };
         send(signal, &[pid])?;
         let deadline = Instant::now() + PATIENCE;
-        while self.runs() {
+        // Until its number is free: PostgreSQL takes one that is still there, though dead, for its predecessor.
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        while process.exists() {
             if Instant::now() > deadline {
                 bail!("{} (process {pid}) does not end after SIG{signal}", self.name);
             }
