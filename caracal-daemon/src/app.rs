@@ -214,7 +214,12 @@ async fn finish(app: &Arc<App>) {
     let why = match tokio::time::timeout(FLUSH, app.stages.ledger.flush()).await {
         Ok(Ok(_)) => {
             let app = Arc::clone(app);
-            let stopped = tokio::task::spawn_blocking(move || app.stages.ledger.stop());
+            let stopped = tokio::task::spawn_blocking(move || {
+                if let Some(publisher) = &app.stages.publisher {
+                    publisher.stop();
+                }
+                app.stages.ledger.stop();
+            });
             let _ = tokio::time::timeout(FLUSH, stopped).await;
             return;
         }

@@ -1,6 +1,13 @@
 //! Takes durable records of the journal; gives them in order, in batches, to the ledger and to spend.
-//! On one host the journal is the bus, and this is a cursor over it. Never gives a record that is not durable, and
-//! never one twice to the same cursor. Next: `ledger`, `spend`.
+//! On one host the journal is the bus, and this is a cursor over it. With `[kafka]` they also go to the bus that many
+//! hosts share (`publish.rs`), in runs that the host signed (`signed_run.rs`). Never gives a record that is not durable,
+//! and never one twice to the same cursor. Next: `ledger`, `spend`.
+
+pub mod dead_letters;
+pub mod kafka;
+pub mod publish;
+mod published;
+pub mod signed_run;
 
 use crate::journal::{Entry, Journal, ReadError, Reader};
 use std::time::Duration;

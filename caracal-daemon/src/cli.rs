@@ -4,18 +4,22 @@ pub mod attach;
 pub mod budgets;
 pub mod ca;
 pub mod control;
+pub mod dead;
 pub mod doctor;
 pub mod events;
+pub mod hosts;
 pub mod ledger;
 pub mod manual;
 pub mod policy;
 pub mod prices;
 pub mod run;
+pub mod setup;
 pub mod spawn;
 pub mod spend;
 pub mod status;
 pub mod trust;
 pub mod upgrade;
+pub mod worker;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -73,6 +77,10 @@ pub enum Verb {
     Budgets(budgets::BudgetsArgs),
     Prices(prices::PricesArgs),
     Ledger(ledger::LedgerArgs),
+    Worker(worker::WorkerArgs),
+    Hosts(hosts::HostsArgs),
+    Dlq(dead::DlqArgs),
+    Setup(setup::SetupArgs),
     /// Check, test and explain the policy, or put it into force.
     Policy(policy::PolicyArgs),
     Ca(ca::CaArgs),
@@ -133,6 +141,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Budgets(args) => budgets::run(&args, &settings(config)?),
         Verb::Prices(args) => prices::run(&args, &settings(config)?),
         Verb::Ledger(args) => ledger(args, &settings(config)?),
+        Verb::Worker(args) => worker::run(&args, &settings(config)?),
+        Verb::Hosts(args) => hosts::run(args, &settings(config)?),
+        Verb::Dlq(args) => dead::run(args, &settings(config)?),
+        Verb::Setup(args) => setup::run(&args, &settings(config)?),
         Verb::Ca(args) => ca::run(&args, &settings(config)?),
         Verb::Completions(args) => manual::completions(&args),
         Verb::Man(args) => manual::man(&args),
@@ -176,6 +188,9 @@ fn events(args: &events::EventsArgs, config: &Config) -> anyhow::Result<ExitCode
 }
 
 fn spend(args: &spend::SpendArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    if args.fleet {
+        return spend::fleet(args, config);
+    }
     if nix::unistd::geteuid().is_root() {
         return spend::run(args, &config.state_dir);
     }
@@ -187,7 +202,7 @@ fn spend(args: &spend::SpendArgs, config: &Config) -> anyhow::Result<ExitCode> {
 
 fn ledger(args: ledger::LedgerArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let host_id = std::fs::read_to_string(config.state_dir.join("host-id")).unwrap_or_default();
-    ledger::run(args, &config.state_dir, host_id.trim())
+    ledger::run(args, config, host_id.trim())
 }
 
 fn policy(mut args: policy::PolicyArgs, path: &Path) -> anyhow::Result<ExitCode> {

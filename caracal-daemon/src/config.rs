@@ -5,6 +5,7 @@
 mod amount;
 mod budgets;
 mod hosts;
+mod plane;
 mod priced;
 mod problem;
 mod rates;
@@ -17,6 +18,7 @@ pub use crate::address::Cidr;
 pub use amount::{AmountError, format_usd, parse_usd};
 pub use budgets::{Budget, Per, Window, WindowKind};
 pub use hosts::HostPattern;
+pub use plane::{Kafka, Mechanism, Place, Sasl, Tls, Worker, secret};
 pub use priced::{ApiEntry, McpEntry, PRICED_HOSTS, ProviderEntry, may_be_priced, own_hosts};
 pub(crate) use problem::position;
 pub use problem::{ConfigError, Problem};
@@ -88,6 +90,14 @@ pub struct Config {
     pub clamp: Clamp,
     /// `[policy]`.
     pub policy: PolicyFiles,
+    /// `[kafka]`: records also go to a bus that many hosts share. Default none.
+    pub kafka: Option<Kafka>,
+    /// `[postgres]`: the ledger of many hosts. Default none.
+    pub postgres: Option<Place>,
+    /// `[redis]`: the spend of many hosts. Default none.
+    pub redis: Option<Place>,
+    /// `[worker]`.
+    pub worker: Worker,
     /// `[[agent]]`.
     #[serde(deserialize_with = "rules::placed_agents")]
     pub agent: Vec<AgentEntry>,
@@ -137,6 +147,10 @@ impl Default for Config {
             prices: Prices::default(),
             clamp: Clamp::default(),
             policy: PolicyFiles::default(),
+            kafka: None,
+            postgres: None,
+            redis: None,
+            worker: Worker::default(),
             agent: Vec::new(),
             allow: Vec::new(),
             deny: Vec::new(),
@@ -199,6 +213,7 @@ impl Config {
     /// What no single value can show: rules against priced hosts, budgets against each other.
     fn check(&self) -> Result<(), problem::Found> {
         sections::check(self)?;
+        plane::check(self)?;
         rules::check(&self.agent, &self.allow, &self.deny)?;
         priced::check(self)?;
         unix::check(&self.unix)?;
@@ -208,6 +223,9 @@ impl Config {
     }
 
     fn resolve_paths(&mut self, base: &Path) {
+        for path in plane::paths(self) {
+            *path = base.join(&*path);
+        }
         let single = [&mut self.state_dir, &mut self.runtime_dir];
         let roots = self
             .upstream

@@ -44,6 +44,8 @@ pub enum Kind {
     BudgetWarning,
     /// The daemon started, adopted, stopped, reloaded; a cgroup was attached or released.
     Lifecycle,
+    /// The host is there, and what the kernel counted so far: a host that falls silent, or records less than it counts, shows.
+    Heartbeat,
 }
 
 impl Kind {
@@ -57,6 +59,7 @@ impl Kind {
             Kind::KernelDenial => "caracal.kernel_denial.v1",
             Kind::BudgetWarning => "caracal.budget_warning.v1",
             Kind::Lifecycle => "caracal.lifecycle.v1",
+            Kind::Heartbeat => "caracal.heartbeat.v1",
         }
     }
 }
@@ -197,6 +200,18 @@ pub struct Data {
     pub bytes_received: Option<u64>,
     /// For lifecycle records: what happened.
     pub message: Option<String>,
+    /// For heartbeats: connections that the kernel sent to the daemon, and refusals that it made, since its counters were
+    /// made.
+    pub kernel: Option<KernelCounts>,
+}
+
+/// What the kernel counted on this host, over all agents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct KernelCounts {
+    /// Connections and queries that were sent to the daemon.
+    pub redirected: u64,
+    /// Refusals.
+    pub refused: u64,
 }
 
 /// The sealed part of a record: what names a person or a place.

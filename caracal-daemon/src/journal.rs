@@ -34,6 +34,7 @@ use kept::{Keep, Slot};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use writer::Message;
@@ -98,6 +99,20 @@ pub struct Start {
     pub prev: Hash,
 }
 
+/// Up to where each consumer has what it needs; a segment goes when all have.
+#[derive(Debug)]
+struct Claims {
+    ledger: AtomicU64,
+    /// Everything, where nothing is published.
+    bus: AtomicU64,
+}
+
+impl Default for Claims {
+    fn default() -> Claims {
+        Claims { ledger: AtomicU64::new(0), bus: AtomicU64::new(u64::MAX) }
+    }
+}
+
 /// A handle to the journal's writer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Journal {
@@ -107,6 +122,7 @@ pub struct Journal {
     room: Arc<Semaphore>,
     tail: Arc<Tail>,
     keep: Arc<Keep>,
+    claims: Arc<Claims>,
     dir: Arc<PathBuf>,
     room_within: Duration,
     // Joins the writer when the last handle goes.
@@ -152,6 +168,7 @@ impl Journal {
             room,
             tail,
             keep,
+            claims: Arc::new(Claims::default()),
             dir: Arc::new(dir.to_owned()),
             room_within,
             _writer: Arc::new(handle),
@@ -262,8 +279,21 @@ impl Journal {
         waiting.await.map_err(|_| stopped())?
     }
 
-    /// Deletes whole segments whose records are all below `sequence`. For the ledger, after its commit.
+    /// Deletes whole segments whose records are all below `sequence` and below what [`Journal::publish_from`] keeps. For
+    /// the ledger, after its commit.
     pub fn release(&self, sequence: u64) {
+        self.claims.ledger.fetch_max(sequence, Ordering::AcqRel);
+        self.release_claimed();
+    }
+
+    /// Keeps every record from `sequence` on until this is called with a larger number: the bus has not taken them yet.
+    pub fn publish_from(&self, sequence: u64) {
+        self.claims.bus.store(sequence, Ordering::Release);
+        self.release_claimed();
+    }
+
+    fn release_claimed(&self) {
+        let sequence = self.claims.ledger.load(Ordering::Acquire).min(self.claims.bus.load(Ordering::Acquire));
         // It fails only when the writer has stopped; the next start then releases again.
         let _ = self.send(Message::Release(sequence));
     }

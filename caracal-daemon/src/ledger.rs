@@ -3,10 +3,15 @@
 //! checkpoint out before its commit. Reads only the bus and the journal's words.
 
 pub mod books;
+pub mod chain;
 pub mod export;
+pub mod fleet;
+pub mod fleet_verify;
+pub mod hosts;
 #[cfg(test)]
 pub(crate) mod memory;
 pub mod note;
+pub mod postgres;
 pub mod proof;
 pub mod query;
 pub mod receipt;
@@ -19,6 +24,7 @@ pub mod store;
 pub(crate) mod tests;
 pub mod tree;
 pub mod verify;
+pub mod worker;
 
 pub use books::{OpenIntent, Spend, SpendKey};
 pub use run::{Handle, RunOptions, spawn};
@@ -157,9 +163,21 @@ impl<S: Store> Ledger<S> {
         signer: Option<&dyn Signer>,
     ) -> Result<Ingested, LedgerError> {
         let (tree, mut batch, duplicates, owed_root) = self.sequence(entries).await?;
-        let owed_root = owed_root.or(self.owed_root);
         batch.head = head.filter(|head| self.head.is_none_or(|last| head.sequence > last));
         batch.head.take_if(|head| head.sequence >= batch.position.cursor.sequence);
+        self.close(tree, batch, duplicates, owed_root, signer).await
+    }
+
+    /// Signs, with a `signer`, and commits a batch that goes on from here.
+    pub(crate) async fn close(
+        &mut self,
+        tree: Tree,
+        mut batch: Batch,
+        duplicates: u64,
+        owed_root: Option<Hash>,
+        signer: Option<&dyn Signer>,
+    ) -> Result<Ingested, LedgerError> {
+        let owed_root = owed_root.or(self.owed_root);
         if let Some(signer) = signer
             && self.checkpoint.as_ref().is_none_or(|(size, _)| *size < batch.position.size)
             && batch.position.size > 0
@@ -172,7 +190,7 @@ impl<S: Store> Ledger<S> {
                 batch.checkpoint = self.sign(signer, &batch).await?;
             }
         }
-        if batch.chunks.is_empty() && batch.checkpoint.is_none() && batch.head.is_none() {
+        if batch.chunks.is_empty() && batch.checkpoint.is_none() && batch.head.is_none() && batch.fleet.is_none() {
             return Ok(Ingested { duplicates, changes: Changes::default() });
         }
         if let Err(error) = self.store.commit(&batch).await {

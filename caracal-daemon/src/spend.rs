@@ -1,6 +1,8 @@
 //! Takes what the ledger committed; gives sums of money and tokens by agent, provider, model and day.
 //! A view that can be made again from the ledger. Never the authority for a decision.
 
+pub mod fleet;
+
 use crate::ledger::books::{Changes, Spend, SpendKey};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -48,6 +50,38 @@ impl View {
         let rows = self.0.read().unwrap_or_else(PoisonError::into_inner);
         rows.iter().filter(|(key, _)| keep(key)).map(|(key, spend)| (key.clone(), *spend)).collect()
     }
+}
+
+/// The names of a row's numbers, in the order of [`numbers`].
+pub const NUMBERS: [&str; 10] = [
+    "calls",
+    "nano",
+    "input",
+    "cache_read",
+    "cache_write_5m",
+    "cache_write_1h",
+    "output",
+    "reasoning",
+    "web_searches",
+    "charged_max",
+];
+
+/// A row's numbers.
+#[must_use]
+pub fn numbers(row: &Spend) -> [u64; 10] {
+    let used = &row.usage;
+    [
+        row.calls,
+        row.cost.0,
+        used.input,
+        used.cache_read,
+        used.cache_write_5m,
+        used.cache_write_1h,
+        used.output,
+        used.reasoning,
+        used.web_searches,
+        row.charged_max,
+    ]
 }
 
 /// Sums `rows` by one of their keys, or by several together.

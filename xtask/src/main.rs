@@ -14,6 +14,7 @@ mod progress;
 mod report;
 mod root;
 mod run;
+mod services;
 mod setup;
 mod test;
 mod vm;
@@ -42,6 +43,7 @@ enum Verb {
     Vm(vm::Arguments),
     Bench(bench::Arguments),
     Fuzz(fuzz::Arguments),
+    Services(services::Arguments),
     /// Check the formatting and let no clippy warning pass, in the kernel programs too.
     Lint,
     #[cfg(feature = "bench")]
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Vm(arguments) => vm::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
+        Verb::Services(arguments) => services::run(&arguments),
         Verb::Lint => lint::run(),
         #[cfg(feature = "bench")]
         Verb::BenchPart(part) => part.run(),

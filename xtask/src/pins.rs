@@ -32,3 +32,8 @@ pub(crate) const NODE_MAJOR: u32 = 18;
 /// Proxies that `bench --peers all` compares with.
 pub(crate) const MITMPROXY: &[&str] = &["mitmproxy==11.0.2"];
 pub(crate) const LITELLM: &[&str] = &["litellm[proxy]==1.106.2"];
+
+/// Apache Kafka and what it logs with, from Maven Central, and the SHA-256 over `sha256sum *.jar` of all that they bring.
+pub(crate) const KAFKA: &str = "4.1.1";
+pub(crate) const LOG4J: &str = "2.25.2";
+pub(crate) const KAFKA_JARS_SHA256: &str = "d4b3812c1026634370750b1f6da1e94ca64067291c6446e1c321831cb1ba0e1d";

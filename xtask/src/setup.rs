@@ -67,6 +67,14 @@ pub(crate) fn newest_agents(checkout: &Checkout, pinned: &Clients) -> Result<Cli
     clients::newest(checkout, pinned)
 }
 
+/// What the shared plane runs on, for its contracts.
+///
+/// # Errors
+/// Like [`for_build`].
+pub(crate) fn for_services(checkout: &Checkout) -> Result<()> {
+    packages::install(checkout, "to run Kafka, PostgreSQL and Redis", packages::SERVICES)
+}
+
 /// What boots other kernels.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use crate::{
     checkout::Checkout,
     fuzz, progress,
     report::{self, Case, Inbox, Report, Verdict},
-    root,
+    root, services,
     setup::{self, Clients},
     vm,
 };
@@ -28,8 +28,18 @@ const UNIT: &[&str] = &[
     "--bins",
 ];
 /// What goes through sudo, which clears the environment.
-const KEPT: &[&str] =
-    &["PATH", "RUST_BACKTRACE", "RUST_LOG", "CARACAL_FUZZ_TIMES", "PROPTEST_CASES", "PROPTEST_RNG_SEED"];
+const KEPT: &[&str] = &[
+    "PATH",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "CARACAL_KAFKA",
+    "CARACAL_POSTGRES",
+    "CARACAL_REDIS",
+    "CARACAL_SEED",
+    "CARACAL_FUZZ_TIMES",
+    "PROPTEST_CASES",
+    "PROPTEST_RNG_SEED",
+];
 /// Subjects that are no contract.
 const OTHERS: &[&str] = &["unit", VM, "fuzz"];
 /// The contracts that `--long` also runs with the newest agents, and what their cases' names then end with.
@@ -37,6 +47,9 @@ const AGENTS: &str = "agents";
 const NEWEST: &str = " (newest)";
 /// The contracts: one program per file of tests/.
 const CONTRACTS: &[&str] = &["--package=caracal-tests", "--test=*"];
+
+/// The subject that runs Kafka, PostgreSQL and Redis.
+const PLANE: &str = "plane";
 
 /// The subject that boots other kernels.
 const VM: &str = "vm";
@@ -81,6 +94,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if wants_contracts {
         let clients = setup::for_test(&checkout)?;
+        if arguments.subjects.is_empty() || named(PLANE) {
+            services::install(&checkout)?;
+        }
         written.extend(contracts(&checkout, &clients, arguments)?);
     }
     if wants_fuzz {
@@ -252,6 +268,10 @@ fn contract(
         command.arg(word);
     };
     set("CARACALD", &checkout.caracald());
+    if let Ok(xtask) = env::current_exe() {
+        // What starts, kills and stops the services.
+        set("CARACAL_XTASK", &xtask);
+    }
     set("CARGO_TARGET_DIR", &checkout.target);
     set("CARACAL_REPORT_DIR", reports);
     set("CARACAL_COMMIT", Path::new(&report::commit(&checkout.root)));

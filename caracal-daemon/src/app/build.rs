@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::DataPathArgs;
 use crate::budget::{BudgetSpec, Budgets, Per, RateSpec, Rates, Wait};
+use crate::bus::publish::Publisher;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::dns::resolve::{Resolver, Servers};
@@ -43,6 +44,7 @@ pub(super) struct Stages {
     pub(super) meter: Arc<Meter>,
     pub(super) journal: Journal,
     pub(super) ledger: ledger::Handle,
+    pub(super) publisher: Option<Publisher>,
     budgets: Arc<Budgets>,
     rates: Rates,
     state: StateDir,
@@ -82,6 +84,11 @@ pub(super) async fn build(
     let rows = ledger.store().spend().await?;
     let overruns = ledger.store().overruns().await?;
     let view = View::new(rows);
+    // Before the ledger lets go of the first segment: the journal keeps what Kafka has not acknowledged.
+    let publisher = match &config.kafka {
+        Some(kafka) => Some(Publisher::start(kafka, &args.host_id, &journal, Arc::clone(&signer))?),
+        None => None,
+    };
     let ledger = ledger::spawn(ledger, &journal, Arc::clone(&signer), view, RunOptions::default())?;
 
     let mut trouble = None;
@@ -142,6 +149,7 @@ pub(super) async fn build(
         meter,
         journal,
         ledger,
+        publisher,
         budgets,
         rates,
         state,

@@ -65,6 +65,12 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
             Ok(Value::Null)
         }
         Order::KernelRefusals(refusals) => record_refusals(app, refusals).await,
+        Order::Heartbeat(counts) => {
+            if app.stages.publisher.is_none() {
+                return Ok(Value::Null);
+            }
+            append(app, Kind::Heartbeat, Data { kernel: Some(counts), ..Data::default() }, Detail::default()).await
+        }
         Order::Lifecycle(message) => {
             let data = Data { message: Some(message), ..Data::default() };
             append(app, Kind::Lifecycle, data, Detail::default()).await
@@ -161,6 +167,7 @@ fn status(app: &App) -> Value {
         "price_book_days": app.stages.meter.book().age_days(app.stages.clock.now()),
         "journal": { "bytes": used, "limit": limit, "failure": app.stages.journal.tail().failure() },
         "ledger": { "size": ledger.size, "checkpoint": ledger.checkpoint, "trouble": ledger.trouble },
+        "kafka": app.stages.publisher.as_ref().map(crate::bus::publish::Publisher::progress),
         "budgets": app.stages.budgets(None),
         "untrusting": untrusting,
         "namespaces": app.elsewhere.count(),

@@ -1,10 +1,12 @@
 //! `caracald ledger verify|prove|export`: what an auditor types.
 
+use crate::config::Config;
 use crate::keeper::ledger_key;
 use crate::ledger::note::Verifier;
+use crate::ledger::postgres::{Database, PostgresStore, READER};
 use crate::ledger::receipt::ReceiptError;
 use crate::ledger::verify::{Against, Report, verify};
-use crate::ledger::{SqliteStore, StateDir, export, receipt};
+use crate::ledger::{SqliteStore, StateDir, export, fleet_verify, receipt};
 use crate::meter::PriceBook;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -53,6 +55,10 @@ struct VerifyArgs {
     /// A price book that records name, besides the one that is compiled in: charges are made again from it. Repeatable.
     #[arg(long, value_name = "FILE")]
     prices: Vec<PathBuf>,
+    /// Check the logs of all hosts in PostgreSQL, as [postgres] of the configuration names it; the public keys are those of
+    /// [worker] keys, or those that are given.
+    #[arg(long, conflicts_with_all = ["receipt", "prices"])]
+    fleet: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -75,13 +81,14 @@ struct ExportArgs {
     dir: PathBuf,
 }
 
-/// Runs `caracald ledger` on the state directory `state` of the host `host_id`.
+/// Runs `caracald ledger` on the state directory of the host `host_id`.
 ///
 /// # Errors
 /// When files cannot be read or written; the message says which and what to do.
-pub fn run(args: LedgerArgs, state: &Path, host_id: &str) -> anyhow::Result<ExitCode> {
-    let state = StateDir::new(state);
+pub fn run(args: LedgerArgs, config: &Config, host_id: &str) -> anyhow::Result<ExitCode> {
+    let state = StateDir::new(&config.state_dir);
     match args.command {
+        LedgerCommand::Verify(args) if args.fleet => audit_fleet(&args, config),
         LedgerCommand::Verify(VerifyArgs { receipt: Some(receipt), public_key, json, .. }) => {
             check_receipt(&receipt, &keys(public_key.as_deref(), &state)?, json)
         }
@@ -121,6 +128,36 @@ fn audit(args: &VerifyArgs, state: &StateDir, host_id: &str) -> anyhow::Result<E
         print_report(&report);
     }
     Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNSOUND) })
+}
+
+/// Every log of the database, one after the other.
+fn audit_fleet(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    let url = config.postgres.as_ref().context("[postgres] is missing in the configuration")?.url()?;
+    let mut sound = true;
+    let logs = block_on(async { anyhow::Ok(fleet_verify::logs(&mut Database::new(&url, Some(READER))?).await?) })?;
+    for (log, origin) in logs {
+        let name = origin.split('/').nth(1).unwrap_or_default();
+        let text = match &args.public_key {
+            Some(given) if Path::new(given).is_file() => read_text(Path::new(given))?,
+            Some(given) => given.clone(),
+            None => read_text(&config.worker.keys.join(name).join(ledger_key::PUBLIC))?,
+        };
+        let keys = Verifier::parse_all(&text)?;
+        let bar = bar("checking");
+        let report = block_on(async {
+            let mut store = PostgresStore::reader(Database::new(&url, Some(READER))?, log);
+            anyhow::Ok(fleet_verify::verify(&mut store, &keys, &mut |done, all| advance(&bar, done, all)).await?)
+        })?;
+        bar.finish_and_clear();
+        sound &= report.findings.is_empty();
+        if args.json {
+            println!("{}", serde_json::json!({ "log": log, "origin": origin, "report": report }));
+        } else {
+            println!("log {log}, {origin}");
+            print_report(&report);
+        }
+    }
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNSOUND) })
 }
 
 fn print_report(report: &Report) {
@@ -286,7 +323,7 @@ mod tests {
 
     fn run_line(state: &Path, words: &[&str]) -> anyhow::Result<ExitCode> {
         let line = Line::try_parse_from(std::iter::once(&"ledger").chain(words)).expect("a command line");
-        run(line.ledger, state, "h")
+        run(line.ledger, &Config { state_dir: state.to_owned(), ..Config::default() }, "h")
     }
 
     fn code(result: anyhow::Result<ExitCode>) -> String {

@@ -19,6 +19,12 @@ pub struct SpendArgs {
     /// Only this agent; may be given more than once.
     #[arg(long, value_name = "NAME")]
     pub agent: Vec<String>,
+    /// Of all hosts, from Redis, where the configuration has [redis].
+    #[arg(long)]
+    pub fleet: bool,
+    /// With --fleet: only this host; may be given more than once.
+    #[arg(long, value_name = "HOST", requires = "fleet")]
+    pub host: Vec<String>,
     /// Print JSON: amounts in nano-USD.
     #[arg(long)]
     pub json: bool,
@@ -31,6 +37,32 @@ pub struct SpendArgs {
 pub fn run(args: &SpendArgs, state: &Path) -> anyhow::Result<ExitCode> {
     let filter = Filter { agents: (!args.agent.is_empty()).then(|| args.agent.clone()), uid: None };
     let rows = super::ledger::block_on(async { anyhow::Ok(query::spend(&StateDir::new(state), &filter).await?) })?;
+    let rows = sum(&rows, &args.by);
+    if args.json {
+        println!("{}", json(&rows)?);
+    } else {
+        println!("{}", table(&rows, &args.by));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `caracald spend --fleet`: what the view in Redis says, which is behind the ledger by as much as its worker is.
+///
+/// # Errors
+/// When there is no `[redis]`, or it does not answer.
+pub fn fleet(args: &SpendArgs, config: &crate::config::Config) -> anyhow::Result<ExitCode> {
+    let mut view = super::worker::view(config)?;
+    let sums = super::ledger::block_on(async { anyhow::Ok(view.sums(crate::spend::fleet::Width::Day, "").await?) })?;
+    let chosen = |names: &[String], name: &String| names.is_empty() || names.contains(name);
+    let rows: Vec<(SpendKey, Spend)> = sums
+        .into_iter()
+        .filter(|((_, _, key), _)| chosen(&args.host, &key.host) && chosen(&args.agent, &key.agent))
+        .map(|((_, day, key), spend)| {
+            // Two hosts' agents of one name are two agents.
+            let agent = format!("{}/{}", key.host, key.agent);
+            (SpendKey { agent, provider: key.provider, model: key.model, day }, spend)
+        })
+        .collect();
     let rows = sum(&rows, &args.by);
     if args.json {
         println!("{}", json(&rows)?);

@@ -70,6 +70,11 @@ fn print(status: &Value, config: &Config) {
         }
     }
     println!();
+    let kafka = &path["kafka"];
+    if let Some(backlog) = kafka["backlog"].as_u64() {
+        let why = kafka["trouble"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
+        println!("kafka: {backlog} records to publish, the oldest for {} ms{why}", text(&kafka["lag_ms"]));
+    }
     let agents = status["agents"].as_array().map(Vec::as_slice).unwrap_or_default();
     if agents.is_empty() {
         println!("no agents");

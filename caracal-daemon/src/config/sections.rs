@@ -13,6 +13,11 @@ use std::str::FromStr;
 pub struct Instance(String);
 
 impl Instance {
+    /// A name that is known to be good.
+    pub(super) fn named(name: &'static str) -> Instance {
+        Instance(name.to_owned())
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

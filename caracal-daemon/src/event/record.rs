@@ -146,6 +146,10 @@ pub struct Fields {
     pub bytes_received: Option<u64>,
     #[serde(rename = "caracal.message", skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    #[serde(rename = "caracal.kernel.redirected", skip_serializing_if = "Option::is_none")]
+    pub kernel_redirected: Option<u64>,
+    #[serde(rename = "caracal.kernel.refused", skip_serializing_if = "Option::is_none")]
+    pub kernel_refused: Option<u64>,
     #[serde(flatten)]
     pub more: BTreeMap<String, Value>,
 }

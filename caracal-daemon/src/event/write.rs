@@ -346,6 +346,8 @@ fn data(out: &mut Vec<u8>, data: &Data) -> Result<(), SealError> {
     to.number("caracal.bytes.sent", data.bytes_sent);
     to.number("caracal.bytes.received", data.bytes_received);
     to.text("caracal.message", data.message.as_deref(), ROOM_TEXT);
+    to.number("caracal.kernel.redirected", data.kernel.map(|kernel| kernel.redirected));
+    to.number("caracal.kernel.refused", data.kernel.map(|kernel| kernel.refused));
     Ok(())
 }
 

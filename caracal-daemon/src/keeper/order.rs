@@ -57,6 +57,8 @@ pub enum Order {
     },
     /// What the kernel refused since the last such order.
     KernelRefusals(Vec<KernelRefusal>),
+    /// What the kernel counted so far, every few seconds: recorded where records leave the host.
+    Heartbeat(crate::event::KernelCounts),
     /// Something to record: an attach, a release, an adoption.
     Lifecycle(String),
     /// Read the policy again.

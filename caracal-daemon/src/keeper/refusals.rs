@@ -16,9 +16,12 @@ use super::cgroup::is_canary;
 use super::govern::Governor;
 use super::order::{KernelRefusal, Order};
 use super::serve::save;
+use crate::event::KernelCounts;
 
 /// How often the counters are read.
 const EVERY: Duration = Duration::from_millis(250);
+/// How often the data path is told what the kernel counted in all.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Between two readings of the ring, so that a flood of refusals keeps no core busy.
 const BREATH: Duration = Duration::from_millis(5);
 /// Kinds whose detail is kept between two readings.
@@ -45,6 +48,7 @@ struct Handed {
 pub fn drain(mut ring: RingBuf<MapData>, governor: &Governor, counted: &Path) {
     let name = governor.kernel().counters_name();
     let mut handed = load(counted, &name);
+    let mut beat = Instant::now();
     loop {
         let details = gather(&mut ring, governor);
         let counters = match governor.kernel().counters() {
@@ -56,6 +60,11 @@ pub fn drain(mut ring: RingBuf<MapData>, governor: &Governor, counted: &Path) {
         };
         let Ok(canaries) = governor.kernel().canaries() else { continue };
         let counters: Vec<_> = counters.into_iter().filter(|(key, _)| !canaries.contains(&key.agent)).collect();
+        if beat.elapsed() >= HEARTBEAT {
+            beat = Instant::now();
+            // Without an answer the next one says it all: these are totals.
+            let _ = governor.order(&Order::Heartbeat(sums(&counters)));
+        }
         let fresh = news(&counters, &handed, &details);
         if fresh.is_empty() {
             continue;
@@ -69,6 +78,16 @@ pub fn drain(mut ring: RingBuf<MapData>, governor: &Governor, counted: &Path) {
         let list = handed.iter().map(|(kind, count)| (*kind, *count)).collect();
         save(counted, &Handed { counters: name.clone(), list });
     }
+}
+
+/// All agents together.
+fn sums(counters: &[Reading]) -> KernelCounts {
+    let mut sums = KernelCounts::default();
+    for (key, count) in counters {
+        let to = if key.why == 0 { &mut sums.redirected } else { &mut sums.refused };
+        *to = to.saturating_add(*count);
+    }
+    sums
 }
 
 fn load(path: &Path, counters: &str) -> HashMap<Kind, u64> {
@@ -210,5 +229,12 @@ mod tests {
         assert!(news(&counters, &HashMap::from([((7, 1, 1), 5)]), &HashMap::new()).is_empty());
         let remade = news(&counters, &HashMap::from([((7, 1, 1), 50)]), &HashMap::new());
         assert_eq!(remade.iter().map(|(_, one)| one.count).collect::<Vec<_>>(), [5]);
+    }
+
+    #[test]
+    fn a_heartbeat_has_the_sums_of_all_agents() {
+        let key = |agent, why, hook| CounterKey { agent, why, hook };
+        let counters = [(key(7, 0, 1), 3), (key(8, 0, 1), 4), (key(7, 2, 1), 5), (key(8, 3, 2), 1)];
+        assert_eq!(sums(&counters), KernelCounts { redirected: 7, refused: 6 });
     }
 }

@@ -123,6 +123,8 @@ pub struct Changes {
     pub spend: BTreeMap<SpendKey, Spend>,
     /// Bills above their holds.
     pub overruns: BTreeSet<Overrun>,
+    /// The spend by minute (`2026-11-24T10:05` in place of the day), where somebody wants it.
+    pub minutes: Option<BTreeMap<SpendKey, Spend>>,
     /// Outcomes of calls that were not open. They change nothing: counting one would count a call twice.
     pub strays: u64,
 }
@@ -189,12 +191,17 @@ impl Changes {
             model: intent.model,
             day: paid.time.get(..10).unwrap_or_default().to_owned(),
         };
-        self.spend.entry(key).or_default().add(&Spend {
+        let spend = Spend {
             calls: u64::from(!released),
             cost: NanoUsd(cost),
             charged_max: u64::from(paid.data.settle == "charged_max"),
             usage: if released { Usage::default() } else { paid.data.usage() },
-        });
+        };
+        if let Some(minutes) = &mut self.minutes {
+            let minute = paid.time.get(..16).unwrap_or_default().to_owned();
+            minutes.entry(SpendKey { day: minute, ..key.clone() }).or_default().add(&spend);
+        }
+        self.spend.entry(key).or_default().add(&spend);
     }
 }
 

@@ -1,6 +1,7 @@
 //! A store in memory: the model that the real ones are compared with. Its commits can be made to fail.
 
 use super::books::OpenIntent;
+use super::fleet::{FleetState, FleetStore, Incident, RunRow};
 use super::store::{Batch, Chunk, State, Store, StoreError};
 use crate::event::{Hash, WindowKey};
 use crate::money::NanoUsd;
@@ -24,6 +25,9 @@ pub(crate) struct MemoryStore {
     pub(crate) totals: HashMap<WindowKey, NanoUsd>,
     open: BTreeMap<String, (u64, OpenIntent)>,
     pub(crate) fault: Option<Fault>,
+    pub(crate) fleet: FleetState,
+    pub(crate) runs: Vec<RunRow>,
+    pub(crate) incidents: Vec<Incident>,
 }
 
 fn lost() -> StoreError {
@@ -56,6 +60,20 @@ impl Store for MemoryStore {
         self.checkpoints.extend(batch.checkpoint.clone());
         let mut open: Vec<_> = self.open.values().cloned().collect();
         open.sort_by_key(|(leaf, _)| *leaf);
+        if let Some(part) = &batch.fleet {
+            assert_eq!(self.fleet.next_offset, part.offsets.0);
+            self.fleet.next_offset = part.offsets.1;
+            for (host, (chain, _)) in &part.chains {
+                self.fleet.hosts.entry(host.clone()).or_default().chain = chain.clone();
+            }
+            for (host, changes) in &part.changes {
+                let open = &mut self.fleet.hosts.entry(host.clone()).or_default().open;
+                changes.closed.iter().for_each(|call| drop(open.remove(call)));
+                open.extend(changes.opened.iter().map(|(call, (_, intent))| (call.clone(), intent.clone())));
+            }
+            self.runs.extend(part.runs.iter().cloned());
+            self.incidents.extend(part.incidents.iter().cloned());
+        }
         self.state = State {
             position: Some(batch.position.clone()),
             edges: batch.edges.clone(),
@@ -78,5 +96,18 @@ impl Store for MemoryStore {
 
     async fn totals(&mut self) -> Result<HashMap<WindowKey, NanoUsd>, StoreError> {
         Ok(self.totals.clone())
+    }
+}
+
+impl FleetStore for MemoryStore {
+    async fn fleet(&mut self) -> Result<FleetState, StoreError> {
+        Ok(self.fleet.clone())
+    }
+
+    async fn leaf_of(&mut self, host: &str, sequence: u64, began: u64) -> Result<Option<u64>, StoreError> {
+        let holds = |run: &&RunRow| {
+            run.host == host && run.leaf >= began && (run.records.0..=run.records.1).contains(&sequence)
+        };
+        Ok(self.runs.iter().find(holds).map(|run| run.leaf + sequence - run.records.0))
     }
 }

@@ -16,6 +16,21 @@ use std::io::Write as _;
 pub const GAP: &str = "caracal.gap.v1";
 /// The `type` of a leaf that says that a host told two histories.
 pub const FORK: &str = "caracal.fork.v1";
+/// The `type` of a leaf that says that a host began a new chain, after it was enrolled anew.
+pub const RESTART: &str = "caracal.restart.v1";
+
+/// Whose chain the next entries are of, in a log of several hosts.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    /// The host's CloudEvents source.
+    pub(crate) source: &'a str,
+    /// Where its chain stands.
+    pub(crate) cursor: Start,
+    /// Its intents that were open before the batch.
+    pub(crate) open: &'a HashMap<String, OpenIntent>,
+    /// What its records said of money so far.
+    pub(crate) changes: Changes,
+}
 
 /// Builds a batch.
 #[derive(Debug)]
@@ -69,6 +84,26 @@ impl<'a> Sequencer<'a> {
         self
     }
 
+    /// Goes on with another host's chain; gives back where the one before stands.
+    pub(crate) fn turn(&mut self, next: Turn<'a>) -> Turn<'a> {
+        Turn {
+            source: std::mem::replace(&mut self.source, next.source),
+            cursor: std::mem::replace(&mut self.cursor, next.cursor),
+            open: std::mem::replace(&mut self.open, next.open),
+            changes: std::mem::replace(&mut self.changes, next.changes),
+        }
+    }
+
+    /// Moves the cursor: the next entry is placed by whoever calls.
+    pub(crate) fn stand(&mut self, cursor: Start) {
+        self.cursor = cursor;
+    }
+
+    /// The index of the leaf to come.
+    pub(crate) fn size(&self) -> u64 {
+        self.tree.size()
+    }
+
     /// What `entry` is.
     #[must_use]
     pub fn place(&self, entry: &Entry) -> Place {
@@ -112,6 +147,7 @@ impl<'a> Sequencer<'a> {
             checkpoint: None,
             head: None,
             changes: self.changes,
+            fleet: None,
         };
         (self.tree, batch, self.watched.and_then(|(_, root)| root))
     }
@@ -139,8 +175,15 @@ impl<'a> Sequencer<'a> {
         }
     }
 
-    fn anomaly(&mut self, kind: &str, entry: &Entry) {
-        tracing::error!(kind, expected = self.cursor.sequence, seen = entry.sequence, "the host's chain does not hold");
+    /// Appends a leaf of this kind about `entry`.
+    pub(crate) fn anomaly(&mut self, kind: &str, entry: &Entry) {
+        tracing::error!(
+            kind,
+            source = self.source,
+            expected = self.cursor.sequence,
+            seen = entry.sequence,
+            "the host's chain does not go on"
+        );
         let record = anomaly_record(self.source, kind, self.cursor, entry);
         let leaf = leaf_hash(&record);
         self.append(&record, leaf);

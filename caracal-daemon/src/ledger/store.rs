@@ -110,6 +110,8 @@ pub struct Batch {
     pub head: Option<SignedHead>,
     /// What the records say of money.
     pub changes: Changes,
+    /// What a log of several hosts has besides.
+    pub fleet: Option<super::fleet::Part>,
 }
 
 /// Keeps a ledger. One writer.

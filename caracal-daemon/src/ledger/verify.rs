@@ -81,7 +81,7 @@ pub struct Report {
 }
 
 impl Report {
-    fn find(&mut self, code: &'static str, what: String) {
+    pub(super) fn find(&mut self, code: &'static str, what: String) {
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(Finding { code, what });
         }

@@ -30,12 +30,24 @@ pub(crate) enum Probe {
     Succeeds(&'static [&'static str]),
 }
 
-/// For the C code in our dependencies (aws-lc, SQLite, zstd).
+/// For the C code in our dependencies (aws-lc, SQLite, zstd, librdkafka with OpenSSL and zlib).
 pub(crate) const BUILD: &[(&str, Probe)] = &[
     ("gcc", Probe::Program("cc")),
     ("g++", Probe::Program("c++")),
     ("make", Probe::Program("make")),
     ("cmake", Probe::Program("cmake")),
+    ("pkg-config", Probe::Program("pkg-config")),
+    ("libssl-dev", Probe::Succeeds(&["pkg-config", "--exists", "openssl"])),
+    ("zlib1g-dev", Probe::Succeeds(&["pkg-config", "--exists", "zlib"])),
+];
+
+/// Kafka, PostgreSQL and Redis, as the contracts of the shared plane run them.
+pub(crate) const SERVICES: &[(&str, Probe)] = &[
+    ("openjdk-17-jre-headless", Probe::Program("java")),
+    ("maven", Probe::Program("mvn")),
+    ("postgresql-15", Probe::Path(Cow::Borrowed("/usr/lib/postgresql/15/bin/initdb"))),
+    ("redis-server", Probe::Program("redis-server")),
+    ("util-linux", Probe::Program("setpriv")),
 ];
 
 /// What the contracts call.

@@ -1,0 +1,116 @@
+//! `caracald setup kafka|postgres|redis`: makes what the shared plane needs there. Run again, it changes nothing.
+
+use super::worker;
+use crate::bus::kafka;
+use crate::config::{Config, Kafka};
+use crate::ledger::postgres::{Database, MIGRATIONS};
+use crate::ledger::worker::WorkerError;
+use anyhow::{Context as _, bail, ensure};
+use clap::{Args, ValueEnum};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::types::RDKafkaErrorCode;
+use std::process::ExitCode;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Make topics, tables and roles for the shared plane. Run again, it changes nothing.
+#[derive(Args, Debug)]
+pub struct SetupArgs {
+    /// What to set up; all that is configured, if nothing is named.
+    #[arg(value_enum)]
+    places: Vec<Target>,
+}
+
+/// A place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Target {
+    /// The topics of records and of dead letters.
+    Kafka,
+    /// Tables, triggers and roles.
+    Postgres,
+    /// Checks that it keeps what it is given.
+    Redis,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When a place cannot be reached, or says no.
+pub fn run(args: &SetupArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let configured = [
+        (Target::Kafka, config.kafka.is_some()),
+        (Target::Postgres, config.postgres.is_some()),
+        (Target::Redis, config.redis.is_some()),
+    ];
+    let wanted = |target| args.places.contains(&target) || args.places.is_empty();
+    let chosen = configured.iter().filter(|(target, there)| wanted(*target) && (*there || !args.places.is_empty()));
+    let mut done = false;
+    for (target, _) in chosen {
+        done = true;
+        match target {
+            Target::Kafka => runtime.block_on(topics(config.kafka.as_ref().ok_or(WorkerError::Missing("kafka"))?))?,
+            Target::Postgres => runtime.block_on(tables(config))?,
+            Target::Redis => runtime.block_on(view(config))?,
+        }
+    }
+    ensure!(done, "nothing to set up: the configuration has neither [kafka] nor [postgres] nor [redis]");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn topics(kafka: &Kafka) -> anyhow::Result<()> {
+    let admin: AdminClient<DefaultClientContext> = kafka::client(kafka)?.create()?;
+    let in_sync = if kafka.replication > 2 { "2" } else { "1" };
+    let topic = |name, partitions| {
+        // Kept for ever by default: the ledger can then be made again from the bus. Shorten it on the topic if you must.
+        NewTopic::new(name, partitions, TopicReplication::Fixed(kafka.replication))
+            .set("retention.ms", "-1")
+            .set("cleanup.policy", "delete")
+            .set("max.message.bytes", "4194304")
+            .set("min.insync.replicas", in_sync)
+    };
+    let wanted = [topic(&kafka.topic, kafka.partitions), topic(&kafka.dlq, 1)];
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
+    for made in admin.create_topics(&wanted, &options).await.context("Kafka does not answer")? {
+        match made {
+            Ok(name) => println!("made topic {name}"),
+            Err((name, RDKafkaErrorCode::TopicAlreadyExists)) => println!("topic {name} is there"),
+            Err((name, error)) => bail!("topic {name}: {error}"),
+        }
+    }
+    let metadata = admin.inner().fetch_metadata(Some(&kafka.topic), PATIENCE)?;
+    let there = metadata.topics().iter().map(|topic| topic.partitions().len()).sum::<usize>();
+    // More partitions would move hosts to other logs in the middle of their chains.
+    ensure!(
+        i32::try_from(there) == Ok(kafka.partitions),
+        "topic {} has {there} partitions and [kafka] partitions says {}: the number of a topic never changes; take a new \
+         topic and a new [worker] name",
+        kafka.topic,
+        kafka.partitions
+    );
+    Ok(())
+}
+
+async fn tables(config: &Config) -> anyhow::Result<()> {
+    let url = config.postgres.as_ref().ok_or(WorkerError::Missing("postgres"))?.url()?;
+    let mut database = Database::new(&url, None)?;
+    let connection = database.up().await.context("PostgreSQL")?;
+    MIGRATIONS.run(connection).await.context("PostgreSQL: the tables cannot be made; connect as their owner")?;
+    println!("PostgreSQL has the tables, triggers and roles");
+    Ok(())
+}
+
+async fn view(config: &Config) -> anyhow::Result<()> {
+    let mut view = worker::view(config)?;
+    view.ping().await?;
+    match view.eviction().await? {
+        Some(policy) if policy != "noeviction" => {
+            bail!("Redis has maxmemory-policy {policy} and may throw sums away: set it to noeviction")
+        }
+        Some(_) => println!("Redis answers, and keeps what it is given"),
+        None => println!("Redis answers; it does not tell its maxmemory-policy, which must be noeviction"),
+    }
+    Ok(())
+}

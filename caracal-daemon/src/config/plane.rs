@@ -1,0 +1,235 @@
+//! `[kafka]`, `[postgres]`, `[redis]` and `[worker]`: the plane that many hosts share.
+
+use super::Config;
+use super::problem::Found;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// `[kafka]`: where this host's records go, and where the workers take them from.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    /// `host:port`, several with commas.
+    pub servers: String,
+    /// The topic of records. Default `caracal.events`.
+    #[serde(default = "events")]
+    pub topic: String,
+    /// The topic of what is no record. Default `caracal.dlq`.
+    #[serde(default = "dlq")]
+    pub dlq: String,
+    /// Partitions that `setup kafka` makes; each is a log of its own. Default 1.
+    #[serde(default = "one")]
+    pub partitions: i32,
+    /// Copies of each partition that `setup kafka` asks for. Default 1.
+    #[serde(default = "one")]
+    pub replication: i32,
+    /// Records and their checkpoint wait at most this long for others to be sent with, ms. Default 200.
+    #[serde(default = "gather_ms")]
+    pub gather_ms: u64,
+    /// `[kafka.tls]`. Default none: no TLS.
+    pub tls: Option<Tls>,
+    /// `[kafka.sasl]`. Default none.
+    pub sasl: Option<Sasl>,
+}
+
+/// `[kafka.tls]`, PEM files. The data path's user must be able to read them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Roots. Default the system's.
+    pub roots: Option<PathBuf>,
+    /// This client's chain. Default none.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+}
+
+/// `[kafka.sasl]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sasl {
+    /// How to log in.
+    pub mechanism: Mechanism,
+    /// As whom.
+    pub user: String,
+    /// A file with the password.
+    pub password_file: PathBuf,
+}
+
+/// How to log in to Kafka.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Mechanism {
+    /// The password as it is: only with TLS.
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// SCRAM with SHA-256.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// SCRAM with SHA-512.
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+}
+
+impl Mechanism {
+    /// Its name in SASL.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Mechanism::Plain => "PLAIN",
+            Mechanism::ScramSha256 => "SCRAM-SHA-256",
+            Mechanism::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
+/// `[postgres]` or `[redis]`: a URL, as text or in a file that only its reader may read.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// The URL. Without a password: those belong into `url_file`.
+    pub url: Option<String>,
+    /// A file with the URL.
+    pub url_file: Option<PathBuf>,
+}
+
+impl Place {
+    /// The URL.
+    ///
+    /// # Errors
+    /// When its file cannot be read.
+    pub fn url(&self) -> std::io::Result<String> {
+        match (&self.url, &self.url_file) {
+            (Some(url), _) => Ok(url.clone()),
+            (None, Some(path)) => secret(path),
+            (None, None) => Ok(String::new()),
+        }
+    }
+}
+
+/// `[worker]`: what the ledger's workers of one log series share.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Worker {
+    /// Names the log series and the consumer group: `[a-z0-9-]{1,32}`. Partition 0 is the log `NAME-0`. Default `fleet`.
+    pub name: super::Instance,
+    /// The signing keys of the logs, and what was signed with them. Default `/var/lib/caracal/worker`.
+    pub keys: PathBuf,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served. Default none.
+    pub listen: Option<std::net::SocketAddr>,
+}
+
+impl Default for Worker {
+    fn default() -> Worker {
+        Worker { name: super::Instance::named("fleet"), keys: PathBuf::from("/var/lib/caracal/worker"), listen: None }
+    }
+}
+
+/// What a secret's file says, without its last newline.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn secret(path: &Path) -> std::io::Result<String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn events() -> String {
+    "caracal.events".to_owned()
+}
+
+fn dlq() -> String {
+    "caracal.dlq".to_owned()
+}
+
+fn one() -> i32 {
+    1
+}
+
+fn gather_ms() -> u64 {
+    200
+}
+
+/// What the sections' values must not say together.
+pub(super) fn check(config: &Config) -> Result<(), Found> {
+    let found = |key, message: &str| Err(Found::new(0, key, message));
+    for (key, place) in [("postgres", &config.postgres), ("redis", &config.redis)] {
+        if place.as_ref().is_some_and(|place| place.url.is_some() == place.url_file.is_some()) {
+            return found(key, "write either `url` or `url_file`");
+        }
+    }
+    let Some(kafka) = &config.kafka else { return Ok(()) };
+    if kafka.servers.is_empty() {
+        return found("kafka.servers", "at least one `host:port`");
+    }
+    let topic = |name: &str| {
+        (1..=249).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    if !topic(&kafka.topic) || !topic(&kafka.dlq) || kafka.topic == kafka.dlq {
+        return found("kafka.topic", "`topic` and `dlq` are two names of 1 to 249 letters, digits, `.`, `_` and `-`");
+    }
+    if !(1..=1024).contains(&kafka.partitions) || !(1..=64).contains(&kafka.replication) {
+        return found("kafka.partitions", "1 to 1024 partitions, 1 to 64 copies");
+    }
+    if !(1..=10_000).contains(&kafka.gather_ms) {
+        return found("kafka.gather_ms", "1 to 10000 ms");
+    }
+    if kafka.tls.as_ref().is_some_and(|tls| tls.certificate.is_some() != tls.key.is_some()) {
+        return found("kafka.tls", "`certificate` and `key` belong together");
+    }
+    if kafka.sasl.as_ref().is_some_and(|sasl| sasl.mechanism == Mechanism::Plain) && kafka.tls.is_none() {
+        return found("kafka.sasl", "PLAIN sends the password as it is: set [kafka.tls], or take SCRAM-SHA-512");
+    }
+    Ok(())
+}
+
+/// Every path of these sections.
+pub(super) fn paths(config: &mut Config) -> impl Iterator<Item = &mut PathBuf> {
+    let kafka = config.kafka.iter_mut().flat_map(|kafka| {
+        let tls =
+            kafka.tls.iter_mut().flat_map(|tls| tls.roots.iter_mut().chain(&mut tls.certificate).chain(&mut tls.key));
+        tls.chain(kafka.sasl.iter_mut().map(|sasl| &mut sasl.password_file))
+    });
+    let places = config.postgres.iter_mut().chain(&mut config.redis).flat_map(|place| &mut place.url_file);
+    kafka.chain(places).chain(std::iter::once(&mut config.worker.keys))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("caracal.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_plane_is_configured() {
+        let config = parse(
+            "[kafka]\nservers = \"k1:9093,k2:9093\"\n[kafka.tls]\nroots = \"ca.pem\"\n[kafka.sasl]\nmechanism = \"PLAIN\"\n\
+             user = \"h\"\npassword_file = \"p\"\n[postgres]\nurl = \"postgres://db/caracal\"\n[redis]\nurl_file = \"r\"\n\
+             [worker]\nname = \"prod\"\n",
+        )
+        .expect("a configuration");
+        let kafka = config.kafka.expect("kafka");
+        assert_eq!((kafka.topic.as_str(), kafka.dlq.as_str(), kafka.partitions), ("caracal.events", "caracal.dlq", 1));
+        assert_eq!(config.worker.name.as_str(), "prod");
+        assert_eq!(Config::default().kafka, None);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for (text, told) in [
+            ("[kafka]\nservers = \"k\"\ntopic = \"a\"\ndlq = \"a\"\n", "two names"),
+            (
+                "[kafka]\nservers = \"k\"\n[kafka.sasl]\nmechanism = \"PLAIN\"\nuser = \"h\"\npassword_file = \"p\"\n",
+                "kafka.tls",
+            ),
+            ("[kafka]\nservers = \"k\"\n[kafka.tls]\nkey = \"k\"\n", "belong together"),
+            ("[postgres]\n", "url_file"),
+            ("[redis]\nurl = \"redis://r\"\nurl_file = \"r\"\n", "url_file"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(told), "{text}: {error}");
+        }
+    }
+}

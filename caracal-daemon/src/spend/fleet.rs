@@ -1,0 +1,459 @@
+//! The spend of many hosts: a view in Redis of what the logs in PostgreSQL charged, made from nothing else. Takes the
+//! charges behind a watermark; gives integer sums by host, agent, provider, model and minute, hour or day.
+//!
+//! Each step is one script that adds and moves the watermark together, and does nothing when the watermark is there
+//! already. What Redis loses, the next step brings back. Never the authority for a decision.
+
+use super::{NUMBERS, numbers};
+use crate::event::Usage;
+use crate::ledger::books::Spend;
+use crate::ledger::postgres::{Database, failed, number, signed};
+use crate::ledger::store::StoreError;
+use redis::aio::MultiplexedConnection;
+use sqlx::Row as _;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Charges that one step reads, about: those of one commit are never parted.
+const STEP_ROWS: i64 = 500;
+const PATIENCE: Duration = Duration::from_secs(10);
+const DAY: i64 = 86_400;
+
+/// `KEYS`: the watermarks, then buckets. `ARGV`: the log, where the watermark must be, where it goes, how many pairs follow of
+/// a bucket and its end in Unix seconds; then a bucket, a field and what is added, over and over.
+const STEP: &str = "\
+local mark = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
+if mark >= tonumber(ARGV[3]) then return 0 end
+if mark ~= tonumber(ARGV[2]) then return -1 end
+local at = 5 + 2 * tonumber(ARGV[4])
+for i = at, #ARGV, 3 do redis.call('HINCRBY', KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2]) end
+for i = 5, at - 1, 2 do redis.call('EXPIREAT', KEYS[tonumber(ARGV[i])], ARGV[i + 1]) end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
+";
+
+/// Why the view did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] StoreError),
+    /// Redis.
+    #[error("Redis: {0}")]
+    Redis(#[from] redis::RedisError),
+    /// What Redis holds is not what a worker wrote.
+    #[error("Redis holds something else under {0}: `caracald worker spend --rebuild` makes the view anew")]
+    Foreign(String),
+}
+
+/// What a sum is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct FleetKey {
+    /// The host.
+    pub host: String,
+    /// The agent.
+    pub agent: String,
+    /// `openai`, `anthropic`.
+    pub provider: String,
+    /// The model.
+    pub model: String,
+}
+
+/// The buckets of one width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Width {
+    /// Kept for two days.
+    Minute,
+    /// Kept for 62 days.
+    Hour,
+    /// Kept for ever.
+    Day,
+}
+
+impl Width {
+    const ALL: [Width; 3] = [Width::Minute, Width::Hour, Width::Day];
+
+    fn name(self) -> &'static str {
+        match self {
+            Width::Minute => "minute",
+            Width::Hour => "hour",
+            Width::Day => "day",
+        }
+    }
+
+    /// The bucket of a minute such as `2026-11-24T10:05`.
+    fn bucket(self, minute: &str) -> &str {
+        let length = match self {
+            Width::Minute => 16,
+            Width::Hour => 13,
+            Width::Day => 10,
+        };
+        minute.get(..length).unwrap_or(minute)
+    }
+
+    /// When the bucket of a minute goes, Unix seconds.
+    fn ends(self, minute: &str) -> Option<i64> {
+        let kept = match self {
+            Width::Minute => 2 * DAY,
+            Width::Hour => 62 * DAY,
+            Width::Day => return None,
+        };
+        let at: jiff::Timestamp = format!("{minute}:00Z").parse().ok()?;
+        at.as_second().checked_add(kept)
+    }
+}
+
+/// Sums by bucket and key.
+pub type Sums = BTreeMap<(Width, String, FleetKey), Spend>;
+
+/// The view.
+pub struct FleetView {
+    client: redis::Client,
+    connection: Option<MultiplexedConnection>,
+    prefix: String,
+    script: redis::Script,
+}
+
+impl std::fmt::Debug for FleetView {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.debug_struct("FleetView").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl FleetView {
+    /// The view of the series `name` in the Redis at `url` (`rediss:` for TLS). Connects when it is first used.
+    ///
+    /// # Errors
+    /// When the URL is none.
+    pub fn new(url: &str, name: &str) -> Result<FleetView, FleetError> {
+        let client = redis::Client::open(url)?;
+        // One hash tag: all keys of a script must be on one node of a cluster.
+        let prefix = format!("{{caracal:{name}}}:spend");
+        Ok(FleetView { client, connection: None, prefix, script: redis::Script::new(STEP) })
+    }
+
+    async fn up(&mut self) -> Result<MultiplexedConnection, FleetError> {
+        if let Some(connection) = &self.connection {
+            return Ok(connection.clone());
+        }
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(self.connection.insert(connection).clone())
+    }
+
+    /// After an error: the connection is made anew.
+    pub fn down(&mut self) {
+        self.connection = None;
+    }
+
+    /// Whether Redis answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&mut self) -> Result<(), FleetError> {
+        let mut connection = self.up().await?;
+        Ok(redis::cmd("PING").query_async(&mut connection).await?)
+    }
+
+    /// What Redis does when its memory is full; `None` where it does not tell.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn eviction(&mut self) -> Result<Option<String>, FleetError> {
+        let mut connection = self.up().await?;
+        let told: redis::RedisResult<BTreeMap<String, String>> =
+            redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").query_async(&mut connection).await;
+        match told {
+            Ok(mut told) => Ok(told.remove("maxmemory-policy")),
+            // A managed Redis has no CONFIG.
+            Err(error) if error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::ResponseError) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The watermark of every log: the size up to which its charges are in the view.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn marks(&mut self) -> Result<BTreeMap<i32, u64>, FleetError> {
+        let mut connection = self.up().await?;
+        Ok(redis::cmd("HGETALL").arg(format!("{}:mark", self.prefix)).query_async(&mut connection).await?)
+    }
+
+    /// Brings in charges of every log that are not in the view; gives how many rows that were. Call it until it gives 0.
+    ///
+    /// # Errors
+    /// PostgreSQL's or Redis's; what was brought in stays.
+    pub async fn step(&mut self, ledger: &mut Database) -> Result<u64, FleetError> {
+        let marks = self.marks().await?;
+        let mut count = 0;
+        for log in logs(ledger).await? {
+            let mark = marks.get(&log).copied().unwrap_or(0);
+            let rows = charges(ledger, log, mark).await?;
+            let Some(to) = rows.last().map(|row| row.upto) else { continue };
+            count += rows.len() as u64;
+            self.add(log, mark, to, &rows).await?;
+        }
+        Ok(count)
+    }
+
+    async fn add(&mut self, log: i32, from: u64, to: u64, rows: &[Charge]) -> Result<(), FleetError> {
+        let mut keys: Vec<String> = vec![format!("{}:mark", self.prefix)];
+        let mut ends = Vec::new();
+        let mut sums: BTreeMap<(usize, String), u64> = BTreeMap::new();
+        for row in rows {
+            for width in Width::ALL {
+                let key = format!("{}:{}:{}", self.prefix, width.name(), width.bucket(&row.minute));
+                let at = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
+                    keys.push(key);
+                    if let Some(end) = width.ends(&row.minute) {
+                        ends.push((keys.len(), end));
+                    }
+                    keys.len() - 1
+                });
+                for (name, value) in NUMBERS.iter().zip(numbers(&row.spend)).filter(|(_, value)| *value > 0) {
+                    *sums.entry((at + 1, field(&row.key, name))).or_default() += value;
+                }
+            }
+        }
+        let mut connection = self.up().await?;
+        let mut call = self.script.prepare_invoke();
+        for key in &keys {
+            call.key(key);
+        }
+        call.arg(log).arg(from).arg(to).arg(ends.len());
+        for (at, end) in &ends {
+            call.arg(*at).arg(*end);
+        }
+        for ((at, field), value) in &sums {
+            call.arg(*at).arg(field).arg(*value);
+        }
+        // 0: another worker was faster. -1: Redis lost what it had, or another worker is in between: the next step reads anew.
+        let _: i64 = call.invoke_async(&mut connection).await?;
+        Ok(())
+    }
+
+    /// Deletes the view; the next steps make it anew.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn forget(&mut self) -> Result<(), FleetError> {
+        let mut connection = self.up().await?;
+        // The watermarks last: a worker in between adds nothing to what is gone.
+        let mut keys = self.keys("*").await?;
+        keys.sort_by_key(|key| key.ends_with(":mark"));
+        for key in keys {
+            let () = redis::cmd("DEL").arg(key).query_async(&mut connection).await?;
+        }
+        Ok(())
+    }
+
+    /// The sums of buckets of this width whose names begin with `from`.
+    ///
+    /// # Errors
+    /// When Redis does not answer, or holds what no worker wrote.
+    pub async fn sums(&mut self, width: Width, from: &str) -> Result<Sums, FleetError> {
+        let mut sums = Sums::new();
+        let keys = self.keys(&format!("{}:{from}*", width.name())).await?;
+        let mut connection = self.up().await?;
+        for key in keys {
+            let bucket = key.split_once(&format!(":{}:", width.name())).map_or("", |(_, bucket)| bucket).to_owned();
+            let fields: Vec<(String, u64)> = redis::cmd("HGETALL").arg(&key).query_async(&mut connection).await?;
+            for (field, value) in fields {
+                let (about, name) = read_field(&field).ok_or_else(|| FleetError::Foreign(key.clone()))?;
+                let row = sums.entry((width, bucket.clone(), about)).or_default();
+                set(row, &name, value).ok_or_else(|| FleetError::Foreign(key.clone()))?;
+            }
+        }
+        Ok(sums)
+    }
+
+    async fn keys(&mut self, behind: &str) -> Result<Vec<String>, FleetError> {
+        let mut connection = self.up().await?;
+        let (mut keys, mut cursor) = (std::collections::BTreeSet::new(), 0_u64);
+        loop {
+            // `{`, `}` and `:` have no meaning in a pattern of Redis.
+            let (next, found): (u64, Vec<String>) = redis::cmd("SCAN")
+                .arg(cursor)
+                .arg("MATCH")
+                .arg(format!("{}:{behind}", self.prefix))
+                .arg("COUNT")
+                .arg(1_000)
+                .query_async(&mut connection)
+                .await?;
+            keys.extend(found);
+            if next == 0 {
+                return Ok(keys.into_iter().collect());
+            }
+            cursor = next;
+        }
+    }
+
+    /// Holds the view against the ledger: what is in only one of them, or differs. `now` is in Unix seconds; buckets that
+    /// go within the hour are not looked at.
+    ///
+    /// # Errors
+    /// PostgreSQL's or Redis's.
+    pub async fn differences(&mut self, ledger: &mut Database, now: i64) -> Result<Vec<String>, FleetError> {
+        let marks = self.marks().await?;
+        let mut wanted = Sums::new();
+        for log in logs(ledger).await? {
+            let (mut from, mark) = (0, marks.get(&log).copied().unwrap_or(0));
+            loop {
+                let rows = charges(ledger, log, from).await?;
+                let Some(last) = rows.last().map(|row| row.upto) else { break };
+                for row in rows.iter().filter(|row| row.upto <= mark) {
+                    for width in Width::ALL {
+                        let key = (width, width.bucket(&row.minute).to_owned(), row.key.clone());
+                        wanted.entry(key).or_default().add(&row.spend);
+                    }
+                }
+                from = last;
+            }
+        }
+        let mut found = Sums::new();
+        for width in Width::ALL {
+            found.append(&mut self.sums(width, "").await?);
+        }
+        let stays = |(width, bucket, _): &(Width, String, FleetKey)| {
+            let minute = match width {
+                Width::Minute => bucket.clone(),
+                Width::Hour => format!("{bucket}:00"),
+                Width::Day => return true,
+            };
+            width.ends(&minute).is_some_and(|end| end > now + 3_600)
+        };
+        let keys: std::collections::BTreeSet<_> = wanted.keys().chain(found.keys()).filter(|key| stays(key)).collect();
+        let differing = keys.into_iter().filter(|key| wanted.get(key) != found.get(key));
+        Ok(differing
+            .map(|key| {
+                let cost = |sums: &Sums| sums.get(key).map_or(0, |row| row.cost.0);
+                let (width, bucket, about) = key;
+                format!(
+                    "{} {bucket} {about:?}: {} in the ledger, {} in Redis",
+                    width.name(),
+                    cost(&wanted),
+                    cost(&found)
+                )
+            })
+            .collect())
+    }
+}
+
+/// A row of `charges`.
+#[derive(Clone, Debug)]
+struct Charge {
+    upto: u64,
+    key: FleetKey,
+    minute: String,
+    spend: Spend,
+}
+
+async fn logs(ledger: &mut Database) -> Result<Vec<i32>, StoreError> {
+    let rows = async {
+        let connection = ledger.up().await?;
+        let rows = sqlx::query("SELECT log FROM logs ORDER BY log").fetch_all(connection).await?;
+        rows.iter().map(|row| row.try_get("log")).collect()
+    };
+    let rows: Result<Vec<i32>, sqlx::Error> = rows.await;
+    told(ledger, rows)
+}
+
+/// The charges of whole commits behind `mark`.
+async fn charges(ledger: &mut Database, log: i32, mark: u64) -> Result<Vec<Charge>, StoreError> {
+    let rows = async {
+        let connection = ledger.up().await?;
+        let rows = sqlx::query(
+            "SELECT * FROM charges WHERE log = $1 AND upto > $2 AND upto <= (SELECT max(upto) FROM \
+             (SELECT upto FROM charges WHERE log = $1 AND upto > $2 ORDER BY upto LIMIT $3) AS next) ORDER BY upto",
+        );
+        let rows = rows.bind(log).bind(signed(mark)).bind(STEP_ROWS).fetch_all(connection).await?;
+        rows.iter().map(charge).collect()
+    };
+    let rows: Result<Vec<Charge>, sqlx::Error> = rows.await;
+    told(ledger, rows)
+}
+
+fn told<T>(ledger: &mut Database, rows: Result<T, sqlx::Error>) -> Result<T, StoreError> {
+    rows.map_err(|error| {
+        ledger.down();
+        failed(&error)
+    })
+}
+
+fn charge(row: &sqlx::postgres::PgRow) -> Result<Charge, sqlx::Error> {
+    let mut spend = Spend::default();
+    for name in NUMBERS {
+        set(&mut spend, name, number(row, name)?);
+    }
+    let key = FleetKey {
+        host: row.try_get("host")?,
+        agent: row.try_get("agent")?,
+        provider: row.try_get("provider")?,
+        model: row.try_get("model")?,
+    };
+    Ok(Charge { upto: number(row, "upto")?, key, minute: row.try_get("minute")?, spend })
+}
+
+/// A field's name: unambiguous whatever stands in it.
+fn field(key: &FleetKey, name: &str) -> String {
+    serde_json::json!([key.host, key.agent, key.provider, key.model, name]).to_string()
+}
+
+fn read_field(text: &str) -> Option<(FleetKey, String)> {
+    let [host, agent, provider, model, name]: [String; 5] = serde_json::from_str(text).ok()?;
+    Some((FleetKey { host, agent, provider, model }, name))
+}
+
+/// Sets one number of a row; `None` for a name that is none.
+fn set(row: &mut Spend, name: &str, value: u64) -> Option<()> {
+    let Usage { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning, web_searches, .. } =
+        &mut row.usage;
+    let places = [
+        &mut row.calls,
+        &mut row.cost.0,
+        input,
+        cache_read,
+        cache_write_5m,
+        cache_write_1h,
+        output,
+        reasoning,
+        web_searches,
+        &mut row.charged_max,
+    ];
+    let at = NUMBERS.iter().position(|known| *known == name)?;
+    *places.into_iter().nth(at)? = value;
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_number_has_its_place() {
+        let mut row = Spend::default();
+        for (value, name) in (1..).zip(NUMBERS) {
+            set(&mut row, name, value).expect("a name");
+        }
+        assert_eq!(numbers(&row), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(set(&mut row, "other", 1), None);
+    }
+
+    #[test]
+    fn names_are_read_back_whatever_stands_in_them() {
+        let key = FleetKey { host: "h|\"".into(), agent: "a,b".into(), provider: "p".into(), model: "[m]".into() };
+        assert_eq!(read_field(&field(&key, "nano")), Some((key, "nano".to_owned())));
+        assert_eq!(read_field("nano"), None);
+    }
+
+    #[test]
+    fn buckets_end_when_they_are_old() {
+        assert_eq!(Width::Hour.bucket("2026-11-24T10:05"), "2026-11-24T10");
+        assert_eq!(Width::Minute.ends("1970-01-01T00:01"), Some(60 + 2 * DAY));
+        assert_eq!(Width::Day.ends("2026-11-24T10:05"), None);
+    }
+}

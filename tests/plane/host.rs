@@ -1,0 +1,160 @@
+//! A host as the bus sees it: a chain of records and signed heads. Nothing of it is caracald's code.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// SHA-256.
+pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    digest(&SHA256, &parts.concat()).as_ref().try_into().expect("32 bytes")
+}
+
+/// The hash of a leaf (RFC 6962, 2.1).
+pub(crate) fn leaf(record: &[u8]) -> [u8; 32] {
+    sha256(&[&[0], record])
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A message for the bus.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    pub(crate) key: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) headers: Vec<(&'static str, String)>,
+}
+
+impl Message {
+    /// Sends it and waits for the acknowledgment, however long Kafka is away.
+    pub(crate) async fn send(&self, producer: &FutureProducer, topic: &str) {
+        let headers = self
+            .headers
+            .iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
+        let record = FutureRecord::to(topic).key(&self.key).payload(&self.payload).headers(headers);
+        producer.send(record, Duration::from_secs(600)).await.expect("acknowledged");
+    }
+}
+
+/// A charge that a host's record tells.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Charged {
+    pub(crate) host: String,
+    pub(crate) agent: String,
+    pub(crate) model: String,
+    pub(crate) day: String,
+}
+
+/// A host that is played.
+pub(crate) struct Host {
+    pub(crate) id: String,
+    key: EcdsaKeyPair,
+    next: u64,
+    prev: [u8; 32],
+    /// A paid call whose outcome is to come: its id, its hold.
+    open: Vec<(String, u64)>,
+    /// Everything it wrote, in order.
+    pub(crate) records: Vec<Vec<u8>>,
+    /// What was charged, nano-USD.
+    pub(crate) charges: Vec<(Charged, u64)>,
+}
+
+impl Host {
+    pub(crate) fn new(id: &str) -> Host {
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).expect("a key");
+        Host { id: id.into(), key, next: 0, prev: [0; 32], open: Vec::new(), records: Vec::new(), charges: Vec::new() }
+    }
+
+    /// Its public key, as `caracald ledger keys` prints one (c2sp.org/signed-note, type 0x02).
+    pub(crate) fn public_key(&self) -> String {
+        let spki: PublicKeyX509Der<'_> = self.key.public_key().as_der().expect("DER");
+        let id = &sha256(&[spki.as_ref()])[..4];
+        format!("caracal/{}/host+{}+{}\n", self.id, hex(id), STANDARD.encode([&[2], spki.as_ref()].concat()))
+    }
+
+    /// The next record: a decision, an intent, or the outcome of a call, by the number of `dice`.
+    pub(crate) fn record(&mut self, dice: u64, now: &str) -> Vec<u8> {
+        let agent = format!("agent-{}", dice % 3);
+        let (kind, data) = match (dice % 4, self.open.pop()) {
+            (0 | 1, Some((call, hold))) => {
+                let cost = dice % hold;
+                // Whose call it was, the intent said.
+                let (agent, model) = of_call(&call);
+                let charged = Charged { host: self.id.clone(), agent, model, day: now[..10].into() };
+                self.charges.push((charged, cost));
+                let data = format!(
+                    r#""caracal.call":"{call}","caracal.cost.nano_usd":{cost},"caracal.settle":"settled","caracal.usage.uncached_input_tokens":{},"gen_ai.usage.output_tokens":7"#,
+                    dice % 1000
+                );
+                ("outcome", data)
+            }
+            (2, open) => {
+                self.open.extend(open);
+                let model = format!("model-{}", dice % 2);
+                let call = format!("{}|{agent}|{model}|{}", self.id, self.next);
+                let hold = 1 + dice % 1_000_000_000;
+                self.open.push((call.clone(), hold));
+                let data = format!(
+                    r#""caracal.agent":"{agent}","caracal.call":"{call}","gen_ai.provider.name":"openai","gen_ai.request.model":"{model}","caracal.hold.nano_usd":{hold},"caracal.windows":[{{"budget":"b","scope":"","window":"total"}}]"#
+                );
+                ("intent", data)
+            }
+            (_, open) => {
+                self.open.extend(open);
+                (
+                    "decision",
+                    format!(r#""caracal.agent":"{agent}","caracal.decision":"allow","caracal.action":"request""#),
+                )
+            }
+        };
+        // A UUIDv7 with this second's time would do as well: the ledger reads only its first 48 bits.
+        let id = format!("019ab000-0000-7000-8000-{:012x}", self.next);
+        let record = format!(
+            r#"{{"specversion":"1.0","caracalschema":2,"sequence":"{:020}","caracalprev":"{}","type":"caracal.{kind}.v1","id":"{id}","source":"/caracal/{}","time":"{now}","datacontenttype":"application/json","data":{{{data}}}}}"#,
+            self.next,
+            hex(&self.prev),
+            self.id
+        )
+        .into_bytes();
+        self.prev = leaf(&record);
+        self.next += 1;
+        self.records.push(record.clone());
+        record
+    }
+
+    /// The message of records that follow each other; its head is signed by this host.
+    pub(crate) fn message(&self, records: &[Vec<u8>]) -> Message {
+        let last = records.last().expect("a record");
+        let sequence: u64 = std::str::from_utf8(&last[51..71]).expect("digits").parse().expect("a number");
+        let head = leaf(last);
+        let text = format!("caracal chain head v1\n{}\n{sequence}\n{}\n", self.id, hex(&head));
+        let signature = self.key.sign(&SystemRandom::new(), text.as_bytes()).expect("signed");
+        Message {
+            key: self.id.clone(),
+            payload: [b"[", records.join(&b','.to_owned()).as_slice(), b"]"].concat(),
+            headers: vec![
+                ("content-type", "application/cloudevents-batch+json".into()),
+                ("caracal-head-sequence", sequence.to_string()),
+                ("caracal-head-leaf", hex(&head)),
+                ("caracal-head-signature", STANDARD.encode(signature)),
+            ],
+        }
+    }
+}
+
+fn of_call(call: &str) -> (String, String) {
+    let parts: Vec<&str> = call.split('|').collect();
+    (parts[1].into(), parts[2].into())
+}

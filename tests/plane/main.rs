@@ -1,0 +1,14 @@
+//! The shared plane: real Kafka, PostgreSQL and Redis, with hosts that this test plays itself. Leaves `plane.json`.
+//!
+//! The hosts write records, chains and signatures with code of this test's own; what the ledger should hold is computed
+//! here from what Kafka holds. `CARACAL_KAFKA`, `CARACAL_POSTGRES` and `CARACAL_REDIS` name services of yours: they are used
+//! as they are and never killed.
+
+mod exactly_once;
+mod host;
+mod incidents;
+mod judge;
+mod plane;
+
+/// The report's name.
+const SUBJECT: &str = "plane";

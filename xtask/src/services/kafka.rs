@@ -1,0 +1,121 @@
+//! Apache Kafka without ZooKeeper: broker and controller in one process (KRaft), from the jars of Maven Central.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::place::{Place, listens};
+use crate::{checkout::Checkout, pins, progress};
+
+/// The jars, below the checkout's tools.
+fn library(checkout: &Checkout) -> std::path::PathBuf {
+    checkout.tools().join(format!("kafka-{}", pins::KAFKA))
+}
+
+/// Has Maven fetch Kafka's jars, once, and holds them against the checksum that is pinned.
+///
+/// # Errors
+/// When Maven fails, or brings something else.
+pub(super) fn install(checkout: &Checkout) -> Result<()> {
+    let jars = library(checkout);
+    let seal = jars.join("checked");
+    if seal.exists() {
+        return Ok(());
+    }
+    let work = checkout.tools().join("kafka-maven");
+    fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
+    fs::write(work.join("pom.xml"), pom())?;
+    let _ = fs::remove_dir_all(&jars);
+    let mut maven = Command::new("mvn");
+    // --strict-checksums: what was damaged on the way is refused.
+    maven.args(["-B", "--strict-checksums", "dependency:copy-dependencies"]);
+    maven.arg(format!("-DoutputDirectory={}", jars.display())).current_dir(&work);
+    progress::quietly(&format!("fetching Apache Kafka {}", pins::KAFKA), &mut maven, &checkout.log("kafka-maven"))?;
+    let sums = Command::new("sh")
+        .args(["-c", "LC_ALL=C; export LC_ALL; sha256sum *.jar | sha256sum"])
+        .current_dir(&jars)
+        .output()
+        .context("sha256sum does not start")?;
+    let sums = String::from_utf8_lossy(&sums.stdout).split_whitespace().next().unwrap_or_default().to_owned();
+    if sums != pins::KAFKA_JARS_SHA256 {
+        bail!(
+            "the jars of Kafka {} in {} have the checksum {sums}, not {}: do not run them. If the pin was moved on purpose, \
+             put the new checksum beside it in xtask/src/pins.rs",
+            pins::KAFKA,
+            jars.display(),
+            pins::KAFKA_JARS_SHA256
+        );
+    }
+    fs::write(seal, sums)?;
+    Ok(())
+}
+
+fn pom() -> String {
+    let dependency = |group: &str, artifact: &str, version: &str| {
+        format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>"
+        )
+    };
+    format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
+         <groupId>caracal</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging>\
+         <dependencies>{}{}</dependencies></project>\n",
+        dependency("org.apache.kafka", "kafka_2.13", pins::KAFKA),
+        dependency("org.apache.logging.log4j", "log4j-slf4j-impl", pins::LOG4J),
+    )
+}
+
+/// Formats its storage on the first start, and starts it.
+///
+/// # Errors
+/// When Java is too old, or Kafka does not come up.
+pub(super) fn start(checkout: &Checkout, place: &Place) -> Result<()> {
+    let (port, controller) = (place.port()?, place.port_named("controller")?);
+    let properties = place.dir().join("server.properties");
+    let data = place.dir().join("data");
+    fs::write(
+        &properties,
+        format!(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={}\n\
+             offsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
+             transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
+             group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\nnum.network.threads=2\n\
+             num.io.threads=4\nlog.segment.bytes=67108864\nlog.cleaner.enable=false\n",
+            data.display()
+        ),
+    )?;
+    let jars = format!("{}/*", library(checkout).display());
+    if !data.join("meta.properties").exists() {
+        let mut format = Command::new("java");
+        format.args(["-cp", &jars, "kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c"]).arg(&properties);
+        progress::quietly("formatting Kafka's storage", &mut format, &checkout.log("kafka-format"))?;
+    }
+    let mut java = Command::new("java");
+    java.args(["-Xmx512m", "-XX:+UseSerialGC", "-cp", &jars, "kafka.Kafka"]).arg(&properties);
+    place.launch(&mut java, answers)
+}
+
+/// A cluster id is any 16 bytes in base64url; each of ours is alone on its host's loopback.
+const CLUSTER: &str = "Y2FyYWNhbC10ZXN0LTAwMQ";
+
+/// Asks for the protocol's versions (ApiVersions, key 18, version 0) and has the same number come back.
+fn answers(port: u16) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let Some(mut stream) = listens(port) else { return Ok(false) };
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        // Length, key, version, correlation id 7, no client id.
+        stream.write_all(&[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 7, 0xff, 0xff])?;
+        let mut head = [0_u8; 8];
+        stream.read_exact(&mut head)?;
+        Ok(head[4..] == [0, 0, 0, 7])
+    };
+    ask().unwrap_or(false)
+}
