@@ -83,7 +83,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let wants_fuzz = named("fuzz") || (arguments.subjects.is_empty() && arguments.long);
     let wants_contracts =
         arguments.subjects.is_empty() || arguments.subjects.iter().any(|subject| !OTHERS.contains(&subject.as_str()));
-    let wants_vm = named(VM) || arguments.subjects.is_empty();
+    let everything = arguments.subjects.is_empty() && arguments.long;
+    // Kernels under emulation and the services of the shared plane: by name, or in a long run.
+    let wants_vm = named(VM) || everything;
+    let wants_plane = named(PLANE) || everything;
     build::all(&checkout)?;
     if arguments.subjects.is_empty() {
         forget_old_reports(&checkout)?;
@@ -94,7 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if wants_contracts {
         let clients = setup::for_test(&checkout)?;
-        if arguments.subjects.is_empty() || named(PLANE) {
+        if wants_plane {
             services::install(&checkout)?;
         }
         written.extend(contracts(&checkout, &clients, arguments)?);
@@ -161,7 +164,10 @@ fn unit(checkout: &Checkout, filter: &[String]) -> Result<String> {
 /// Runs the chosen contracts; returns the names of the reports that they left.
 fn contracts(checkout: &Checkout, clients: &Clients, arguments: &Arguments) -> Result<Vec<String>> {
     let programs = programs::compile(checkout, "compiling the contracts", CONTRACTS)?;
-    let chosen = choose(programs, &arguments.subjects)?;
+    let mut chosen = choose(programs, &arguments.subjects)?;
+    if arguments.subjects.is_empty() && !arguments.long {
+        chosen.retain(|program| program.name != PLANE);
+    }
     root::ask("to run the contracts: they make cgroups and network namespaces")?;
     let newest = if arguments.long && chosen.iter().any(|program| program.name == AGENTS) {
         Some(setup::newest_agents(checkout, clients)?)
