@@ -66,7 +66,7 @@ const CLOSES: [(&[&str], &str, &str); 6] = [
 ];
 
 /// What each program of the level `network` closes that a kernel may be without.
-const PARTS: [(&[&str], &str, &str); 5] = [
+const PARTS: [(&[&str], &str, &str); 6] = [
     (
         &["sendmsg4", "sendmsg6"],
         "dns_answers",
@@ -77,6 +77,7 @@ const PARTS: [(&[&str], &str, &str); 5] = [
         "peers_shown",
         "the peer that was asked for is not shown",
     ),
+    (&["device"], "devices", "devices by which bytes leave without a socket: tunnels, vhost, raw memory, disks"),
     (&["setsockopt"], "multicast_joins", "multicast joins, whose report the kernel itself sends"),
     (&["bind4", "bind6"], "daemon_ports", "an agent may take a port of the daemon's while the daemon is not there"),
     (

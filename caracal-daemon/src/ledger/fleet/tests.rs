@@ -101,7 +101,8 @@ fn two_histories_are_one_incident_and_the_end_until_it_is_enrolled_anew() {
         take(&mut fleet, vec![(first.clone(), 1)]).await;
         // The host was set back to its second record and goes on from there.
         (host.next, host.prev) = (2, first.records[1].leaf);
-        let other = host.run(3);
+        let other: Vec<_> = (0..3).map(|_| host.record("y")).collect();
+        let other = host.sign(other);
         let after = host.run(1);
         take(&mut fleet, vec![(other.clone(), 1), (after, 1)]).await;
         let codes: Vec<_> = fleet.ledger().store().incidents.iter().map(|one| (one.offset, one.code)).collect();
