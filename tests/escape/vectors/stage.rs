@@ -126,7 +126,13 @@ impl<'a> Stage<'a> {
     /// The same with another instance: nothing that an attempt broke is left.
     pub(super) fn govern_anew(&mut self) {
         if let Some(daemon) = self.daemon.take() {
-            let _released = daemon.command(&["detach"]).ran();
+            // By name: a daemon that runs releases nothing else, and what it left would be somebody else's to the next one.
+            let agent = self.top.path().join("agent");
+            let agent = agent.to_str().expect("a path in UTF-8");
+            let released = daemon.command(&["detach", "--cgroup", agent]).ran();
+            if released.code != Some(0) {
+                eprintln!("not released: {}", released.stderr);
+            }
             drop(daemon);
         }
         self.govern();

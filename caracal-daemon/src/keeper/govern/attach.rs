@@ -65,18 +65,9 @@ impl Governor {
         }
         let agent = Agent { name: Arc::from(name), cgroup: cgroup.id, path: cgroup.path.clone(), uid: 0, learn: false };
         {
-            self.kernel().govern(&cgroup).map_err(|error| error.to_string())?;
-            let look = || self.kernel().look(&cgroup).map_err(|error| error.to_string());
-            let mut others = look()?.others;
-            // A program whose last holder has just ended is taken off by the kernel a moment later.
-            for _ in 0..20 {
-                if allow_degraded || !others.iter().any(|other| other.undoes) {
-                    break;
-                }
-                std::thread::sleep(std::time::Duration::from_millis(100));
-                others = look()?.others;
-            }
             let mut kernel = self.kernel();
+            kernel.govern(&cgroup).map_err(|error| error.to_string())?;
+            let others = kernel.look(&cgroup).map_err(|error| error.to_string())?.others;
             if let (Some(other), false) = (others.iter().find(|other| other.undoes), allow_degraded) {
                 if again.is_none() {
                     kernel.release(cgroup.id).map_err(|error| error.to_string())?;
