@@ -41,6 +41,26 @@ pub struct Scope {
     pub host: Arc<str>,
 }
 
+impl Scope {
+    /// Whether each of its names matches one of the patterns for it; no patterns match everything.
+    fn is_among(&self, agents: &[String], models: &[String], providers: &[String], hosts: &[String]) -> bool {
+        let any = |patterns: &[String], name: &str| {
+            patterns.is_empty() || patterns.iter().any(|pattern| spec::glob(pattern, name))
+        };
+        any(agents, &self.agent) && any(models, &self.model) && any(providers, self.provider) && any(hosts, &self.host)
+    }
+
+    /// Which part of a limit that is divided by `per` it has.
+    fn part(&self, per: Per) -> Arc<str> {
+        match per {
+            Per::All => Arc::from(""),
+            Per::Agent => Arc::clone(&self.agent),
+            Per::Model => Arc::clone(&self.model),
+            Per::Host => Arc::clone(&self.host),
+        }
+    }
+}
+
 /// One window of one budget, for people.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Status {

@@ -241,5 +241,11 @@ impl Config {
     }
 }
 
+/// Whether `text` names a budget, a limit or an entry with a price: `[a-z0-9._-]{1,64}`.
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+}
+
 #[cfg(test)]
 mod tests;

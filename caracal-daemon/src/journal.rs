@@ -9,6 +9,7 @@
 //! again, so that the disk's return leaves neither a gap nor a duplicate.
 
 mod bell;
+pub(crate) mod beside;
 pub(crate) mod frame;
 pub mod head;
 mod kept;

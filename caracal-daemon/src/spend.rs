@@ -52,38 +52,6 @@ impl View {
     }
 }
 
-/// The names of a row's numbers, in the order of [`numbers`].
-pub const NUMBERS: [&str; 10] = [
-    "calls",
-    "nano",
-    "input",
-    "cache_read",
-    "cache_write_5m",
-    "cache_write_1h",
-    "output",
-    "reasoning",
-    "web_searches",
-    "charged_max",
-];
-
-/// A row's numbers.
-#[must_use]
-pub fn numbers(row: &Spend) -> [u64; 10] {
-    let used = &row.usage;
-    [
-        row.calls,
-        row.cost.0,
-        used.input,
-        used.cache_read,
-        used.cache_write_5m,
-        used.cache_write_1h,
-        used.output,
-        used.reasoning,
-        used.web_searches,
-        row.charged_max,
-    ]
-}
-
 /// Sums `rows` by one of their keys, or by several together.
 #[must_use]
 pub fn sum(rows: &[(SpendKey, Spend)], by: &[By]) -> Vec<(SpendKey, Spend)> {

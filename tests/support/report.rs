@@ -55,15 +55,15 @@ pub fn verdict(subject: &str, name: &str, fault: Option<String>, more: Map<Strin
 /// Writes a case that was left out, and why. `count` is how many attempts it stands for.
 pub fn omitted(subject: &str, name: &str, why: &str, count: u64) {
     println!("left out: {name} ({count}): {why}");
-    let line = json!({"name": name, "verdict": "skipped", "why": why, "omitted": count});
-    if let Value::Object(line) = line {
-        update(subject, |report| put_case(report, line));
-    }
+    skip(subject, json!({"name": name, "verdict": "skipped", "why": why, "omitted": count}));
 }
 
 /// Writes a case that cannot run on this system, and why.
 pub fn skipped(subject: &str, name: &str, why: &str) {
-    let line = json!({"name": name, "verdict": "skipped", "why": why});
+    skip(subject, json!({"name": name, "verdict": "skipped", "why": why}));
+}
+
+fn skip(subject: &str, line: Value) {
     if let Value::Object(line) = line {
         update(subject, |report| put_case(report, line));
     }

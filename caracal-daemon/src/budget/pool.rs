@@ -1,6 +1,6 @@
 //! What is settled and held in each window, and who waits. One lock, held for a few map look-ups, never across a wait.
 
-use super::spec::{BudgetSpec, Per, SpecError, check, glob};
+use super::spec::{BudgetSpec, SpecError, check};
 use super::wait::Waiting;
 use super::window::{Windows, shown};
 use super::{Hold, Scope, Status, Warning, refuse};
@@ -229,7 +229,7 @@ impl State {
         above
             .into_iter()
             .filter_map(|index| self.budgets.get(index))
-            .map(|budget| self.level(budget, part(&budget.spec, scope)))
+            .map(|budget| self.level(budget, scope.part(budget.spec.per)))
             .collect()
     }
 
@@ -373,21 +373,7 @@ impl State {
 }
 
 fn covers(spec: &BudgetSpec, scope: &Scope) -> bool {
-    let any =
-        |patterns: &[String], name: &str| patterns.is_empty() || patterns.iter().any(|pattern| glob(pattern, name));
-    any(&spec.agents, &scope.agent)
-        && any(&spec.models, &scope.model)
-        && any(&spec.providers, scope.provider)
-        && any(&spec.hosts, &scope.host)
-}
-
-fn part(spec: &BudgetSpec, scope: &Scope) -> Arc<str> {
-    match spec.per {
-        Per::All => Arc::from(""),
-        Per::Agent => Arc::clone(&scope.agent),
-        Per::Model => Arc::clone(&scope.model),
-        Per::Host => Arc::clone(&scope.host),
-    }
+    scope.is_among(&spec.agents, &spec.models, &spec.providers, &spec.hosts)
 }
 
 fn exceeded(level: &Level<'_>, least: NanoUsd) -> Refusal {

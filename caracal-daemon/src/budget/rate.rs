@@ -3,7 +3,7 @@
 //! the process, and tokens count once the provider reports them.
 
 use super::Scope;
-use super::spec::{Per, Window, glob};
+use super::spec::{Per, Window};
 use crate::clock::UnixNanos;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,13 +37,10 @@ pub struct RateSpec {
 
 impl RateSpec {
     fn is_for(&self, scope: &Scope) -> bool {
-        let any = |patterns: &[String], name: &str| {
-            patterns.is_empty() || (!name.is_empty() && patterns.iter().any(|pattern| glob(pattern, name)))
-        };
-        any(&self.agents, &scope.agent)
-            && any(&self.models, &scope.model)
-            && any(&self.providers, scope.provider)
-            && any(&self.hosts, &scope.host)
+        let named = |patterns: &[String], name: &str| patterns.is_empty() || !name.is_empty();
+        named(&self.models, &scope.model)
+            && named(&self.providers, scope.provider)
+            && scope.is_among(&self.agents, &self.models, &self.providers, &self.hosts)
     }
 
     /// One unit's part of the window times `units`, nanoseconds.
@@ -128,12 +125,7 @@ impl Rates {
         let mut pass = Pass::default();
         let mut limited: Option<(u64, Arc<str>, &'static str)> = None;
         for spec in state.specs.iter().filter(|spec| spec.is_for(scope)) {
-            let part = match spec.per {
-                Per::All => Arc::from(""),
-                Per::Agent => Arc::clone(&scope.agent),
-                Per::Model => Arc::clone(&scope.model),
-                Per::Host => Arc::clone(&scope.host),
-            };
+            let part = scope.part(spec.per);
             for (unit, limit, units, name) in
                 [(Unit::Requests, spec.requests, 1, "requests"), (Unit::Tokens, spec.tokens, 0, "tokens")]
             {

@@ -1,10 +1,7 @@
 //! Up to where the shared bus has this host's records: a file beside the segments. It may be behind, after a crash; then
 //! records are published again, and the ledger knows them by their chain.
 
-use crate::journal::{JournalError, Start};
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use crate::journal::{JournalError, Start, beside};
 use std::path::Path;
 
 const NAME: &str = "published";
@@ -16,11 +13,7 @@ const MAGIC: &str = "caracal-published/1";
 /// When the file is there and cannot be read.
 pub(super) fn load(dir: &Path) -> Result<Option<Start>, JournalError> {
     let path = dir.join(NAME);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(JournalError::Unavailable(format!("{}: {error}", path.display()))),
-    };
+    let Some(text) = beside::read(&path)? else { return Ok(None) };
     parse(&text).map(Some).ok_or_else(|| {
         JournalError::Corrupt(format!(
             "{} does not say what was published; delete it: what the bus has already is then published again, and dropped there",
@@ -34,12 +27,7 @@ pub(super) fn load(dir: &Path) -> Result<Option<Start>, JournalError> {
 /// # Errors
 /// When it cannot be written.
 pub(super) fn store(dir: &Path, next: Start) -> std::io::Result<()> {
-    let draft = dir.join("published.new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(format!("{MAGIC}\n{}\n{}\n", next.sequence, hex::encode(next.prev)).as_bytes())?;
-    file.sync_data()?;
-    std::fs::rename(&draft, dir.join(NAME))?;
-    File::open(dir)?.sync_all()
+    beside::replace(dir, NAME, &format!("{MAGIC}\n{}\n{}\n", next.sequence, hex::encode(next.prev)))
 }
 
 fn parse(text: &str) -> Option<Start> {

@@ -37,13 +37,7 @@ pub struct SpendArgs {
 pub fn run(args: &SpendArgs, state: &Path) -> anyhow::Result<ExitCode> {
     let filter = Filter { agents: (!args.agent.is_empty()).then(|| args.agent.clone()), uid: None };
     let rows = super::ledger::block_on(async { anyhow::Ok(query::spend(&StateDir::new(state), &filter).await?) })?;
-    let rows = sum(&rows, &args.by);
-    if args.json {
-        println!("{}", json(&rows)?);
-    } else {
-        println!("{}", table(&rows, &args.by));
-    }
-    Ok(ExitCode::SUCCESS)
+    print(&rows, args)
 }
 
 /// `caracald spend --fleet`: what the view in Redis says, which is behind the ledger by as much as its worker is.
@@ -63,7 +57,11 @@ pub fn fleet(args: &SpendArgs, config: &crate::config::Config) -> anyhow::Result
             (SpendKey { agent, provider: key.provider, model: key.model, day }, spend)
         })
         .collect();
-    let rows = sum(&rows, &args.by);
+    print(&rows, args)
+}
+
+fn print(rows: &[(SpendKey, Spend)], args: &SpendArgs) -> anyhow::Result<ExitCode> {
+    let rows = sum(rows, &args.by);
     if args.json {
         println!("{}", json(&rows)?);
     } else {

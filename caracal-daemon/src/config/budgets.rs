@@ -174,9 +174,7 @@ pub(super) fn check(budgets: &[Budget]) -> Result<(), Found> {
 fn check_one(budget: &Budget) -> Result<(), Found> {
     let found = |key, message: String| Err(Found::new(budget.line, key, message));
     let name = &budget.name;
-    let good = (1..=64).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
-    if !good {
+    if !super::is_name(name) {
         return found("name", format!("{name:?}: a budget's name is 1 to 64 of a-z, 0-9, . _ -"));
     }
     if budget.agents.is_empty() {

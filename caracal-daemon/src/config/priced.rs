@@ -165,9 +165,7 @@ pub(super) fn check(config: &super::Config) -> Result<(), Found> {
     let named = config.mcp.iter().map(|entry| ("mcp", &entry.name, &entry.host));
     for (section, name, on) in named.chain(config.api.iter().map(|entry| ("api", &entry.name, &entry.host))) {
         host(on, section)?;
-        let good = (1..=64).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
-        if !good {
+        if !super::is_name(name) {
             return Err(Found::new(0, section, format!("{name:?}: a name is 1 to 64 of a-z, 0-9, . _ -")));
         }
         if !names.insert((section, name)) {

@@ -54,8 +54,7 @@ pub(super) fn placed<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Rate>, D:
 pub(super) fn check(rates: &[Rate]) -> Result<(), Found> {
     for (index, rate) in rates.iter().enumerate() {
         let found = |key, message: String| Err(Found::new(rate.line, key, message));
-        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
-        if !(1..=64).contains(&rate.name.len()) || !rate.name.bytes().all(good) {
+        if !super::is_name(&rate.name) {
             return found("name", format!("{:?}: a limit's name is 1 to 64 of a-z, 0-9, . _ -", rate.name));
         }
         if rates.iter().take(index).any(|other| other.name == rate.name) {

@@ -1,13 +1,10 @@
 //! The signed head of the host's chain, kept beside the segments. It says up to where the journal was durable, so
 //! that a tail that is missing later is an incident and not a torn write.
 
-use super::JournalError;
+use super::{JournalError, beside};
 use crate::event::Hash;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 const NAME: &str = "head";
@@ -35,14 +32,9 @@ pub fn signed_bytes(host_id: &str, sequence: u64, leaf: &Hash) -> Vec<u8> {
 /// # Errors
 /// When it cannot be written.
 pub fn store(dir: &Path, head: &SignedHead) -> std::io::Result<()> {
-    let draft = dir.join("head.new");
     let text =
         format!("{MAGIC}\n{}\n{}\n{}\n", head.sequence, hex::encode(head.leaf), STANDARD.encode(&head.signature));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_data()?;
-    std::fs::rename(&draft, dir.join(NAME))?;
-    File::open(dir)?.sync_all()
+    beside::replace(dir, NAME, &text)
 }
 
 /// Reads the head in `dir`, if there is one. Its signature is not checked here.
@@ -51,11 +43,7 @@ pub fn store(dir: &Path, head: &SignedHead) -> std::io::Result<()> {
 /// When it is there and cannot be read.
 pub fn load(dir: &Path) -> Result<Option<SignedHead>, JournalError> {
     let path = dir.join(NAME);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(JournalError::Unavailable(format!("{}: {error}", path.display()))),
-    };
+    let Some(text) = beside::read(&path)? else { return Ok(None) };
     parse(&text).map(Some).ok_or_else(|| {
         JournalError::Corrupt(format!("{} is not a chain head; run `caracald ledger verify`", path.display()))
     })

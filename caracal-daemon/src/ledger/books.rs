@@ -94,19 +94,50 @@ pub struct Spend {
 }
 
 impl Spend {
+    /// The names of its numbers, in the order of [`Spend::numbers`].
+    pub const NUMBERS: [&str; 10] = [
+        "calls",
+        "nano",
+        "input",
+        "cache_read",
+        "cache_write_5m",
+        "cache_write_1h",
+        "output",
+        "reasoning",
+        "web_searches",
+        "charged_max",
+    ];
+
+    /// Its numbers.
+    #[must_use]
+    pub fn numbers(&self) -> [u64; 10] {
+        let mut row = *self;
+        row.numbers_mut().map(|number| *number)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn numbers_mut(&mut self) -> [&mut u64; 10] {
+        let Spend { calls, cost, charged_max, usage } = self;
+        let Usage { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning, web_searches, .. } = usage;
+        [
+            calls,
+            &mut cost.0,
+            input,
+            cache_read,
+            cache_write_5m,
+            cache_write_1h,
+            output,
+            reasoning,
+            web_searches,
+            charged_max,
+        ]
+    }
+
     /// Adds `other`.
     pub fn add(&mut self, other: &Spend) {
-        let sum = |to: &mut u64, more: u64| *to = to.saturating_add(more);
-        sum(&mut self.calls, other.calls);
-        sum(&mut self.cost.0, other.cost.0);
-        sum(&mut self.charged_max, other.charged_max);
-        sum(&mut self.usage.input, other.usage.input);
-        sum(&mut self.usage.cache_read, other.usage.cache_read);
-        sum(&mut self.usage.cache_write_5m, other.usage.cache_write_5m);
-        sum(&mut self.usage.cache_write_1h, other.usage.cache_write_1h);
-        sum(&mut self.usage.output, other.usage.output);
-        sum(&mut self.usage.reasoning, other.usage.reasoning);
-        sum(&mut self.usage.web_searches, other.usage.web_searches);
+        for (to, more) in self.numbers_mut().into_iter().zip(other.numbers()) {
+            *to = to.saturating_add(more);
+        }
     }
 }
 

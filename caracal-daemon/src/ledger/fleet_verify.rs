@@ -14,7 +14,6 @@ use crate::bus::signed_run::source_of;
 use crate::event::write::{PLACE_BYTES, read_place};
 use crate::event::{Hash, WindowKey, leaf_hash};
 use crate::journal::{Entry, head};
-use crate::spend::{NUMBERS, numbers};
 use sqlx::Row as _;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -338,8 +337,8 @@ impl Audit {
                 model: row.try_get("model")?,
                 day: row.try_get("minute")?,
             };
-            let mut values = [0; NUMBERS.len()];
-            for (value, name) in values.iter_mut().zip(NUMBERS) {
+            let mut values = [0; Spend::NUMBERS.len()];
+            for (value, name) in values.iter_mut().zip(Spend::NUMBERS) {
                 *value = number(&row, name)?;
             }
             charges.insert((row.try_get::<String, _>("host")?, key), values);
@@ -352,7 +351,7 @@ impl Audit {
             self.report.find("totals", "the stored totals of budget windows are not those of the records".into());
         }
         let made = self.hosts.iter().flat_map(|(host, state)| {
-            state.minutes.iter().map(move |(key, spend)| ((host.clone(), key.clone()), numbers(spend)))
+            state.minutes.iter().map(move |(key, spend)| ((host.clone(), key.clone()), spend.numbers()))
         });
         if made.collect::<BTreeMap<_, _>>() != charges {
             self.report.find("spend", "the stored charges are not those of the records".into());

@@ -460,8 +460,8 @@ async fn write_charges(
     .bind(text(|key| &key.provider))
     .bind(text(|key| &key.model))
     .bind(text(|key| &key.day));
-    let values: Vec<[u64; 10]> = minutes.values().map(crate::spend::numbers).collect();
-    for at in 0..crate::spend::NUMBERS.len() {
+    let values: Vec<[u64; 10]> = minutes.values().map(Spend::numbers).collect();
+    for at in 0..Spend::NUMBERS.len() {
         let column: Vec<i64> = values.iter().filter_map(|row| row.get(at).map(|value| signed(*value))).collect();
         query = query.bind(column);
     }

@@ -482,19 +482,7 @@ async fn write_spend(connection: &mut SqliteConnection, key: &SpendKey, row: &Sp
     for text in [&key.agent, &key.provider, &key.model, &key.day] {
         query = query.bind(text);
     }
-    let used = &row.usage;
-    for value in [
-        row.calls,
-        row.cost.0,
-        used.input,
-        used.cache_read,
-        used.cache_write_5m,
-        used.cache_write_1h,
-        used.output,
-        used.reasoning,
-        used.web_searches,
-        row.charged_max,
-    ] {
+    for value in row.numbers() {
         query = query.bind(signed(value));
     }
     query.execute(&mut *connection).await.map(drop)

@@ -4,8 +4,6 @@
 //! Each step is one script that adds and moves the watermark together, and does nothing when the watermark is there
 //! already. What Redis loses, the next step brings back. Never the authority for a decision.
 
-use super::{NUMBERS, numbers};
-use crate::event::Usage;
 use crate::ledger::books::Spend;
 use crate::ledger::postgres::{Database, failed, number, signed};
 use crate::ledger::store::StoreError;
@@ -214,7 +212,7 @@ impl FleetView {
                     }
                     keys.len() - 1
                 });
-                for (name, value) in NUMBERS.iter().zip(numbers(&row.spend)).filter(|(_, value)| *value > 0) {
+                for (name, value) in Spend::NUMBERS.iter().zip(row.spend.numbers()).filter(|(_, value)| *value > 0) {
                     *sums.entry((at + 1, field(&row.key, name))).or_default() += value;
                 }
             }
@@ -386,7 +384,7 @@ fn told<T>(ledger: &mut Database, rows: Result<T, sqlx::Error>) -> Result<T, Sto
 
 fn charge(row: &sqlx::postgres::PgRow) -> Result<Charge, sqlx::Error> {
     let mut spend = Spend::default();
-    for name in NUMBERS {
+    for name in Spend::NUMBERS {
         set(&mut spend, name, number(row, name)?);
     }
     let key = FleetKey {
@@ -410,22 +408,8 @@ fn read_field(text: &str) -> Option<(FleetKey, String)> {
 
 /// Sets one number of a row; `None` for a name that is none.
 fn set(row: &mut Spend, name: &str, value: u64) -> Option<()> {
-    let Usage { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning, web_searches, .. } =
-        &mut row.usage;
-    let places = [
-        &mut row.calls,
-        &mut row.cost.0,
-        input,
-        cache_read,
-        cache_write_5m,
-        cache_write_1h,
-        output,
-        reasoning,
-        web_searches,
-        &mut row.charged_max,
-    ];
-    let at = NUMBERS.iter().position(|known| *known == name)?;
-    *places.into_iter().nth(at)? = value;
+    let at = Spend::NUMBERS.iter().position(|known| *known == name)?;
+    *row.numbers_mut().into_iter().nth(at)? = value;
     Some(())
 }
 
@@ -436,10 +420,10 @@ mod tests {
     #[test]
     fn each_number_has_its_place() {
         let mut row = Spend::default();
-        for (value, name) in (1..).zip(NUMBERS) {
+        for (value, name) in (1..).zip(Spend::NUMBERS) {
             set(&mut row, name, value).expect("a name");
         }
-        assert_eq!(numbers(&row), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(row.numbers(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
         assert_eq!(set(&mut row, "other", 1), None);
     }
 
