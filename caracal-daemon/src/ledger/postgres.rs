@@ -46,10 +46,9 @@ impl Database {
     pub async fn up(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         if self.connection.is_none() {
             let mut connection = self.options.connect().await?;
-            match self.role {
-                Some(WRITER) => drop(sqlx::query("SET ROLE caracal_ledger").execute(&mut connection).await?),
-                Some(_) => drop(sqlx::query("SET ROLE caracal_reader").execute(&mut connection).await?),
-                None => {}
+            if let Some(role) = self.role {
+                let set = if role == WRITER { "SET ROLE caracal_ledger" } else { "SET ROLE caracal_reader" };
+                sqlx::query(set).execute(&mut connection).await?;
             }
             self.connection = Some(connection);
         }

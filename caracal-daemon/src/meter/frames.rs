@@ -167,7 +167,7 @@ pub(crate) fn exception(kind: &str, payload: &str) -> Bytes {
 }
 
 /// A frame as a service would send it.
-#[cfg(any(test, fuzzing))]
+#[cfg(test)]
 pub(crate) fn frame(kind: &str, payload: &[u8]) -> Vec<u8> {
     let named = [(":message-type", "event"), (":event-type", kind), (":content-type", "application/json")];
     frame_of(&named, payload)

@@ -194,6 +194,7 @@ impl Place {
 }
 
 /// Whether somebody listens on this port of loopback.
+#[expect(clippy::disallowed_methods, reason = "a service of the tests, on loopback")]
 pub(super) fn listens(port: u16) -> Option<TcpStream> {
     TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
 }
