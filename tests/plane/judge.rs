@@ -41,7 +41,7 @@ pub(crate) fn judge(plane: &Plane, hosts: &[Host]) -> Verdict {
         root_of(plane, partition) == (model.len() as u64, hex(&root(&model)))
             && signed_root(plane, partition) == (model.len() as u64, root(&model))
     });
-    Verdict { lost, doubled, roots_equal, redis_equal: redis(plane) == charged(hosts) }
+    Verdict { lost, doubled, roots_equal, redis_equal: charges(plane) == charged(hosts) }
 }
 
 /// The records of each log, in the order of their leaves.
@@ -157,7 +157,7 @@ fn charged(hosts: &[Host]) -> BTreeMap<Charged, u64> {
 }
 
 /// The same, as Redis has it.
-fn redis(plane: &Plane) -> BTreeMap<Charged, u64> {
+pub(crate) fn charges(plane: &Plane) -> BTreeMap<Charged, u64> {
     let mut sums = BTreeMap::new();
     for key in plane.redis(&["--raw", "KEYS", "*:spend:day:*"]) {
         let day = key.rsplit(':').next().expect("a day").to_owned();

@@ -4,6 +4,7 @@
 //! here from what Kafka holds. `CARACAL_KAFKA`, `CARACAL_POSTGRES` and `CARACAL_REDIS` name services of yours: they are used
 //! as they are and never killed.
 
+mod daemon;
 mod exactly_once;
 mod host;
 mod incidents;
@@ -12,3 +13,7 @@ mod plane;
 
 /// The report's name.
 const SUBJECT: &str = "plane";
+/// The stand-in's binary.
+const STAND_IN: &str = env!("CARGO_BIN_EXE_stand-in");
+/// The load client.
+const LOAD: &str = env!("CARGO_BIN_EXE_load");

@@ -56,18 +56,22 @@ impl Plane {
         std::fs::write(
             plane.config(),
             format!(
-                "[kafka]\nservers = \"{}\"\ntopic = \"{topic}\"\ndlq = \"{topic}.dead\"\npartitions = {partitions}\n\
-                 [postgres]\nurl = \"{}\"\n[redis]\nurl = \"{}\"\n[worker]\nname = \"test\"\nkeys = \"{}\"\n",
-                plane.kafka,
+                "{}[postgres]\nurl = \"{}\"\n[redis]\nurl = \"{}\"\n[worker]\nname = \"test\"\nkeys = \"{}\"\n",
+                plane.kafka_section(),
                 plane.postgres,
                 plane.redis,
                 plane.dir.path().join("keys").display(),
-                topic = plane.topic,
             ),
         )
         .expect("the configuration");
         let _made = plane.caracald(&["setup"]);
         plane
+    }
+
+    /// What a daemon's configuration says of the bus.
+    pub(crate) fn kafka_section(&self) -> String {
+        let Plane { kafka, topic, partitions, .. } = self;
+        format!("[kafka]\nservers = \"{kafka}\"\ntopic = \"{topic}\"\ndlq = \"{topic}.dead\"\npartitions = {partitions}\n")
     }
 
     pub(crate) fn config(&self) -> PathBuf {

@@ -11,6 +11,7 @@ mod modules;
 mod outcome;
 mod plan;
 mod suite;
+mod systemd;
 mod vagrant;
 
 use std::{
@@ -27,6 +28,7 @@ use clap::Args;
 
 use self::{
     guest::Root,
+    image::Image,
     machine::{Accelerator, Console, Machine},
     outcome::Outcome,
     plan::{Boot, Cgroups, Depth, Work},
@@ -269,7 +271,7 @@ fn all(
     // In the order of the plan, whoever came first.
     done.sort_by_key(|(boot, _)| {
         let series = SUITES.iter().position(|suite| suite.series == boot.kernel.series);
-        (series, boot.cgroups == Cgroups::Hybrid, !boot.bpf_lsm)
+        (series, boot.cgroups == Cgroups::Hybrid, !boot.bpf_lsm, boot.name())
     });
     done
 }
@@ -294,8 +296,10 @@ fn start(
         Work::Doctor => guest::doctor(checkout, root),
         Work::Command(words) => guest::command(checkout, root, words),
         Work::Shell => guest::shell(checkout, root),
+        Work::Systemd => systemd::script(checkout, root),
     };
-    guest::add_to(root, &own, &boot.kernel, &script)?;
+    let more = if matches!(boot.work, Work::Systemd) { systemd::files(checkout)? } else { Image::default() };
+    guest::add_to(root, &own, &boot.kernel, &script, more)?;
     let console = if matches!(boot.work, Work::Shell) {
         Console::Terminal
     } else {

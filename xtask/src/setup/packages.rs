@@ -94,6 +94,8 @@ pub(crate) const VM: &[(&str, Probe)] = &[
     ("iproute2", Probe::Program("ip")),
     ("libcap2-bin", Probe::Program("capsh")),
     ("util-linux", Probe::Program("unshare")),
+    // PID 1 of a machine; this host need not run it.
+    ("systemd", Probe::Program("systemctl")),
     // With its whole library: the contracts' programs need more than python3-minimal has.
     ("python3", Probe::Succeeds(&["/usr/bin/python3", "-c", "import ctypes, json, select, socket, ssl"])),
 ];

@@ -19,6 +19,8 @@ use crate::{
 
 /// PID 1.
 const INIT: &str = include_str!("../../../tests/vm/init");
+/// Runs what the machine is for, and turns it off.
+const FINISH: &str = include_str!("../../../tests/vm/finish");
 /// Everything that nothing else brings.
 const BUSYBOX: &str = "/usr/bin/busybox";
 /// What the contracts call, from this host.
@@ -108,13 +110,13 @@ pub(crate) fn write_probe(path: &Path) -> Result<()> {
 }
 
 /// The shared root file system, and behind it the kernel's modules and what this machine is to run: the kernel unpacks one
-/// archive after another.
+/// archive after another. `more` is what only this machine has.
 ///
 /// # Errors
 /// When a module is missing, or the file cannot be written.
-pub(crate) fn add_to(root: &Root, path: &Path, kernel: &Kernel, script: &str) -> Result<()> {
+pub(crate) fn add_to(root: &Root, path: &Path, kernel: &Kernel, script: &str, more: Image) -> Result<()> {
     let modules = modules::collect(&kernel.modules())?;
-    let mut image = Image::default();
+    let mut image = more;
     let names: String = modules.iter().map(|module| format!("{}\n", module.name)).collect();
     image.text("/vm/modules", names, 0o644);
     image.text("/vm/run", script, 0o755);
@@ -139,6 +141,7 @@ fn write(image: &Image, path: &Path) -> Result<()> {
 fn base() -> Result<Image> {
     let mut image = Image::new();
     image.text("/init", INIT, 0o755);
+    image.text("/vm/finish", FINISH, 0o755);
     if !Path::new(BUSYBOX).is_file() {
         bail!("{BUSYBOX} is missing: install busybox-static");
     }
@@ -153,12 +156,13 @@ fn contract(checkout: &Checkout) -> Result<Program> {
     compiled.into_iter().find(|program| program.name == "escape").context("cargo names no test program `escape`")
 }
 
-fn beside(checkout: &Checkout, name: &str) -> PathBuf {
+/// A program that was built with the contracts.
+pub(super) fn beside(checkout: &Checkout, name: &str) -> PathBuf {
     checkout.target.join("release").join(name)
 }
 
 /// A program of the host, where an ordinary user would find it.
-fn on_path(name: &str) -> Result<PathBuf> {
+pub(super) fn on_path(name: &str) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/usr/bin".into()])
@@ -200,12 +204,12 @@ fn git(image: &mut Image) -> Result<()> {
 }
 
 /// `sh` words that cannot be misread.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// What the contract and a person in the shell are told.
-fn prelude(checkout: &Checkout, root: &Root) -> String {
+pub(super) fn prelude(checkout: &Checkout, root: &Root) -> String {
     let variables = [
         ("CARACALD", checkout.caracald().display().to_string()),
         ("CARGO_TARGET_DIR", checkout.target.display().to_string()),

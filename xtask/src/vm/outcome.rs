@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use super::{Boot, coverage, machine::Accelerator, suite::Suite};
+use super::{Boot, Work, coverage, machine::Accelerator, suite::Suite, systemd};
 use crate::report::{COUNTS, Case, OMITTED, Report, Verdict};
 
 /// What came back from one boot.
@@ -59,8 +59,12 @@ pub(crate) fn line(boot: &Boot, outcome: &Result<Outcome>) -> String {
                 let count = |verdict| report.count(verdict);
                 format!(", {} passed, {} failed", count(Verdict::Passed), count(Verdict::Failed))
             });
-            let level = outcome.enforceable();
-            format!("ok  {}: level {level}{tried} ({:.0} s)", boot.describe(), outcome.took.as_secs_f64())
+            let level = match (&boot.work, outcome.code) {
+                (Work::Systemd, Some(0)) => "agents start behind the door".to_owned(),
+                (Work::Systemd, _) => "failed".to_owned(),
+                _ => format!("level {}", outcome.enforceable()),
+            };
+            format!("ok  {}: {level}{tried} ({:.0} s)", boot.describe(), outcome.took.as_secs_f64())
         }
         Err(error) => format!("--  {}: {error:#}", boot.describe()),
     }
@@ -90,11 +94,16 @@ pub(crate) fn judge(
         Ok(outcome) => {
             case.more.insert("up_seconds".into(), json!(outcome.up));
             case.more.insert("seconds".into(), json!(outcome.took.as_secs_f64().round()));
-            if let Some(why) = doctor(&outcome, &mut case.more) {
+            let why = if matches!(boot.work, Work::Systemd) {
+                systemd::judge(&outcome, &mut case.more)
+            } else {
+                proofs(boot, &outcome, escape);
+                doctor(&outcome, &mut case.more)
+            };
+            if why.is_some() {
                 case.verdict = Verdict::Failed;
-                case.why = Some(why);
+                case.why = why;
             }
-            proofs(boot, &outcome, escape);
         }
     }
     kernels.cases.push(case);

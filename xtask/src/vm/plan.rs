@@ -12,6 +12,8 @@ use crate::report::Case;
 const SHORT: &[&str] = &["vectors::", "tier_b::what_is_required"];
 /// As whom a short run tries the ways out, by the kernel's place among [`SUITES`].
 const TURNS: [&str; 4] = ["root", "user", "userns", "root"];
+/// The kernel that a short run boots with systemd as PID 1.
+const BOOTED_BY_SYSTEMD: &str = "6.12";
 /// Why something is left out.
 const SHORTENED: &str = "too long for CI in an emulated machine; `cargo xtask test --long vm` runs it here";
 
@@ -60,6 +62,8 @@ pub(super) enum Work {
     Proofs(Selection),
     /// `doctor` alone.
     Doctor,
+    /// systemd as PID 1, with the units that ship.
+    Systemd,
     Command(Vec<String>),
     Shell,
 }
@@ -72,13 +76,15 @@ impl Boot {
             Cgroups::Hybrid => "hybrid cgroups",
         };
         let lsm = if self.bpf_lsm { "BPF LSM" } else { "no BPF LSM" };
-        format!("Linux {}, {cgroups}, {lsm}", self.kernel.release)
+        let systemd = if matches!(self.work, Work::Systemd) { ", systemd" } else { "" };
+        format!("Linux {}, {cgroups}, {lsm}{systemd}", self.kernel.release)
     }
 
     /// In file names.
     pub(super) fn name(&self) -> String {
         let lsm = if self.bpf_lsm { "lsm" } else { "nolsm" };
-        format!("{}-{}-{lsm}", self.kernel.series, self.cgroups.word())
+        let systemd = if matches!(self.work, Work::Systemd) { "-systemd" } else { "" };
+        format!("{}-{}-{lsm}{systemd}", self.kernel.series, self.cgroups.word())
     }
 
     /// The guest kernel's command line.
@@ -105,6 +111,8 @@ impl Boot {
     pub(super) fn left_out(&self, tests: &[String], depth: Depth) -> Option<Case> {
         let why = match depth {
             Depth::Coverage => return None,
+            // Not a machine for this contract.
+            _ if matches!(self.work, Work::Systemd) => return None,
             Depth::Short => SHORTENED,
             Depth::Long => "tried on this kernel with the other list of security modules",
         };
@@ -130,7 +138,9 @@ pub(super) fn boots(kernel: &Kernel, depth: Depth, filter: &[String]) -> Vec<Boo
         let tries = TURNS.get(place).copied().filter(|_| filter.is_empty());
         Work::Proofs(Selection { words, tries })
     };
-    match depth {
+    // systemd itself is this host's on each of them: one is enough for a short run.
+    let systemd = || (filter.is_empty()).then(|| boot(Cgroups::Pure, false, Work::Systemd));
+    let mut boots = match depth {
         Depth::Coverage => vec![boot(Cgroups::Pure, true, Work::Doctor), boot(Cgroups::Hybrid, false, Work::Doctor)],
         Depth::Short => vec![boot(Cgroups::Pure, true, short()), boot(Cgroups::Hybrid, false, Work::Doctor)],
         Depth::Long => vec![
@@ -139,7 +149,11 @@ pub(super) fn boots(kernel: &Kernel, depth: Depth, filter: &[String]) -> Vec<Boo
             boot(Cgroups::Hybrid, true, Work::Doctor),
             boot(Cgroups::Pure, false, Work::Doctor),
         ],
+    };
+    if depth == Depth::Long || (depth == Depth::Short && kernel.series == BOOTED_BY_SYSTEMD) {
+        boots.extend(systemd());
     }
+    boots
 }
 
 #[cfg(test)]
@@ -164,7 +178,7 @@ mod tests {
                 .collect()
         };
         assert_eq!(count(Depth::Short, &[]), [Some(2), Some(3)]);
-        assert_eq!(count(Depth::Long, &[]), [None, None, Some(3), Some(3)]);
+        assert_eq!(count(Depth::Long, &[]), [None, None, Some(3), Some(3), None]);
         assert_eq!(count(Depth::Short, &["live::two".into()]), [Some(2), Some(3)]);
         assert!(
             boots(&kernel, Depth::Short, &[])
