@@ -177,7 +177,15 @@ impl Config {
         if size > MAX_BYTES {
             return Err(unreadable(format!("it has {size} bytes; at most {MAX_BYTES} are read")));
         }
-        let text = std::fs::read_to_string(path).map_err(|why| unreadable(why.to_string()))?;
+        let text = std::fs::read_to_string(path).map_err(|why| {
+            let who = if why.kind() == std::io::ErrorKind::PermissionDenied {
+                "; the data path reads it as the user `caracal`, and callers as themselves: run chmod 0644 on it (secrets have files of \
+                 their own)"
+            } else {
+                ""
+            };
+            unreadable(format!("{why}{who}"))
+        })?;
         let mut config = Config::parse(&text, path)?;
         if let Some(base) = path.parent() {
             config.resolve_paths(base);

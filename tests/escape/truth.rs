@@ -292,3 +292,31 @@ fn canaries_come_back_after_they_were_killed_and_count_for_nobody() {
         until("its leaf goes", PATIENCE, || !leaf.exists()).expect("it goes");
     });
 }
+
+/// The watch looks five times a second, and must not take a release for a cgroup that was removed and made again.
+#[test]
+fn a_released_cgroup_stays_released() {
+    plain("a release under the watch", |world| {
+        use std::os::unix::fs::MetadataExt as _;
+        let cgroup = Cgroup::new();
+        let path = cgroup.path();
+        let path = path.to_str().expect("a path in UTF-8");
+        let id = std::fs::metadata(path).expect("the cgroup").ino();
+        let links = format!("{}/links/{id}", pins(world));
+        let there = || world.scene.net.a.shell(&format!("ls {links}")).is_ok();
+        for round in 0..20 {
+            // At another place between two looks each time.
+            std::thread::sleep(Duration::from_millis(round * 10));
+            let _ran = world.daemon.command(&["attach", "--cgroup", path]).ran().ok();
+            assert!(there(), "attached");
+            let _ran = world.daemon.command(&["detach", "--cgroup", path]).ran().ok();
+            let end = Instant::now() + Duration::from_millis(500);
+            while Instant::now() < end {
+                assert!(!there(), "round {round}: its programs are back\n{}", world.daemon.logs());
+            }
+        }
+        let again = world.daemon.logs().matches("was removed and made again").count();
+        assert_eq!(again, 0, "{}", world.daemon.logs());
+        0
+    });
+}

@@ -71,7 +71,9 @@ impl Plane {
     /// What a daemon's configuration says of the bus.
     pub(crate) fn kafka_section(&self) -> String {
         let Plane { kafka, topic, partitions, .. } = self;
-        format!("[kafka]\nservers = \"{kafka}\"\ntopic = \"{topic}\"\ndlq = \"{topic}.dead\"\npartitions = {partitions}\n")
+        format!(
+            "[kafka]\nservers = \"{kafka}\"\ntopic = \"{topic}\"\ndlq = \"{topic}.dead\"\npartitions = {partitions}\n"
+        )
     }
 
     pub(crate) fn config(&self) -> PathBuf {

@@ -64,7 +64,7 @@ const VM: &str = "vm";
 #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test unit\n  cargo xtask test wire money\n  \
                         cargo xtask test --long money\n  cargo xtask test wire -- trailers")]
 pub(crate) struct Arguments {
-    /// Only these: `unit`, `vm`, `fuzz` (named or with `--long`), or a directory of tests/ such as `wire`, `money`.
+    /// Only these: `unit`, `vm`, `fuzz` (by name or with `--long`), or a directory of tests/ such as `wire`, `money`.
     #[arg(value_name = "SUBJECT")]
     subjects: Vec<String>,
     /// Full size rather than the size that fits into CI.
@@ -83,8 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let wants_fuzz = named("fuzz") || (arguments.subjects.is_empty() && arguments.long);
     let wants_contracts =
         arguments.subjects.is_empty() || arguments.subjects.iter().any(|subject| !OTHERS.contains(&subject.as_str()));
-    let everything = arguments.subjects.is_empty() && arguments.long;
-    // Kernels under emulation and the services of the shared plane: by name, or in a long run.
+    let everything = arguments.subjects.is_empty();
     let wants_vm = named(VM) || everything;
     let wants_plane = named(PLANE) || everything;
     build::all(&checkout)?;
@@ -164,10 +163,7 @@ fn unit(checkout: &Checkout, filter: &[String]) -> Result<String> {
 /// Runs the chosen contracts; returns the names of the reports that they left.
 fn contracts(checkout: &Checkout, clients: &Clients, arguments: &Arguments) -> Result<Vec<String>> {
     let programs = programs::compile(checkout, "compiling the contracts", CONTRACTS)?;
-    let mut chosen = choose(programs, &arguments.subjects)?;
-    if arguments.subjects.is_empty() && !arguments.long {
-        chosen.retain(|program| program.name != PLANE);
-    }
+    let chosen = choose(programs, &arguments.subjects)?;
     root::ask("to run the contracts: they make cgroups and network namespaces")?;
     let newest = if arguments.long && chosen.iter().any(|program| program.name == AGENTS) {
         Some(setup::newest_agents(checkout, clients)?)

@@ -84,7 +84,7 @@ pub(super) fn files(checkout: &Checkout) -> Result<Image> {
         link(&mut image, &format!("multi-user.target.wants/{enabled}"), enabled);
     }
     image.text("/etc/systemd/system.conf", "[Manager]\nDefaultStandardOutput=tty\nDefaultTimeoutStartSec=600\n", 0o644);
-    image.text("/etc/caracal/caracal.toml", CONFIGURATION, 0o600);
+    image.text("/etc/caracal/caracal.toml", CONFIGURATION, 0o644);
     image.text("/vm/agent", agent(checkout), 0o755);
     Ok(image)
 }

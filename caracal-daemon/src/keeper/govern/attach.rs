@@ -111,6 +111,18 @@ impl Governor {
         told.map(|_| value)
     }
 
+    /// Takes an attached cgroup off the list of what is watched.
+    fn forget(&self, path: &str) -> Option<(CgroupId, Governed)> {
+        let mut governed = self.governed();
+        let id = governed.iter().find(|(_, one)| !one.leaf && one.cgroup.path == path).map(|(id, _)| *id)?;
+        governed.remove(&id).map(|one| (id, one))
+    }
+
+    /// Whether the cgroup at this path is on the list of what is watched.
+    pub(super) fn is_watched(&self, path: &str) -> bool {
+        self.governed().values().any(|one| !one.leaf && one.cgroup.path == path)
+    }
+
     /// Whether there is such a cgroup.
     #[must_use]
     pub fn is_there(&self, path: &Path) -> bool {
@@ -129,15 +141,22 @@ impl Governor {
     /// When it is not governed.
     pub fn detach(&self, path: &Path) -> Answer {
         let cgroup = self.hierarchy.open(path).map_err(|error| error.to_string())?;
-        let mut kernel = self.kernel();
-        if cgroup.id == self.slice.id || !kernel.governed().any(|id| id == cgroup.id) {
+        if cgroup.id == self.slice.id || !self.kernel().governed().any(|id| id == cgroup.id) {
             return Err(format!("{} is not an attached cgroup; `caracald status` lists them", cgroup.path));
         }
-        kernel.dismiss(cgroup.id).and_then(|()| kernel.release(cgroup.id)).map_err(|error| error.to_string())?;
-        drop(kernel);
+        // Before the kernel lets go: the watch would take it for a cgroup that was removed and made again.
+        let released = self.forget(&cgroup.path);
+        let freed = {
+            let mut kernel = self.kernel();
+            kernel.dismiss(cgroup.id).and_then(|()| kernel.release(cgroup.id))
+        };
+        if let Err(error) = freed {
+            self.governed().extend(released);
+            return Err(error.to_string());
+        }
         self.live.detach(&self.kernel, &cgroup)?;
         let _ = std::fs::remove_dir(cgroup.absolute.join(canary::LEAF));
-        let name = self.governed().remove(&cgroup.id).map(|one| one.agent.name);
+        let name = released.map(|(_, one)| one.agent.name);
         self.register();
         self.open_inbound();
         let _ = self.order(&Order::Dismiss(cgroup.id));

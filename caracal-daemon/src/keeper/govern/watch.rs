@@ -95,6 +95,10 @@ impl Governor {
         notes: &mut BTreeSet<String>,
     ) -> Result<Option<String>, String> {
         let mut kernel = self.kernel();
+        // Released since the list was made: a release takes it off the list before it asks for the kernel.
+        if tree.agent.is_some() && !self.is_watched(&tree.path) {
+            return Ok(None);
+        }
         let text = |error: crate::keeper::KeeperError| error.to_string();
         if !kernel.governed().any(|id| id == cgroup.id) {
             // Shut at once; who is in it is looked at without haste.
@@ -144,6 +148,9 @@ impl Governor {
     /// Attaches a cgroup that was made again as the agent that it was. What cannot be attached stays shut.
     pub fn attach_again(&self, again: &Again) {
         let Again { agent, options } = again;
+        if !self.is_watched(&agent.path) {
+            return;
+        }
         match self.attach_as(Path::new(&agent.path), Some(&agent.name), *options, Some(agent.cgroup)) {
             Ok(_) => {
                 let mut kernel = self.kernel();
