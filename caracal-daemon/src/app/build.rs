@@ -361,19 +361,15 @@ fn rate(rate: &config::Rate) -> RateSpec {
         tokens: rate.tokens,
         window: rate.window,
         agents: agents(&rate.agents),
-        models: globs(&rate.models),
-        providers: globs(&rate.providers),
-        hosts: globs(&rate.hosts),
+        models: rate.models.clone(),
+        providers: rate.providers.clone(),
+        hosts: rate.hosts.clone(),
         per: rate.per,
     }
 }
 
-fn agents(patterns: &[config::AgentPattern]) -> Vec<String> {
-    patterns.iter().map(|pattern| pattern.glob().as_str().to_owned()).collect()
-}
-
-fn globs(globs: &[config::Glob]) -> Vec<String> {
-    globs.iter().map(|glob| glob.as_str().to_owned()).collect()
+fn agents(patterns: &[config::AgentPattern]) -> Vec<config::Glob> {
+    patterns.iter().map(|pattern| pattern.glob().clone()).collect()
 }
 
 fn specs(config: &Config) -> Vec<BudgetSpec> {
@@ -388,9 +384,10 @@ fn spec(budget: &config::Budget) -> BudgetSpec {
         kind: budget.kind,
         time_zone: budget.time_zone.iana_name().unwrap_or_default().to_owned(),
         agents: agents(&budget.agents),
-        models: globs(&budget.models),
-        providers: globs(&budget.providers),
-        hosts: globs(&budget.hosts),
+        models: budget.models.clone(),
+        providers: budget.providers.clone(),
+        hosts: budget.hosts.clone(),
+        tools: budget.tools.clone(),
         per: budget.per,
         parent: budget.parent.as_deref().map(Arc::from),
         wait: Wait { time: Duration::from_millis(budget.wait_ms), ..Wait::default() },

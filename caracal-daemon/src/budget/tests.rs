@@ -8,7 +8,13 @@ const NOON: u64 = 1_795_521_600 * SECOND; // 2026-11-24T12:00:00Z
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn scope(agent: &str, model: &str) -> Scope {
-    Scope { agent: agent.into(), provider: "openai", model: model.into(), host: "api.openai.com".into() }
+    Scope {
+        agent: agent.into(),
+        provider: "openai",
+        model: model.into(),
+        host: "api.openai.com".into(),
+        tool: "".into(),
+    }
 }
 
 fn budgets(specs: Vec<BudgetSpec>) -> Result<(Budgets, Clock), SpecError> {

@@ -270,7 +270,12 @@ fn globs_match_whole_texts() {
         ("exact", "exact", true),
         ("exact", "exactly", false),
         ("*x*", "x", true),
+        ("claude-*", "xclaude-", false),
+        ("*-mini", "gpt-5-mini-x", false),
+        (&"*a".repeat(100), &"a".repeat(50), false),
     ] {
         assert_eq!(glob(pattern).map(|g| g.matches(text)), Ok(expected), "{pattern} {text}");
     }
+    // A pattern means the same in a rule, a budget and a rate: Cedar's `like` has no other wildcard.
+    assert!(glob("g?t-*").expect_err("one wildcard").contains("one wildcard"));
 }

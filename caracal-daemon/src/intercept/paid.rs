@@ -130,6 +130,7 @@ pub(crate) async fn hold(
         provider: call.provider.name(),
         model: call.priced_as(),
         host: asked.target.host.clone(),
+        tool: call.tool().into(),
     };
     // Does it come too often?
     let pass = rate::pass(session, &scope).map_err(plain)?;

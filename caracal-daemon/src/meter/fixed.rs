@@ -141,6 +141,13 @@ impl Call {
         self.price.fixed.is_some() && self.most() == NanoUsd::ZERO
     }
 
+    /// The tool that it calls, without its server; empty where it calls none.
+    #[must_use]
+    pub fn tool(&self) -> &str {
+        let tool = self.model.split_once('/').filter(|_| self.operation == Operation::Tool);
+        tool.map_or("", |(_, tool)| tool)
+    }
+
     /// Its answer costs by the byte.
     #[must_use]
     pub fn costs_by_answer(&self) -> bool {

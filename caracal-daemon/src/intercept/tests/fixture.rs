@@ -39,10 +39,10 @@ fn rate(name: &str, host: &str) -> RateSpec {
         requests: Some(2),
         tokens: None,
         window: crate::budget::Window::Hour,
-        agents: vec!["hasty".to_owned()],
+        agents: vec!["hasty".into()],
         models: Vec::new(),
         providers: Vec::new(),
-        hosts: vec![host.to_owned()],
+        hosts: vec![host.into()],
         per: crate::budget::Per::Agent,
     }
 }
@@ -55,9 +55,9 @@ impl Stages {
         let config = crate::config::Config::parse("[policy]\ncedar = [\"rules.cedar\"]\n", Path::new("caracal.toml"))
             .expect("config");
         let mut poor = crate::budget::BudgetSpec::daily("poor", crate::money::NanoUsd(1));
-        poor.agents = vec!["poor".to_owned()];
+        poor.agents = vec!["poor".into()];
         let watched = crate::budget::BudgetSpec {
-            agents: vec!["watched".to_owned()],
+            agents: vec!["watched".into()],
             soft: true,
             warn_at: vec![50, 80],
             ..crate::budget::BudgetSpec::daily("watched", crate::money::NanoUsd(1))
