@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use std::sync::Arc;
 
 /// A refusal and the policies that it names.
-type Refused = (Refusal, Vec<Arc<str>>);
+pub(crate) type Refused = (Refusal, Vec<Arc<str>>);
 
 /// Answers a paid call.
 pub(crate) async fn call(
@@ -50,10 +50,7 @@ pub(crate) async fn call(
     match prepare(session, asked, provider, operation, &parts.headers, &body, decided).await {
         Ok(prepared) => answer(session, asked, parts, body.clone(), prepared, decided).await,
         Err((refusal, policies)) => {
-            // What changes by itself soon is looked at anew.
-            if !matches!(refusal.reason, Reason::JournalUnavailable | Reason::RateLimited { .. }) {
-                stack.remembered.put(&equal_key(&equal), &refusal, asked.model.get(), stack.clock.now());
-            }
+            stack.remembered.put(&equal_key(&equal), &refusal, asked.model.get(), stack.clock.now());
             session.refuse(asked, &refusal, &policies)
         }
     }

@@ -134,7 +134,7 @@ fn fill(journal: &Journal) {
 }
 
 const RULES: &str = r#"
-@id("names") @private("true") permit(principal, action in [Action::"resolve", Action::"request", Action::"llm"], resource)
+@id("names") @private("true") permit(principal, action in [Action::"resolve", Action::"request", Action::"llm", Action::"tool"], resource)
 when { (context.host like "*.test" && context.host != "denied.test" && context.host != "public.test") || context.host == "api.openai.com" };
 @id("public") permit(principal, action in [Action::"resolve", Action::"request"], resource) when { context.host == "public.test" };
 @id("tcp") @private("true") @mode("tcp") permit(principal, action == Action::"connect", resource) when { context.host == "127.0.0.9" || context.host == "tcp.example" };
