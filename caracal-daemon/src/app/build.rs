@@ -45,9 +45,9 @@ pub(super) struct Stages {
     pub(super) journal: Journal,
     pub(super) ledger: ledger::Handle,
     pub(super) publisher: Option<Publisher>,
-    budgets: Arc<Budgets>,
+    pub(super) budgets: Arc<Budgets>,
     rates: Rates,
-    state: StateDir,
+    pub(super) state: StateDir,
     file: PathBuf,
     /// What is wrong with the policy, prices or budgets on disk, if something is.
     trouble: Mutex<Option<String>>,

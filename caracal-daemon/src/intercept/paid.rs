@@ -180,6 +180,7 @@ fn send(
     let Prepared { mut ticket, call, edited } = prepared;
     let stack = session.origin.stack.clone();
     let key = session.key(&asked.target, &decided.grant, None);
+    ticket.sends(edited.body.as_ref().map_or(body.len(), Bytes::len));
     let written = rebuild(parts, body, &edited, session.expected.tls);
     async move {
         let Some((request, shape)) = written else {

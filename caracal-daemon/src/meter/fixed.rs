@@ -69,6 +69,12 @@ impl Own {
         Own { entries: tools.chain(apis).collect(), book: Arc::new(PriceBook::fixed(&prices)) }
     }
 
+    /// Their prices.
+    #[must_use]
+    pub fn book(&self) -> Arc<PriceBook> {
+        Arc::clone(&self.book)
+    }
+
     /// The surface by these entries, where the built-in one leaves it open.
     pub(super) fn surface(&self, built_in: Surface, host: &str, path: &str) -> Surface {
         if !matches!(built_in, Surface::Unpriced | Surface::Unknown(_) | Surface::Unmetered(..)) {
