@@ -222,13 +222,12 @@ impl Stages {
     }
 
     pub(super) async fn spend(&self, agents: Option<Vec<String>>) -> Answer {
-        use crate::spend::{By, sum};
+        use crate::spend::{By, Sums};
         let filter = ledger::query::Filter { agents, uid: None };
         let rows = ledger::query::spend(&self.state, &filter).await.map_err(|error| error.to_string())?;
-        let by = [By::Agent, By::Model, By::Day];
-        let rows = sum(&rows, &by);
-        let json = crate::cli::spend::json(&rows).map_err(|error| error.to_string())?;
-        Ok(json!({ "json": json, "table": crate::cli::spend::table(&rows, &by) }))
+        let sums = Sums::of(&[By::Agent, By::Model, By::Day], rows);
+        let json = crate::cli::spend::json(&sums).map_err(|error| error.to_string())?;
+        Ok(json!({ "json": json, "table": crate::cli::spend::table(&sums) }))
     }
 }
 
