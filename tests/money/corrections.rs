@@ -75,10 +75,8 @@ fn charges_at_their_hold_come_down_to_the_bill_and_stay_there() {
         let _done = correct(&[&amount]).ok();
         assert_eq!(spent(&daemon), audit.bill, "at once, in the running daemon");
         // The charges are down to what was billed, so the same again is too much for them, and the ledger is equal.
-        until("the ledger has the corrections", Duration::from_secs(60), || {
-            reconcile(&daemon, &file).code == Some(0)
-        })
-        .expect("the sides agree");
+        until("the ledger has the corrections", Duration::from_secs(60), || reconcile(&daemon, &file).code == Some(0))
+            .expect("the sides agree");
         let verified = daemon.json(&["ledger", "verify"]);
         assert!(verified["corrections"].as_u64() >= Some(1), "{verified}");
         assert_eq!(verified["findings"], serde_json::json!([]));

@@ -217,7 +217,7 @@ fn check_ancestors(budget: &Budget, by_name: &HashMap<&str, &Budget>) -> Result<
         if below.window <= parent.window && below.limit > parent.limit {
             let (own, above) = (super::format_usd(below.limit), super::format_usd(parent.limit));
             let message = format!(
-                "a child narrows its parent: {own} a {} is more than the {above} a {} that {name:?} allows",
+                "a child narrows its parent: {own} per {} is more than the {above} per {} that {name:?} allows",
                 below.window.as_str(),
                 parent.window.as_str()
             );

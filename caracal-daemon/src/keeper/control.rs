@@ -188,7 +188,9 @@ fn answer(request: Request, caller: Caller, governor: &Governor) -> Response {
         Request::Spend => governor.order(&Order::Spend { agents: own.map(|uid| governor.agents_of(uid)) }),
         Request::Budgets => governor.order(&Order::Budgets { agents: own.map(|uid| governor.agents_of(uid)) }),
         Request::Correct(asked) => {
-            administer("correct a charge")?;
+            if caller.uid != 0 {
+                return Err("only root may correct a charge: run it with sudo".to_owned());
+            }
             governor.order(&Order::Correct { asked, uid: caller.uid })
         }
         Request::CaCertificate => Ok(serde_json::Value::String(governor.ca_certificate().to_owned())),

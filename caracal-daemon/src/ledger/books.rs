@@ -1,11 +1,14 @@
 //! What the records say of money: totals per budget window, open intents, spend per agent, model and day.
 //! Takes records in the ledger's order; gives the changes that commit with them. Pure.
 
+mod paid;
+
 use crate::clock::UnixNanos;
 use crate::event::write::PLACE_BYTES;
 use crate::event::{Data, Detail, Draft, Kind, Usage, WindowKey};
 use crate::meter::Provider;
 use crate::money::NanoUsd;
+use paid::Paid;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -347,84 +350,4 @@ impl Changes {
 
 pub(super) fn nanos(at: jiff::Timestamp) -> Option<UnixNanos> {
     u64::try_from(at.as_nanosecond()).ok().map(UnixNanos)
-}
-
-/// The fields that money hangs on, read without a copy.
-#[derive(serde::Deserialize)]
-struct Paid<'a> {
-    #[serde(borrow)]
-    time: &'a str,
-    #[serde(borrow)]
-    data: PaidData<'a>,
-}
-
-#[derive(serde::Deserialize)]
-struct PaidData<'a> {
-    #[serde(rename = "caracal.call", borrow)]
-    call: Option<Cow<'a, str>>,
-    #[serde(rename = "caracal.agent", borrow, default)]
-    agent: Cow<'a, str>,
-    #[serde(rename = "gen_ai.provider.name", borrow, default)]
-    provider: Cow<'a, str>,
-    #[serde(rename = "gen_ai.operation.name", borrow, default)]
-    operation: Cow<'a, str>,
-    #[serde(rename = "gen_ai.request.model", borrow, default)]
-    model: Cow<'a, str>,
-    #[serde(rename = "caracal.price_book", borrow)]
-    price_book: Option<Cow<'a, str>>,
-    #[serde(rename = "caracal.price_entry", borrow)]
-    price_entry: Option<Cow<'a, str>>,
-    #[serde(rename = "caracal.settle", borrow, default)]
-    settle: Cow<'a, str>,
-    #[serde(rename = "caracal.hold.nano_usd", default)]
-    hold: u64,
-    #[serde(rename = "caracal.cost.nano_usd")]
-    cost: Option<u64>,
-    #[serde(rename = "caracal.correction.nano_usd")]
-    correction: Option<i64>,
-    #[serde(rename = "caracal.correction.sequence")]
-    corrects: Option<u64>,
-    #[serde(rename = "caracal.correction.charged_at", borrow)]
-    charged_at: Option<Cow<'a, str>>,
-    #[serde(rename = "caracal.bytes.sent", default)]
-    sent: u64,
-    #[serde(rename = "caracal.bytes.received", default)]
-    received: u64,
-    #[serde(rename = "caracal.windows", default)]
-    windows: Vec<WindowKey>,
-    #[serde(rename = "caracal.usage.uncached_input_tokens", default)]
-    input: u64,
-    #[serde(rename = "gen_ai.usage.cache_read.input_tokens", default)]
-    cache_read: u64,
-    #[serde(rename = "caracal.usage.cache_write_5m_tokens", default)]
-    cache_write_5m: u64,
-    #[serde(rename = "caracal.usage.cache_write_1h_tokens", default)]
-    cache_write_1h: u64,
-    #[serde(rename = "gen_ai.usage.output_tokens", default)]
-    output: u64,
-    #[serde(rename = "gen_ai.usage.reasoning.output_tokens", default)]
-    reasoning: u64,
-    #[serde(rename = "caracal.usage.web_searches", default)]
-    web_searches: u64,
-}
-
-impl Paid<'_> {
-    fn read(record: &[u8]) -> Option<Paid<'_>> {
-        serde_json::from_slice(record).ok()
-    }
-}
-
-impl PaidData<'_> {
-    fn usage(&self) -> Usage {
-        Usage {
-            input: self.input,
-            cache_read: self.cache_read,
-            cache_write_5m: self.cache_write_5m,
-            cache_write_1h: self.cache_write_1h,
-            output: self.output,
-            reasoning: self.reasoning,
-            web_searches: self.web_searches,
-            ..Usage::default()
-        }
-    }
 }

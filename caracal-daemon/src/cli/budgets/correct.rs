@@ -20,6 +20,8 @@ use crate::money::{NanoUsd, shown_change, signed_usd};
 
 /// Corrections of one command: each is a record of its own.
 const MOST: usize = 1_000;
+/// Charges that one command chooses among.
+const MOST_LOOKED_AT: usize = 100_000;
 
 /// Put charges right, by new signed records. Root only.
 ///
@@ -137,11 +139,12 @@ fn find(args: &CorrectArgs, state: &Path) -> anyhow::Result<Vec<Charged>> {
             if wanted {
                 found.push(charged);
             }
-            ControlFlow::Continue(())
+            if found.len() > MOST_LOOKED_AT { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
         .await?;
         Ok(())
     })?;
+    ensure!(found.len() <= MOST_LOOKED_AT, "more than {MOST_LOOKED_AT} charges fit; name fewer, by --day for instance");
     ensure!(!found.is_empty(), "no charge in the ledger fits; `caracald spend` shows what there is");
     Ok(found)
 }

@@ -14,7 +14,10 @@ use crate::ledger::StateDir;
 use crate::ledger::charges::{self, Span};
 use crate::money::{NanoUsd, shown_change};
 use crate::spend::export::{self, Export, MAX_BYTES};
-use crate::spend::reconcile::{Proposal, Reconciliation, Row};
+use crate::spend::reconcile::{Part, Proposal, Reconciliation, Row};
+
+/// Keys and workspaces that are shown of one day and model.
+const MOST_PARTS: usize = 10;
 
 /// Hold the ledger against a provider's export: by day and model, tokens and money.
 ///
@@ -139,6 +142,17 @@ fn print(args: &ReconcileArgs, export: &Export, shown: &[&Row], all: usize, diff
         for cause in causes(row, args.tolerance) {
             println!("{} {}: {cause}", row.day, name(row));
         }
+        for part in row.parts.iter().take(MOST_PARTS) {
+            println!("{} {}: {}", row.day, name(row), of_part(part));
+        }
+        if row.parts.len() > MOST_PARTS {
+            println!(
+                "{} {}: and {} more keys or workspaces (--json)",
+                row.day,
+                name(row),
+                row.parts.len() - MOST_PARTS
+            );
+        }
     }
     if args.correct {
         let commands: Vec<String> = shown.iter().flat_map(|row| commands(args, row)).collect();
@@ -147,6 +161,20 @@ fn print(args: &ReconcileArgs, export: &Export, shown: &[&Row], all: usize, diff
         }
         commands.iter().for_each(|command| println!("{command}"));
     }
+}
+
+/// What the provider billed to one key and workspace: the ledger does not know them.
+fn of_part(part: &Part) -> String {
+    let mut said = Vec::new();
+    for (what, name) in [("key", &part.key), ("workspace", &part.workspace)] {
+        said.extend((!name.is_empty()).then(|| format!("{what} {name}")));
+    }
+    let billed = &part.billed;
+    let mut told: Vec<String> = billed.amount.map(|amount| money(amount.nano())).into_iter().collect();
+    for (what, count) in [("requests", billed.requests), ("tokens in", billed.input), ("tokens out", billed.output)] {
+        told.extend(count.map(|count| format!("{count} {what}")));
+    }
+    crate::cli::events::text(Some(&format!("{} was billed {}", said.join(", "), told.join(", "))))
 }
 
 fn name(row: &Row) -> String {

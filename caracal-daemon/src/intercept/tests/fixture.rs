@@ -21,6 +21,7 @@ pub(crate) struct Seen {
     pub(crate) hold: Option<u64>,
     pub(crate) count: u64,
     pub(crate) call: Option<String>,
+    pub(crate) bytes: (Option<u64>, Option<u64>),
 }
 
 /// The stages that other files own.
@@ -108,6 +109,7 @@ impl Stages {
                     hold: number("caracal.hold.nano_usd"),
                     count: number("caracal.count").unwrap_or(1),
                     call: text("caracal.call"),
+                    bytes: (number("caracal.bytes.sent"), number("caracal.bytes.received")),
                 });
             }
         }

@@ -46,6 +46,8 @@ async fn a_call_is_settled_before_its_answer_ends() {
     let outcome = outcome(&records).expect("the outcome came before the last byte");
     assert_eq!(outcome.settle.as_deref(), Some("settled"));
     assert!(outcome.cost.is_some_and(|cost| cost > 0) && outcome.cost <= outcome.hold, "{outcome:?}");
+    assert_eq!(outcome.bytes.1, Some(body.len() as u64), "the answer's length is on record");
+    assert!(outcome.bytes.0.is_some_and(|sent| sent == CALL.len() as u64), "{outcome:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
