@@ -2,6 +2,7 @@
 //! Gives up its rights before it reads anything. Never opens the door by itself: the probe does.
 
 mod build;
+mod correct;
 mod elsewhere;
 mod orders;
 mod prober;

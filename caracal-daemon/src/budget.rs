@@ -20,6 +20,7 @@ pub use spec::{BudgetSpec, Per, SpecError, Wait, Window, WindowKind};
 pub use warning::Warning;
 
 use crate::clock::{Clock, UnixNanos};
+use crate::config::Glob;
 use crate::event::WindowKey;
 use crate::money::NanoUsd;
 use crate::refusal::{Reason, Refusal, Side, Stage};
@@ -39,14 +40,15 @@ pub struct Scope {
     pub model: Arc<str>,
     /// The host.
     pub host: Arc<str>,
+    /// The tool that is called, without its server; empty for all else.
+    pub tool: Arc<str>,
 }
 
 impl Scope {
     /// Whether each of its names matches one of the patterns for it; no patterns match everything.
-    fn is_among(&self, agents: &[String], models: &[String], providers: &[String], hosts: &[String]) -> bool {
-        let any = |patterns: &[String], name: &str| {
-            patterns.is_empty() || patterns.iter().any(|pattern| spec::glob(pattern, name))
-        };
+    fn is_among(&self, agents: &[Glob], models: &[Glob], providers: &[Glob], hosts: &[Glob]) -> bool {
+        let any =
+            |patterns: &[Glob], name: &str| patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(name));
         any(agents, &self.agent) && any(models, &self.model) && any(providers, self.provider) && any(hosts, &self.host)
     }
 
@@ -124,6 +126,12 @@ impl Budgets {
     /// When the specs contradict each other: then the former ones stay.
     pub fn reload(&self, specs: Vec<BudgetSpec>) -> Result<(), SpecError> {
         Pool::reload(&self.0, specs)
+    }
+
+    /// A charge is put right: adds `nano` to what is settled in these windows, or takes it off, and looks again at calls that
+    /// wait. Gives the limits that it brought near. Whoever calls it has a durable record of it.
+    pub fn correct(&self, windows: &[WindowKey], nano: i64) -> Vec<Warning> {
+        Pool::correct(&self.0, windows, nano)
     }
 
     /// The current window of each budget, and of each agent or model that a budget is divided by and that has called.

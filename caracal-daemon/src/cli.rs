@@ -32,6 +32,8 @@ use crate::keeper::order::EventsQuery;
 
 /// Exit codes beyond 0 and 1, after `sysexits.h`.
 pub mod exit {
+    /// A provider's export and the ledger differ.
+    pub const DIFFERS: u8 = 4;
     /// The command line or the configuration is wrong.
     pub const USAGE: u8 = 64;
     /// The daemon is not running.
@@ -60,7 +62,8 @@ pub struct Cli {
 const EXIT_CODES: &str = "First steps: `caracald doctor`; `sudo caracald attach` in one terminal and `caracald run -- CMD` in another; \
 `caracald events` and `caracald spend` for what happened; `caracald policy explain HOST` for why.
 
-Exit codes: 0 done; 1 the answer is no (a denial, a failed check); 3 a ledger or receipt does not hold; 64 command line or configuration; \
+Exit codes: 0 done; 1 the answer is no (a denial, a failed check); 3 a ledger or receipt does not hold; \
+4 a provider's export and the ledger differ; 64 command line or configuration; \
 69 the daemon is not running; 71 the system refused; 77 not permitted. `run` exits as its command does, or 125 to 127 as shells do.";
 
 /// Every verb. What its arguments say of themselves is its help.
@@ -188,6 +191,7 @@ fn events(args: &events::EventsArgs, config: &Config) -> anyhow::Result<ExitCode
 }
 
 fn spend(args: &spend::SpendArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(args.verb.is_none() || nix::unistd::geteuid().is_root(), crate::keeper::KeeperError::NotRoot);
     if args.fleet {
         return spend::fleet(args, config);
     }

@@ -38,6 +38,8 @@ pub enum Kind {
     Intent,
     /// How a paid call ended: its charge.
     Outcome,
+    /// A charge is put right, by an operator: how much it goes up or down.
+    Correction,
     /// Refusals that the kernel made.
     KernelDenial,
     /// What was spent has reached a part of a limit.
@@ -56,6 +58,7 @@ impl Kind {
             Kind::Decision => "caracal.decision.v1",
             Kind::Intent => "caracal.intent.v1",
             Kind::Outcome => "caracal.outcome.v1",
+            Kind::Correction => "caracal.correction.v1",
             Kind::KernelDenial => "caracal.kernel_denial.v1",
             Kind::BudgetWarning => "caracal.budget_warning.v1",
             Kind::Lifecycle => "caracal.lifecycle.v1",
@@ -137,6 +140,17 @@ pub struct Served {
     pub input_above: u64,
 }
 
+/// How a charge is put right. The record that charged it stays as it is; the windows, agent and model are the same in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Correction {
+    /// What is added to the charge, nano-USD. All corrections of a charge together leave at least nothing of it.
+    pub nano: i64,
+    /// The sequence number, on its host, of the outcome that charged it.
+    pub sequence: u64,
+    /// When it was charged: the correction counts in the same day's spend.
+    pub charged_at: UnixNanos,
+}
+
 /// The plain part of a record. Fields that are `None` or empty are left out of the bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Data {
@@ -180,6 +194,8 @@ pub struct Data {
     pub usage: Option<Usage>,
     /// The terms that `cost` goes by, where it goes by `usage`.
     pub served: Option<Served>,
+    /// For a correction: what of which charge.
+    pub correction: Option<Correction>,
     /// For a warning: how near the limit is.
     pub near: Option<Near>,
     /// The price book's version and hash.
@@ -235,6 +251,12 @@ pub struct Detail {
     /// The sentence that the agent was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sentence: Option<String>,
+    /// Why, in the words of whoever asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The user id of whoever asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<u32>,
 }
 
 /// A record before the journal gives it its place: everything but sequence and chain.

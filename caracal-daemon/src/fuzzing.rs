@@ -16,7 +16,7 @@ pub use connection::{client_hello, dns_query, first_bytes, http_target, http1_st
 pub use evidence::{checkpoint, frame, journal_segment, kernel_denial, receipt, record};
 pub use paid::{paid_request, usage_answer};
 pub use providers::{provider_answer, provider_request, tool_call};
-pub use settings::{config, policy_table, price_book};
+pub use settings::{config, policy_table, price_book, provider_export};
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};

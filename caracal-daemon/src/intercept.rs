@@ -20,6 +20,7 @@ mod unstoppable;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(crate) use settle::warned;
 pub use stack::{Limits, Parts, Stack};
 pub use tally::Tally;
 

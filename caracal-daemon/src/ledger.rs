@@ -4,6 +4,8 @@
 
 pub mod books;
 pub mod chain;
+pub mod charges;
+pub mod corrections;
 pub mod export;
 pub mod fleet;
 pub mod fleet_verify;
@@ -247,7 +249,8 @@ impl<S: Store> Ledger<S> {
         }
         let mut open: Vec<OpenIntent> = self.open.values().cloned().collect();
         open.sort_by(|one, other| (one.at, &one.call).cmp(&(other.at, &other.call)));
-        Ok(Recovery { totals: self.store.totals().await?, open })
+        let totals = self.store.totals().await?.into_iter().map(|(key, total)| (key, total.net())).collect();
+        Ok(Recovery { totals, open })
     }
 
     /// A checkpoint over the batch. `None` when there is to be none now: the keeper does not answer, or it has signed a
@@ -321,26 +324,11 @@ impl<S: Store> Ledger<S> {
         Ok((tree, batch, duplicates, owed_root))
     }
 
-    /// Whether the ledger has exactly this record in its place. The sequence numbers of leaves never fall, so a
-    /// binary search finds it.
+    /// Whether the ledger has exactly this record in its place.
     async fn passed(&mut self, entry: &Entry) -> Result<bool, LedgerError> {
-        let (mut low, mut high) = (0, self.tree.size());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let chunk = self.store.chunk(middle).await?;
-            let chunk = chunk.ok_or_else(|| StoreError::Damaged(format!("leaf {middle} is missing")))?;
-            let mut places = chunk.records().map(|record| write::read_place(record).map_or(0, |place| place.0));
-            let first = places.next().unwrap_or(0);
-            let last = places.last().unwrap_or(first);
-            if entry.sequence < first {
-                high = chunk.first;
-            } else if entry.sequence > last {
-                low = chunk.first + chunk.count;
-            } else {
-                return Ok(chunk.records().any(|record| record == entry.bytes.as_slice()));
-            }
-        }
-        Ok(false)
+        let size = self.tree.size();
+        let same = |record: &[u8]| record == entry.bytes.as_slice();
+        Ok(corrections::find(&mut self.store, size, entry.sequence, same).await?.is_some())
     }
 
     fn committed(&mut self, tree: Tree, batch: Batch, duplicates: u64) -> Ingested {

@@ -115,6 +115,27 @@ impl FromStr for NanoUsd {
     }
 }
 
+/// Reads `-0.25`, `+5`, `5 USD`: nano-USD, exactly, or not at all.
+///
+/// # Errors
+/// When it is no amount, finer than a nano-USD, or too large.
+pub fn signed_usd(text: &str) -> Result<i64, MoneyError> {
+    let bare = text.trim();
+    let (negative, amount) = match bare.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, bare.strip_prefix('+').unwrap_or(bare)),
+    };
+    let amount: NanoUsd = amount.parse()?;
+    let nano = i64::try_from(amount.0).map_err(|_| MoneyError::TooLarge(text.to_owned()))?;
+    Ok(if negative { -nano } else { nano })
+}
+
+/// A change for people: `-$0.50`, `+$0.50`.
+#[must_use]
+pub fn shown_change(nano: i64) -> String {
+    format!("{}{}", if nano < 0 { '-' } else { '+' }, NanoUsd(nano.unsigned_abs()))
+}
+
 /// A price as the provider publishes it: `nano` nano-USD for `per` units (tokens, calls).
 #[derive(Clone, Copy, Debug)]
 pub struct UnitPrice {

@@ -1,9 +1,12 @@
-//! Takes what the ledger committed; gives sums of money and tokens by agent, provider, model and day.
+//! Takes what the ledger committed; gives sums of money, tokens, calls and bytes by agent, provider, model, tool, host and time.
 //! A view that can be made again from the ledger. Never the authority for a decision.
 
+pub mod export;
 pub mod fleet;
+pub mod reconcile;
 
 use crate::ledger::books::{Changes, Spend, SpendKey};
+use crate::ledger::charges::Charged;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -20,10 +23,74 @@ pub enum By {
     Agent,
     /// By provider.
     Provider,
-    /// By model.
+    /// By model; a tool or an API counts as one.
     Model,
+    /// By tool of an `[[mcp]]` server.
+    Tool,
+    /// By the host that was called. Reads every record, and the agents' detail keys.
+    Host,
+    /// By hour, UTC. Reads every record.
+    Hour,
     /// By day, UTC.
     Day,
+    /// By month, UTC.
+    Month,
+}
+
+impl By {
+    /// Its name: a column's head, and a key in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            By::Agent => "agent",
+            By::Provider => "provider",
+            By::Model => "model",
+            By::Tool => "tool",
+            By::Host => "host",
+            By::Hour => "hour",
+            By::Day => "day",
+            By::Month => "month",
+        }
+    }
+
+    /// Whether the sums by day do not tell, so that every record is read.
+    #[must_use]
+    pub fn needs_records(self) -> bool {
+        matches!(self, By::Host | By::Hour)
+    }
+
+    fn of(self, about: &About) -> String {
+        let key = &about.key;
+        let time = |length: usize| key.day.get(..length).unwrap_or(&key.day).to_owned();
+        match self {
+            By::Agent => key.agent.clone(),
+            By::Provider => key.provider.clone(),
+            By::Model => key.model.clone(),
+            By::Tool if key.provider == "mcp" => key.model.clone(),
+            By::Tool => String::new(),
+            By::Host => about.host.clone(),
+            By::Hour => time(13),
+            By::Day => time(10),
+            By::Month => time(7),
+        }
+    }
+}
+
+/// What a row is about, as finely as is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// Its `day` may be a time: `2026-11-24T10:05`.
+    pub key: SpendKey,
+    /// The host that was called; empty where it is not known.
+    pub host: String,
+}
+
+impl About {
+    /// A row of the sums by day.
+    #[must_use]
+    pub fn day(key: SpendKey) -> About {
+        About { key, host: String::new() }
+    }
 }
 
 impl View {
@@ -52,23 +119,76 @@ impl View {
     }
 }
 
-/// Sums `rows` by one of their keys, or by several together.
-#[must_use]
-pub fn sum(rows: &[(SpendKey, Spend)], by: &[By]) -> Vec<(SpendKey, Spend)> {
-    let mut sums: BTreeMap<SpendKey, Spend> = BTreeMap::new();
-    for (key, spend) in rows {
-        let mut kept = SpendKey::default();
-        for by in by {
-            match by {
-                By::Agent => kept.agent.clone_from(&key.agent),
-                By::Provider => kept.provider.clone_from(&key.provider),
-                By::Model => kept.model.clone_from(&key.model),
-                By::Day => kept.day.clone_from(&key.day),
-            }
-        }
-        sums.entry(kept).or_default().add(spend);
+/// Sums by several keys: each row's values of them in their order, and its sum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sums {
+    by: Vec<By>,
+    rows: BTreeMap<Vec<String>, Spend>,
+}
+
+impl Sums {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(by: &[By]) -> Sums {
+        Sums { by: by.to_vec(), rows: BTreeMap::new() }
     }
-    sums.into_iter().collect()
+
+    /// The sums of these rows.
+    #[must_use]
+    pub fn of(by: &[By], rows: impl IntoIterator<Item = (SpendKey, Spend)>) -> Sums {
+        let mut sums = Sums::new(by);
+        rows.into_iter().for_each(|(key, spend)| sums.add(&About::day(key), &spend));
+        sums
+    }
+
+    /// Adds a row.
+    pub fn add(&mut self, about: &About, spend: &Spend) {
+        let key = self.by.iter().map(|by| by.of(about)).collect();
+        self.rows.entry(key).or_default().add(spend);
+    }
+
+    /// Adds a charge, with its corrections.
+    pub fn add_charge(&mut self, charged: &Charged) {
+        let record = &charged.charge.record;
+        let fields = &record.data;
+        let at = jiff::Timestamp::from_nanosecond(i128::from(record.at.0)).unwrap_or_default();
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let key = SpendKey {
+            agent: text(&fields.agent),
+            provider: text(&fields.provider),
+            model: text(&fields.model),
+            day: at.strftime("%Y-%m-%dT%H:%M").to_string(),
+        };
+        let host = charged.detail.as_ref().and_then(|detail| detail.host.clone()).unwrap_or_default();
+        let released = fields.settle.as_deref() == Some("released");
+        let counted = |number: Option<u64>| number.filter(|_| !released).unwrap_or_default();
+        let mut spend = Spend {
+            calls: u64::from(!released),
+            cost: charged.charge.cost,
+            charged_max: u64::from(charged.charge.at_hold),
+            usage: fields.usage().filter(|_| !released).unwrap_or_default(),
+            sent: counted(fields.bytes_sent),
+            received: counted(fields.bytes_received),
+            ..Spend::default()
+        };
+        for correction in &charged.corrections {
+            let change = crate::ledger::books::Total::change(correction.nano);
+            spend.cost = spend.cost.saturating_add(change.charged);
+            spend.credited = spend.credited.saturating_add(change.credited);
+        }
+        self.add(&About { key, host }, &spend);
+    }
+
+    /// What it sums by.
+    #[must_use]
+    pub fn by(&self) -> &[By] {
+        &self.by
+    }
+
+    /// The rows, in the order of their keys.
+    pub fn rows(&self) -> impl Iterator<Item = (&[String], &Spend)> {
+        self.rows.iter().map(|(key, spend)| (key.as_slice(), spend))
+    }
 }
 
 #[cfg(test)]
@@ -80,16 +200,24 @@ mod tests {
     fn sums_are_by_what_is_asked() {
         let key = |agent: &str, day: &str| SpendKey {
             agent: agent.into(),
-            provider: "openai".into(),
-            model: "m".into(),
+            provider: "mcp".into(),
+            model: "search/web".into(),
             day: day.into(),
         };
         let spend = |cost| Spend { calls: 1, cost: NanoUsd(cost), ..Spend::default() };
-        let view = View::new([(key("a", "1"), spend(1)), (key("a", "2"), spend(2)), (key("b", "1"), spend(4))]);
-        let rows = view.rows(|_| true);
-        let by_agent: Vec<_> =
-            sum(&rows, &[By::Agent]).into_iter().map(|(key, spend)| (key.agent, spend.cost.0, spend.calls)).collect();
-        assert_eq!(by_agent, [("a".to_owned(), 3, 2), ("b".to_owned(), 4, 1)]);
-        assert_eq!(sum(&view.rows(|key| key.agent == "b"), &[]).len(), 1);
+        let view = View::new([
+            (key("a", "2026-11-24"), spend(1)),
+            (key("a", "2026-12-01"), spend(2)),
+            (key("b", "2026-11-24"), spend(4)),
+        ]);
+        let sums = |by: &[By], rows| {
+            let sums = Sums::of(by, rows);
+            sums.rows().map(|(key, spend)| (key.join(" "), spend.cost.0, spend.calls)).collect::<Vec<_>>()
+        };
+        let all = || view.rows(|_| true);
+        assert_eq!(sums(&[By::Agent], all()), [("a".to_owned(), 3, 2), ("b".to_owned(), 4, 1)]);
+        assert_eq!(sums(&[By::Month], all()), [("2026-11".to_owned(), 5, 2), ("2026-12".to_owned(), 2, 1)]);
+        assert_eq!(sums(&[By::Tool], all()), [("search/web".to_owned(), 7, 3)]);
+        assert_eq!(sums(&[], view.rows(|key| key.agent == "b")).len(), 1);
     }
 }

@@ -15,7 +15,8 @@ fn node(scene: &Scene, daemon: &Daemon<'_>, script: &str) -> Ran {
     let file = scene.home.path().join("script.mjs");
     std::fs::write(&file, script.replace("NODE_PREFIX", &programs::node_prefix().display().to_string()))
         .expect("a script");
-    daemon.run(programs::host("node")).arg(file).env("OPENAI_API_KEY", "sk-stand-in").ran()
+    let run = daemon.run(programs::host("node")).arg(file);
+    run.env("OPENAI_API_KEY", "sk-stand-in").env("ANTHROPIC_API_KEY", "sk-ant-stand-in").ran()
 }
 
 #[test]
@@ -45,6 +46,68 @@ fn openai_node_is_allowed() {
         let ran = node(scene, daemon, include_str!("../programs/openai_all.mjs")).ok();
         assert!(ran.stdout.contains("chat: word0") && ran.stdout.contains("responses: word0"), "{}", ran.screen());
         assert_eq!(scene.bill().len(), 4);
+    });
+}
+
+#[test]
+fn anthropic_node_is_allowed() {
+    case("Node anthropic, allowed", AMPLE, |scene, daemon| {
+        let ran = node(scene, daemon, include_str!("../programs/anthropic_all.mjs")).ok();
+        assert!(ran.stdout.contains("message: word0") && ran.stdout.contains("stream: word0"), "{}", ran.screen());
+        assert_eq!(scene.bill().len(), 2);
+        assert!(scene.bill().iter().all(|line| line.usage_sent), "a stream went unmetered: {:?}", scene.bill());
+    });
+}
+
+/// A server of tools, one of them denied by a rule.
+const TOOLS: &str = r#"
+[[allow]]
+hosts = ["mcp.example"]
+
+[[deny]]
+tools = ["delete_*"]
+
+[[mcp]]
+name = "desk"
+host = "mcp.example"
+paths = ["/mcp"]
+prices = { search = "0.01 USD", lookup = "0 USD", delete_everything = "0.01 USD" }
+"#;
+
+#[test]
+fn mcp_typescript_is_allowed_and_each_refusal_is_an_error_of_its_call() {
+    case("TypeScript MCP, allowed, denied and unpriced tools", &format!("{AMPLE}{TOOLS}"), |scene, daemon| {
+        let ran = node(scene, daemon, include_str!("../programs/mcp_all.mjs")).ok();
+        for said in [
+            "tools: delete_everything lookup search",
+            "search: search was called",
+            "lookup: lookup was called",
+            "delete_everything: McpError -32050 policy_denied",
+            "unpriced: McpError -32050 price_unknown",
+            "Caracal",
+        ] {
+            assert!(ran.stdout.contains(said), "{said}: {}", ran.screen());
+        }
+        assert_eq!((refused(daemon, "policy_denied"), refused(daemon, "price_unknown")), (1, 1));
+        assert_eq!(scene.bill().len(), 1);
+    });
+}
+
+#[test]
+fn a_tool_that_no_budget_pays_is_one_request_for_mcp_typescript() {
+    let script = "import { createRequire } from 'node:module';\nconst sdk = createRequire('NODE_PREFIX/');\n\
+                  const { Client } = sdk('@modelcontextprotocol/sdk/client/index.js');\n\
+                  const { StreamableHTTPClientTransport } = sdk('@modelcontextprotocol/sdk/client/streamableHttp.js');\n\
+                  const client = new Client({ name: 'contract', version: '1' });\n\
+                  await client.connect(new StreamableHTTPClientTransport(new URL('https://mcp.example/mcp')));\n\
+                  await client.callTool({ name: 'search', arguments: {} });";
+    case("TypeScript MCP, out of budget: one request, the sentence", &format!("{NOTHING}{TOOLS}"), |scene, daemon| {
+        let ran = node(scene, daemon, script);
+        assert_ne!(ran.code, Some(0), "{}", ran.screen());
+        assert!(ran.stderr.contains("McpError") && ran.stderr.contains("-32050"), "{}", ran.screen());
+        assert!(ran.stderr.contains("Caracal") && ran.stderr.contains("nothing"), "{}", ran.screen());
+        assert_eq!(refused(daemon, "budget_exceeded"), 1);
+        assert!(scene.bill().is_empty());
     });
 }
 
@@ -80,6 +143,29 @@ fn a_denied_call_is_one_request_and_our_sentence() {
         assert_eq!(refused(daemon, "budget_exceeded"), 1);
         assert!(scene.bill().is_empty());
     });
+    let calls = [
+        ("messages", "create({ model: 'claude-haiku-4-5', max_tokens: 9, messages })"),
+        ("messages stream", "stream({ model: 'claude-haiku-4-5', max_tokens: 9, messages }).finalMessage()"),
+    ];
+    for (name, call) in calls {
+        case(&format!("Node anthropic {name}, out of budget: one request, the sentence"), NOTHING, |scene, daemon| {
+            let script = format!(
+                "import {{ createRequire }} from 'node:module';\nconst Anthropic = createRequire('NODE_PREFIX/')('@anthropic-ai/sdk');\n\
+                 const messages = [{{ role: 'user', content: 'hello' }}];\n\
+                 try {{ await new Anthropic().messages.{call}; }} catch (error) {{\n\
+                 console.log('class:', error instanceof Anthropic.BadRequestError, 'status:', error.status);\n\
+                 console.log('id:', error.requestID === error.error.request_id, error.requestID);\nconsole.log(error.message); }}",
+            );
+            let ran = node(scene, daemon, &script).ok();
+            assert!(ran.stdout.contains("class: true status: 400"), "{}", ran.screen());
+            // The id that the SDK shows is the answer's own, in its head and in its body.
+            let id = ran.stdout.lines().find_map(|line| line.strip_prefix("id: true "));
+            assert!(id.is_some_and(|id| !id.is_empty() && id != "null"), "{}", ran.screen());
+            assert!(ran.stdout.contains("Caracal") && ran.stdout.contains("nothing"), "{}", ran.screen());
+            assert_eq!(refused(daemon, "budget_exceeded"), 1);
+            assert!(scene.log("started").is_empty() && scene.bill().is_empty());
+        });
+    }
 }
 
 #[test]

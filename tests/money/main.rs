@@ -1,6 +1,7 @@
 //! Money: bill and ledger side by side, under concurrency, broken calls and `kill -9`. Leaves `money.json`.
 
 mod broken;
+mod corrections;
 mod kills;
 mod many;
 mod planted;

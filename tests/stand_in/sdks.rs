@@ -21,5 +21,11 @@ fn python_and_node_read_every_shape() {
         .expect("a script");
     let ran = scene.direct(programs::host("node")).arg(script).env("OPENAI_API_KEY", "sk-stand-in").ran().ok();
     assert!(ran.stdout.contains("chat: word0") && ran.stdout.contains("responses: word0"), "{}", ran.screen());
-    assert_eq!(scene.bill().len(), 5 + 2 + 4);
+    let node = include_str!("../programs/anthropic_all.mjs");
+    let script = scene.home.path().join("anthropic.mjs");
+    std::fs::write(&script, node.replace("NODE_PREFIX", &programs::node_prefix().display().to_string()))
+        .expect("a script");
+    let ran = scene.direct(programs::host("node")).arg(script).env("ANTHROPIC_API_KEY", "sk-ant-stand-in").ran().ok();
+    assert!(ran.stdout.contains("message: word0") && ran.stdout.contains("stream: word0"), "{}", ran.screen());
+    assert_eq!(scene.bill().len(), 5 + 2 + 4 + 2);
 }

@@ -29,10 +29,12 @@ pub fn python() -> PathBuf {
     std::env::var_os("CARACAL_PYTHON").map_or_else(|| tool("python/bin/python"), PathBuf::from)
 }
 
-/// The directory whose `node_modules` has the `openai` package.
+/// The directory whose `node_modules` has `openai`, `@anthropic-ai/sdk` and `@modelcontextprotocol/sdk`.
 #[must_use]
 pub fn node_prefix() -> PathBuf {
-    node("node_modules/openai");
+    for package in ["openai", "@anthropic-ai/sdk", "@modelcontextprotocol/sdk"] {
+        node(&format!("node_modules/{package}"));
+    }
     node("")
 }
 

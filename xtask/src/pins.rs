@@ -23,8 +23,14 @@ pub(crate) const PYTHON: &[&str] = &[
     "mcp==2.3.0",
 ];
 
-/// Clients from npm: one SDK and two agents, installed below the target directory.
-pub(crate) const NODE: &[&str] = &["openai@6.49.0", "@anthropic-ai/claude-code@2.1.197", "@openai/codex@0.169.0"];
+/// Clients from npm: SDKs and two agents, installed below the target directory.
+pub(crate) const NODE: &[&str] = &[
+    "openai@6.49.0",
+    "@anthropic-ai/sdk@1.14.0",
+    "@modelcontextprotocol/sdk@1.32.2",
+    "@anthropic-ai/claude-code@2.1.197",
+    "@openai/codex@0.169.0",
+];
 
 /// The oldest Node.js that runs all of [`NODE`].
 pub(crate) const NODE_MAJOR: u32 = 18;

@@ -45,9 +45,9 @@ pub(super) struct Stages {
     pub(super) journal: Journal,
     pub(super) ledger: ledger::Handle,
     pub(super) publisher: Option<Publisher>,
-    budgets: Arc<Budgets>,
+    pub(super) budgets: Arc<Budgets>,
     rates: Rates,
-    state: StateDir,
+    pub(super) state: StateDir,
     file: PathBuf,
     /// What is wrong with the policy, prices or budgets on disk, if something is.
     trouble: Mutex<Option<String>>,
@@ -222,13 +222,12 @@ impl Stages {
     }
 
     pub(super) async fn spend(&self, agents: Option<Vec<String>>) -> Answer {
-        use crate::spend::{By, sum};
+        use crate::spend::{By, Sums};
         let filter = ledger::query::Filter { agents, uid: None };
         let rows = ledger::query::spend(&self.state, &filter).await.map_err(|error| error.to_string())?;
-        let by = [By::Agent, By::Model, By::Day];
-        let rows = sum(&rows, &by);
-        let json = crate::cli::spend::json(&rows).map_err(|error| error.to_string())?;
-        Ok(json!({ "json": json, "table": crate::cli::spend::table(&rows, &by) }))
+        let sums = Sums::of(&[By::Agent, By::Model, By::Day], rows);
+        let json = crate::cli::spend::json(&sums).map_err(|error| error.to_string())?;
+        Ok(json!({ "json": json, "table": crate::cli::spend::table(&sums) }))
     }
 }
 
@@ -361,19 +360,15 @@ fn rate(rate: &config::Rate) -> RateSpec {
         tokens: rate.tokens,
         window: rate.window,
         agents: agents(&rate.agents),
-        models: globs(&rate.models),
-        providers: globs(&rate.providers),
-        hosts: globs(&rate.hosts),
+        models: rate.models.clone(),
+        providers: rate.providers.clone(),
+        hosts: rate.hosts.clone(),
         per: rate.per,
     }
 }
 
-fn agents(patterns: &[config::AgentPattern]) -> Vec<String> {
-    patterns.iter().map(|pattern| pattern.glob().as_str().to_owned()).collect()
-}
-
-fn globs(globs: &[config::Glob]) -> Vec<String> {
-    globs.iter().map(|glob| glob.as_str().to_owned()).collect()
+fn agents(patterns: &[config::AgentPattern]) -> Vec<config::Glob> {
+    patterns.iter().map(|pattern| pattern.glob().clone()).collect()
 }
 
 fn specs(config: &Config) -> Vec<BudgetSpec> {
@@ -388,9 +383,10 @@ fn spec(budget: &config::Budget) -> BudgetSpec {
         kind: budget.kind,
         time_zone: budget.time_zone.iana_name().unwrap_or_default().to_owned(),
         agents: agents(&budget.agents),
-        models: globs(&budget.models),
-        providers: globs(&budget.providers),
-        hosts: globs(&budget.hosts),
+        models: budget.models.clone(),
+        providers: budget.providers.clone(),
+        hosts: budget.hosts.clone(),
+        tools: budget.tools.clone(),
         per: budget.per,
         parent: budget.parent.as_deref().map(Arc::from),
         wait: Wait { time: Duration::from_millis(budget.wait_ms), ..Wait::default() },

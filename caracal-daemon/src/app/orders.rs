@@ -14,7 +14,7 @@ use crate::agent::CgroupId;
 use crate::event::{Data, Detail, Draft, Kind};
 use crate::keeper::frame;
 use crate::keeper::listeners::Listeners;
-use crate::keeper::order::{Answer, KernelRefusal, Order};
+use crate::keeper::order::{Answer, CorrectionAsked, KernelRefusal, Order};
 
 /// Starts obeying. When the keeper is gone the process ends at once: it would be killed anyway, and nobody would shut
 /// the door behind it.
@@ -81,6 +81,7 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
         Order::Events(query) => app.stages.events(&query).await,
         Order::Spend { agents } => app.stages.spend(agents).await,
         Order::Budgets { agents } => Ok(app.stages.budgets(agents.as_deref())),
+        Order::Correct { asked, uid } => correct(app, &asked, uid).await,
         Order::Stop => {
             stop(app);
             Ok(Value::Null)
@@ -90,6 +91,13 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
             Ok(Value::Null)
         }
     }
+}
+
+/// A refusal that was remembered may not be right any more.
+async fn correct(app: &App, asked: &CorrectionAsked, uid: u32) -> Answer {
+    let answer = app.stages.correct(asked, uid).await.map_err(|error| error.to_string())?;
+    app.stack.forget_refusals();
+    Ok(answer)
 }
 
 /// Shuts the door; what is open may end.

@@ -188,6 +188,27 @@ impl Pool {
         warnings
     }
 
+    /// Changes what is settled. Of a window that is forgotten nothing is left to take off.
+    pub(crate) fn correct(pool: &Arc<Pool>, windows: &[WindowKey], nano: i64) -> Vec<Warning> {
+        let amount = NanoUsd(nano.unsigned_abs());
+        let warnings = pool.with(|state| {
+            for key in windows {
+                if nano < 0 {
+                    if let Some(cell) = state.cells.get_mut(key) {
+                        cell.settled = cell.settled.saturating_sub(amount);
+                    }
+                } else {
+                    let cell = state.cells.entry(key.clone()).or_default();
+                    cell.settled = cell.settled.saturating_add(amount);
+                }
+            }
+            let reached = windows.iter().filter(|_| nano > 0);
+            reached.filter_map(|key| state.warning(key, amount)).collect()
+        });
+        Pool::serve(pool);
+        warnings
+    }
+
     /// Answers those in the queue whose turn has come. A call waits behind an earlier one that waits for the same window.
     pub(crate) fn serve(pool: &Arc<Pool>) {
         let answers = pool.with(|state| state.serve(pool));
@@ -373,7 +394,8 @@ impl State {
 }
 
 fn covers(spec: &BudgetSpec, scope: &Scope) -> bool {
-    scope.is_among(&spec.agents, &spec.models, &spec.providers, &spec.hosts)
+    let tool = || !scope.tool.is_empty() && spec.tools.iter().any(|pattern| pattern.matches(&scope.tool));
+    scope.is_among(&spec.agents, &spec.models, &spec.providers, &spec.hosts) && (spec.tools.is_empty() || tool())
 }
 
 fn exceeded(level: &Level<'_>, least: NanoUsd) -> Refusal {

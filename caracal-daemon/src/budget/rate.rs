@@ -5,6 +5,7 @@
 use super::Scope;
 use super::spec::{Per, Window};
 use crate::clock::UnixNanos;
+use crate::config::Glob;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,21 +24,21 @@ pub struct RateSpec {
     pub tokens: Option<u64>,
     /// How long a window is; never [`Window::Total`].
     pub window: Window,
-    /// Agents that it is for: names with `*` and `?`; empty is all.
-    pub agents: Vec<String>,
+    /// Agents that it is for: empty is all.
+    pub agents: Vec<Glob>,
     /// Models, likewise. With models or providers it is for paid calls alone.
-    pub models: Vec<String>,
+    pub models: Vec<Glob>,
     /// Providers, likewise.
-    pub providers: Vec<String>,
+    pub providers: Vec<Glob>,
     /// Hosts, likewise.
-    pub hosts: Vec<String>,
+    pub hosts: Vec<Glob>,
     /// Who has a bucket of its own.
     pub per: Per,
 }
 
 impl RateSpec {
     fn is_for(&self, scope: &Scope) -> bool {
-        let named = |patterns: &[String], name: &str| patterns.is_empty() || !name.is_empty();
+        let named = |patterns: &[Glob], name: &str| patterns.is_empty() || !name.is_empty();
         named(&self.models, &scope.model)
             && named(&self.providers, scope.provider)
             && scope.is_among(&self.agents, &self.models, &self.providers, &self.hosts)
@@ -197,20 +198,20 @@ mod tests {
             provider: if model.is_empty() { "" } else { "openai" },
             model: model.into(),
             host: "h".into(),
+            tool: "".into(),
         }
     }
 
     fn spec(requests: Option<u64>, tokens: Option<u64>) -> RateSpec {
-        let none = Vec::new;
         RateSpec {
             name: "r".into(),
             requests,
             tokens,
             window: Window::Minute,
-            agents: none(),
-            models: none(),
-            providers: none(),
-            hosts: none(),
+            agents: Vec::new(),
+            models: Vec::new(),
+            providers: Vec::new(),
+            hosts: Vec::new(),
             per: Per::Agent,
         }
     }

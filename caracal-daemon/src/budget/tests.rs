@@ -8,7 +8,13 @@ const NOON: u64 = 1_795_521_600 * SECOND; // 2026-11-24T12:00:00Z
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn scope(agent: &str, model: &str) -> Scope {
-    Scope { agent: agent.into(), provider: "openai", model: model.into(), host: "api.openai.com".into() }
+    Scope {
+        agent: agent.into(),
+        provider: "openai",
+        model: model.into(),
+        host: "api.openai.com".into(),
+        tool: "".into(),
+    }
 }
 
 fn budgets(specs: Vec<BudgetSpec>) -> Result<(Budgets, Clock), SpecError> {
@@ -74,6 +80,45 @@ async fn a_budget_of_a_host_is_for_that_host() -> Outcome {
     assert_eq!(refused.map(drop).map_err(|refusal| refusal.reason), Err(Reason::BudgetExceeded));
     assert!(budgets.hold(&at("y.example"), NanoUsd(10), NanoUsd(10)).await.is_ok());
     assert!(budgets.hold(&at("elsewhere.test"), NanoUsd(900), NanoUsd(900)).await.is_ok());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_budget_of_tools_is_for_these_tools_alone() -> Outcome {
+    let tools = BudgetSpec { tools: vec!["search*".into()], ..daily("searches", 10) };
+    let (budgets, _) = budgets(vec![tools, daily("all", 1_000)])?;
+    let tool = |tool: &str| Scope { provider: "mcp", tool: tool.into(), ..scope("a", "desk/x") };
+    let held = budgets.hold(&tool("search_web"), NanoUsd(10), NanoUsd(10)).await?;
+    held.charge_max();
+    let refused = budgets.hold(&tool("search"), NanoUsd(1), NanoUsd(1)).await;
+    assert_eq!(refused.map(drop).map_err(|refusal| refusal.reason), Err(Reason::BudgetExceeded));
+    assert!(budgets.hold(&tool("lookup"), NanoUsd(100), NanoUsd(100)).await.is_ok(), "another tool");
+    assert!(budgets.hold(&scope("a", "search"), NanoUsd(100), NanoUsd(100)).await.is_ok(), "no tool at all");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_correction_gives_money_back_to_who_waits_and_never_more_than_there_was() -> Outcome {
+    let waits = BudgetSpec { wait: Wait { calls: 1, time: Duration::from_secs(600) }, ..daily("b", 100) };
+    let (budgets, _) = budgets(vec![waits])?;
+    let ask = scope("a", "m");
+    let held = budgets.hold(&ask, NanoUsd(40), NanoUsd(40)).await?;
+    let windows = held.windows.clone();
+    let open = budgets.hold(&ask, NanoUsd(60), NanoUsd(60)).await?;
+    held.charge_max();
+    let (waiting, asks) = (budgets.clone(), ask.clone());
+    let waiter = tokio::spawn(async move { waiting.hold(&asks, NanoUsd(30), NanoUsd(30)).await });
+    while budgets.0.with(|state| state.waiting()) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(budgets.correct(&windows, -40), []);
+    assert_eq!(waiter.await??.amount, NanoUsd(30), "the call that waited is served");
+    budgets.correct(&windows, -1_000);
+    drop(open);
+    assert_eq!(left(&budgets, "b"), Some(100), "settled does not go below nothing");
+    let up = budgets.correct(&windows, 130);
+    assert_eq!(up, [], "no part of the limit is warned of here");
+    assert_eq!(left(&budgets, "b"), Some(0), "what was billed counts, above the limit too");
     Ok(())
 }
 

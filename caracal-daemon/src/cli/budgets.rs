@@ -2,9 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
+
+mod correct;
+
+pub use correct::CorrectArgs;
 
 use super::control::Control;
 use crate::config::Config;
@@ -16,10 +20,18 @@ use crate::money::NanoUsd;
 /// Held is what open calls may still cost; it is spent or given back when they end. Root sees every budget; others see
 /// those that all share, and their own agents' parts.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BudgetsArgs {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// Print JSON: amounts in nano-USD.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Correct(CorrectArgs),
 }
 
 /// Runs the verb.
@@ -27,6 +39,9 @@ pub struct BudgetsArgs {
 /// # Errors
 /// When the daemon is not running.
 pub fn run(args: &BudgetsArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    if let Some(Verb::Correct(args)) = &args.verb {
+        return correct::run(args, config);
+    }
     let budgets = Control::connect(config)?.ask(&Request::Budgets)?;
     if args.json {
         println!("{budgets}");

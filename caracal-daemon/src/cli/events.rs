@@ -4,6 +4,7 @@ use crate::event::{DetailKeys, Kind};
 use crate::journal::{ReadError, Reader};
 use crate::ledger::StateDir;
 use crate::ledger::query::{self, Event, Filter};
+use crate::money::shown_change;
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use std::io::Write as _;
@@ -114,6 +115,7 @@ fn cells(event: &Event) -> [String; 8] {
     let many = data.count.filter(|count| *count > 1).map(|count| format!(" x{count}")).unwrap_or_default();
     let cost = match data.cost {
         Some(cost) => cost.to_string(),
+        None if data.correction.is_some() => shown_change(data.correction.unwrap_or_default()),
         None => data.hold.map(|hold| format!("{hold} held")).unwrap_or_default(),
     };
     [
@@ -130,14 +132,22 @@ fn cells(event: &Event) -> [String; 8] {
 
 /// A record's kind in a word or two.
 fn name(kind: &str) -> &str {
-    let known = [Kind::Decision, Kind::Intent, Kind::Outcome, Kind::KernelDenial, Kind::Lifecycle];
-    let names = ["decision", "call", "bill", "kernel denial", "lifecycle"];
+    let known = [
+        Kind::Decision,
+        Kind::Intent,
+        Kind::Outcome,
+        Kind::Correction,
+        Kind::KernelDenial,
+        Kind::BudgetWarning,
+        Kind::Lifecycle,
+    ];
+    let names = ["decision", "call", "bill", "correction", "kernel denial", "budget warning", "lifecycle"];
     let found = known.iter().zip(names).find(|(known, _)| known.code() == kind);
     found.map_or(kind, |(_, name)| name)
 }
 
 /// Text from a record may come from an agent: nothing that a terminal would obey.
-fn text(value: Option<&str>) -> String {
+pub(crate) fn text(value: Option<&str>) -> String {
     value.unwrap_or_default().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

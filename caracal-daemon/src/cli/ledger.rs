@@ -7,13 +7,14 @@ use crate::ledger::postgres::{Database, PostgresStore, READER};
 use crate::ledger::receipt::ReceiptError;
 use crate::ledger::verify::{Against, Report, verify};
 use crate::ledger::{SqliteStore, StateDir, export, fleet_verify, receipt};
-use crate::meter::PriceBook;
+use crate::meter::{Own, PriceBook};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The audit found something, or a receipt does not hold.
@@ -52,7 +53,8 @@ struct VerifyArgs {
     /// The public keys: a file, or one key as text. By default those beside the ledger's own keys.
     #[arg(long, value_name = "FILE|KEY")]
     public_key: Option<String>,
-    /// A price book that records name, besides the one that is compiled in: charges are made again from it. Repeatable.
+    /// A price book that records name, or a configuration whose [[mcp]] and [[api]] they name, besides what is in force and the
+    /// book that is compiled in: charges are made again from it. Repeatable.
     #[arg(long, value_name = "FILE")]
     prices: Vec<PathBuf>,
     /// Check the logs of all hosts in PostgreSQL, as [postgres] of the configuration names it; the public keys are those of
@@ -92,7 +94,7 @@ pub fn run(args: LedgerArgs, config: &Config, host_id: &str) -> anyhow::Result<E
         LedgerCommand::Verify(VerifyArgs { receipt: Some(receipt), public_key, json, .. }) => {
             check_receipt(&receipt, &keys(public_key.as_deref(), &state)?, json)
         }
-        LedgerCommand::Verify(args) => audit(&args, &state, host_id),
+        LedgerCommand::Verify(args) => audit(&args, config, host_id),
         LedgerCommand::Prove(args) => prove(&args, &state),
         LedgerCommand::Export(args) => write_export(&args, &state),
         LedgerCommand::Keys => {
@@ -102,12 +104,10 @@ pub fn run(args: LedgerArgs, config: &Config, host_id: &str) -> anyhow::Result<E
     }
 }
 
-fn audit(args: &VerifyArgs, state: &StateDir, host_id: &str) -> anyhow::Result<ExitCode> {
+fn audit(args: &VerifyArgs, config: &Config, host_id: &str) -> anyhow::Result<ExitCode> {
+    let state = &StateDir::new(&config.state_dir);
     let keys = keys(args.public_key.as_deref(), state)?;
-    let mut books = vec![PriceBook::built_in()?];
-    for path in &args.prices {
-        books.push(PriceBook::parse(&read_text(path)?).with_context(|| path.display().to_string())?);
-    }
+    let books = books(&args.prices, config)?;
     let journal = state.journal();
     let against = Against {
         host_id,
@@ -128,6 +128,28 @@ fn audit(args: &VerifyArgs, state: &StateDir, host_id: &str) -> anyhow::Result<E
         print_report(&report);
     }
     Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNSOUND) })
+}
+
+/// The price books that charges are made again from: the one that is compiled in, the configured one, what the configuration
+/// prices itself, and those that are given, each a book or a configuration.
+fn books(given: &[PathBuf], config: &Config) -> anyhow::Result<Vec<Arc<PriceBook>>> {
+    let mut books = vec![Arc::new(PriceBook::built_in()?), Own::of(config).book()];
+    if config.prices.file.is_some() {
+        books.push(Arc::new(PriceBook::parse(&crate::app::price_book_text(config)?)?));
+    }
+    for path in given {
+        let text = read_text(path)?;
+        let book = match PriceBook::parse(&text) {
+            Ok(book) => Arc::new(book),
+            // A configuration as it once was, for what it priced by the call.
+            Err(error) => match Config::parse(&text, path) {
+                Ok(config) => Own::of(&config).book(),
+                Err(_) => return Err(error).with_context(|| path.display().to_string()),
+            },
+        };
+        books.push(book);
+    }
+    Ok(books)
 }
 
 /// Every log of the database, one after the other.
@@ -165,9 +187,18 @@ fn print_report(report: &Report) {
     println!("checkpoints  {} signed and consistent with the records", report.checkpoints);
     println!("chain heads  {} signed by the host", report.heads);
     println!("charges      {} made again from their usage and price book", report.repriced);
+    if report.corrections > 0 {
+        println!("corrections  {} of charges, none of more than was charged", report.corrections);
+    }
     println!("root         {}", report.root);
     if report.torn_bytes > 0 {
         println!("note         {} bytes of the journal's tail are torn; the next start cuts them", report.torn_bytes);
+    }
+    if report.not_repriced > 0 {
+        println!(
+            "note         {} charges are by other price books; name these with --prices, or the configuration of [[mcp]] and [[api]] as it was",
+            report.not_repriced
+        );
     }
     if report.anomalies > 0 {
         println!("note         {} gaps or forks of the host's chain are recorded in the ledger", report.anomalies);

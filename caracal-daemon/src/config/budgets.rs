@@ -41,6 +41,9 @@ pub struct Budget {
     /// Which hosts count, as the agent names them. Default, and when empty, all.
     #[serde(default)]
     pub hosts: Vec<Glob>,
+    /// Which tools of `[[mcp]]` servers count, by their names there; then no other call does. Default, and when empty, all calls.
+    #[serde(default)]
+    pub tools: Vec<Glob>,
     /// Whether each agent, model or host has the limit to itself. Default one limit for all.
     #[serde(default)]
     pub per: Per,
@@ -64,8 +67,8 @@ pub struct Budget {
     pub line: usize,
 }
 
-/// How long a window is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+/// How long a window is, the shortest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Window {
     /// 60 seconds.
@@ -210,11 +213,13 @@ fn check_ancestors(budget: &Budget, by_name: &HashMap<&str, &Budget>) -> Result<
         if chain.len() > MAX_DEPTH {
             return found(format!("at most {MAX_DEPTH} budgets stand above one another"));
         }
-        let same_window = below.window == parent.window && below.kind == parent.kind;
-        if same_window && below.limit > parent.limit {
+        // In a window that is no longer than its parent's, no more can be spent than the parent allows.
+        if below.window <= parent.window && below.limit > parent.limit {
             let (own, above) = (super::format_usd(below.limit), super::format_usd(parent.limit));
             let message = format!(
-                "a child narrows its parent: {own} is more than the {above} that {name:?} allows in the same window"
+                "a child narrows its parent: {own} per {} is more than the {above} per {} that {name:?} allows",
+                below.window.as_str(),
+                parent.window.as_str()
             );
             return Err(Found::new(below.line, "limit", message));
         }

@@ -74,12 +74,21 @@ impl Glob {
     }
 }
 
+#[cfg(test)]
+impl From<&str> for Glob {
+    fn from(text: &str) -> Glob {
+        Glob::try_from(text.to_owned()).expect("a pattern")
+    }
+}
+
 impl TryFrom<String> for Glob {
     type Error = String;
 
     fn try_from(text: String) -> Result<Glob, String> {
         let good = (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control);
-        if good {
+        if text.contains('?') {
+            Err(format!("{text:?}: a pattern has one wildcard, `*`, everywhere; write it for `?` too"))
+        } else if good {
             Ok(Glob(text))
         } else {
             Err(format!("{text:?}: a pattern is 1 to 1024 bytes without control characters"))

@@ -169,8 +169,12 @@ fn a_broken_budget_tree_is_refused() {
         (one("a", "") + &one("a", ""), "budget \"a\" is there twice"),
         (one("A", ""), "a budget's name"),
         (
+            one("a", "") + &budget("b", "2 USD", "hour", "parent = \"a\""),
+            "a child narrows its parent: 2.00 USD per hour is more than the 1.00 USD per day",
+        ),
+        (
             one("a", "") + &budget("b", "2 USD", "day", "parent = \"a\""),
-            "2.00 USD is more than the 1.00 USD that \"a\" allows",
+            "2.00 USD per day is more than the 1.00 USD per day that \"a\" allows",
         ),
         (budget("a", "1 USD", "total", "kind = \"rolling\""), "never ends"),
         (one("a", "time_zone = \"Europe/Atlantis\""), "\"Europe/Atlantis\" is no time zone"),
@@ -270,7 +274,12 @@ fn globs_match_whole_texts() {
         ("exact", "exact", true),
         ("exact", "exactly", false),
         ("*x*", "x", true),
+        ("claude-*", "xclaude-", false),
+        ("*-mini", "gpt-5-mini-x", false),
+        (&"*a".repeat(100), &"a".repeat(50), false),
     ] {
         assert_eq!(glob(pattern).map(|g| g.matches(text)), Ok(expected), "{pattern} {text}");
     }
+    // A pattern means the same in a rule, a budget and a rate: Cedar's `like` has no other wildcard.
+    assert!(glob("g?t-*").expect_err("one wildcard").contains("one wildcard"));
 }

@@ -88,6 +88,12 @@ pub struct Fields {
     pub settle: Option<String>,
     #[serde(rename = "caracal.windows", skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<WindowKey>,
+    #[serde(rename = "caracal.correction.nano_usd", skip_serializing_if = "Option::is_none")]
+    pub correction: Option<i64>,
+    #[serde(rename = "caracal.correction.sequence", skip_serializing_if = "Option::is_none")]
+    pub corrects: Option<u64>,
+    #[serde(rename = "caracal.correction.charged_at", skip_serializing_if = "Option::is_none")]
+    pub charged_at: Option<String>,
     #[serde(rename = "caracal.budget.percent", skip_serializing_if = "Option::is_none")]
     pub percent: Option<u64>,
     #[serde(rename = "caracal.budget.limit_nano_usd", skip_serializing_if = "Option::is_none")]
@@ -257,7 +263,7 @@ mod tests {
         assert_eq!(record.more.len(), 1);
         // What an older version wrote is read for ever; what a newer one writes, never.
         assert_eq!(Record::parse(text(2, rest).as_bytes()).expect("a record"), record);
-        for unknown in [0, 3, 10] {
+        for unknown in [0, 4, 10] {
             let read = Record::parse(text(unknown, rest).as_bytes());
             assert!(matches!(read, Err(RecordError::Version(version)) if version == unknown));
             assert_eq!(read_place(text(unknown, rest).as_bytes()), None);

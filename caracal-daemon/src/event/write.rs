@@ -5,6 +5,7 @@
 
 use super::seal::{DetailKeys, SealError};
 use super::{Data, Detail, Draft, Hash, Usage, WindowKey};
+use crate::clock::UnixNanos;
 use base64::Engine as _;
 use rand::RngCore as _;
 use std::io::Write as _;
@@ -13,8 +14,9 @@ use std::sync::Arc;
 
 /// The longest record, bytes: the length prefix of a C2SP entry bundle has 16 bits.
 pub const MAX_RECORD_BYTES: usize = 65_535;
-/// The version that `caracalschema` carries. 2 added the terms that a call was served on. Older ones are read for ever.
-pub const SCHEMA: u8 = 2;
+/// The version that `caracalschema` carries. 2 added the terms that a call was served on, 3 corrections: who does not know
+/// them would sum wrongly. Older ones are read for ever.
+pub const SCHEMA: u8 = 3;
 
 const BEFORE_SCHEMA: &[u8] = br#"{"specversion":"1.0","caracalschema":"#;
 const BEFORE_SEQUENCE: &[u8] = br#","sequence":""#;
@@ -276,6 +278,20 @@ impl Members<'_> {
         }
     }
 
+    /// A number of nano-USD that may be below zero.
+    fn change(&mut self, name: &str, value: i64) {
+        self.key(name);
+        let _ = write!(self.out, "{value}");
+    }
+
+    /// RFC 3339, UTC.
+    fn moment(&mut self, name: &str, at: UnixNanos) {
+        self.key(name);
+        self.out.push(b'"');
+        time(self.out, at.0);
+        self.out.push(b'"');
+    }
+
     fn list<'t>(&mut self, name: &str, values: impl Iterator<Item = &'t str>) {
         let mut values = values.peekable();
         if values.peek().is_none() {
@@ -322,6 +338,11 @@ fn data(out: &mut Vec<u8>, data: &Data) -> Result<(), SealError> {
     to.number("caracal.cost.nano_usd", data.cost.map(|cost| cost.0));
     to.text("caracal.settle", data.settle, ROOM_NAME);
     windows(&mut to, &data.windows)?;
+    if let Some(correction) = &data.correction {
+        to.change("caracal.correction.nano_usd", correction.nano);
+        to.number("caracal.correction.sequence", Some(correction.sequence));
+        to.moment("caracal.correction.charged_at", correction.charged_at);
+    }
     if let Some(near) = &data.near {
         to.number("caracal.budget.percent", Some(u64::from(near.percent)));
         to.number("caracal.budget.limit_nano_usd", Some(near.limit.0));
@@ -405,6 +426,8 @@ fn detail(detail: &Detail) -> Vec<u8> {
     to.text("method", detail.method.as_deref(), ROOM_NAME);
     to.number("uid", detail.uid.map(u64::from));
     to.text("sentence", detail.sentence.as_deref(), ROOM_TEXT);
+    to.text("note", detail.note.as_deref(), ROOM_TEXT);
+    to.number("asked_by", detail.asked_by.map(u64::from));
     out.push(b'}');
     out
 }

@@ -2,7 +2,10 @@
 
 use crate::config::Config;
 use crate::meter::PriceBook;
+use crate::money::NanoUsd;
 use crate::policy::{PolicySet, table};
+use crate::spend::export;
+use crate::spend::reconcile::Reconciliation;
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -29,6 +32,21 @@ pub fn price_book(bytes: &[u8]) {
     match PriceBook::parse(text) {
         Err(error) => assert!(!error.to_string().is_empty()),
         Ok(book) => assert!(book.id().contains('@')),
+    }
+}
+
+/// A provider's export, held against an empty ledger.
+pub fn provider_export(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match export::read(text) {
+        Err(error) => assert!(!error.to_string().is_empty() && error.code().starts_with("export_")),
+        Ok(read) => {
+            assert!(read.lines.iter().all(|line| read.days.contains(&line.day)), "a line of a day that is not there");
+            for row in Reconciliation::new(&read).rows() {
+                let _ = row.differs(NanoUsd::ZERO);
+                assert!(row.proposals(NanoUsd::ZERO).is_empty(), "there is no charge to correct");
+            }
+        }
     }
 }
 

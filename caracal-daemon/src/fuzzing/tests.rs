@@ -142,6 +142,7 @@ targets! {
     config 300
     policy_table 1_000
     price_book 500
+    provider_export 5_000
 }
 
 #[test]

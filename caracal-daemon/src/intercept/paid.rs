@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use std::sync::Arc;
 
 /// A refusal and the policies that it names.
-type Refused = (Refusal, Vec<Arc<str>>);
+pub(crate) type Refused = (Refusal, Vec<Arc<str>>);
 
 /// Answers a paid call.
 pub(crate) async fn call(
@@ -50,10 +50,7 @@ pub(crate) async fn call(
     match prepare(session, asked, provider, operation, &parts.headers, &body, decided).await {
         Ok(prepared) => answer(session, asked, parts, body.clone(), prepared, decided).await,
         Err((refusal, policies)) => {
-            // What changes by itself soon is looked at anew.
-            if !matches!(refusal.reason, Reason::JournalUnavailable | Reason::RateLimited { .. }) {
-                stack.remembered.put(&equal_key(&equal), &refusal, asked.model.get(), stack.clock.now());
-            }
+            stack.remembered.put(&equal_key(&equal), &refusal, asked.model.get(), stack.clock.now());
             session.refuse(asked, &refusal, &policies)
         }
     }
@@ -130,6 +127,7 @@ pub(crate) async fn hold(
         provider: call.provider.name(),
         model: call.priced_as(),
         host: asked.target.host.clone(),
+        tool: call.tool().into(),
     };
     // Does it come too often?
     let pass = rate::pass(session, &scope).map_err(plain)?;
@@ -182,6 +180,7 @@ fn send(
     let Prepared { mut ticket, call, edited } = prepared;
     let stack = session.origin.stack.clone();
     let key = session.key(&asked.target, &decided.grant, None);
+    ticket.sends(edited.body.as_ref().map_or(body.len(), Bytes::len));
     let written = rebuild(parts, body, &edited, session.expected.tls);
     async move {
         let Some((request, shape)) = written else {

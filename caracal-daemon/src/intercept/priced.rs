@@ -8,7 +8,7 @@ use crate::http::pool::SendError;
 use crate::intercept::session::{Answer, Asked, Decided, Session, granted, no_journal};
 use crate::intercept::{forward as unpaid, sentence};
 use crate::intercept::{paid, rate};
-use crate::meter::{Call, Priced, Provider};
+use crate::meter::{Priced, Provider};
 use crate::policy::{Action, Ask};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HeaderValue};
@@ -52,51 +52,77 @@ pub(crate) async fn call(
         }
     }
     let named = tool.as_deref();
-    let (action, name) = if named.is_some() { (Action::Tool, named) } else { (Action::Request, None) };
-    let allowed;
-    let by = match name {
-        None => decided,
-        Some(tool) => {
-            asked.model.get_or_init(|| format!("{}/{tool}", entry.name).into());
-            let set = session.origin.stack.policy.current();
-            let ask = Ask {
-                method: Some(asked.method.as_str()),
-                path: Some(&asked.path),
-                tool: Some(tool),
-                ..session.origin.ask(action, &asked.target.host, asked.target.port, asked.target.address)
-            };
-            match granted(&set, &ask) {
-                Ok(granted) => allowed = granted,
-                Err((refusal, policies)) => return session.refuse(asked, &refusal, &policies),
-            }
-            &allowed
+    if let Some(tool) = named {
+        asked.model.get_or_init(|| format!("{}/{tool}", entry.name).into());
+    }
+    // The refusal that the same call was given a moment ago. A call of a tool costs the same whatever it is called with, and
+    // each try has another id: tool and place make two of them equal. Of all else the bodies do.
+    let stack = &session.origin.stack;
+    let equal = (
+        &*session.origin.agent.name,
+        &*asked.target.host,
+        asked.target.port,
+        asked.method.as_str(),
+        asked.path.as_str(),
+        named.map(str::as_bytes).unwrap_or(&body),
+        named.is_some(),
+    );
+    if let Some((refusal, model)) = stack.remembered.get(&equal, stack.clock.now()) {
+        if let Some(model) = model {
+            asked.model.get_or_init(|| model);
         }
-    };
-    match meter.fixed(entry, name, &body) {
-        Ok(call) => {
-            asked.model.get_or_init(|| call.model.clone());
-            if call.is_free() {
-                return plain(session, asked, parts, body, decided, (action, by)).await;
-            }
-            pay(session, asked, parts, body, decided, (action, by), call).await
+        return session.refuse(asked, &refusal, &[]);
+    }
+    match admit(session, asked, entry, (named, &body), decided).await {
+        Ok(Admitted::Free(by, action)) => {
+            let by = by.as_ref().unwrap_or(decided);
+            plain(session, asked, parts, body.clone(), decided, (action, by)).await
         }
-        Err(refusal) => session.refuse(asked, &refusal, &by.policies),
+        Ok(Admitted::Paid(prepared)) => paid::answer(session, asked, parts, body.clone(), *prepared, decided).await,
+        Err((refusal, policies)) => {
+            stack.remembered.put(&equal, &refusal, asked.model.get(), stack.clock.now());
+            session.refuse(asked, &refusal, &policies)
+        }
     }
 }
 
-async fn pay(
+/// A call that may go on.
+enum Admitted {
+    /// It costs nothing. The decision about its tool, if it has one, and what was decided.
+    Free(Option<Decided>, Action),
+    /// Its money is held and its intent durable.
+    Paid(Box<paid::Prepared>),
+}
+
+/// Whether a call of this tool, or of the entry's path, may be made, and the money for it.
+async fn admit(
     session: &Arc<Session>,
     asked: &Asked,
-    parts: http::request::Parts,
-    body: Bytes,
+    entry: &Priced,
+    (tool, body): (Option<&str>, &Bytes),
     decided: &Decided,
-    by: (Action, &Decided),
-    call: Call,
-) -> Answer {
-    match paid::hold(session, asked, call, decided, by).await {
-        Ok(prepared) => paid::answer(session, asked, parts, body, prepared, decided).await,
-        Err((refusal, policies)) => session.refuse(asked, &refusal, &policies),
+) -> Result<Admitted, paid::Refused> {
+    let mut allowed = None;
+    if let Some(tool) = tool {
+        let set = session.origin.stack.policy.current();
+        let ask = Ask {
+            method: Some(asked.method.as_str()),
+            path: Some(&asked.path),
+            tool: Some(tool),
+            ..session.origin.ask(Action::Tool, &asked.target.host, asked.target.port, asked.target.address)
+        };
+        allowed = Some(granted(&set, &ask)?);
     }
+    let action = if allowed.is_some() { Action::Tool } else { Action::Request };
+    let by = allowed.as_ref().unwrap_or(decided);
+    let call = session.origin.stack.meter.fixed(entry, tool, body);
+    let call = call.map_err(|refusal| (refusal, by.policies.clone()))?;
+    asked.model.get_or_init(|| call.model.clone());
+    if call.is_free() {
+        return Ok(Admitted::Free(allowed, action));
+    }
+    let prepared = paid::hold(session, asked, call, decided, (action, by)).await?;
+    Ok(Admitted::Paid(Box::new(prepared)))
 }
 
 /// Records what costs nothing and forwards it, as it came.

@@ -26,5 +26,6 @@ pub(crate) fn unpaid(session: &Session, asked: &Asked) -> Scope {
         // A free call of a tool has its name.
         model: asked.model.get().cloned().unwrap_or_default(),
         host: asked.target.host.clone(),
+        tool: "".into(),
     }
 }

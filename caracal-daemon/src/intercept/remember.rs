@@ -1,7 +1,8 @@
-//! Refusals of paid calls just given. The same call again gets the same answer, without a hold or a wait: a retry storm is cheap.
+//! Refusals of paid calls just given: of models, of tools, of priced paths. The same call again gets the same answer, without a
+//! look at the policy, a hold or a wait: a retry storm is cheap.
 
 use crate::clock::UnixNanos;
-use crate::refusal::Refusal;
+use crate::refusal::{Reason, Refusal};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,7 +48,7 @@ impl Remembered {
         kept.get(&key).filter(|kept| kept.fresh(now)).map(|kept| (kept.refusal.clone(), kept.model.clone()))
     }
 
-    /// Remembers a refusal.
+    /// Remembers a refusal, unless what it says changes by itself soon.
     pub(crate) fn put<K: std::hash::Hash>(
         &self,
         call: &K,
@@ -55,6 +56,9 @@ impl Remembered {
         model: Option<&Arc<str>>,
         now: UnixNanos,
     ) {
+        if matches!(refusal.reason, Reason::JournalUnavailable | Reason::RateLimited { .. }) {
+            return;
+        }
         let key = self.hasher.hash_one(call);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|_, kept| kept.fresh(now));

@@ -91,6 +91,16 @@ impl Ticket {
         }
     }
 
+    /// The length of the request's body, as it goes upstream.
+    pub(crate) fn sends(&mut self, bytes: usize) {
+        self.outcome.data.bytes_sent = u64::try_from(bytes).ok();
+    }
+
+    /// The length of the answer's body, as far as it came.
+    fn received(&mut self, bytes: u64) {
+        self.outcome.data.bytes_received = Some(bytes);
+    }
+
     /// The answer's status.
     pub(crate) fn answered(&mut self, status: http::StatusCode) {
         self.outcome.data.status = Some(status.as_u16());
@@ -182,8 +192,8 @@ async fn append(stack: &Stack, outcome: Draft, warnings: Vec<Draft>) {
     }
 }
 
-/// The record of a limit that came near by `outcome`.
-fn warned(warning: &Warning, outcome: &Draft) -> Draft {
+/// The record of a limit that came near by `outcome`, or by a correction.
+pub(crate) fn warned(warning: &Warning, outcome: &Draft) -> Draft {
     let sentence = warning.sentence();
     tracing::warn!(agent = outcome.data.agent.as_deref(), "{sentence}");
     let data = Data {
@@ -228,6 +238,8 @@ struct Open {
     begun: bool,
     /// The upstream's task had its turn since the last frame.
     yielded: bool,
+    /// Bytes of the answer so far.
+    received: u64,
     body: Streamed,
     reader: Option<UsageReader>,
     ticket: Option<Ticket>,
@@ -248,6 +260,7 @@ impl Metered {
             gathered: BytesMut::new(),
             begun: false,
             yielded: false,
+            received: 0,
             body,
             reader: Some(reader),
             ticket: Some(ticket),
@@ -263,6 +276,7 @@ impl Open {
     fn close(&mut self, last: Option<Result<Frame<Bytes>, BodyError>>, broken: Option<Unknown>) {
         self.last = last;
         let (Some(reader), Some(mut ticket)) = (self.reader.take(), self.ticket.take()) else { return };
+        ticket.received(self.received);
         if let Some(draft) = ticket.read(reader.finish(), broken) {
             self.closing = Some(Box::pin(async move { ticket.append(draft).await }));
         }
@@ -347,6 +361,7 @@ impl Body for Metered {
                 }
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
+                        open.received = open.received.saturating_add(data.len() as u64);
                         let data = open.reader.as_mut().map_or_else(Bytes::new, |reader| reader.feed(data));
                         if open.body.is_end_stream() {
                             let rest = open.flush(data);
@@ -393,7 +408,7 @@ impl Drop for Metered {
 
 /// Reads an answer to its end for nobody, within bounds, and settles.
 async fn read_on(open: Open) {
-    let Open { mut body, reader, ticket, stack, .. } = open;
+    let Open { mut body, reader, ticket, stack, mut received, .. } = open;
     let (Some(mut reader), Some(mut ticket)) = (reader, ticket) else { return };
     let Ok(_permit) = stack.drains.clone().try_acquire_owned() else {
         return ticket.charge_max(Unknown::Agent).await;
@@ -404,6 +419,7 @@ async fn read_on(open: Open) {
             let Ok(frame) = frame else { return Some(Unknown::Upstream) };
             let Ok(data) = frame.into_data() else { continue };
             let length = data.len() as u64;
+            received = received.saturating_add(length);
             reader.feed(data);
             if length > left {
                 return Some(Unknown::Agent);
@@ -413,6 +429,7 @@ async fn read_on(open: Open) {
         None
     };
     let broken = tokio::time::timeout(stack.limits.drain_time, reading).await.unwrap_or(Some(Unknown::Agent));
+    ticket.received(received);
     if let Some(draft) = ticket.read(reader.finish(), broken) {
         ticket.append(draft).await;
     }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frame;
 use super::govern::Governor;
-use super::order::{EventsQuery, Order};
+use super::order::{CorrectionAsked, EventsQuery, Order};
 
 /// What the command line asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,6 +59,8 @@ pub enum Request {
     Spend,
     /// Every budget's window.
     Budgets,
+    /// Put a charge right.
+    Correct(CorrectionAsked),
     /// The CA's certificate, PEM.
     CaCertificate,
 }
@@ -185,6 +187,12 @@ fn answer(request: Request, caller: Caller, governor: &Governor) -> Response {
         Request::Events(query) => governor.order(&Order::Events(EventsQuery { uid: own, ..query })),
         Request::Spend => governor.order(&Order::Spend { agents: own.map(|uid| governor.agents_of(uid)) }),
         Request::Budgets => governor.order(&Order::Budgets { agents: own.map(|uid| governor.agents_of(uid)) }),
+        Request::Correct(asked) => {
+            if caller.uid != 0 {
+                return Err("only root may correct a charge: run it with sudo".to_owned());
+            }
+            governor.order(&Order::Correct { asked, uid: caller.uid })
+        }
         Request::CaCertificate => Ok(serde_json::Value::String(governor.ca_certificate().to_owned())),
         Request::Run { .. } | Request::Ended => Err("out of turn".to_owned()),
     }

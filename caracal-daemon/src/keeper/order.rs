@@ -79,6 +79,13 @@ pub enum Order {
         /// Of the parts that are an agent's, only those of these; `None`: all.
         agents: Option<Vec<String>>,
     },
+    /// Put a charge right.
+    Correct {
+        /// What is to be put right.
+        asked: CorrectionAsked,
+        /// The user id of whoever asked.
+        uid: u32,
+    },
     /// Finish and exit.
     Stop,
     /// Take nothing new, finish, and exit; the lease is left as it is. Another data path comes.
@@ -94,6 +101,19 @@ pub struct EventsQuery {
     pub agent: Option<String>,
     /// At most so many.
     pub limit: u32,
+}
+
+/// A correction that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CorrectionAsked {
+    /// The leaf of the outcome that charged the call.
+    pub leaf: u64,
+    /// The call.
+    pub call: String,
+    /// What is to be added to the charge, nano-USD.
+    pub nano: i64,
+    /// Why.
+    pub reason: String,
 }
 
 /// The data path's answer: a JSON value, or a sentence that says what went wrong.

@@ -1,10 +1,14 @@
 //! What the records say of money: totals per budget window, open intents, spend per agent, model and day.
 //! Takes records in the ledger's order; gives the changes that commit with them. Pure.
 
+mod paid;
+
 use crate::clock::UnixNanos;
 use crate::event::write::PLACE_BYTES;
 use crate::event::{Data, Detail, Draft, Kind, Usage, WindowKey};
+use crate::meter::Provider;
 use crate::money::NanoUsd;
+use paid::Paid;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -42,7 +46,7 @@ impl OpenIntent {
                 agent: (!self.agent.is_empty()).then(|| self.agent.as_str().into()),
                 reason: Some("crash"),
                 call: self.call.parse().ok(),
-                provider: ["openai", "anthropic", "google"].into_iter().find(|known| *known == self.provider),
+                provider: Provider::named(&self.provider).map(Provider::name),
                 model: (!self.model.is_empty()).then(|| self.model.as_str().into()),
                 hold: Some(self.hold),
                 cost: Some(self.hold),
@@ -67,6 +71,54 @@ pub struct Overrun {
     pub entry: String,
 }
 
+/// What was charged to a budget window, and what corrections took back. Both only grow, so that a sum does not depend on the
+/// order or on how records were batched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Total {
+    /// Charges, and what corrections added to them.
+    pub charged: NanoUsd,
+    /// What corrections took off.
+    pub credited: NanoUsd,
+}
+
+impl Total {
+    /// What `nano` adds: a charge, or less than nothing.
+    #[must_use]
+    pub fn change(nano: i64) -> Total {
+        let amount = NanoUsd(nano.unsigned_abs());
+        if nano < 0 {
+            Total { charged: NanoUsd::ZERO, credited: amount }
+        } else {
+            Total { charged: amount, credited: NanoUsd::ZERO }
+        }
+    }
+
+    /// Adds `other`.
+    pub fn add(&mut self, other: Total) {
+        self.charged = self.charged.saturating_add(other.charged);
+        self.credited = self.credited.saturating_add(other.credited);
+    }
+
+    /// What is spent.
+    #[must_use]
+    pub fn net(self) -> NanoUsd {
+        self.charged.saturating_sub(self.credited)
+    }
+}
+
+/// A correction in the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corrected {
+    /// The leaf of its record.
+    pub leaf: u64,
+    /// The call whose charge it corrects.
+    pub call: String,
+    /// What it adds to the charge, nano-USD.
+    pub nano: i64,
+    /// The sequence number of the outcome that charged the call, on its host.
+    pub sequence: u64,
+}
+
 /// What a row of spend is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub struct SpendKey {
@@ -85,17 +137,23 @@ pub struct SpendKey {
 pub struct Spend {
     /// Calls that were charged.
     pub calls: u64,
-    /// What they were charged.
+    /// What they were charged, and what corrections added.
     pub cost: NanoUsd,
+    /// What corrections took off.
+    pub credited: NanoUsd,
     /// Calls whose whole hold was charged because their usage was not seen.
     pub charged_max: u64,
     /// What the provider reported.
     pub usage: Usage,
+    /// Bytes of the requests' bodies.
+    pub sent: u64,
+    /// Bytes of the answers' bodies.
+    pub received: u64,
 }
 
 impl Spend {
     /// The names of its numbers, in the order of [`Spend::numbers`].
-    pub const NUMBERS: [&str; 10] = [
+    pub const NUMBERS: [&str; 13] = [
         "calls",
         "nano",
         "input",
@@ -106,18 +164,21 @@ impl Spend {
         "reasoning",
         "web_searches",
         "charged_max",
+        "credited",
+        "sent",
+        "received",
     ];
 
     /// Its numbers.
     #[must_use]
-    pub fn numbers(&self) -> [u64; 10] {
+    pub fn numbers(&self) -> [u64; 13] {
         let mut row = *self;
         row.numbers_mut().map(|number| *number)
     }
 
     /// The same, to be changed.
-    pub(crate) fn numbers_mut(&mut self) -> [&mut u64; 10] {
-        let Spend { calls, cost, charged_max, usage } = self;
+    pub(crate) fn numbers_mut(&mut self) -> [&mut u64; 13] {
+        let Spend { calls, cost, credited, charged_max, usage, sent, received } = self;
         let Usage { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning, web_searches, .. } = usage;
         [
             calls,
@@ -130,7 +191,16 @@ impl Spend {
             reasoning,
             web_searches,
             charged_max,
+            &mut credited.0,
+            sent,
+            received,
         ]
+    }
+
+    /// What is spent: charges less what corrections took off.
+    #[must_use]
+    pub fn net(&self) -> NanoUsd {
+        self.cost.saturating_sub(self.credited)
     }
 
     /// Adds `other`.
@@ -145,7 +215,7 @@ impl Spend {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// To be added to the totals.
-    pub totals: HashMap<WindowKey, u64>,
+    pub totals: HashMap<WindowKey, Total>,
     /// Intents that are open now, with the index of their leaf.
     pub opened: BTreeMap<String, (u64, OpenIntent)>,
     /// Calls that were open before the batch and are not any more.
@@ -154,9 +224,12 @@ pub struct Changes {
     pub spend: BTreeMap<SpendKey, Spend>,
     /// Bills above their holds.
     pub overruns: BTreeSet<Overrun>,
+    /// Corrections of charges.
+    pub corrections: Vec<Corrected>,
     /// The spend by minute (`2026-11-24T10:05` in place of the day), where somebody wants it.
     pub minutes: Option<BTreeMap<SpendKey, Spend>>,
-    /// Outcomes of calls that were not open. They change nothing: counting one would count a call twice.
+    /// Outcomes of calls that were not open, and corrections of calls that still are. They change nothing: counting one would
+    /// count a call twice, or take back what was not charged.
     pub strays: u64,
 }
 
@@ -168,6 +241,8 @@ impl Changes {
             self.intent(leaf, record);
         } else if rest.starts_with(br#""type":"caracal.outcome.v1""#) {
             self.outcome(record, open);
+        } else if rest.starts_with(br#""type":"caracal.correction.v1""#) {
+            self.correction(leaf, record, open);
         }
     }
 
@@ -210,7 +285,7 @@ impl Changes {
         let windows = if paid.data.windows.is_empty() { &intent.windows } else { &paid.data.windows };
         for window in windows {
             let total = self.totals.entry(window.clone()).or_default();
-            *total = total.saturating_add(cost);
+            total.add(Total { charged: NanoUsd(cost), ..Total::default() });
         }
         if let Some(entry) = &paid.data.price_entry {
             let (provider, model) = (intent.provider.clone(), intent.model.clone());
@@ -222,90 +297,57 @@ impl Changes {
             model: intent.model,
             day: paid.time.get(..10).unwrap_or_default().to_owned(),
         };
+        let sent = |bytes: u64| if released { 0 } else { bytes };
         let spend = Spend {
             calls: u64::from(!released),
             cost: NanoUsd(cost),
+            credited: NanoUsd::ZERO,
             charged_max: u64::from(paid.data.settle == "charged_max"),
             usage: if released { Usage::default() } else { paid.data.usage() },
+            sent: sent(paid.data.sent),
+            received: sent(paid.data.received),
         };
+        self.add(key, paid.time, &spend);
+    }
+
+    /// A charge that is put right counts where the charge did: in its windows, and in its day's spend.
+    fn correction(&mut self, leaf: u64, record: &[u8], open: &HashMap<String, OpenIntent>) {
+        let Some(paid) = Paid::read(record) else { return };
+        let (Some(call), Some(nano), Some(sequence), Some(at)) =
+            (&paid.data.call, paid.data.correction, paid.data.corrects, &paid.data.charged_at)
+        else {
+            self.strays += 1;
+            return;
+        };
+        let was_open = open.contains_key(&**call) && !self.closed.iter().any(|closed| closed == call);
+        if was_open || self.opened.contains_key(&**call) {
+            self.strays += 1;
+            return;
+        }
+        let change = Total::change(nano);
+        for window in &paid.data.windows {
+            self.totals.entry(window.clone()).or_default().add(change);
+        }
+        self.corrections.push(Corrected { leaf, call: call.to_string(), nano, sequence });
+        let key = SpendKey {
+            agent: paid.data.agent.to_string(),
+            provider: paid.data.provider.to_string(),
+            model: paid.data.model.to_string(),
+            day: at.get(..10).unwrap_or_default().to_owned(),
+        };
+        self.add(key, at, &Spend { cost: change.charged, credited: change.credited, ..Spend::default() });
+    }
+
+    /// Adds to the spend of `key`'s day, and of the minute of `time` where somebody wants it.
+    fn add(&mut self, key: SpendKey, time: &str, spend: &Spend) {
         if let Some(minutes) = &mut self.minutes {
-            let minute = paid.time.get(..16).unwrap_or_default().to_owned();
-            minutes.entry(SpendKey { day: minute, ..key.clone() }).or_default().add(&spend);
+            let minute = time.get(..16).unwrap_or_default().to_owned();
+            minutes.entry(SpendKey { day: minute, ..key.clone() }).or_default().add(spend);
         }
-        self.spend.entry(key).or_default().add(&spend);
+        self.spend.entry(key).or_default().add(spend);
     }
 }
 
-fn nanos(at: jiff::Timestamp) -> Option<UnixNanos> {
+pub(super) fn nanos(at: jiff::Timestamp) -> Option<UnixNanos> {
     u64::try_from(at.as_nanosecond()).ok().map(UnixNanos)
-}
-
-/// The fields that money hangs on, read without a copy.
-#[derive(serde::Deserialize)]
-struct Paid<'a> {
-    #[serde(borrow)]
-    time: &'a str,
-    #[serde(borrow)]
-    data: PaidData<'a>,
-}
-
-#[derive(serde::Deserialize)]
-struct PaidData<'a> {
-    #[serde(rename = "caracal.call", borrow)]
-    call: Option<Cow<'a, str>>,
-    #[serde(rename = "caracal.agent", borrow, default)]
-    agent: Cow<'a, str>,
-    #[serde(rename = "gen_ai.provider.name", borrow, default)]
-    provider: Cow<'a, str>,
-    #[serde(rename = "gen_ai.operation.name", borrow, default)]
-    operation: Cow<'a, str>,
-    #[serde(rename = "gen_ai.request.model", borrow, default)]
-    model: Cow<'a, str>,
-    #[serde(rename = "caracal.price_book", borrow)]
-    price_book: Option<Cow<'a, str>>,
-    #[serde(rename = "caracal.price_entry", borrow)]
-    price_entry: Option<Cow<'a, str>>,
-    #[serde(rename = "caracal.settle", borrow, default)]
-    settle: Cow<'a, str>,
-    #[serde(rename = "caracal.hold.nano_usd", default)]
-    hold: u64,
-    #[serde(rename = "caracal.cost.nano_usd")]
-    cost: Option<u64>,
-    #[serde(rename = "caracal.windows", default)]
-    windows: Vec<WindowKey>,
-    #[serde(rename = "caracal.usage.uncached_input_tokens", default)]
-    input: u64,
-    #[serde(rename = "gen_ai.usage.cache_read.input_tokens", default)]
-    cache_read: u64,
-    #[serde(rename = "caracal.usage.cache_write_5m_tokens", default)]
-    cache_write_5m: u64,
-    #[serde(rename = "caracal.usage.cache_write_1h_tokens", default)]
-    cache_write_1h: u64,
-    #[serde(rename = "gen_ai.usage.output_tokens", default)]
-    output: u64,
-    #[serde(rename = "gen_ai.usage.reasoning.output_tokens", default)]
-    reasoning: u64,
-    #[serde(rename = "caracal.usage.web_searches", default)]
-    web_searches: u64,
-}
-
-impl Paid<'_> {
-    fn read(record: &[u8]) -> Option<Paid<'_>> {
-        serde_json::from_slice(record).ok()
-    }
-}
-
-impl PaidData<'_> {
-    fn usage(&self) -> Usage {
-        Usage {
-            input: self.input,
-            cache_read: self.cache_read,
-            cache_write_5m: self.cache_write_5m,
-            cache_write_1h: self.cache_write_1h,
-            output: self.output,
-            reasoning: self.reasoning,
-            web_searches: self.web_searches,
-            ..Usage::default()
-        }
-    }
 }

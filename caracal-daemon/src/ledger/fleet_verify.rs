@@ -1,18 +1,19 @@
 //! Audits a log of several hosts in PostgreSQL: every leaf, tile, checkpoint, chain, signature and sum. Takes the log's public
 //! keys and reads; gives findings. Trusts nothing that is stored but who was enrolled with which key.
 
-use super::books::{Changes, OpenIntent, Spend, SpendKey};
+use super::books::{Changes, Corrected, OpenIntent, Spend, SpendKey, Total};
 use super::chain::{Chain, Place};
+use super::corrections::{Charge, faults, record_at};
 use super::fleet::{FleetState, FleetStore as _};
 use super::note::{Checkpoint, Verifier};
-use super::postgres::{PostgresStore, chunk, failed, number};
+use super::postgres::{PostgresStore, chunk, failed, number, total};
 use super::sequence::{FORK, GAP, RESTART};
 use super::store::{Chunk, State, Store as _, StoreError};
 use super::tree::{Tile, Tree};
 use super::verify::Report;
 use crate::bus::signed_run::source_of;
 use crate::event::write::{PLACE_BYTES, read_place};
-use crate::event::{Hash, WindowKey, leaf_hash};
+use crate::event::{Hash, Record, WindowKey, leaf_hash};
 use crate::journal::{Entry, head};
 use sqlx::Row as _;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -78,6 +79,7 @@ async fn run(
         progress(audit.tree.size().min(size), size);
     }
     audit.money(store, log).await?;
+    audit.corrections(store).await;
     audit.end(&state, &fleet, keys);
     let connection = store.database().up().await?;
     sqlx::query("COMMIT").execute(connection).await?;
@@ -102,7 +104,7 @@ struct Host {
     chain: Chain,
     explained: bool,
     open: HashMap<String, OpenIntent>,
-    totals: BTreeMap<WindowKey, u64>,
+    totals: BTreeMap<WindowKey, Total>,
     minutes: BTreeMap<SpendKey, Spend>,
 }
 
@@ -114,6 +116,8 @@ struct Audit {
     opened: Vec<Result<Checkpoint, String>>,
     runs: VecDeque<Run>,
     hosts: BTreeMap<String, Host>,
+    /// With the host whose chain they are in.
+    corrections: Vec<(String, Corrected)>,
     keys: HashMap<(String, i32), Verifier>,
     counts: (u64, u64, u64),
     tiles: u64,
@@ -174,6 +178,7 @@ impl Audit {
             opened,
             runs,
             hosts: BTreeMap::new(),
+            corrections: Vec::new(),
             keys: enrolled,
             counts,
             tiles: 0,
@@ -248,10 +253,10 @@ impl Audit {
         let mut changes = Changes { minutes: Some(BTreeMap::new()), ..Changes::default() };
         changes.post(index, &entry.bytes, &state.open);
         changes.closed.iter().for_each(|call| drop(state.open.remove(call)));
+        self.corrections.extend(changes.corrections.into_iter().map(|correction| (host.to_owned(), correction)));
         state.open.extend(changes.opened.into_iter().map(|(call, (_, intent))| (call, intent)));
-        for (key, nano) in changes.totals {
-            let total = state.totals.entry(key).or_default();
-            *total = total.saturating_add(nano);
+        for (key, total) in changes.totals {
+            state.totals.entry(key).or_default().add(total);
         }
         for (key, spend) in changes.minutes.unwrap_or_default() {
             state.minutes.entry(key).or_default().add(&spend);
@@ -315,19 +320,21 @@ impl Audit {
 
     async fn money(&mut self, store: &mut PostgresStore, log: i32) -> Result<(), sqlx::Error> {
         let connection = store.database().up().await?;
-        let rows = sqlx::query(r#"SELECT host, budget, scope, "window", nano FROM totals WHERE log = $1"#).bind(log);
+        let rows =
+            sqlx::query(r#"SELECT host, budget, scope, "window", nano, credited FROM totals WHERE log = $1"#).bind(log);
         let mut totals = BTreeMap::new();
         for row in rows.fetch_all(&mut *connection).await? {
             let text = |name: &str| row.try_get::<String, _>(name).map(Into::into);
             let key = WindowKey { budget: text("budget")?, scope: text("scope")?, window: text("window")? };
-            totals.insert((row.try_get::<String, _>("host")?, key), number(&row, "nano")?);
+            totals.insert((row.try_get::<String, _>("host")?, key), total(&row)?);
         }
         let rows = sqlx::query(
             "SELECT host, agent, provider, model, minute, sum(calls)::bigint AS calls, sum(nano)::bigint AS nano, \
              sum(input)::bigint AS input, sum(cache_read)::bigint AS cache_read, \
              sum(cache_write_5m)::bigint AS cache_write_5m, sum(cache_write_1h)::bigint AS cache_write_1h, \
              sum(output)::bigint AS output, sum(reasoning)::bigint AS reasoning, sum(web_searches)::bigint AS web_searches, \
-             sum(charged_max)::bigint AS charged_max FROM charges WHERE log = $1 GROUP BY 1, 2, 3, 4, 5",
+             sum(charged_max)::bigint AS charged_max, sum(credited)::bigint AS credited, sum(sent)::bigint AS sent, \
+             sum(received)::bigint AS received FROM charges WHERE log = $1 GROUP BY 1, 2, 3, 4, 5",
         );
         let mut charges = BTreeMap::new();
         for row in rows.bind(log).fetch_all(connection).await? {
@@ -343,10 +350,9 @@ impl Audit {
             }
             charges.insert((row.try_get::<String, _>("host")?, key), values);
         }
-        let made = self
-            .hosts
-            .iter()
-            .flat_map(|(host, state)| state.totals.iter().map(move |(key, nano)| ((host.clone(), key.clone()), *nano)));
+        let made = self.hosts.iter().flat_map(|(host, state)| {
+            state.totals.iter().map(move |(key, total)| ((host.clone(), key.clone()), *total))
+        });
         if made.collect::<BTreeMap<_, _>>() != totals {
             self.report.find("totals", "the stored totals of budget windows are not those of the records".into());
         }
@@ -357,6 +363,30 @@ impl Audit {
             self.report.find("spend", "the stored charges are not those of the records".into());
         }
         Ok(())
+    }
+
+    /// Holds each correction against the charge that it names.
+    async fn corrections(&mut self, store: &mut PostgresStore) {
+        let made = std::mem::take(&mut self.corrections);
+        self.report.corrections = made.len() as u64;
+        let mut read: BTreeMap<String, Vec<(Corrected, Option<Record>, Option<Charge>)>> = BTreeMap::new();
+        for (host, correction) in made {
+            let began = self.hosts.get(&host).map_or(0, |state| state.chain.began);
+            // A chain that began anew since has another record at this place.
+            let mut leaf = store.leaf_of(&host, correction.sequence, began).await.ok().flatten();
+            if leaf.is_none_or(|leaf| leaf > correction.leaf) {
+                leaf = store.leaf_of(&host, correction.sequence, 0).await.ok().flatten();
+            }
+            let mut charge = None;
+            if let Some(leaf) = leaf {
+                let outcome = record_at(store, leaf).await.ok().flatten().and_then(Charge::of);
+                charge = outcome.filter(|charge| charge.call.to_string() == correction.call);
+            }
+            let record = record_at(store, correction.leaf).await.ok().flatten();
+            read.entry(host).or_default().push((correction, record, charge));
+        }
+        let faults = read.values().flat_map(|of_host| faults(of_host));
+        faults.for_each(|what| self.report.find("correction", what));
     }
 
     fn end(&mut self, state: &State, fleet: &FleetState, keys: &[Verifier]) {

@@ -1,10 +1,9 @@
 //! A store in memory: the model that the real ones are compared with. Its commits can be made to fail.
 
-use super::books::OpenIntent;
+use super::books::{OpenIntent, Total};
 use super::fleet::{FleetState, FleetStore, Incident, RunRow};
 use super::store::{Batch, Chunk, State, Store, StoreError};
 use crate::event::{Hash, WindowKey};
-use crate::money::NanoUsd;
 use std::collections::{BTreeMap, HashMap};
 
 /// How a commit goes wrong.
@@ -22,7 +21,7 @@ pub(crate) struct MemoryStore {
     pub(crate) chunks: Vec<Chunk>,
     pub(crate) tiles: BTreeMap<(u32, u64), Vec<Hash>>,
     pub(crate) checkpoints: Vec<(u64, String)>,
-    pub(crate) totals: HashMap<WindowKey, NanoUsd>,
+    pub(crate) totals: HashMap<WindowKey, Total>,
     open: BTreeMap<String, (u64, OpenIntent)>,
     pub(crate) fault: Option<Fault>,
     pub(crate) fleet: FleetState,
@@ -50,8 +49,8 @@ impl Store for MemoryStore {
             let before = self.tiles.insert((tile.level, tile.n), tile.hashes.clone());
             assert!(before.is_none(), "a full tile is written once");
         }
-        for (key, nano) in &batch.changes.totals {
-            self.totals.entry(key.clone()).or_default().0 += nano;
+        for (key, total) in &batch.changes.totals {
+            self.totals.entry(key.clone()).or_default().add(*total);
         }
         for call in &batch.changes.closed {
             self.open.remove(call);
@@ -94,7 +93,7 @@ impl Store for MemoryStore {
         Ok(self.tiles.get(&(level, n)).or(edge).cloned().unwrap_or_default())
     }
 
-    async fn totals(&mut self) -> Result<HashMap<WindowKey, NanoUsd>, StoreError> {
+    async fn totals(&mut self) -> Result<HashMap<WindowKey, Total>, StoreError> {
         Ok(self.totals.clone())
     }
 }

@@ -1,7 +1,7 @@
 //! The store of many hosts: PostgreSQL, one log for each partition of the topic. A commit moves the log, its records, tiles,
 //! checkpoint, chains and the offset together, or nothing, and only for the writer that took the log over last.
 
-use super::books::{OpenIntent, Spend, SpendKey};
+use super::books::{OpenIntent, Spend, SpendKey, Total};
 use super::chain::Chain;
 use super::fleet::{FleetState, FleetStore, Part};
 use super::store::{Batch, Chunk, Position, State, Store, StoreError, split_hashes};
@@ -257,16 +257,17 @@ impl Store for PostgresStore {
         split_hashes(&found.map_err(|error| self.fail(&error))?)
     }
 
-    async fn totals(&mut self) -> Result<HashMap<WindowKey, NanoUsd>, StoreError> {
+    async fn totals(&mut self) -> Result<HashMap<WindowKey, Total>, StoreError> {
         let log = self.log;
         let rows = async {
             let connection = self.database.up().await?;
             let rows = sqlx::query(
-                r#"SELECT budget, scope, "window", sum(nano)::bigint AS nano FROM totals WHERE log = $1 GROUP BY 1, 2, 3"#,
+                r#"SELECT budget, scope, "window", sum(nano)::bigint AS nano, sum(credited)::bigint AS credited FROM totals
+                   WHERE log = $1 GROUP BY 1, 2, 3"#,
             );
-            rows.bind(log).fetch_all(connection).await?.iter().map(total).collect()
+            rows.bind(log).fetch_all(connection).await?.iter().map(window_total).collect()
         };
-        let rows: Result<HashMap<WindowKey, NanoUsd>, sqlx::Error> = rows.await;
+        let rows: Result<HashMap<WindowKey, Total>, sqlx::Error> = rows.await;
         rows.map_err(|error| self.fail(&error))
     }
 }
@@ -417,18 +418,20 @@ async fn write_chains(connection: &mut PgConnection, log: i32, size: u64, part: 
             .await?;
         }
         if !changes.totals.is_empty() {
-            let (keys, nano): (Vec<&WindowKey>, Vec<i64>) =
-                changes.totals.iter().map(|(key, nano)| (key, signed(*nano))).unzip();
+            let (keys, totals): (Vec<&WindowKey>, Vec<Total>) =
+                changes.totals.iter().map(|(key, total)| (key, *total)).unzip();
             sqlx::query(
-                "INSERT INTO totals SELECT $1, $2, * FROM unnest($3::text[], $4::text[], $5::text[], $6::bigint[]) \
-                 ON CONFLICT (log, host, budget, scope, \"window\") DO UPDATE SET nano = totals.nano + excluded.nano",
+                "INSERT INTO totals SELECT $1, $2, * FROM unnest($3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[]) \
+                 ON CONFLICT (log, host, budget, scope, \"window\") DO UPDATE SET nano = totals.nano + excluded.nano, \
+                 credited = totals.credited + excluded.credited",
             )
             .bind(log)
             .bind(host)
             .bind(keys.iter().map(|key| &*key.budget).collect::<Vec<_>>())
             .bind(keys.iter().map(|key| &*key.scope).collect::<Vec<_>>())
             .bind(keys.iter().map(|key| &*key.window).collect::<Vec<_>>())
-            .bind(nano)
+            .bind(totals.iter().map(|total| signed(total.charged.0)).collect::<Vec<_>>())
+            .bind(totals.iter().map(|total| signed(total.credited.0)).collect::<Vec<_>>())
             .execute(&mut *connection)
             .await?;
         }
@@ -450,7 +453,7 @@ async fn write_charges(
     let mut query = sqlx::query(
         "INSERT INTO charges SELECT $1, $2, $3, * FROM unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[], \
          $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], \
-         $16::bigint[], $17::bigint[])",
+         $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[])",
     )
     .bind(log)
     .bind(signed(size))
@@ -459,7 +462,7 @@ async fn write_charges(
     .bind(text(|key| &key.provider))
     .bind(text(|key| &key.model))
     .bind(text(|key| &key.day));
-    let values: Vec<[u64; 10]> = minutes.values().map(Spend::numbers).collect();
+    let values: Vec<[u64; Spend::NUMBERS.len()]> = minutes.values().map(Spend::numbers).collect();
     for at in 0..Spend::NUMBERS.len() {
         let column: Vec<i64> = values.iter().filter_map(|row| row.get(at).map(|value| signed(*value))).collect();
         query = query.bind(column);
@@ -477,10 +480,14 @@ pub(super) fn chunk(row: &PgRow) -> Result<Chunk, sqlx::Error> {
     })
 }
 
-fn total(row: &PgRow) -> Result<(WindowKey, NanoUsd), sqlx::Error> {
+fn window_total(row: &PgRow) -> Result<(WindowKey, Total), sqlx::Error> {
     let text = |name: &str| row.try_get::<String, _>(name).map(Into::into);
     let key = WindowKey { budget: text("budget")?, scope: text("scope")?, window: text("window")? };
-    Ok((key, NanoUsd(number(row, "nano")?)))
+    Ok((key, total(row)?))
+}
+
+pub(super) fn total(row: &PgRow) -> Result<Total, sqlx::Error> {
+    Ok(Total { charged: NanoUsd(number(row, "nano")?), credited: NanoUsd(number(row, "credited")?) })
 }
 
 /// PostgreSQL's integers are signed; what does not fit is capped, and no count or amount comes near.

@@ -154,5 +154,5 @@ pub async fn spend(state: &StateDir, filter: &Filter) -> Result<Vec<(SpendKey, S
 /// When the ledger cannot be read.
 pub async fn budget_window(state: &StateDir, budget: &str, scope: &str, window: &str) -> Result<NanoUsd, StoreError> {
     let key = WindowKey { budget: budget.into(), scope: scope.into(), window: window.into() };
-    SqliteStore::read(&state.ledger()).await?.total(&key).await
+    Ok(SqliteStore::read(&state.ledger()).await?.total(&key).await?.net())
 }

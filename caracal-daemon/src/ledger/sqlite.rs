@@ -1,6 +1,6 @@
 //! The embedded store: SQLite, write-ahead log, every commit synced. A record costs a part of one row of 256.
 
-use super::books::{OpenIntent, Overrun, Spend, SpendKey};
+use super::books::{Corrected, OpenIntent, Overrun, Spend, SpendKey, Total};
 use super::store::{Batch, Chunk, Position, State, Store, StoreError, split_hashes};
 use crate::event::{Hash, WindowKey};
 use crate::journal::{SignedHead, Start};
@@ -88,6 +88,24 @@ impl SqliteStore {
             "SELECT first, count, min_ms, max_ms, data FROM events WHERE first >= ? ORDER BY first LIMIT ?",
         )
         .bind(signed(first))
+        .bind(limit)
+        .fetch_all(&mut self.connection)
+        .await;
+        self.rows(rows, chunk)
+    }
+
+    /// At most `limit` chunks from `first` on that may hold a record of a time in `span`, Unix milliseconds.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn chunks_within(&mut self, first: u64, span: (u64, u64), limit: u32) -> Result<Vec<Chunk>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT first, count, min_ms, max_ms, data FROM events WHERE first >= ? AND max_ms >= ? AND min_ms <= ? \
+             ORDER BY first LIMIT ?",
+        )
+        .bind(signed(first))
+        .bind(signed(span.0))
+        .bind(signed(span.1))
         .bind(limit)
         .fetch_all(&mut self.connection)
         .await;
@@ -186,10 +204,7 @@ impl SqliteStore {
     /// # Errors
     /// The database's.
     pub async fn overruns(&mut self) -> Result<Vec<Overrun>, StoreError> {
-        let table =
-            sqlx::query("SELECT name FROM sqlite_schema WHERE name = 'overruns'").fetch_all(&mut self.connection).await;
-        if self.rows(table, |_| Ok(()))?.is_empty() {
-            // Not written since the version that has it.
+        if !self.has("overruns").await? {
             return Ok(Vec::new());
         }
         let rows = sqlx::query("SELECT provider, model, entry FROM overruns ORDER BY provider, model, entry")
@@ -204,20 +219,50 @@ impl SqliteStore {
         })
     }
 
-    /// What was charged to one budget window, nano-USD; 0 if nothing was.
+    /// Every correction, in the order of their leaves; of this call alone, if one is named.
     ///
     /// # Errors
     /// The database's.
-    pub async fn total(&mut self, key: &WindowKey) -> Result<NanoUsd, StoreError> {
-        let row = sqlx::query(r#"SELECT nano FROM totals WHERE budget = ? AND scope = ? AND "window" = ?"#)
+    pub async fn corrections(&mut self, call: Option<&str>) -> Result<Vec<Corrected>, StoreError> {
+        if !self.has("corrections").await? {
+            return Ok(Vec::new());
+        }
+        let rows = sqlx::query(
+            "SELECT leaf, call, nano, sequence FROM corrections WHERE call = coalesce(?, call) ORDER BY leaf",
+        )
+        .bind(call)
+        .fetch_all(&mut self.connection)
+        .await;
+        self.rows(rows, |row| {
+            Ok(Corrected {
+                leaf: number(row, "leaf")?,
+                call: row.try_get("call")?,
+                nano: row.try_get("nano")?,
+                sequence: number(row, "sequence")?,
+            })
+        })
+    }
+
+    /// Whether the database has a table: it was not written since the version that has it, if not.
+    async fn has(&mut self, table: &str) -> Result<bool, StoreError> {
+        let found = sqlx::query("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ?").bind(table);
+        let found = found.fetch_all(&mut self.connection).await;
+        Ok(!self.rows(found, |_| Ok(()))?.is_empty())
+    }
+
+    /// What was charged to one budget window; nothing if nothing was.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn total(&mut self, key: &WindowKey) -> Result<Total, StoreError> {
+        let row = sqlx::query(r#"SELECT * FROM totals WHERE budget = ? AND scope = ? AND "window" = ?"#)
             .bind(&*key.budget)
             .bind(&*key.scope)
             .bind(&*key.window)
             .fetch_optional(&mut self.connection)
             .await;
         let row = row.map_err(|error| database(&self.path, &error))?;
-        row.map_or(Ok(NanoUsd(0)), |row| number(&row, "nano").map(NanoUsd))
-            .map_err(|error| database(&self.path, &error))
+        row.map_or(Ok(Total::default()), |row| total_row(&row)).map_err(|error| database(&self.path, &error))
     }
 
     /// The triggers that keep evidence from being changed by mistake.
@@ -292,15 +337,11 @@ impl Store for SqliteStore {
         }
     }
 
-    async fn totals(&mut self) -> Result<HashMap<WindowKey, NanoUsd>, StoreError> {
-        let rows =
-            sqlx::query(r#"SELECT budget, scope, "window", nano FROM totals"#).fetch_all(&mut self.connection).await;
+    async fn totals(&mut self) -> Result<HashMap<WindowKey, Total>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM totals").fetch_all(&mut self.connection).await;
         let rows = self.rows(rows, |row| {
             let text = |name: &str| row.try_get::<String, _>(name).map(Into::into);
-            Ok((
-                WindowKey { budget: text("budget")?, scope: text("scope")?, window: text("window")? },
-                NanoUsd(number(row, "nano")?),
-            ))
+            Ok((WindowKey { budget: text("budget")?, scope: text("scope")?, window: text("window")? }, total_row(row)?))
         })?;
         Ok(rows.into_iter().collect())
     }
@@ -435,12 +476,25 @@ async fn write_evidence(connection: &mut SqliteConnection, batch: &Batch) -> Res
 }
 
 async fn write_money(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
-    for (key, nano) in &batch.changes.totals {
-        sqlx::query("INSERT INTO totals VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET nano = nano + excluded.nano")
-            .bind(&*key.budget)
-            .bind(&*key.scope)
-            .bind(&*key.window)
-            .bind(signed(*nano))
+    for (key, total) in &batch.changes.totals {
+        sqlx::query(
+            "INSERT INTO totals VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET nano = nano + excluded.nano, \
+             credited = credited + excluded.credited",
+        )
+        .bind(&*key.budget)
+        .bind(&*key.scope)
+        .bind(&*key.window)
+        .bind(signed(total.charged.0))
+        .bind(signed(total.credited.0))
+        .execute(&mut *connection)
+        .await?;
+    }
+    for correction in &batch.changes.corrections {
+        sqlx::query("INSERT INTO corrections VALUES (?, ?, ?, ?)")
+            .bind(signed(correction.leaf))
+            .bind(&correction.call)
+            .bind(correction.nano)
+            .bind(signed(correction.sequence))
             .execute(&mut *connection)
             .await?;
     }
@@ -472,12 +526,13 @@ async fn write_money(connection: &mut SqliteConnection, batch: &Batch) -> Result
 
 async fn write_spend(connection: &mut SqliteConnection, key: &SpendKey, row: &Spend) -> Result<(), sqlx::Error> {
     let mut query = sqlx::query(
-        "INSERT INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET \
+        "INSERT INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET \
          calls = calls + excluded.calls, nano = nano + excluded.nano, input = input + excluded.input, \
          cache_read = cache_read + excluded.cache_read, cache_write_5m = cache_write_5m + excluded.cache_write_5m, \
          cache_write_1h = cache_write_1h + excluded.cache_write_1h, output = output + excluded.output, \
          reasoning = reasoning + excluded.reasoning, web_searches = web_searches + excluded.web_searches, \
-         charged_max = charged_max + excluded.charged_max",
+         charged_max = charged_max + excluded.charged_max, credited = credited + excluded.credited, \
+         sent = sent + excluded.sent, received = received + excluded.received",
     );
     for text in [&key.agent, &key.provider, &key.model, &key.day] {
         query = query.bind(text);
@@ -495,19 +550,15 @@ fn spend_row(row: &SqliteRow) -> Result<(SpendKey, Spend), sqlx::Error> {
         model: row.try_get("model")?,
         day: row.try_get("day")?,
     };
-    let usage = crate::event::Usage {
-        input: number(row, "input")?,
-        cache_read: number(row, "cache_read")?,
-        cache_write_5m: number(row, "cache_write_5m")?,
-        cache_write_1h: number(row, "cache_write_1h")?,
-        output: number(row, "output")?,
-        reasoning: number(row, "reasoning")?,
-        web_searches: number(row, "web_searches")?,
-        // The view has no column of their own for what is not tokens: it counts calls already.
-        ..crate::event::Usage::default()
-    };
-    let cost = NanoUsd(number(row, "nano")?);
-    Ok((key, Spend { calls: number(row, "calls")?, cost, charged_max: number(row, "charged_max")?, usage }))
+    let mut spend = Spend::default();
+    for (value, name) in spend.numbers_mut().into_iter().zip(Spend::NUMBERS) {
+        *value = since(row, name)?;
+    }
+    Ok((key, spend))
+}
+
+fn total_row(row: &SqliteRow) -> Result<Total, sqlx::Error> {
+    Ok(Total { charged: NanoUsd(number(row, "nano")?), credited: NanoUsd(since(row, "credited")?) })
 }
 
 fn chunk(row: &SqliteRow) -> Result<Chunk, sqlx::Error> {
@@ -527,6 +578,14 @@ fn signed(value: u64) -> i64 {
 
 fn number(row: &SqliteRow, name: &str) -> Result<u64, sqlx::Error> {
     u64::try_from(row.try_get::<i64, _>(name)?).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// A number of a column that a later version added: 0 where the database was not written since.
+fn since(row: &SqliteRow, name: &str) -> Result<u64, sqlx::Error> {
+    match number(row, name) {
+        Err(sqlx::Error::ColumnNotFound(_)) => Ok(0),
+        other => other,
+    }
 }
 
 fn hash(row: &SqliteRow, name: &str) -> Result<Hash, sqlx::Error> {

@@ -1,9 +1,10 @@
 //! Where a ledger is kept. A store commits a batch whole or not at all.
 
-use super::books::{Changes, OpenIntent};
+use super::books::{Changes, OpenIntent, Total};
 use super::tree::Tile;
-use crate::event::Hash;
+use crate::event::{Hash, WindowKey};
 use crate::journal::{SignedHead, Start};
+use std::collections::HashMap;
 use std::future::Future;
 
 /// Why a store did not answer.
@@ -133,12 +134,8 @@ pub trait Store: Send {
         std::future::ready(())
     }
 
-    /// Every total of a budget window, nano-USD.
-    fn totals(
-        &mut self,
-    ) -> impl Future<
-        Output = Result<std::collections::HashMap<crate::event::WindowKey, crate::money::NanoUsd>, StoreError>,
-    > + Send;
+    /// Every total of a budget window.
+    fn totals(&mut self) -> impl Future<Output = Result<HashMap<WindowKey, Total>, StoreError>> + Send;
 }
 
 /// Splits hashes that stand together.

@@ -1,6 +1,6 @@
 //! The ledger as a whole: rebuilds, faults, gaps, forks, money, audits of tampered ledgers, receipts, exports.
 
-use super::books::Overrun;
+use super::books::{Overrun, Total};
 use super::memory::{Fault, MemoryStore};
 use super::note::{Checkpoint, Verifier};
 use super::tree::tests::naive_root;
@@ -44,7 +44,7 @@ fn call(number: u128) -> uuid::Uuid {
 }
 
 /// Chained entries of these drafts.
-fn entries(drafts: &[Draft]) -> Vec<Entry> {
+pub(crate) fn entries(drafts: &[Draft]) -> Vec<Entry> {
     let (_dir, scribe) = scribe();
     let mut prev = [0; 32];
     (0..)
@@ -112,7 +112,7 @@ async fn money_is_that_of_the_outcomes_and_nothing_counts_twice() {
     let ingested = ledger.ingest(&entries(&drafts), None, None).await.expect("ingested");
     assert_eq!(ingested.changes.strays, 2);
     let window = drafts[0].data.windows[0].clone();
-    assert_eq!(ledger.store().totals, HashMap::from([(window, NanoUsd(1_234))]));
+    assert_eq!(ledger.store().totals, HashMap::from([(window, Total::change(1_234))]));
     let (key, spend) = ingested.changes.spend.first_key_value().expect("spend");
     assert_eq!((key.agent.as_str(), key.model.as_str(), key.day.as_str()), ("coder", "gpt-5", "2026-09-21"));
     assert_eq!((spend.calls, spend.cost, spend.usage.cache_write_1h), (1, NanoUsd(1_234), 40));
@@ -585,7 +585,7 @@ async fn what_an_older_version_wrote_verifies_for_ever() {
     for entry in &mut old[..40] {
         // Schema 1, and the chain over it.
         let text = String::from_utf8(std::mem::take(&mut entry.bytes)).expect("text");
-        let text = text.replacen(r#""caracalschema":2"#, r#""caracalschema":1"#, 1);
+        let text = text.replacen(r#""caracalschema":3"#, r#""caracalschema":1"#, 1);
         entry.bytes = text.replacen(&hex::encode(entry.prev), &hex::encode(prev), 1).into_bytes();
         (entry.prev, entry.leaf) = (prev, leaf_hash(&entry.bytes));
         prev = entry.leaf;
@@ -596,7 +596,7 @@ async fn what_an_older_version_wrote_verifies_for_ever() {
     ledger.ingest(&old, None, Some(&*signer)).await.expect("ingested");
     drop(ledger);
     let keys = Verifier::parse_all(&signer.0.public_keys()).expect("keys");
-    let books = [crate::meter::PriceBook::built_in().expect("a book")];
+    let books = [crate::meter::PriceBook::built_in().expect("a book").into()];
     let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, books: &books };
     let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
     let report = verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit");
@@ -624,7 +624,7 @@ async fn a_bill_above_its_hold_is_remembered_and_a_wrong_charge_is_found() {
     drop(ledger);
     let keys = Verifier::parse_all(&signer(dir.path()).0.public_keys()).expect("keys");
     let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
-    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, books: &[book] };
+    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, books: &[Arc::new(book)] };
     let report = verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit");
     assert_eq!(report.repriced, 1);
     assert_eq!(report.findings.iter().map(|finding| finding.code).collect::<Vec<_>>(), ["price"]);

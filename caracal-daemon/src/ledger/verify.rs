@@ -2,7 +2,8 @@
 //! Takes public keys and reads; gives findings. Trusts nothing that is stored: all of it is made again from the
 //! records' bytes and compared.
 
-use super::books::{Changes, OpenIntent, Overrun, Spend, SpendKey};
+use super::books::{Changes, Corrected, OpenIntent, Overrun, Spend, SpendKey, Total};
+use super::corrections::{Charge, faults, find, record_at};
 use super::note::{Checkpoint, Verifier, origin};
 use super::sequence::{FORK, GAP, event_ms};
 use super::sqlite::SqliteStore;
@@ -13,9 +14,9 @@ use crate::event::{Hash, Record, WindowKey, leaf_hash};
 use crate::journal::{self, Entry, ReadError, Reader, SignedHead, Start, head};
 use crate::keeper::ledger_key::Signed;
 use crate::meter::PriceBook;
-use crate::money::NanoUsd;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::Path;
+use std::sync::Arc;
 
 const CHUNKS_AT_ONCE: u32 = 64;
 /// Findings that are kept: one broken byte near the start can break everything behind it.
@@ -43,7 +44,7 @@ pub struct Against<'a> {
     /// The largest tree that the keeper says it signed. To be read before the ledger is opened.
     pub signed: Option<Signed>,
     /// Price books: outcomes that one of them priced are priced again.
-    pub books: &'a [PriceBook],
+    pub books: &'a [Arc<PriceBook>],
 }
 
 /// Something that is wrong.
@@ -72,6 +73,10 @@ pub struct Report {
     pub journal_records: u64,
     /// Charges made again from the usage and the terms of their records and a price book.
     pub repriced: u64,
+    /// Charges by usage that no price book at hand has priced.
+    pub not_repriced: u64,
+    /// Corrections of charges, each held against its charge.
+    pub corrections: u64,
     /// Bytes of a torn tail in the journal: the next start cuts them, and they were never acknowledged.
     pub torn_bytes: u64,
     /// Leaves that say that the host's chain had a gap or a fork.
@@ -130,6 +135,7 @@ pub async fn verify(
     }
     audit.state(&state);
     audit.money(&state, store.totals().await?, store.spend().await?);
+    audit.corrections(store).await?;
     let triggers = store.triggers().await?;
     if triggers != TRIGGERS {
         audit.report.find("schema", format!("the triggers that keep evidence are {triggers:?}"));
@@ -163,7 +169,8 @@ struct Audit<'a> {
     journal: Option<Tailer>,
     open: HashMap<String, OpenIntent>,
     opened: BTreeMap<String, (u64, OpenIntent)>,
-    totals: HashMap<WindowKey, u64>,
+    totals: HashMap<WindowKey, Total>,
+    corrections: Vec<Corrected>,
     spend: BTreeMap<SpendKey, Spend>,
     overruns: BTreeSet<Overrun>,
 }
@@ -211,6 +218,7 @@ impl<'a> Audit<'a> {
             open: HashMap::new(),
             opened: BTreeMap::new(),
             totals: HashMap::new(),
+            corrections: Vec::new(),
             spend: BTreeMap::new(),
             overruns: BTreeSet::new(),
         };
@@ -286,7 +294,10 @@ impl<'a> Audit<'a> {
             return;
         }
         let Ok(Record { data, .. }) = Record::parse(record) else { return };
-        let Some(bill) = self.against.books.iter().find_map(|book| book.reprice(&data)) else { return };
+        let Some(bill) = self.against.books.iter().find_map(|book| book.reprice(&data)) else {
+            self.report.not_repriced += u64::from(data.settle.as_deref() == Some("settled"));
+            return;
+        };
         self.report.repriced += 1;
         if data.cost != Some(bill) {
             let charged = data.cost.unwrap_or_default().0;
@@ -386,19 +397,18 @@ impl<'a> Audit<'a> {
             self.open.insert(call.clone(), intent.clone());
             self.opened.insert(call, (leaf, intent));
         }
-        for (key, nano) in changes.totals {
-            let total = self.totals.entry(key).or_default();
-            *total = total.saturating_add(nano);
+        for (key, total) in changes.totals {
+            self.totals.entry(key).or_default().add(total);
         }
+        self.corrections.extend(changes.corrections);
         for (key, spend) in changes.spend {
             self.spend.entry(key).or_default().add(&spend);
         }
         self.overruns.extend(changes.overruns);
     }
 
-    fn money(&mut self, state: &State, totals: HashMap<WindowKey, NanoUsd>, spend: Vec<(SpendKey, Spend)>) {
-        let made: HashMap<WindowKey, NanoUsd> = self.totals.drain().map(|(key, nano)| (key, NanoUsd(nano))).collect();
-        if made != totals {
+    fn money(&mut self, state: &State, totals: HashMap<WindowKey, Total>, spend: Vec<(SpendKey, Spend)>) {
+        if self.totals != totals {
             self.report.find("totals", "the stored totals of budget windows are not those of the records".into());
         }
         if self.spend != spend.into_iter().collect() {
@@ -409,6 +419,29 @@ impl<'a> Audit<'a> {
         if !open.iter().map(|(_, intent)| intent).eq(&state.open) {
             self.report.find("open_intents", "the stored open calls are not those of the records".into());
         }
+    }
+
+    /// Holds each correction against the charge that it names.
+    async fn corrections(&mut self, store: &mut SqliteStore) -> Result<(), StoreError> {
+        let made = std::mem::take(&mut self.corrections);
+        if made != store.corrections(None).await? {
+            self.report.find("corrections", "the stored corrections are not those of the records".into());
+        }
+        self.report.corrections = made.len() as u64;
+        let mut read = Vec::with_capacity(made.len());
+        for correction in made {
+            let of = |record: &[u8]| {
+                let charge = Record::parse(record).ok().and_then(Charge::of);
+                charge.filter(|charge| charge.call.to_string() == correction.call)
+            };
+            let wanted = |record: &[u8]| of(record).is_some();
+            let found = find(store, self.tree.size(), correction.sequence, wanted).await.ok().flatten();
+            let record = record_at(store, correction.leaf).await.ok().flatten();
+            let charge = found.as_deref().and_then(of);
+            read.push((correction, record, charge));
+        }
+        faults(&read).into_iter().for_each(|what| self.report.find("correction", what));
+        Ok(())
     }
 
     /// Goes on into what only the journal has. Gives the sequence number of a record that is there while the one before

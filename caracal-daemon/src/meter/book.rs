@@ -342,7 +342,10 @@ impl PriceBook {
         let (usage, served) = outcome.usage().zip(outcome.served()).filter(|_| by_usage)?;
         let provider = Provider::named(outcome.provider.as_deref()?)?;
         let answered = served.model.as_deref().and_then(|name| self.model(provider, name));
-        let model = answered.or_else(|| self.price(provider, outcome.model.as_deref()?))?;
+        let asked = outcome.model.as_deref()?;
+        // The server's price for tools that it has no price of their own for.
+        let server = || self.model(provider, &format!("{}/*", asked.split_once('/')?.0));
+        let model = answered.or_else(|| self.price(provider, asked)).or_else(server)?;
         Some(model.bill(&usage, On { tier: Tier::named(served.tier)?, geo_us: served.geo_us, fast: served.fast }))
     }
 

@@ -69,6 +69,12 @@ impl Own {
         Own { entries: tools.chain(apis).collect(), book: Arc::new(PriceBook::fixed(&prices)) }
     }
 
+    /// Their prices.
+    #[must_use]
+    pub fn book(&self) -> Arc<PriceBook> {
+        Arc::clone(&self.book)
+    }
+
     /// The surface by these entries, where the built-in one leaves it open.
     pub(super) fn surface(&self, built_in: Surface, host: &str, path: &str) -> Surface {
         if !matches!(built_in, Surface::Unpriced | Surface::Unknown(_) | Surface::Unmetered(..)) {
@@ -139,6 +145,13 @@ impl Call {
     #[must_use]
     pub fn is_free(&self) -> bool {
         self.price.fixed.is_some() && self.most() == NanoUsd::ZERO
+    }
+
+    /// The tool that it calls, without its server; empty where it calls none.
+    #[must_use]
+    pub fn tool(&self) -> &str {
+        let tool = self.model.split_once('/').filter(|_| self.operation == Operation::Tool);
+        tool.map_or("", |(_, tool)| tool)
     }
 
     /// Its answer costs by the byte.

@@ -328,7 +328,7 @@ impl FleetView {
         let differing = keys.into_iter().filter(|key| wanted.get(key) != found.get(key));
         Ok(differing
             .map(|key| {
-                let cost = |sums: &Sums| sums.get(key).map_or(0, |row| row.cost.0);
+                let cost = |sums: &Sums| sums.get(key).map_or(0, |row| row.net().0);
                 let (width, bucket, about) = key;
                 format!(
                     "{} {bucket} {about:?}: {} in the ledger, {} in Redis",
@@ -423,7 +423,7 @@ mod tests {
         for (value, name) in (1..).zip(Spend::NUMBERS) {
             set(&mut row, name, value).expect("a name");
         }
-        assert_eq!(row.numbers(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(row.numbers(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
         assert_eq!(set(&mut row, "other", 1), None);
     }
 

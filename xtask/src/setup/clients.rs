@@ -16,7 +16,7 @@ use crate::{checkout::Checkout, pins, progress};
 pub(crate) struct Clients {
     /// The Python interpreter that has the pinned SDKs.
     pub(crate) python: PathBuf,
-    /// The directory that holds `node_modules` with the pinned SDK and agents.
+    /// The directory that holds `node_modules` with the pinned SDKs and agents.
     pub(crate) node: PathBuf,
 }
 
@@ -118,7 +118,7 @@ fn node(checkout: &Checkout, home: &Path, pins: &[&str]) -> Result<PathBuf> {
     npm.args(["install", "--no-audit", "--no-fund", "--no-update-notifier", "--save-exact"])
         .args(pins)
         .current_dir(home);
-    progress::quietly("fetching the Node SDK, Claude Code and Codex", &mut npm, &checkout.log("npm"))?;
+    progress::quietly("fetching the Node SDKs, Claude Code and Codex", &mut npm, &checkout.log("npm"))?;
     stamp(home, pins)?;
     Ok(home.to_path_buf())
 }

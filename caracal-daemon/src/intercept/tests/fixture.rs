@@ -21,6 +21,7 @@ pub(crate) struct Seen {
     pub(crate) hold: Option<u64>,
     pub(crate) count: u64,
     pub(crate) call: Option<String>,
+    pub(crate) bytes: (Option<u64>, Option<u64>),
 }
 
 /// The stages that other files own.
@@ -39,10 +40,10 @@ fn rate(name: &str, host: &str) -> RateSpec {
         requests: Some(2),
         tokens: None,
         window: crate::budget::Window::Hour,
-        agents: vec!["hasty".to_owned()],
+        agents: vec!["hasty".into()],
         models: Vec::new(),
         providers: Vec::new(),
-        hosts: vec![host.to_owned()],
+        hosts: vec![host.into()],
         per: crate::budget::Per::Agent,
     }
 }
@@ -55,9 +56,9 @@ impl Stages {
         let config = crate::config::Config::parse("[policy]\ncedar = [\"rules.cedar\"]\n", Path::new("caracal.toml"))
             .expect("config");
         let mut poor = crate::budget::BudgetSpec::daily("poor", crate::money::NanoUsd(1));
-        poor.agents = vec!["poor".to_owned()];
+        poor.agents = vec!["poor".into()];
         let watched = crate::budget::BudgetSpec {
-            agents: vec!["watched".to_owned()],
+            agents: vec!["watched".into()],
             soft: true,
             warn_at: vec![50, 80],
             ..crate::budget::BudgetSpec::daily("watched", crate::money::NanoUsd(1))
@@ -108,6 +109,7 @@ impl Stages {
                     hold: number("caracal.hold.nano_usd"),
                     count: number("caracal.count").unwrap_or(1),
                     call: text("caracal.call"),
+                    bytes: (number("caracal.bytes.sent"), number("caracal.bytes.received")),
                 });
             }
         }
@@ -134,7 +136,7 @@ fn fill(journal: &Journal) {
 }
 
 const RULES: &str = r#"
-@id("names") @private("true") permit(principal, action in [Action::"resolve", Action::"request", Action::"llm"], resource)
+@id("names") @private("true") permit(principal, action in [Action::"resolve", Action::"request", Action::"llm", Action::"tool"], resource)
 when { (context.host like "*.test" && context.host != "denied.test" && context.host != "public.test") || context.host == "api.openai.com" };
 @id("public") permit(principal, action in [Action::"resolve", Action::"request"], resource) when { context.host == "public.test" };
 @id("tcp") @private("true") @mode("tcp") permit(principal, action == Action::"connect", resource) when { context.host == "127.0.0.9" || context.host == "tcp.example" };

@@ -46,6 +46,8 @@ async fn a_call_is_settled_before_its_answer_ends() {
     let outcome = outcome(&records).expect("the outcome came before the last byte");
     assert_eq!(outcome.settle.as_deref(), Some("settled"));
     assert!(outcome.cost.is_some_and(|cost| cost > 0) && outcome.cost <= outcome.hold, "{outcome:?}");
+    assert_eq!(outcome.bytes.1, Some(body.len() as u64), "the answer's length is on record");
+    assert!(outcome.bytes.0.is_some_and(|sent| sent == CALL.len() as u64), "{outcome:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,6 +148,70 @@ async fn a_denied_call_is_one_native_400_and_its_repeats_are_remembered() {
         records.iter().all(|record| record.decision.as_deref() == Some("deny") && record.kind == "caracal.decision.v1"),
         "{records:?}"
     );
+}
+
+/// A server of tools at `a.test`, and an API at `b.test`, priced by the call.
+const PRICED: &str = r#"
+[[allow]]
+hosts = ["a.test", "b.test"]
+
+[[mcp]]
+name = "tools"
+host = "a.test"
+prices = { search = "0.01 USD" }
+
+[[api]]
+name = "geo"
+host = "b.test"
+call = "0.01 USD"
+"#;
+
+/// The `number`th try of the same call: of a tool, whose client counts its requests, or of an API.
+fn priced(host: &str, number: usize) -> Request<Body> {
+    let body = format!(
+        r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":"search","arguments":{{"n":{number}}}}}}}"#
+    );
+    let body = if host == "a.test" { body } else { "{}".to_owned() };
+    let request = Request::builder().method("POST").uri("/call").header("Host", host);
+    request.header("content-type", "application/json").body(full(body)).expect("request")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_denied_tool_or_api_is_remembered_without_a_second_hold_or_a_durable_record() {
+    for host in ["a.test", "b.test"] {
+        let world = World::new(Speaks::Both).await;
+        let config =
+            crate::config::Config::parse(PRICED, std::path::Path::new("caracal.toml")).expect("a configuration");
+        world.stages.meter.replace_own(crate::meter::Own::of(&config));
+        let mut client = http1_over(world.tls_as("poor", host).await).await;
+        let mut ask = async |number: usize| {
+            let answer = client.send_request(priced(host, number)).await.expect("answer");
+            let reason =
+                answer.headers().get("x-caracal-reason").map(|reason| reason.to_str().expect("text").to_owned());
+            let body = answer.into_body().collect().await.expect("body").to_bytes();
+            (reason, serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default())
+        };
+        for number in 0..10 {
+            let (reason, body) = ask(number).await;
+            assert_eq!(reason.as_deref(), Some("budget_exceeded"), "{body}");
+            if host == "a.test" {
+                assert_eq!(body["id"], number, "the answer is of this request: {body}");
+            }
+        }
+        // There is money now, and nobody looks: the refusal was remembered, no hold was tried.
+        let rich = |name: &str| crate::budget::BudgetSpec::daily(name, crate::money::NanoUsd(1_000_000_000_000));
+        world.stages.budgets.reload(vec![rich("all"), rich("poor")]).expect("budgets");
+        assert_eq!(ask(10).await.0.as_deref(), Some("budget_exceeded"));
+        assert_eq!(world.log.connections.load(Ordering::Relaxed), 0);
+        let records = world.records(|records| records.iter().map(|record| record.count).sum::<u64>() >= 11).await;
+        assert_eq!(records.iter().map(|record| record.count).sum::<u64>(), 11);
+        // Counted decisions, which nobody waits for; an intent would be durable.
+        assert!(records.iter().all(|record| record.kind == "caracal.decision.v1"), "{records:?}");
+        assert!(records.len() <= 4, "{records:?}");
+        world.stack.forget_refusals();
+        assert_eq!(ask(11).await.0, None);
+        assert_eq!(world.log.requests.load(Ordering::Relaxed), 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -179,6 +179,42 @@ fn money_of_two_hosts_does_not_mix() {
     });
 }
 
+#[test]
+fn a_correction_counts_in_the_minute_of_its_charge_and_in_its_windows() {
+    use crate::event::{Kind, Record, write};
+    use crate::ledger::books::Total;
+    use crate::ledger::corrections::{Asker, Charge};
+    use crate::money::NanoUsd;
+    block_on(async {
+        let call = uuid::Uuid::from_u128(7);
+        let (_dir, scribe) = write::tests::scribe();
+        let (mut prev, mut records) = ([0; 32], Vec::new());
+        let mut add = |draft: &crate::event::Draft| {
+            let (sequence, mut bytes) = (records.len() as u64, Vec::new());
+            scribe.seal(draft).expect("sealed").place(sequence, &prev, &mut bytes);
+            let leaf = leaf_hash(&bytes);
+            records.push(Entry { sequence, prev, leaf, bytes: bytes.clone() });
+            prev = leaf;
+            Record::parse(&bytes).expect("a record")
+        };
+        add(&write::tests::paid(Kind::Intent, call));
+        let charge = Charge::of(add(&write::tests::paid(Kind::Outcome, call))).expect("a charge");
+        let asker = Asker { uid: 0, reason: "the bill".into() };
+        let late = crate::clock::UnixNanos(charge.record.at.0 + 90 * 60_000_000_000);
+        add(&charge.correct(&[], -234, &asker, None, late).expect("allowed"));
+        let a = Host::new("a");
+        let mut fleet = open().await;
+        let plan = fleet.plan(&[Arrival { offset: 0, run: Ok((a.sign(records), 1)) }]).await.expect("a plan");
+        let changes = &plan.part.changes["a"];
+        let totals: Vec<Total> = changes.totals.values().copied().collect();
+        assert_eq!(totals, [Total { charged: NanoUsd(1_234), credited: NanoUsd(234) }]);
+        let minutes = changes.minutes.as_ref().expect("by minute");
+        let rows: Vec<_> =
+            minutes.iter().map(|(key, row)| (key.day.as_str(), row.calls, row.cost.0, row.credited.0)).collect();
+        assert_eq!(rows, [("2026-09-21T14:13", 1, 1_234, 234)]);
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     /// However messages are cut into batches, and whatever commits fail with their answer lost or not: the same tree.

@@ -388,6 +388,13 @@ fn what_the_configuration_prices_is_held_and_charged_by_the_call_and_the_byte() 
         (search.most(), search.least(1), &*search.model),
         (NanoUsd(10_000_000), NanoUsd(10_000_000), "desk/search")
     );
+    assert_eq!((search.tool(), meter.fixed(&desk, Some("other"), &body)?.model.as_ref()), ("search", "desk/other"));
+    let reading = answer(&search, "application/json", &[b"{}"])?;
+    let record = answers::record_of(&search, &reading)?;
+    assert_eq!(meter.own_book().reprice(&record), Some(NanoUsd(10_000_000)), "a tool's charge is made again");
+    // A tool without a price of its own goes by its server's.
+    let others = crate::event::record::Fields { model: Some("desk/other".into()), ..record };
+    assert_eq!(meter.own_book().reprice(&others), Some(NanoUsd::ZERO));
     assert!(!search.is_free() && meter.fixed(&desk, Some("other"), &body)?.is_free());
     let geo = entry("geo.example", "/")?;
     // Half a cent, and a dollar for the one MiB that is sent.

@@ -1,0 +1,254 @@
+//! The ledger held against a provider's own account. Takes an export and the charges in the ledger; gives both sides by day
+//! and model, what differs, and what would put it right. Pure. Says what it knows: nothing here changes a charge.
+
+use super::export::{Billed, Export};
+use crate::ledger::charges::Charged;
+use crate::money::NanoUsd;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the ledger has of a day and a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Own {
+    /// Calls that were charged.
+    pub calls: u64,
+    /// Input tokens of every kind.
+    pub input: u64,
+    /// Of these, read from a cache.
+    pub cache_read: u64,
+    /// Of these, written to a cache.
+    pub cache_write: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// What they were charged, with corrections.
+    pub nano_usd: NanoUsd,
+    /// Calls whose whole hold was charged because their usage was not seen, by model as it was asked for: how many, and what is
+    /// left of their charges.
+    pub at_hold: BTreeMap<String, (u64, NanoUsd)>,
+    /// The models as they were asked for.
+    pub models: BTreeSet<String>,
+}
+
+/// A day and a model, from both sides.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Row {
+    /// UTC.
+    pub day: String,
+    /// The provider.
+    pub provider: String,
+    /// The model without the date of its snapshot; empty: all of the day's, since the export does not tell them apart.
+    pub model: String,
+    /// The ledger's side.
+    pub ledger: Own,
+    /// The provider's side. What the export does not tell is `None`.
+    pub billed: Billed,
+    /// The provider's side by key and workspace, where the export tells them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+}
+
+/// A part of the provider's side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Part {
+    /// The API key.
+    pub key: String,
+    /// The workspace or project.
+    pub workspace: String,
+    /// What was billed.
+    pub billed: Billed,
+}
+
+/// What would put a row right.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Proposal {
+    /// The model as it was asked for.
+    pub model: String,
+    /// What is to be added, nano-USD.
+    pub nano_usd: i64,
+    /// Of charges of a whole hold only.
+    pub at_hold: bool,
+}
+
+impl Row {
+    /// What the provider billed more than the ledger has, nano-USD; `None` where the export tells no money.
+    #[must_use]
+    pub fn money(&self) -> Option<i128> {
+        Some(self.billed.amount?.nano() - i128::from(self.ledger.nano_usd.0))
+    }
+
+    /// What the provider counted more than the ledger has, of each kind of token that the export tells.
+    #[must_use]
+    pub fn tokens(&self) -> [(&'static str, Option<i128>); 4] {
+        let more = |billed: Option<u64>, own: u64| billed.map(|billed| i128::from(billed) - i128::from(own));
+        let (own, billed) = (&self.ledger, &self.billed);
+        [
+            ("input", more(billed.input, own.input)),
+            ("cache_read", more(billed.cache_read, own.cache_read)),
+            ("cache_write", more(billed.cache_write, own.cache_write)),
+            ("output", more(billed.output, own.output)),
+        ]
+    }
+
+    /// Whether the sides differ: in money by more than `tolerance`, or in a token.
+    #[must_use]
+    pub fn differs(&self, tolerance: NanoUsd) -> bool {
+        let money = self.money().is_some_and(|more| more.unsigned_abs() > u128::from(tolerance.0));
+        money || self.tokens().iter().any(|(_, more)| more.is_some_and(|more| more != 0))
+    }
+
+    /// Calls charged at their hold, and what is left of those charges.
+    #[must_use]
+    pub fn at_hold(&self) -> (u64, NanoUsd) {
+        let all = self.ledger.at_hold.values();
+        all.fold((0, NanoUsd::ZERO), |(count, sum), (more, nano)| (count + more, sum.saturating_add(*nano)))
+    }
+
+    /// The corrections that bring the row's money within `tolerance`, as far as there are charges to correct: what is too much
+    /// comes off charges of whole holds, and off nothing else, since those whose usage was seen are the provider's own count.
+    #[must_use]
+    pub fn proposals(&self, tolerance: NanoUsd) -> Vec<Proposal> {
+        let Some(more) = self.money().filter(|more| more.unsigned_abs() > u128::from(tolerance.0)) else {
+            return Vec::new();
+        };
+        let Ok(more) = i64::try_from(more) else { return Vec::new() };
+        if more > 0 {
+            let model = self.ledger.models.first();
+            return model
+                .map(|model| Proposal { model: model.clone(), nano_usd: more, at_hold: false })
+                .into_iter()
+                .collect();
+        }
+        let mut left = NanoUsd(more.unsigned_abs());
+        let mut proposals = Vec::new();
+        for (model, (_, there)) in &self.ledger.at_hold {
+            let part = left.min(*there);
+            left = left.saturating_sub(part);
+            if let Some(nano_usd) = i64::try_from(part.0).ok().filter(|part| *part > 0) {
+                proposals.push(Proposal { model: model.clone(), nano_usd: -nano_usd, at_hold: true });
+            }
+        }
+        proposals
+    }
+}
+
+/// Both sides, as they come.
+#[derive(Debug)]
+pub struct Reconciliation<'a> {
+    export: &'a Export,
+    rows: BTreeMap<(String, String, String), Row>,
+    /// Days and providers of which the export does not tell the models apart.
+    whole: BTreeSet<(String, String)>,
+    told: Billed,
+}
+
+impl<'a> Reconciliation<'a> {
+    /// The provider's side of `export`.
+    #[must_use]
+    pub fn new(export: &'a Export) -> Reconciliation<'a> {
+        let nameless = export.lines.iter().filter(|line| line.model.is_empty());
+        let whole = nameless.map(|line| (line.day.clone(), line.provider.clone())).collect();
+        let mut told = Billed::default();
+        let mut all = Reconciliation { export, rows: BTreeMap::new(), whole, told };
+        for line in &export.lines {
+            told.add(&line.billed);
+            let row = all.row(&line.day, &line.provider, &line.model);
+            row.billed.add(&line.billed);
+            if line.key.is_empty() && line.workspace.is_empty() {
+                continue;
+            }
+            let same = |part: &&mut Part| part.key == line.key && part.workspace == line.workspace;
+            match row.parts.iter_mut().find(same) {
+                Some(part) => part.billed.add(&line.billed),
+                None => row.parts.push(Part {
+                    key: line.key.clone(),
+                    workspace: line.workspace.clone(),
+                    billed: line.billed,
+                }),
+            }
+        }
+        all.told = told;
+        all
+    }
+
+    /// Adds a charge, if it is of a day and provider that the export is about.
+    pub fn add(&mut self, charged: &Charged) {
+        let fields = &charged.charge.record.data;
+        let at = jiff::Timestamp::from_nanosecond(i128::from(charged.charge.record.at.0)).unwrap_or_default();
+        let (day, provider) = (at.strftime("%Y-%m-%d").to_string(), fields.provider.as_deref().unwrap_or_default());
+        if !self.export.days.contains(&day) || !self.export.providers.contains(provider) {
+            return;
+        }
+        let asked = fields.model.clone().unwrap_or_default();
+        let left = charged.left();
+        let released = fields.settle.as_deref() == Some("released");
+        if released && left == NanoUsd::ZERO {
+            return;
+        }
+        let used = fields.usage().unwrap_or_default();
+        let answered = fields.response_model.clone().unwrap_or_else(|| asked.clone());
+        let own = &mut self.row(&day, provider, &answered).ledger;
+        let written = used.cache_write_5m.saturating_add(used.cache_write_1h);
+        let input = used.input.saturating_add(used.cache_read).saturating_add(written);
+        own.calls = own.calls.saturating_add(u64::from(!released));
+        own.input = own.input.saturating_add(input);
+        own.cache_read = own.cache_read.saturating_add(used.cache_read);
+        own.cache_write = own.cache_write.saturating_add(written);
+        own.output = own.output.saturating_add(used.output);
+        own.nano_usd = own.nano_usd.saturating_add(left);
+        own.models.insert(asked.clone());
+        if charged.charge.at_hold {
+            let (count, sum) = own.at_hold.entry(asked).or_default();
+            *count += 1;
+            *sum = sum.saturating_add(left);
+        }
+    }
+
+    fn row(&mut self, day: &str, provider: &str, model: &str) -> &mut Row {
+        let whole = self.whole.contains(&(day.to_owned(), provider.to_owned()));
+        let model = if whole { String::new() } else { canonical(model) };
+        let key = (day.to_owned(), provider.to_owned(), model.clone());
+        self.rows.entry(key).or_insert_with(|| Row {
+            day: day.to_owned(),
+            provider: provider.to_owned(),
+            model,
+            ..Row::default()
+        })
+    }
+
+    /// The rows, by day. What the export tells of some models and not of one, it tells to be nothing.
+    #[must_use]
+    pub fn rows(self) -> Vec<Row> {
+        let told = self.told;
+        let zero = |told: Option<u64>| told.map(|_| 0);
+        let floor = Billed {
+            requests: zero(told.requests),
+            input: zero(told.input),
+            cache_read: zero(told.cache_read),
+            cache_write: zero(told.cache_write),
+            output: zero(told.output),
+            amount: told.amount.map(|_| super::export::Amount::default()),
+        };
+        let mut rows: Vec<Row> = self.rows.into_values().collect();
+        rows.iter_mut().for_each(|row| row.billed.add(&floor));
+        rows
+    }
+}
+
+/// A model's name without the date of its snapshot, and a display name as an identifier: `gpt-4o-2024-08-06` is `gpt-4o`,
+/// `claude-sonnet-4-5-20250929` and `Claude Sonnet 4.5` are `claude-sonnet-4-5`.
+fn canonical(model: &str) -> String {
+    let model = model.trim().to_ascii_lowercase();
+    let model = if model.contains(' ') { model.replace([' ', '.'], "-") } else { model };
+    let digits = |text: &str, count: usize| text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts: Vec<&str> = model.split('-').collect();
+    let kept = match parts.as_slice() {
+        [kept @ .., last] if digits(last, 8) && !kept.is_empty() => kept,
+        [kept @ .., year, month, day] if digits(year, 4) && digits(month, 2) && digits(day, 2) && !kept.is_empty() => {
+            kept
+        }
+        all => all,
+    };
+    kept.join("-")
+}
+
+#[cfg(test)]
+mod tests;
