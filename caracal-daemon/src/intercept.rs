@@ -4,6 +4,7 @@
 //! Refuses whatever a stage refuses, inside HTTP wherever HTTP is spoken. Never forwards a byte that no rule accounts for.
 
 mod opening;
+mod metered;
 mod paid;
 mod passage;
 mod priced;

@@ -33,7 +33,7 @@ pub use listing::{Difference, Listed, Listing, ListingError};
 pub use provider::Provider;
 pub use signature::{SignatureError, verify};
 pub use surface::Extra;
-pub use usage::{Reading, Terms, UsageReader};
+pub use usage::{Ending, Reading, SoFar, Terms, UsageReader};
 
 use crate::event::{Served, Usage};
 use crate::money::NanoUsd;

@@ -6,7 +6,7 @@
 
 use super::book::{Model, On, Rates, Tier};
 use super::shape::{Caching, Searches, Tongue, unbounded};
-use super::usage::Terms;
+use super::usage::{Reading, Terms};
 use super::{Call, Operation, Provider, refuse_agent};
 use crate::event::Usage;
 use crate::money::{Bill, NanoUsd, UnitPrice};
@@ -170,6 +170,28 @@ impl Call {
             Caching::Short => read.dearer(rates.cache_write),
             Caching::Long => read.dearer(rates.cache_write).dearer(rates.cache_write_long),
         }
+    }
+
+    /// The least that the provider bills for what a stream has told and delivered so far: where it has not said on which
+    /// of the terms that were asked for it is served, the cheapest of them.
+    #[must_use]
+    pub fn least_bill(&self, reading: &Reading) -> NanoUsd {
+        let answered = reading.model.as_deref().and_then(|name| self.book.model(self.provider, name));
+        let price = answered.as_ref().unwrap_or(&self.price);
+        let tiers = reading.terms.tier.map_or_else(|| self.shape.tiers.clone(), |tier| vec![tier]);
+        let on = |tier| self.on(&Terms { tier: Some(tier), ..reading.terms });
+        let bills = tiers.into_iter().map(|tier| price.bill(&reading.so_far.least, on(tier)));
+        bills.min().unwrap_or(NanoUsd::ZERO)
+    }
+
+    /// A bill that is not below the provider's, of a stream that has passed its hold and did not tell what it cost: what
+    /// the whole request could cost, and each byte that was delivered as a token.
+    #[must_use]
+    pub fn bill_beyond(&self, reading: &Reading, hold: NanoUsd) -> NanoUsd {
+        let output = reading.so_far.least.output.max(reading.so_far.delivered);
+        let delivered = Reading { usage: Some(Usage { output, ..Usage::default() }), ..reading.clone() };
+        let beyond = self.bill(&delivered).unwrap_or(NanoUsd::ZERO);
+        hold.saturating_add(beyond).max(self.least_bill(reading))
     }
 
     /// The exact bill of `usage`.

@@ -42,6 +42,26 @@ pub struct Reading {
     pub terms: Terms,
     /// The model that answered, as reported.
     pub model: Option<Arc<str>>,
+    /// What was told and delivered, also where no final usage was seen.
+    pub so_far: SoFar,
+}
+
+/// What a stream has told and delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SoFar {
+    /// The least that is billed for it.
+    pub least: Usage,
+    /// Bytes of its text: no fewer than its tokens.
+    pub delivered: u64,
+}
+
+/// Where a stream can be ended with an event of our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Bytes at the end of what was fed that belong to an event that has not ended: they are left out.
+    pub unfinished: usize,
+    /// The number of the event after the last one, where events have numbers.
+    pub next: u64,
 }
 
 /// Reads an answer as it streams by.
@@ -84,10 +104,33 @@ impl UsageReader {
         UsageReader { tee, strip, status, counted }
     }
 
-    /// The bytes that `feed` gives may be fewer than it takes: a Content-Length of the answer must not be forwarded.
+    /// The agent may get other bytes than `feed` takes, or an end of our own: a Content-Length of the answer must not be
+    /// forwarded.
     #[must_use]
     pub fn edits_answer(&self) -> bool {
-        self.strip.is_some()
+        self.strip.is_some() || self.tee.get().is_some_and(|feed| feed.seen.is_stream())
+    }
+
+    /// What a stream has told and delivered so far, where that is more than when it was asked last. `None` once its usage is
+    /// final.
+    pub fn grown(&mut self) -> Option<Reading> {
+        let feed = self.tee.get_mut().filter(|feed| feed.seen.is_stream() && !feed.seen.is_final())?;
+        feed.seen.has_grown().then(|| feed.reading())
+    }
+
+    /// How an event of our own can follow what was fed. `None` where none can: the answer is compressed, or is no stream of
+    /// events.
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
+        let Tee::Plain(feed) = &self.tee else { return None };
+        let unfinished = match &feed.framing {
+            Framing::Whole => return None,
+            // The stripper gives whole events only.
+            Framing::Events(_) if self.strip.is_some() => 0,
+            Framing::Events(lines) => lines.unfinished,
+            Framing::Frames(frames) => frames.unfinished(),
+        };
+        Some(Ending { unfinished, next: feed.seen.next_event() })
     }
 
     /// Takes the next bytes of the answer and gives those that the agent gets: the same, but for a usage chunk that only we asked for.
@@ -122,7 +165,7 @@ impl UsageReader {
         };
         feed.end();
         let usage = feed.seen.usage();
-        Reading { refused: failed && usage.is_none(), usage, terms: feed.seen.terms, model: feed.seen.model }
+        Reading { refused: failed && usage.is_none(), usage, ..feed.reading() }
     }
 }
 
@@ -182,6 +225,28 @@ impl Tee {
         }
     }
 
+    fn get(&self) -> Option<&Feed> {
+        match self {
+            Tee::Plain(feed) => Some(feed),
+            Tee::Gzip(decoder) => Some(decoder.get_ref()),
+            Tee::Zlib(decoder) => Some(decoder.get_ref()),
+            Tee::Zstd(decoder) => Some(decoder.get_ref()),
+            Tee::Brotli(decoder) => Some(decoder.get_ref()),
+            Tee::Unread => None,
+        }
+    }
+
+    fn get_mut(&mut self) -> Option<&mut Feed> {
+        match self {
+            Tee::Plain(feed) => Some(feed),
+            Tee::Gzip(decoder) => Some(decoder.get_mut()),
+            Tee::Zlib(decoder) => Some(decoder.get_mut()),
+            Tee::Zstd(decoder) => Some(decoder.get_mut()),
+            Tee::Brotli(decoder) => Some(decoder.get_mut()),
+            Tee::Unread => None,
+        }
+    }
+
     fn finish(self) -> Option<Feed> {
         match self {
             Tee::Plain(feed) => Some(*feed),
@@ -234,6 +299,12 @@ impl Feed {
         std::mem::replace(self, empty)
     }
 
+    /// All that is known but for a final usage.
+    fn reading(&self) -> Reading {
+        let so_far = SoFar { least: self.seen.so_far(), delivered: self.seen.delivered() };
+        Reading { terms: self.seen.terms, model: self.seen.model.clone(), so_far, ..Reading::default() }
+    }
+
     fn end(&mut self) {
         if let Framing::Events(lines) = &mut self.framing {
             // A last event without its blank line.
@@ -270,6 +341,8 @@ struct Lines {
     after_cr: bool,
     /// The data so far, at most seven bytes: enough to know `[DONE]`.
     head: Vec<u8>,
+    /// Bytes since the last event's end.
+    unfinished: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -283,6 +356,7 @@ enum Part {
 impl Lines {
     fn feed(&mut self, bytes: &[u8], scanner: &mut Scanner, seen: &mut Seen) {
         let mut rest = bytes;
+        self.unfinished = self.unfinished.saturating_add(bytes.len());
         while let Some((byte, after)) = rest.split_first() {
             if *byte == b'\n' && std::mem::take(&mut self.after_cr) {
                 rest = after;
@@ -290,7 +364,9 @@ impl Lines {
             }
             self.after_cr = *byte == b'\r';
             if matches!(byte, b'\n' | b'\r') {
-                self.line_ends(scanner, seen);
+                if self.line_ends(scanner, seen) {
+                    self.unfinished = after.len();
+                }
                 rest = after;
             } else if self.part == Part::Name {
                 self.name_byte(*byte);
@@ -320,10 +396,12 @@ impl Lines {
         }
     }
 
-    fn line_ends(&mut self, scanner: &mut Scanner, seen: &mut Seen) {
+    /// Gives whether the event has ended with it.
+    fn line_ends(&mut self, scanner: &mut Scanner, seen: &mut Seen) -> bool {
+        // An empty line ends the event.
+        let ends = self.part == Part::Name && self.name.is_empty();
         match self.part {
-            // An empty line ends the event.
-            Part::Name if self.name.is_empty() => {
+            _ if ends => {
                 if self.head == b"[DONE]" {
                     seen.stream_done();
                 }
@@ -336,5 +414,6 @@ impl Lines {
         }
         self.name.clear();
         self.part = Part::Name;
+        ends
     }
 }
