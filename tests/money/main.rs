@@ -1,10 +1,13 @@
 //! Money: bill and ledger side by side, under concurrency, broken calls and `kill -9`. Leaves `money.json`.
 
+mod beyond;
 mod broken;
+mod cuts;
 mod kills;
 mod many;
 mod planted;
 mod providers;
+mod unmetered;
 
 use support::daemon::Daemon;
 use support::ledger::{Audit, Record, audit};

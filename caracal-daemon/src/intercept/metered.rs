@@ -17,13 +17,13 @@ use std::time::Duration;
 const ENOUGH: usize = 8 * 1_024;
 
 /// How far an answer that has passed its hold is read on for its usage: it costs money while it comes.
-const BEYOND: Bounds = Bounds { bytes: 1 << 20, time: Duration::from_secs(10) };
+pub(crate) const BEYOND: Bounds = Bounds { bytes: 1 << 20, time: Duration::from_secs(10) };
 
 /// How much of an answer is read for nobody.
-#[derive(Clone, Copy)]
-struct Bounds {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
     bytes: u64,
-    time: Duration,
+    pub(crate) time: Duration,
 }
 
 /// See above.

@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use std::sync::Arc;
 
 /// A refusal and the policies that it names.
-type Refused = (Refusal, Vec<Arc<str>>);
+pub(crate) type Refused = (Refusal, Vec<Arc<str>>);
 
 /// Answers a paid call.
 pub(crate) async fn call(
@@ -80,9 +80,9 @@ pub(crate) async fn answer(
 
 /// A call whose money is held and whose intent is durable.
 pub(crate) struct Prepared {
-    ticket: Ticket,
-    call: Call,
-    edited: Edited,
+    pub(crate) ticket: Ticket,
+    pub(crate) call: Call,
+    pub(crate) edited: Edited,
 }
 
 /// Everything before the first byte goes upstream. What it gives is held and durable.
@@ -95,19 +95,27 @@ async fn prepare(
     body: &Bytes,
     decided: &Decided,
 ) -> Result<Prepared, Refused> {
-    let origin = &session.origin;
-    let stack = &origin.stack;
-    let plain = |refusal: Refusal| (refusal, Vec::new());
     // What is asked for and the longest bill of it.
-    let call = stack.meter.read_at(provider, operation, &asked.path, headers, body).map_err(plain)?;
+    let read = session.origin.stack.meter.read_at(provider, operation, &asked.path, headers, body);
+    granted_call(session, asked, read.map_err(|refusal| (refusal, Vec::new()))?, decided).await
+}
+
+/// The same for a call that is read already.
+pub(crate) async fn granted_call(
+    session: &Arc<Session>,
+    asked: &Asked,
+    call: Call,
+    decided: &Decided,
+) -> Result<Prepared, Refused> {
+    let origin = &session.origin;
     asked.model.get_or_init(|| call.model.clone());
     // May this agent call this model at all?
-    let set = stack.policy.current();
+    let set = origin.stack.policy.current();
     let ask = Ask {
         method: Some(asked.method.as_str()),
         path: Some(&asked.path),
         model: Some(&call.model),
-        provider: Some(provider.name()),
+        provider: Some(call.provider.name()),
         estimate: Some(call.most()),
         ..origin.ask(Action::Llm, &asked.target.host, asked.target.port, asked.target.address)
     };

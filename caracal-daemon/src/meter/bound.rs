@@ -112,7 +112,7 @@ impl Call {
     }
 
     /// Input tokens of the first pass, at most.
-    fn first_pass(&self) -> u64 {
+    pub(crate) fn first_pass(&self) -> u64 {
         let shape = &self.shape;
         // What an image of Gemini's costs is documented by tiles, whose number has no bound.
         if shape.whole_context || (shape.images > 0 && self.price.image_tokens.is_none()) {
@@ -121,7 +121,8 @@ impl Call {
         let bytes = u64::try_from(self.body.len()).unwrap_or(u64::MAX).saturating_sub(shape.image_bytes);
         let images = shape.images.saturating_mul(self.price.image_tokens.unwrap_or(0));
         let hidden = HIDDEN.saturating_add(shape.typed_tools.saturating_mul(HIDDEN_PER_TOOL));
-        bytes.saturating_add(images).saturating_add(hidden).min(self.longest_input())
+        let own = bytes.saturating_add(images).saturating_add(hidden);
+        own.saturating_add(shape.earlier).min(self.longest_input())
     }
 
     /// An embeddings call takes many inputs, each up to the model's limit: 2,048 and 300,000 tokens in all.

@@ -70,7 +70,14 @@ pub(crate) struct Scanner {
 
 impl Scanner {
     pub(crate) fn new() -> Scanner {
-        Scanner { state: State::Value, levels: Vec::new(), text: Vec::new(), too_long: false, size: Size::default(), digits: 0 }
+        Scanner {
+            state: State::Value,
+            levels: Vec::new(),
+            text: Vec::new(),
+            too_long: false,
+            size: Size::default(),
+            digits: 0,
+        }
     }
 
     /// Ready for the next document.
