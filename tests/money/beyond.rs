@@ -19,10 +19,8 @@ fn refusals(records: &[Record]) -> u64 {
 fn a_stream_beyond_its_cap_is_ended_in_words_charged_truly_and_its_model_frozen() {
     report::case("money", "streams beyond their cap, by six SDK calls", || {
         let scene = Scene::new(STAND_IN).expect("the scene stands");
-        let rules = format!(
-            "{HOSTS}\n[[allow]]\nhosts = [\"api.openai.com\", \"api.anthropic.com\"]\n{}",
-            budget("50 USD")
-        );
+        let rules =
+            format!("{HOSTS}\n[[allow]]\nhosts = [\"api.openai.com\", \"api.anthropic.com\"]\n{}", budget("50 USD"));
         let mut daemon = Daemon::start(&scene, &rules);
         let script = include_str!("../programs/beyond_all.py");
         let ran = python(&daemon, script).ok();

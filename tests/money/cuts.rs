@@ -5,7 +5,7 @@ use crate::STAND_IN;
 use crate::providers::{HOSTS, budget};
 use serde::Deserialize;
 use serde_json::{Map, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::Duration;
 use support::daemon::{Cgroup, Daemon};
@@ -61,8 +61,9 @@ fn no_cut_point_is_charged_below_its_bill() {
             run.args(["-c", SCRIPT]).args(args)
         };
         let ran = program(&["all"]).ran().ok();
-        let points: Vec<Point> =
-            ran.stdout.lines().map(|line| serde_json::from_str(line).expect("a point")).collect();
+        let points: Vec<Point> = ran.stdout.lines().map(|line| serde_json::from_str(line).expect("a point")).collect();
+        let formats: BTreeSet<&str> = points.iter().map(|point| point.call.as_str()).collect();
+        assert_eq!(formats.len() as u64, FORMATS);
         for point in points.iter().filter(|point| point.way != "upstream reset") {
             assert_eq!(point.events, point.after, "cut somewhere else: {point:?}");
         }
@@ -106,7 +107,9 @@ fn no_cut_point_is_charged_below_its_bill() {
         let inexact: Vec<&Point> = points
             .iter()
             .filter(exact)
-            .filter(|point| charged[&point.cap].cost != Some(bill[&point.cap]) || charged[&point.cap].settle != "settled")
+            .filter(|point| {
+                charged[&point.cap].cost != Some(bill[&point.cap]) || charged[&point.cap].settle != "settled"
+            })
             .collect();
         let due: BTreeMap<u64, &str> = points.iter().map(|point| (point.cap, point.due.as_str())).collect();
         let late = records.iter().filter(|record| record.is_outcome()).filter(|record| {

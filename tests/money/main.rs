@@ -7,6 +7,7 @@ mod kills;
 mod many;
 mod planted;
 mod providers;
+mod socket;
 mod unmetered;
 
 use support::daemon::Daemon;

@@ -96,7 +96,11 @@ fn what_is_not_metered_can_be_priced_by_the_call() {
         let mut daemon = Daemon::start(&scene, &rules(priced));
         let script = include_str!("../programs/unmetered.py");
         let ran = daemon.run(programs::python()).args(["-c", script, "[]"]).ran().ok();
-        assert!(ran.stdout.contains("images: AAAA") && ran.stdout.contains("speech: BadRequestError"), "{}", ran.screen());
+        assert!(
+            ran.stdout.contains("images: AAAA") && ran.stdout.contains("speech: BadRequestError"),
+            "{}",
+            ran.screen()
+        );
         let (records, charges, bill) = charged(&scene, &daemon);
         assert_eq!((charges, bill), (vec![40_000_000], vec![40_000_000]), "{records:#?}");
         daemon.stop();

@@ -9,7 +9,7 @@ from google.genai import types
 
 WORDS = "Say something. [[beyond=2500]]"
 talk = [{"role": "user", "content": WORDS}]
-one, two, google = openai.OpenAI(), anthropic.Anthropic(), genai.Client(api_key="stand-in")
+one, two, google = openai.OpenAI(api_key="stand-in"), anthropic.Anthropic(api_key="stand-in"), genai.Client(api_key="stand-in")
 aws = boto3.client("bedrock-runtime", region_name="us-east-1",
                    aws_access_key_id="AKIDSTANDIN", aws_secret_access_key="stand-in-secret")
 

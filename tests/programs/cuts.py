@@ -67,7 +67,9 @@ def ask(call, cap, words):
     # Held, because the answer gives its connection up at its end.
     plug = connection.sock
     answer = connection.getresponse()
-    assert answer.status == 200, (answer.status, answer.read())
+    # An upstream that breaks off at once may take the head with it, and then the daemon answers.
+    early = answer.status == 400 and words.startswith("cut=0")
+    assert answer.status == 200 or early, (answer.status, answer.read())
     return plug, answer
 
 
@@ -99,8 +101,9 @@ def cut(task):
         with_go.request("GET", f"/go/{cap}")
         with_go.getresponse().read()
     now = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=1)
-    return {"cap": cap, "call": call.__name__, "after": after, "way": way, "events": whole(call, data),
-            "seen": call("", 0)[3] in data, "due": now.strftime("%Y-%m-%dT%H:%M:%S.%f")}
+    events = whole(call, data) if answer.status == 200 else 0
+    return {"cap": cap, "call": call.__name__, "after": after, "way": way, "events": events,
+            "seen": answer.status == 200 and call("", 0)[3] in data, "due": now.strftime("%Y-%m-%dT%H:%M:%S.%f")}
 
 
 def hold(after, cap):

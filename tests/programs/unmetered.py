@@ -17,7 +17,7 @@ for host, path in json.loads(sys.argv[1]):
     print(f"{host}{path} {answer.status} {answer.headers['x-caracal-reason']} {'because' in said}")
     connection.close()
 
-one, two = openai.OpenAI(), anthropic.Anthropic()
+one, two = openai.OpenAI(api_key="stand-in"), anthropic.Anthropic(api_key="stand-in")
 batch = {"custom_id": "x", "params": {"model": "claude-haiku-4-5", "max_tokens": 9, "messages": []}}
 for name, call in {
     "images": lambda: one.images.generate(prompt="a pixel", model="gpt-image-1").data[0].b64_json,

