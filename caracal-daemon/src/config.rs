@@ -26,7 +26,7 @@ pub use rates::Rate;
 pub use rules::{AgentEntry, AgentPattern, AllowRule, DenyRule, Glob, InboundRule, RuleMode};
 pub use sections::{
     Clamp, ClientCertificate, Instance, Journal, Limits, Listen, Nameserver, PolicyFiles, Prices, ProxyUrl, Require,
-    SplitDns, Upstream,
+    SplitDns, Upstream, Websocket,
 };
 pub use starter::starter;
 pub use unix::UnixRule;
@@ -88,6 +88,8 @@ pub struct Config {
     pub prices: Prices,
     /// `[clamp]`.
     pub clamp: Clamp,
+    /// `[websocket]`.
+    pub websocket: Websocket,
     /// `[policy]`.
     pub policy: PolicyFiles,
     /// `[kafka]`: records also go to a bus that many hosts share. Default none.
@@ -146,6 +148,7 @@ impl Default for Config {
             limits: Limits::default(),
             prices: Prices::default(),
             clamp: Clamp::default(),
+            websocket: Websocket::default(),
             policy: PolicyFiles::default(),
             kafka: None,
             postgres: None,

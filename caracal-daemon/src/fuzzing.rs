@@ -9,6 +9,7 @@ mod evidence;
 mod paid;
 mod providers;
 mod settings;
+mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ pub use evidence::{checkpoint, frame, journal_segment, kernel_denial, receipt, r
 pub use paid::{paid_request, usage_answer};
 pub use providers::{provider_answer, provider_request, tool_call};
 pub use settings::{config, policy_table, price_book, provider_export};
+pub use socket::socket_messages;
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};

@@ -11,6 +11,7 @@ pub mod pool;
 pub mod refuse;
 pub mod serve;
 pub mod upgrade;
+pub mod websocket;
 
 #[cfg(test)]
 mod tests;

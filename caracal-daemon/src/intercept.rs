@@ -3,6 +3,7 @@
 //! Takes [`Captured`]; gives nothing back: what happened is in the journal.
 //! Refuses whatever a stage refuses, inside HTTP wherever HTTP is spoken. Never forwards a byte that no rule accounts for.
 
+mod metered;
 mod opening;
 mod paid;
 mod passage;
@@ -16,6 +17,7 @@ mod settle;
 mod stack;
 mod tally;
 mod unstoppable;
+mod websocket;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -213,6 +215,9 @@ async fn answer(session: Arc<Session>, mut request: Request<Incoming>) -> Answer
         Surface::Priced(ref entry) => priced::call(&session, &asked, entry, request, &decided).await,
         Surface::Paid(provider, operation) => {
             paid::call(&session, &asked, provider, operation, request, &decided).await
+        }
+        Surface::Websocket(provider) if websocket::is_metered(&session, &asked, provider) => {
+            websocket::open(&session, asked, provider, request, decided).await
         }
         Surface::Websocket(_) => session.refuse(&asked, &sentence::unmetered(&asked), &decided.policies),
         Surface::Unmetered(provider, why) if !decided.grant.free => {

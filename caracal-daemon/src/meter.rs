@@ -23,17 +23,20 @@ mod shape;
 mod signature;
 mod strip;
 mod surface;
+mod tee;
+mod turn;
 mod usage;
 
 pub use book::{BookError, FixedPrice, Model, PriceBook, Tier};
-pub use denial::{denial, rpc_denial, stream_error};
+pub use denial::{denial, rpc_denial, socket_denial, socket_failure, stream_error};
 pub use edit::Edited;
 pub use fixed::{Own, Priced};
 pub use listing::{Difference, Listed, Listing, ListingError};
 pub use provider::Provider;
 pub use signature::{SignatureError, verify};
-pub use surface::Extra;
-pub use usage::{Reading, Terms, UsageReader};
+pub use surface::{Extra, Unmetered};
+pub use turn::{Chain, Message, Said, is_cancel, said};
+pub use usage::{Ending, Reading, SoFar, Terms, UsageReader};
 
 use crate::event::{Served, Usage};
 use crate::money::NanoUsd;
@@ -98,35 +101,6 @@ pub enum Surface {
     Unmetered(Provider, Unmetered),
     /// A path of a priced host that is neither: refused unless a rule marks it free.
     Unknown(Provider),
-}
-
-/// Why a paid call is not metered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unmetered {
-    /// Speech, by seconds, characters or audio tokens.
-    Audio,
-    /// Pictures, by size and quality.
-    Images,
-    /// Moving pictures, by seconds.
-    Video,
-    /// Sessions over a socket.
-    Realtime,
-    /// Work that ends hours later, of which the request tells nothing.
-    Batch,
-}
-
-impl Unmetered {
-    /// Why, as a part of a sentence.
-    #[must_use]
-    pub fn why(self) -> &'static str {
-        match self {
-            Unmetered::Audio => "audio is billed by other units than tokens of text",
-            Unmetered::Images => "images are billed by size and quality",
-            Unmetered::Video => "video is billed by its length",
-            Unmetered::Realtime => "a realtime session is billed as it goes on, and its request tells nothing of it",
-            Unmetered::Batch => "a batch is billed hours later, and its request tells nothing of what is in it",
-        }
-    }
 }
 
 /// Which paid call.
@@ -269,13 +243,13 @@ impl Meter {
         body: &Bytes,
     ) -> Result<Call, Refusal> {
         let decoded = body::decode(headers, body, self.body_limit)?;
-        let text = text(&decoded.bytes)?;
+        let text = body::text(&decoded.bytes)?;
         let walked = body::walk(text)?;
         let named = surface::model_in(operation, path);
         let model = named.clone().unwrap_or_default();
         let mut shape = match operation {
             Operation::Chat => openai::chat(text, walked, provider.habits())?,
-            Operation::Responses => openai::responses(text, walked)?,
+            Operation::Responses => openai::responses(text, walked, false)?,
             Operation::Embeddings => openai::embeddings(text, walked)?,
             Operation::Messages => anthropic::messages(text, walked)?,
             Operation::Generate => gemini::generate(text, walked, &model, path.ends_with(":streamGenerateContent"))?,
@@ -293,37 +267,26 @@ impl Meter {
         if provider == Provider::Google {
             shape.model = shape.model.strip_prefix("models/").map(str::to_owned).unwrap_or(shape.model);
         }
-        shape.signed |= is_signed(headers);
+        shape.signed |= body::is_signed(headers);
+        self.call(provider, operation, shape, decoded.bytes, decoded.encoded)
+    }
+
+    fn call(
+        &self,
+        provider: Provider,
+        operation: Operation,
+        shape: Shape,
+        body: Bytes,
+        encoded: bool,
+    ) -> Result<Call, Refusal> {
         let book = self.book();
         let price = priced(&book, provider, operation, &shape)?;
         let model = Arc::from(shape.model.as_str());
-        let call = Call {
-            provider,
-            operation,
-            model,
-            stream: shape.stream,
-            price_book: book.id(),
-            body: decoded.bytes,
-            encoded: decoded.encoded,
-            price,
-            shape,
-            book,
-        };
+        let (stream, price_book) = (shape.stream, book.id());
+        let call = Call { provider, operation, model, stream, price_book, body, encoded, price, shape, book };
         call.check()?;
         Ok(call)
     }
-}
-
-/// Whether a head of the request covers its body: AWS's signature, or a digest (RFC 9530, RFC 9421, RFC 1864).
-fn is_signed(headers: &http::HeaderMap) -> bool {
-    const HEADS: [&str; 5] = ["x-amz-content-sha256", "content-digest", "digest", "content-md5", "signature-input"];
-    let aws = |value: &http::HeaderValue| value.as_bytes().starts_with(b"AWS4-");
-    HEADS.into_iter().any(|name| headers.contains_key(name)) || headers.get_all("authorization").iter().any(aws)
-}
-
-fn text(body: &Bytes) -> Result<&str, Refusal> {
-    std::str::from_utf8(body)
-        .map_err(|_| refuse_agent(Reason::AmbiguousRequest, "cannot price a body that is not UTF-8.".to_owned()))
 }
 
 /// The price of the model that is named, if it is sold for this operation.

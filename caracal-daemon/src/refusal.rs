@@ -90,6 +90,16 @@ pub enum Reason {
     UpstreamFailed,
     /// A WebSocket to a priced host, which is not metered.
     WebsocketUnmetered,
+    /// Speech, which is not billed by tokens of text.
+    AudioUnmetered,
+    /// Pictures, which are not billed by tokens of text.
+    ImagesUnmetered,
+    /// Moving pictures, which are not billed by tokens of text.
+    VideoUnmetered,
+    /// A session that is billed as it goes on.
+    RealtimeUnmetered,
+    /// Work that is billed hours later.
+    BatchUnmetered,
 }
 
 impl Reason {
@@ -122,6 +132,11 @@ impl Reason {
             Reason::UpstreamTls => "upstream_tls",
             Reason::UpstreamFailed => "upstream_failed",
             Reason::WebsocketUnmetered => "websocket_unmetered",
+            Reason::AudioUnmetered => "audio_unmetered",
+            Reason::ImagesUnmetered => "images_unmetered",
+            Reason::VideoUnmetered => "video_unmetered",
+            Reason::RealtimeUnmetered => "realtime_unmetered",
+            Reason::BatchUnmetered => "batch_unmetered",
         }
     }
 }

@@ -1,11 +1,15 @@
 //! Money: bill and ledger side by side, under concurrency, broken calls and `kill -9`. Leaves `money.json`.
 
+mod beyond;
 mod broken;
 mod corrections;
+mod cuts;
 mod kills;
 mod many;
 mod planted;
 mod providers;
+mod socket;
+mod unmetered;
 
 use support::daemon::Daemon;
 use support::ledger::{Audit, Record, audit};

@@ -11,18 +11,18 @@ use support::programs;
 use support::report;
 use support::scene::Scene;
 
-const HOSTS: &str = "[[allow]]\nhosts = [\"generativelanguage.googleapis.com\", \"*.amazonaws.com\", \"api.mistral.ai\", \"api.groq.com\", \"mcp.example\"]\n";
+pub(crate) const HOSTS: &str = "[[allow]]\nhosts = [\"generativelanguage.googleapis.com\", \"*.amazonaws.com\", \"api.mistral.ai\", \"api.groq.com\", \"mcp.example\"]\n";
 
-fn budget(limit: &str) -> String {
+pub(crate) fn budget(limit: &str) -> String {
     format!("\n[[budget]]\nname = \"purse\"\nlimit = \"{limit}\"\nwindow = \"total\"\nwait_ms = 2000\n")
 }
 
-fn python(daemon: &Daemon<'_>, script: &str) -> Ran {
+pub(crate) fn python(daemon: &Daemon<'_>, script: &str) -> Ran {
     daemon.run(programs::python()).args(["-c", script]).ran()
 }
 
 /// Waits until each billed call is closed; the charges above nothing, sorted.
-fn charged(scene: &Scene, daemon: &Daemon<'_>) -> (Vec<Record>, Vec<u64>, Vec<u64>) {
+pub(crate) fn charged(scene: &Scene, daemon: &Daemon<'_>) -> (Vec<Record>, Vec<u64>, Vec<u64>) {
     let closed =
         |records: &[Record]| calls(records).values().filter(|call| call.cost.is_some_and(|cost| cost > 0)).count();
     let records = daemon.records_when(|records| closed(records) >= scene.bill().len());

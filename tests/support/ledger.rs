@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Record {
     /// CloudEvents `type`.
     pub kind: String,
+    /// CloudEvents `time`: RFC 3339, UTC.
+    pub time: String,
     /// Fields of `data`.
     pub data: Value,
     /// The opened detail, where `events` shows it.
@@ -37,7 +39,8 @@ impl Record {
         // `events` may show the leaf alone, or the leaf with its opened detail beside it.
         let leaf = if value["record"].is_object() { &value["record"] } else { &value };
         let kind = leaf["type"].as_str().unwrap_or_else(|| panic!("a record without a type: {value}"));
-        Record { kind: kind.to_owned(), data: leaf["data"].clone(), detail: value["detail"].clone() }
+        let time = leaf["time"].as_str().unwrap_or_default().to_owned();
+        Record { kind: kind.to_owned(), time, data: leaf["data"].clone(), detail: value["detail"].clone() }
     }
 
     /// A field of `data`, as text.
@@ -189,7 +192,12 @@ mod tests {
     use serde_json::json;
 
     fn records(cost: u64, times: usize) -> Vec<Record> {
-        let record = |kind: &str, data: Value| Record { kind: format!("caracal.{kind}.v1"), data, detail: Value::Null };
+        let record = |kind: &str, data: Value| Record {
+            kind: format!("caracal.{kind}.v1"),
+            time: String::new(),
+            data,
+            detail: Value::Null,
+        };
         let mut out = vec![record(
             "intent",
             json!({"caracal.call": "a", "caracal.hold.nano_usd": 900, "gen_ai.request.max_tokens": 11}),

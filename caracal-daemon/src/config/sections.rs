@@ -272,6 +272,15 @@ impl Default for Clamp {
     }
 }
 
+/// `[websocket]`: OpenAI's responses over a WebSocket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Websocket {
+    /// Whether each `response.create` is held, forwarded and settled. Default false: the upgrade is answered with 426, on
+    /// which Codex goes to HTTP at once.
+    pub metered: bool,
+}
+
 /// `[policy]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -96,6 +96,11 @@ fn status(reason: Reason) -> StatusCode {
         | Reason::ProtocolUnknown
         | Reason::PathUnknown
         | Reason::Unbounded
+        | Reason::AudioUnmetered
+        | Reason::ImagesUnmetered
+        | Reason::VideoUnmetered
+        | Reason::RealtimeUnmetered
+        | Reason::BatchUnmetered
         | Reason::TlsAgent
         | Reason::UnknownFlow => StatusCode::FORBIDDEN,
     }

@@ -5,9 +5,10 @@ use crate::event::{Draft, Kind};
 use crate::http::body::{self, CollectError, Download, Streamed, Upload};
 use crate::http::forward::{self, Shape};
 use crate::http::pool::{Key, SendError};
+use crate::intercept::metered::Metered;
 use crate::intercept::rate;
 use crate::intercept::session::{Answer, Asked, Decided, Session, granted, no_journal};
-use crate::intercept::settle::{Metered, Ticket, Unknown};
+use crate::intercept::settle::{Ticket, Unknown};
 use crate::intercept::unstoppable::Unstoppable;
 use crate::meter::{Call, Edited, Operation, Provider};
 use crate::policy::{Action, Ask};
@@ -76,9 +77,9 @@ pub(crate) async fn answer(
 
 /// A call whose money is held and whose intent is durable.
 pub(crate) struct Prepared {
-    ticket: Ticket,
-    call: Call,
-    edited: Edited,
+    pub(crate) ticket: Ticket,
+    pub(crate) call: Call,
+    pub(crate) edited: Edited,
 }
 
 /// Everything before the first byte goes upstream. What it gives is held and durable.
@@ -91,19 +92,27 @@ async fn prepare(
     body: &Bytes,
     decided: &Decided,
 ) -> Result<Prepared, Refused> {
-    let origin = &session.origin;
-    let stack = &origin.stack;
-    let plain = |refusal: Refusal| (refusal, Vec::new());
     // What is asked for and the longest bill of it.
-    let call = stack.meter.read_at(provider, operation, &asked.path, headers, body).map_err(plain)?;
+    let read = session.origin.stack.meter.read_at(provider, operation, &asked.path, headers, body);
+    granted_call(session, asked, read.map_err(|refusal| (refusal, Vec::new()))?, decided).await
+}
+
+/// The same for a call that is read already.
+pub(crate) async fn granted_call(
+    session: &Arc<Session>,
+    asked: &Asked,
+    call: Call,
+    decided: &Decided,
+) -> Result<Prepared, Refused> {
+    let origin = &session.origin;
     asked.model.get_or_init(|| call.model.clone());
     // May this agent call this model at all?
-    let set = stack.policy.current();
+    let set = origin.stack.policy.current();
     let ask = Ask {
         method: Some(asked.method.as_str()),
         path: Some(&asked.path),
         model: Some(&call.model),
-        provider: Some(provider.name()),
+        provider: Some(call.provider.name()),
         estimate: Some(call.most()),
         ..origin.ask(Action::Llm, &asked.target.host, asked.target.port, asked.target.address)
     };

@@ -38,11 +38,12 @@ pub(super) fn unmetered(asked: &Asked) -> Refusal {
 }
 
 pub(super) fn unmetered_call(asked: &Asked, provider: Provider, why: Unmetered) -> Refusal {
+    let reason = why.reason();
     let (host, path, provider, why) = (&asked.target.host, &asked.path, provider.name(), why.why());
     let sentence = format!(
         "Caracal refused {path} on {host} ({provider}), because {why}. An [[api]] entry can give it a price per call."
     );
-    refusal(Stage::Meter, Side::Agent, Reason::Unbounded, sentence)
+    refusal(Stage::Meter, Side::Agent, reason, sentence)
 }
 
 pub(super) fn unknown_path(asked: &Asked, provider: Provider) -> Refusal {

@@ -4,16 +4,11 @@
 use crate::agent::CgroupId;
 use crate::budget::{Hold, Pass, Warning};
 use crate::event::{Data, Detail, Draft, Kind, Near};
-use crate::http::body::{BodyError, Streamed};
 use crate::intercept::stack::Stack;
-use crate::meter::{Call, Reading, UsageReader};
+use crate::meter::{Call, Operation, Reading};
 use crate::money::NanoUsd;
-use bytes::{Bytes, BytesMut};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
-use std::pin::Pin;
+use crate::refusal::{Reason, Refusal, Side, Stage};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 /// A paid call from its hold to its end.
 #[derive(Debug)]
@@ -33,9 +28,6 @@ pub(crate) struct Ticket {
     intended: bool,
 }
 
-/// Bytes of an answer that are worth a record of their own: a TLS record holds 16 KB.
-const ENOUGH: usize = 8 * 1_024;
-
 /// Why the charge of a call is the whole hold.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Unknown {
@@ -47,6 +39,8 @@ pub(crate) enum Unknown {
     Agent,
     /// The task was cancelled or panicked.
     Aborted,
+    /// What the answer has cost so far was above the hold.
+    Passed,
 }
 
 impl Unknown {
@@ -56,6 +50,7 @@ impl Unknown {
             Unknown::Upstream => "upstream_failed",
             Unknown::Agent => "agent_gone",
             Unknown::Aborted => "aborted",
+            Unknown::Passed => "hold_passed",
         }
     }
 }
@@ -97,7 +92,7 @@ impl Ticket {
     }
 
     /// The length of the answer's body, as far as it came.
-    fn received(&mut self, bytes: u64) {
+    pub(crate) fn received(&mut self, bytes: u64) {
         self.outcome.data.bytes_received = Some(bytes);
     }
 
@@ -106,8 +101,36 @@ impl Ticket {
         self.outcome.data.status = Some(status.as_u16());
     }
 
+    /// Whether an answer that has come so far has cost more than is held. Then its price or its cap does not hold, and the
+    /// model is refused from now on: what is asked again meets that.
+    pub(crate) fn passes(&self, reading: &Reading) -> bool {
+        let over = self.hold.as_ref().is_some_and(|hold| self.call.least_bill(reading) > hold.amount);
+        if over {
+            self.stack.budgets.freeze(self.call.provider.name(), &self.call.priced_as());
+        }
+        over
+    }
+
+    /// What the agent is told in the middle of an answer that costs more than is held.
+    pub(crate) fn passed(&self) -> Refusal {
+        Refusal {
+            stage: Stage::Meter,
+            side: Side::Upstream,
+            reason: Reason::PriceUnknown,
+            sentence: format!(
+                "Caracal ended this answer: it has cost more than its price and its output cap allow, so one of them does not hold. It is charged truly, and model {:?} is refused until its entry in the price book is corrected and reloaded.",
+                self.call.model
+            ),
+        }
+    }
+
+    /// Which call it is.
+    pub(crate) fn operation(&self) -> Operation {
+        self.call.operation
+    }
+
     /// Ends by what the answer said; `broken` is why there was no more of it.
-    fn read(&mut self, reading: Reading, broken: Option<Unknown>) -> Option<Draft> {
+    pub(crate) fn read(&mut self, reading: Reading, broken: Option<Unknown>) -> Option<Draft> {
         let hold = self.hold.take()?;
         if let Some(used) = &reading.usage {
             self.stack.rates.used(&self.pass, used.tokens(), self.stack.clock.now());
@@ -116,7 +139,8 @@ impl Ticket {
         let reading = if broken.is_some() && self.call.costs_by_answer() { Reading::default() } else { reading };
         match (self.call.bill(&reading), reading.refused && broken.is_none()) {
             (Some(charge), _) => {
-                self.outcome.data.price_entry = (charge > hold.amount).then(|| self.call.price_entry());
+                let over = charge > hold.amount || matches!(broken, Some(Unknown::Passed));
+                self.outcome.data.price_entry = over.then(|| self.call.price_entry());
                 self.outcome.data.served = self.call.served(&reading);
                 self.warnings = hold.settle(charge);
                 self.outcome.data.usage = reading.usage;
@@ -125,6 +149,13 @@ impl Ticket {
             (None, true) => {
                 hold.release();
                 Some(self.close("released", Some("provider_refused"), NanoUsd(0)))
+            }
+            // The hold does not cover it, and the bill is not known.
+            (None, false) if self.call.least_bill(&reading) > hold.amount => {
+                let charge = self.call.bill_beyond(&reading, hold.amount);
+                self.outcome.data.price_entry = Some(self.call.price_entry());
+                self.warnings = hold.settle(charge);
+                Some(self.close("charged_max", Some(Unknown::Passed.code()), charge))
             }
             (None, false) => {
                 let charge = self.charge(hold);
@@ -174,7 +205,7 @@ impl Ticket {
         draft
     }
 
-    async fn append(&mut self, draft: Draft) {
+    pub(crate) async fn append(&mut self, draft: Draft) {
         let warnings = self.take_warnings(&draft);
         append(&self.stack, draft, warnings).await;
     }
@@ -224,213 +255,5 @@ impl Drop for Ticket {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { append(&stack, draft, warnings).await });
         }
-    }
-}
-
-/// An answer of a paid call on its way to the agent: read as it passes, settled before its last byte.
-pub(crate) struct Metered(Option<Box<Open>>);
-
-struct Open {
-    /// Read already, and written together with what follows at once: a token's event is far smaller than what its own
-    /// record and segment cost.
-    gathered: BytesMut,
-    /// Something went out: the first byte never waits for a second one.
-    begun: bool,
-    /// The upstream's task had its turn since the last frame.
-    yielded: bool,
-    /// Bytes of the answer so far.
-    received: u64,
-    body: Streamed,
-    reader: Option<UsageReader>,
-    ticket: Option<Ticket>,
-    closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    last: Option<Result<Frame<Bytes>, BodyError>>,
-    stack: Arc<Stack>,
-}
-
-impl std::fmt::Debug for Metered {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Metered").finish_non_exhaustive()
-    }
-}
-
-impl Metered {
-    pub(crate) fn new(stack: Arc<Stack>, body: Streamed, reader: UsageReader, ticket: Ticket) -> Metered {
-        Metered(Some(Box::new(Open {
-            gathered: BytesMut::new(),
-            begun: false,
-            yielded: false,
-            received: 0,
-            body,
-            reader: Some(reader),
-            ticket: Some(ticket),
-            closing: None,
-            last: None,
-            stack,
-        })))
-    }
-}
-
-impl Open {
-    /// Settles; the record's way to the journal is waited for before `last` goes out.
-    fn close(&mut self, last: Option<Result<Frame<Bytes>, BodyError>>, broken: Option<Unknown>) {
-        self.last = last;
-        let (Some(reader), Some(mut ticket)) = (self.reader.take(), self.ticket.take()) else { return };
-        ticket.received(self.received);
-        if let Some(draft) = ticket.read(reader.finish(), broken) {
-            self.closing = Some(Box::pin(async move { ticket.append(draft).await }));
-        }
-    }
-
-    /// What was gathered, `data`, and what the reader still held back, as the last frame.
-    fn flush(&mut self, data: Bytes) -> Option<Result<Frame<Bytes>, BodyError>> {
-        let held = self.reader.as_mut().map_or_else(Bytes::new, UsageReader::flush);
-        let gathered = self.gathered.split().freeze();
-        let whole = match (gathered.is_empty(), data.is_empty(), held.is_empty()) {
-            (true, true, true) => return None,
-            (true, false, true) => data,
-            (true, true, false) => held,
-            _ => [gathered, data, held].concat().into(),
-        };
-        Some(Ok(Frame::data(whole)))
-    }
-
-    /// Adds `data` to what is gathered; gives it when it is enough, or the very first.
-    fn gather(&mut self, data: Bytes) -> Option<Bytes> {
-        let alone = self.gathered.is_empty() && (!self.begun || data.len() >= ENOUGH);
-        if alone && !data.is_empty() {
-            self.begun = true;
-            return Some(data);
-        }
-        self.gathered.extend_from_slice(&data);
-        (self.gathered.len() >= ENOUGH).then(|| self.gathered.split().freeze())
-    }
-
-    /// Nothing more is there. The task that reads the upstream may only want its turn, so it gets one; there is no other
-    /// wait, and a paced stream keeps its pace.
-    fn nothing_more(&mut self, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.gathered.is_empty() {
-            return Poll::Pending;
-        }
-        if !self.yielded {
-            self.yielded = true;
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        self.yielded = false;
-        Poll::Ready(Some(Ok(Frame::data(self.gathered.split().freeze()))))
-    }
-
-    fn is_open(&self) -> bool {
-        self.ticket.is_some()
-    }
-}
-
-impl Body for Metered {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        loop {
-            let Some(open) = this.0.as_mut() else { return Poll::Ready(None) };
-            if let Some(closing) = &mut open.closing {
-                ready!(closing.as_mut().poll(context));
-                open.closing = None;
-            }
-            if !open.is_open() {
-                let last = open.last.take();
-                this.0 = None;
-                return Poll::Ready(last);
-            }
-            let Poll::Ready(frame) = Pin::new(&mut open.body).poll_frame(context) else {
-                return open.nothing_more(context);
-            };
-            open.yielded = false;
-            match frame {
-                None => {
-                    let rest = open.flush(Bytes::new());
-                    open.close(rest, None);
-                }
-                Some(Err(error)) => {
-                    open.close(Some(Err(error)), Some(Unknown::Upstream));
-                    // What came before the failure goes before it.
-                    if !open.gathered.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::data(open.gathered.split().freeze()))));
-                    }
-                }
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        open.received = open.received.saturating_add(data.len() as u64);
-                        let data = open.reader.as_mut().map_or_else(Bytes::new, |reader| reader.feed(data));
-                        if open.body.is_end_stream() {
-                            let rest = open.flush(data);
-                            open.close(rest, None);
-                        } else if let Some(data) = open.gather(data) {
-                            return Poll::Ready(Some(Ok(Frame::data(data))));
-                        }
-                    }
-                    Err(trailers) => {
-                        let rest = open.flush(Bytes::new());
-                        open.close(Some(Ok(trailers)), None);
-                        // What was held back goes before the trailers.
-                        if let Some(rest) = rest {
-                            return Poll::Ready(Some(rest));
-                        }
-                    }
-                },
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        // The reader may leave a chunk out that only we asked for.
-        SizeHint::default()
-    }
-}
-
-impl Drop for Metered {
-    /// The agent is gone. The provider bills on, so the answer is read on to its usage.
-    fn drop(&mut self) {
-        let Some(mut open) = self.0.take() else { return };
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if let Some(closing) = open.closing.take() {
-            runtime.spawn(closing);
-        } else if open.is_open() {
-            runtime.spawn(read_on(*open));
-        }
-    }
-}
-
-/// Reads an answer to its end for nobody, within bounds, and settles.
-async fn read_on(open: Open) {
-    let Open { mut body, reader, ticket, stack, mut received, .. } = open;
-    let (Some(mut reader), Some(mut ticket)) = (reader, ticket) else { return };
-    let Ok(_permit) = stack.drains.clone().try_acquire_owned() else {
-        return ticket.charge_max(Unknown::Agent).await;
-    };
-    let mut left = stack.limits.drain_bytes;
-    let reading = async {
-        while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else { return Some(Unknown::Upstream) };
-            let Ok(data) = frame.into_data() else { continue };
-            let length = data.len() as u64;
-            received = received.saturating_add(length);
-            reader.feed(data);
-            if length > left {
-                return Some(Unknown::Agent);
-            }
-            left -= length;
-        }
-        None
-    };
-    let broken = tokio::time::timeout(stack.limits.drain_time, reading).await.unwrap_or(Some(Unknown::Agent));
-    ticket.received(received);
-    if let Some(draft) = ticket.read(reader.finish(), broken) {
-        ticket.append(draft).await;
     }
 }

@@ -31,6 +31,8 @@ pub struct Limits {
     pub priced_body: usize,
     /// The lowest output cap that a clamp may set, tokens.
     pub min_output: u64,
+    /// Responses over a WebSocket are metered; otherwise the upgrade is refused.
+    pub websockets: bool,
     /// What is still read of an answer after the agent hung up, bytes.
     pub drain_bytes: u64,
     /// How long it is read.
@@ -46,6 +48,7 @@ impl Default for Limits {
             first_byte: Duration::from_secs(300),
             priced_body: 64 * 1_024 * 1_024,
             min_output: 4_096,
+            websockets: false,
             drain_bytes: 64 * 1_024 * 1_024,
             drain_time: Duration::from_secs(600),
             drains: 1_024,

@@ -237,6 +237,19 @@ impl<'de> Visitor<'de> for Key {
     }
 }
 
+/// The body as text.
+pub(crate) fn text(body: &Bytes) -> Result<&str, Refusal> {
+    std::str::from_utf8(body)
+        .map_err(|_| refuse_agent(Reason::AmbiguousRequest, "cannot price a body that is not UTF-8.".to_owned()))
+}
+
+/// Whether a head of the request covers its body: AWS's signature, or a digest (RFC 9530, RFC 9421, RFC 1864).
+pub(crate) fn is_signed(headers: &HeaderMap) -> bool {
+    const HEADS: [&str; 5] = ["x-amz-content-sha256", "content-digest", "digest", "content-md5", "signature-input"];
+    let aws = |value: &http::HeaderValue| value.as_bytes().starts_with(b"AWS4-");
+    HEADS.into_iter().any(|name| headers.contains_key(name)) || headers.get_all("authorization").iter().any(aws)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@
 
 use super::book::{Model, On, Rates, Tier};
 use super::shape::{Caching, Searches, Tongue, unbounded};
-use super::usage::Terms;
+use super::usage::{Reading, Terms};
 use super::{Call, Operation, Provider, refuse_agent};
 use crate::event::Usage;
 use crate::money::{Bill, NanoUsd, UnitPrice};
@@ -112,7 +112,7 @@ impl Call {
     }
 
     /// Input tokens of the first pass, at most.
-    fn first_pass(&self) -> u64 {
+    pub(crate) fn first_pass(&self) -> u64 {
         let shape = &self.shape;
         // What an image of Gemini's costs is documented by tiles, whose number has no bound.
         if shape.whole_context || (shape.images > 0 && self.price.image_tokens.is_none()) {
@@ -121,7 +121,8 @@ impl Call {
         let bytes = u64::try_from(self.body.len()).unwrap_or(u64::MAX).saturating_sub(shape.image_bytes);
         let images = shape.images.saturating_mul(self.price.image_tokens.unwrap_or(0));
         let hidden = HIDDEN.saturating_add(shape.typed_tools.saturating_mul(HIDDEN_PER_TOOL));
-        bytes.saturating_add(images).saturating_add(hidden).min(self.longest_input())
+        let own = bytes.saturating_add(images).saturating_add(hidden);
+        own.saturating_add(shape.earlier).min(self.longest_input())
     }
 
     /// An embeddings call takes many inputs, each up to the model's limit: 2,048 and 300,000 tokens in all.
@@ -170,6 +171,28 @@ impl Call {
             Caching::Short => read.dearer(rates.cache_write),
             Caching::Long => read.dearer(rates.cache_write).dearer(rates.cache_write_long),
         }
+    }
+
+    /// The least that the provider bills for what a stream has told and delivered so far: where it has not said on which
+    /// of the terms that were asked for it is served, the cheapest of them.
+    #[must_use]
+    pub fn least_bill(&self, reading: &Reading) -> NanoUsd {
+        let answered = reading.model.as_deref().and_then(|name| self.book.model(self.provider, name));
+        let price = answered.as_ref().unwrap_or(&self.price);
+        let tiers = reading.terms.tier.map_or_else(|| self.shape.tiers.clone(), |tier| vec![tier]);
+        let on = |tier| self.on(&Terms { tier: Some(tier), ..reading.terms });
+        let bills = tiers.into_iter().map(|tier| price.bill(&reading.so_far.least, on(tier)));
+        bills.min().unwrap_or(NanoUsd::ZERO)
+    }
+
+    /// A bill that is not below the provider's, of a stream that has passed its hold and did not tell what it cost: what
+    /// the whole request could cost, and each byte that was delivered as a token.
+    #[must_use]
+    pub fn bill_beyond(&self, reading: &Reading, hold: NanoUsd) -> NanoUsd {
+        let output = reading.so_far.least.output.max(reading.so_far.delivered);
+        let delivered = Reading { usage: Some(Usage { output, ..Usage::default() }), ..reading.clone() };
+        let beyond = self.bill(&delivered).unwrap_or(NanoUsd::ZERO);
+        hold.saturating_add(beyond).max(self.least_bill(reading))
     }
 
     /// The exact bill of `usage`.

@@ -111,6 +111,27 @@ fn anthropic(sentence: &str) -> Value {
     json!({ "type": "invalid_request_error", "message": sentence })
 }
 
+/// The event that a response fails with.
+fn failed(sentence: &str, id: &str, sequence: u64) -> Value {
+    let response = json!({
+        "id": id, "object": "response", "status": "failed", "output": [], "usage": null,
+        "error": { "code": "invalid_prompt", "message": sentence },
+    });
+    json!({ "type": "response.failed", "sequence_number": sequence, "response": response })
+}
+
+/// The message that answers a refused `response.create` on a WebSocket.
+#[must_use]
+pub fn socket_denial(refusal: &Refusal) -> Bytes {
+    json!({ "type": "error", "status": 400, "error": openai(&refusal.sentence) }).to_string().into()
+}
+
+/// The message that ends a response on a WebSocket.
+#[must_use]
+pub fn socket_failure(refusal: &Refusal, id: &str, sequence: u64) -> Bytes {
+    failed(&refusal.sentence, id, sequence).to_string().into()
+}
+
 /// The bytes that end an event stream with the provider's own error; a clean end of the body must follow, never a reset.
 /// `sequence` is the number after the last event's, for responses. Starts with a blank line, so that it also ends an
 /// event that was cut.
@@ -122,12 +143,7 @@ pub fn stream_error(operation: Operation, refusal: &Refusal, id: &str, sequence:
             format!("\n\ndata: {}\n\n", json!({ "error": openai(sentence) }))
         }
         Operation::Responses => {
-            let response = json!({
-                "id": id, "object": "response", "status": "failed", "output": [], "usage": null,
-                "error": { "code": "invalid_prompt", "message": sentence },
-            });
-            let event = json!({ "type": "response.failed", "sequence_number": sequence, "response": response });
-            format!("\n\nevent: response.failed\ndata: {event}\n\n")
+            format!("\n\nevent: response.failed\ndata: {}\n\n", failed(sentence, id, sequence))
         }
         Operation::Tool | Operation::Call => String::new(),
         Operation::Generate => format!("\n\ndata: {}\n\n", body(Some(Dialect::Google), refusal, id)),

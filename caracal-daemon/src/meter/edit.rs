@@ -135,7 +135,7 @@ impl Call {
         if splices.is_empty() && inserts.is_empty() {
             return Ok(None);
         }
-        let text = super::text(&self.body)?;
+        let text = super::body::text(&self.body)?;
         let lost =
             || refuse(Reason::AmbiguousRequest, "lost the place of a member while editing the request.".to_owned());
         let first = text.find('{').map(|open| open + 1).ok_or_else(lost)?;

@@ -53,6 +53,11 @@ impl Frames {
         }
     }
 
+    /// Bytes of a frame that has begun.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.frame.len()
+    }
+
     /// The length of the frame that has begun, once its prelude is there and holds.
     fn length(&self) -> Option<usize> {
         let prelude = self.frame.get(..PRELUDE)?;

@@ -2,9 +2,9 @@
 //! Gives the one tool call in it, if there is one. Refuses two at once and a body with two readings.
 //! Source: <https://modelcontextprotocol.io/specification/2025-11-25/basic/transports>.
 
-use super::body::{decode, walk};
+use super::body::{decode, text, walk};
 use super::shape::{Raw, parse};
-use super::{Meter, refuse_agent, text};
+use super::{Meter, refuse_agent};
 use crate::refusal::{Reason, Refusal};
 use bytes::Bytes;
 use http::HeaderMap;

@@ -80,7 +80,6 @@ struct Body<'a> {
 /// Members that a call must not have, why, and what to do.
 fn forbidden(body: &Body<'_>) -> Result<(), Refusal> {
     for (member, why, instead) in [
-        (body.previous_response_id, "`previous_response_id` adds input that is not in the request", HISTORY),
         (body.conversation, "`conversation` adds input that is not in the request", HISTORY),
         (body.prompt, "`prompt` adds a stored template that is not in the request", INLINE),
         (body.background, "`background` answers after the connection has ended", "Leave `background` out."),
@@ -138,8 +137,12 @@ fn tiers(service_tier: Raw<'_>) -> Result<Vec<Tier>, Refusal> {
     })
 }
 
-fn common(body: &Body<'_>, walked: Walked) -> Result<Shape, Refusal> {
+/// `chained` is the call of a chain, whose input so far is known elsewhere.
+fn common(body: &Body<'_>, walked: Walked, chained: bool) -> Result<Shape, Refusal> {
     forbidden(body)?;
+    if !chained && !body.previous_response_id.is_nothing() {
+        return Err(unbounded("`previous_response_id` adds input that is not in the request", HISTORY));
+    }
     Ok(Shape {
         model: body.model.get("model")?.unwrap_or_default(),
         stream: body.stream.get("stream")?.unwrap_or(false),
@@ -154,7 +157,7 @@ fn common(body: &Body<'_>, walked: Walked) -> Result<Shape, Refusal> {
 /// `POST /v1/chat/completions`.
 pub(crate) fn chat(text: &str, walked: Walked, habits: Habits) -> Result<Shape, Refusal> {
     let body: Body<'_> = parse(text, "the body")?;
-    let mut shape = common(&body, walked)?;
+    let mut shape = common(&body, walked, false)?;
     shape.cap_key = habits.caps.first().copied().unwrap_or("max_tokens");
     for (name, member) in [("max_tokens", body.max_tokens), ("max_completion_tokens", body.max_completion_tokens)] {
         if habits.caps.contains(&name) {
@@ -212,10 +215,26 @@ fn ask_usage(options: Raw<'_>, text: &str) -> Result<AskUsage, Refusal> {
     })
 }
 
-/// `POST /v1/responses`.
-pub(crate) fn responses(text: &str, walked: Walked) -> Result<Shape, Refusal> {
+/// A `response.create` on a WebSocket: what it is called, and the response that it goes on from.
+#[derive(Deserialize)]
+struct Turn<'a> {
+    #[serde(default, borrow, rename = "type")]
+    kind: Raw<'a>,
+    #[serde(default, borrow)]
+    previous_response_id: Raw<'a>,
+}
+
+/// The type of a message on a WebSocket, and the response that it goes on from.
+pub(crate) fn turn(text: &str) -> Result<(String, Option<String>), Refusal> {
+    let turn: Turn<'_> = parse(text, "the message")?;
+    let kind = turn.kind.get("type")?.unwrap_or_default();
+    Ok((kind, turn.previous_response_id.get("previous_response_id")?))
+}
+
+/// `POST /v1/responses`, or with `chained` the same on a WebSocket, where what a chain has so far is not in the request.
+pub(crate) fn responses(text: &str, walked: Walked, chained: bool) -> Result<Shape, Refusal> {
     let body: Body<'_> = parse(text, "the body")?;
-    let mut shape = Shape { tongue: Tongue::Responses, ..common(&body, walked)? };
+    let mut shape = Shape { tongue: Tongue::Responses, ..common(&body, walked, chained)? };
     shape.cap_key = "max_output_tokens";
     shape.note_cap(body.max_output_tokens, text, "max_output_tokens")?;
     if !body.context_management.is_nothing() {
@@ -249,7 +268,7 @@ struct Reasoning<'a> {
 /// `POST /v1/embeddings`.
 pub(crate) fn embeddings(text: &str, walked: Walked) -> Result<Shape, Refusal> {
     let body: Body<'_> = parse(text, "the body")?;
-    let mut shape = Shape { tongue: Tongue::Embeddings, ..common(&body, walked)? };
+    let mut shape = Shape { tongue: Tongue::Embeddings, ..common(&body, walked, false)? };
     shape.tiers = vec![Tier::Standard];
     shape.stream = false;
     // Lists of numbers are tokens; a token is at least one digit, so bytes bound both forms.

@@ -5,19 +5,28 @@
 /// Deepest nesting that is followed.
 const MAX_DEPTH: usize = 128;
 /// Longest path that is told.
-const MAX_PATH: usize = 6;
+const MAX_PATH: usize = 8;
 /// Longest key or text that is kept.
 const MAX_TEXT: usize = 128;
 
 /// A value without parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scalar<'a> {
-    /// A text, with escapes as they stand; empty when it was too long to keep.
-    Text(&'a str),
+    /// A text, with escapes as they stand; empty when it was too long to keep. And how long it is.
+    Text(&'a str, Size),
     /// A whole number.
     Number(u64),
     /// Any other.
     Other,
+}
+
+/// How long a text is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// Its ASCII letters and digits.
+    pub(crate) letters: u64,
+    /// Its bytes, with escapes as they stand: no fewer than it has.
+    pub(crate) bytes: u64,
 }
 
 /// Who is told.
@@ -53,11 +62,22 @@ pub(crate) struct Scanner {
     levels: Vec<Level>,
     text: Vec<u8>,
     too_long: bool,
+    /// Of the text so far.
+    size: Size,
+    /// Digits of a `\u` escape that still follow.
+    digits: u8,
 }
 
 impl Scanner {
     pub(crate) fn new() -> Scanner {
-        Scanner { state: State::Value, levels: Vec::new(), text: Vec::new(), too_long: false }
+        Scanner {
+            state: State::Value,
+            levels: Vec::new(),
+            text: Vec::new(),
+            too_long: false,
+            size: Size::default(),
+            digits: 0,
+        }
     }
 
     /// Ready for the next document.
@@ -75,6 +95,9 @@ impl Scanner {
                 let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(rest.len());
                 let (text, after) = rest.split_at_checked(plain).unwrap_or((rest, &[]));
                 self.keep(text);
+                if !key {
+                    self.count(text);
+                }
                 rest = after;
                 if let Some((end, after)) = rest.split_first() {
                     rest = after;
@@ -97,6 +120,8 @@ impl Scanner {
         match self.state {
             State::Text { key, .. } => {
                 self.keep(&[byte]);
+                self.digits = if byte == b'u' { 4 } else { 0 };
+                self.size.bytes = self.size.bytes.saturating_add(2);
                 self.state = State::Text { key, escaped: false };
             }
             State::Bare => return self.bare(byte, sink),
@@ -171,7 +196,7 @@ impl Scanner {
             }
             self.state = State::Colon;
         } else {
-            self.tell(Scalar::Text(read), sink);
+            self.tell(Scalar::Text(read, self.size), sink);
             self.ended();
         }
         self.text = text;
@@ -213,6 +238,16 @@ impl Scanner {
     fn clear_text(&mut self) {
         self.text.clear();
         self.too_long = false;
+        (self.size, self.digits) = (Size::default(), 0);
+    }
+
+    /// Counts the letters and digits of a piece of a text that has no escape in it, but for the rest of one before it.
+    fn count(&mut self, piece: &[u8]) {
+        let rest = usize::from(self.digits).min(piece.len());
+        self.digits -= u8::try_from(rest).unwrap_or(self.digits);
+        let letters = piece.iter().skip(rest).filter(|byte| byte.is_ascii_alphanumeric()).count();
+        self.size.letters = self.size.letters.saturating_add(u64::try_from(letters).unwrap_or(0));
+        self.size.bytes = self.size.bytes.saturating_add(u64::try_from(piece.len()).unwrap_or(0));
     }
 
     fn keep(&mut self, bytes: &[u8]) {
@@ -255,7 +290,7 @@ mod tests {
         let text = br#" {"a":{"b":[1,"x\"y",{"c":null}]},"d":-2,"e":[],"f":{} } "#;
         let want = [
             "a.b.*=Number(1)",
-            r#"a.b.*=Text("x\\\"y")"#,
+            r#"a.b.*=Text("x\\\"y", Size { letters: 2, bytes: 4 })"#,
             "a.b.*.c=Other",
             "a.b.*.",
             "a.b.",
@@ -266,6 +301,16 @@ mod tests {
             ".",
         ];
         assert_eq!(told(&[text]).0, want);
+        for at in 0..text.len() {
+            let (one, two) = text.split_at(at);
+            assert_eq!(told(&[one, two]).0, want, "split at {at}");
+        }
+    }
+
+    #[test]
+    fn letters_are_counted_and_escapes_are_not() {
+        let text = br#"{"key":"a\n\u00e9\\b \"9\ud83d\ude00c"}"#;
+        let want = [r#"key=Text("a\\n\\u00e9\\\\b \\\"9\\ud83d\\ude00c", Size { letters: 4, bytes: 29 })"#, "."];
         for at in 0..text.len() {
             let (one, two) = text.split_at(at);
             assert_eq!(told(&[one, two]).0, want, "split at {at}");
@@ -287,7 +332,7 @@ mod tests {
         }
         scanner.feed(b"\",\"b\":7}", &mut sink);
         assert!(scanner.text.capacity() <= 2 * MAX_TEXT);
-        assert_eq!(sink.0, ["a=Text(\"\")", "b=Number(7)", "."]);
+        assert_eq!(sink.0, ["a=Text(\"\", Size { letters: 1000000, bytes: 1000000 })", "b=Number(7)", "."]);
         scanner.reset();
         scanner.feed(&[b'['; 100_000], &mut sink);
         assert_eq!(scanner.levels.len(), MAX_DEPTH);

@@ -5,6 +5,7 @@
 
 mod bedrock;
 mod google;
+mod running;
 
 use super::book::Tier;
 use super::scan::{Scalar, Sink};
@@ -43,6 +44,7 @@ pub(crate) struct Seen {
     choices: bool,
     /// The event being read says that the message stops.
     stops: bool,
+    running: running::Running,
     pub(crate) terms: Terms,
     pub(crate) model: Option<Arc<str>>,
 }
@@ -71,6 +73,7 @@ impl Seen {
             ended: false,
             choices: false,
             stops: false,
+            running: running::Running::default(),
             terms: Terms::default(),
             model: None,
         }
@@ -91,6 +94,7 @@ impl Seen {
     /// An event has ended, whole or not.
     pub(crate) fn event_ended(&mut self) {
         (self.choices, self.stops) = (false, false);
+        self.running.event_ended();
     }
 
     /// `data: [DONE]`.
@@ -141,6 +145,16 @@ impl Seen {
             web_searches: self.searches,
             ..Usage::default()
         })
+    }
+
+    /// The answer comes in parts.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.stream
+    }
+
+    /// The usage is final: nothing that follows changes it.
+    pub(crate) fn is_final(&self) -> bool {
+        self.ended
     }
 
     fn number(&mut self, path: &[&str], value: u64) {
@@ -209,13 +223,14 @@ impl Sink for Seen {
             Tongue::Nothing => return,
             _ => {}
         }
+        running::scalar(self, path, value);
         let path = bare(self.tongue, path);
         if let ["choices", ..] = path {
             self.choices = true;
         }
         match (path, value) {
             (["usage", rest @ ..], Scalar::Number(value)) => self.number(rest, value),
-            (_, Scalar::Text(value)) => self.text(path, value),
+            (_, Scalar::Text(value, _)) => self.text(path, value),
             _ => {}
         }
     }

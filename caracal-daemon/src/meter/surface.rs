@@ -2,9 +2,51 @@
 //! unknown, and so refused unless a rule marks it free.
 
 use super::provider::{BASES, fits};
-use super::{Operation, Provider, Surface, Unmetered, bedrock};
+use super::{Operation, Provider, Surface, bedrock};
+use crate::refusal::Reason;
 use http::header::UPGRADE;
 use http::{HeaderMap, Method};
+
+/// Why a paid call is not metered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmetered {
+    /// Speech, by seconds, characters or audio tokens.
+    Audio,
+    /// Pictures, by size and quality.
+    Images,
+    /// Moving pictures, by seconds.
+    Video,
+    /// Sessions over a socket.
+    Realtime,
+    /// Work that ends hours later, of which the request tells nothing.
+    Batch,
+}
+
+impl Unmetered {
+    /// The reason of its refusal.
+    #[must_use]
+    pub fn reason(self) -> Reason {
+        match self {
+            Unmetered::Audio => Reason::AudioUnmetered,
+            Unmetered::Images => Reason::ImagesUnmetered,
+            Unmetered::Video => Reason::VideoUnmetered,
+            Unmetered::Realtime => Reason::RealtimeUnmetered,
+            Unmetered::Batch => Reason::BatchUnmetered,
+        }
+    }
+
+    /// Why, as a part of a sentence.
+    #[must_use]
+    pub fn why(self) -> &'static str {
+        match self {
+            Unmetered::Audio => "audio is billed by other units than tokens of text",
+            Unmetered::Images => "images are billed by size and quality",
+            Unmetered::Video => "video is billed by its length",
+            Unmetered::Realtime => "a realtime session is billed as it goes on, and its request tells nothing of it",
+            Unmetered::Batch => "a batch is billed hours later, and its request tells nothing of what is in it",
+        }
+    }
+}
 
 /// A base of the operator's, by `[[provider]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +74,9 @@ pub(crate) fn surface(extra: &[Extra], host: &str, method: &Method, path: &str, 
     let provider = known.or(mine.map(|extra| extra.provider)).or(base.map(|base| base.provider));
     match provider {
         None => unlisted(host, path, headers),
+        Some(provider) if headers.contains_key(UPGRADE) && is_realtime(path) => {
+            Surface::Unmetered(provider, Unmetered::Realtime)
+        }
         Some(provider) if headers.contains_key(UPGRADE) => Surface::Websocket(provider),
         Some(Provider::OpenAi) if mine.is_none_or(|extra| extra.base.is_none()) => openai(method, path),
         Some(Provider::Anthropic) => anthropic(method, path),
@@ -42,9 +87,19 @@ pub(crate) fn surface(extra: &[Extra], host: &str, method: &Method, path: &str, 
             let own = mine.map(|extra| extra.base.as_deref().unwrap_or(provider.usual_base()));
             let listed = base.map_or(&[][..], |base| base.bases);
             let rest = own.into_iter().chain(listed.iter().copied()).find_map(|base| path.strip_prefix(base));
-            compatible(provider, method, rest)
+            // Azure serves these beside its deployments and its base.
+            let aside = path.strip_prefix("/openai").filter(|_| provider == Provider::Azure && rest.is_none());
+            match aside.and_then(unmetered) {
+                Some(why) => Surface::Unmetered(provider, why),
+                None => compatible(provider, method, rest),
+            }
         }
     }
+}
+
+/// A session of speech: OpenAI's path, at whoever speaks its shape, and Gemini's method.
+fn is_realtime(path: &str) -> bool {
+    path.split('/').any(|part| part == "realtime") || path.ends_with("BidiGenerateContent")
 }
 
 /// `bedrock-runtime` in a commercial region, directly or by an endpoint of a private network.

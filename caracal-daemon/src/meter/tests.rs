@@ -10,6 +10,7 @@ use std::io::Write;
 mod answers;
 mod clamps;
 mod providers;
+mod running;
 mod shapes;
 mod sound;
 

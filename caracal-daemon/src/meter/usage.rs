@@ -2,18 +2,17 @@
 //! The bytes that are forwarded are untouched, but for a usage chunk that only we asked for. Memory per stream is
 //! bounded; an answer that cannot be read gives no usage.
 
-use super::body::ZSTD_WINDOW_LOG;
 use super::book::Tier;
 use super::frames::Frames;
 use super::scan::Scanner;
 use super::seen::Seen;
 use super::shape::{Caching, Shape, Tongue};
 use super::strip::Stripper;
+use super::tee::Tee;
 use crate::event::Usage;
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
-use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -42,6 +41,26 @@ pub struct Reading {
     pub terms: Terms,
     /// The model that answered, as reported.
     pub model: Option<Arc<str>>,
+    /// What was told and delivered, also where no final usage was seen.
+    pub so_far: SoFar,
+}
+
+/// What a stream has told and delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SoFar {
+    /// The least that is billed for it.
+    pub least: Usage,
+    /// Bytes of its text: no fewer than its tokens.
+    pub delivered: u64,
+}
+
+/// Where a stream can be ended with an event of our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Bytes at the end of what was fed that belong to an event that has not ended: they are left out.
+    pub unfinished: usize,
+    /// The number of the event after the last one, where events have numbers.
+    pub next: u64,
 }
 
 /// Reads an answer as it streams by.
@@ -84,10 +103,46 @@ impl UsageReader {
         UsageReader { tee, strip, status, counted }
     }
 
-    /// The bytes that `feed` gives may be fewer than it takes: a Content-Length of the answer must not be forwarded.
+    /// A reader of an answer that comes in messages, each of which is fed whole.
+    pub(crate) fn of_messages(shape: &Shape) -> UsageReader {
+        let seen = Seen::new(shape.tongue, shape.choices, true, shape.caching == Caching::Long);
+        let feed = Feed { framing: Framing::Messages, scanner: Scanner::new(), seen, left: DECODED_LIMIT };
+        UsageReader { tee: Tee::Plain(Box::new(feed)), strip: None, status: StatusCode::OK, counted: None }
+    }
+
+    /// The number of the event after the last one, where events have numbers.
+    #[must_use]
+    pub fn next_event(&self) -> u64 {
+        self.tee.get().map_or(0, |feed| feed.seen.next_event())
+    }
+
+    /// The agent may get other bytes than `feed` takes, or an end of our own: a Content-Length of the answer must not be
+    /// forwarded.
     #[must_use]
     pub fn edits_answer(&self) -> bool {
-        self.strip.is_some()
+        self.strip.is_some() || self.ending().is_some()
+    }
+
+    /// What a stream has told and delivered so far, where that is more than when it was asked last. `None` once its usage is
+    /// final.
+    pub fn grown(&mut self) -> Option<Reading> {
+        let feed = self.tee.get_mut().filter(|feed| feed.seen.is_stream() && !feed.seen.is_final())?;
+        feed.seen.has_grown().then(|| feed.reading())
+    }
+
+    /// How an event of our own can follow what was fed. `None` where none can: the answer is compressed, or is no stream of
+    /// events.
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
+        let Tee::Plain(feed) = &self.tee else { return None };
+        let unfinished = match &feed.framing {
+            Framing::Whole | Framing::Messages => return None,
+            // The stripper gives whole events only.
+            Framing::Events(_) if self.strip.is_some() => 0,
+            Framing::Events(lines) => lines.unfinished,
+            Framing::Frames(frames) => frames.unfinished(),
+        };
+        Some(Ending { unfinished, next: feed.seen.next_event() })
     }
 
     /// Takes the next bytes of the answer and gives those that the agent gets: the same, but for a usage chunk that only we asked for.
@@ -122,87 +177,7 @@ impl UsageReader {
         };
         feed.end();
         let usage = feed.seen.usage();
-        Reading { refused: failed && usage.is_none(), usage, terms: feed.seen.terms, model: feed.seen.model }
-    }
-}
-
-/// Decodes a copy of the answer into [`Feed`].
-enum Tee {
-    Plain(Box<Feed>),
-    Gzip(Box<flate2::write::MultiGzDecoder<Feed>>),
-    Zlib(Box<flate2::write::ZlibDecoder<Feed>>),
-    Zstd(Box<zstd::stream::write::Decoder<'static, Feed>>),
-    Brotli(Box<brotli::DecompressorWriter<Feed>>),
-    Unread,
-}
-
-impl fmt::Debug for Tee {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Tee::Plain(_) => "Plain",
-            Tee::Gzip(_) => "Gzip",
-            Tee::Zlib(_) => "Zlib",
-            Tee::Zstd(_) => "Zstd",
-            Tee::Brotli(_) => "Brotli",
-            Tee::Unread => "Unread",
-        })
-    }
-}
-
-impl Tee {
-    fn new(encoding: &str, feed: Feed) -> Tee {
-        match encoding {
-            "" | "identity" => Tee::Plain(Box::new(feed)),
-            "gzip" | "x-gzip" => Tee::Gzip(Box::new(flate2::write::MultiGzDecoder::new(feed))),
-            "deflate" => Tee::Zlib(Box::new(flate2::write::ZlibDecoder::new(feed))),
-            "br" => Tee::Brotli(Box::new(brotli::DecompressorWriter::new(feed, 4_096))),
-            "zstd" => zstd::stream::write::Decoder::new(feed)
-                .and_then(|mut decoder| decoder.window_log_max(ZSTD_WINDOW_LOG).map(|()| Tee::Zstd(Box::new(decoder))))
-                .unwrap_or(Tee::Unread),
-            _ => Tee::Unread,
-        }
-    }
-
-    /// A copy that cannot be decoded is not read any further; nothing of that reaches the agent.
-    fn feed(&mut self, bytes: &[u8]) {
-        let done = match self {
-            Tee::Plain(feed) => feed.write_all(bytes),
-            Tee::Gzip(decoder) => decoder.write_all(bytes).and_then(|()| decoder.flush()),
-            Tee::Zlib(decoder) => decoder.write_all(bytes).and_then(|()| decoder.flush()),
-            Tee::Zstd(decoder) => decoder.write_all(bytes).and_then(|()| decoder.flush()),
-            Tee::Brotli(decoder) => decoder.write_all(bytes).and_then(|()| decoder.flush()),
-            Tee::Unread => Ok(()),
-        };
-        if done.is_err() {
-            // What was read so far may be whole: keep it.
-            *self = match std::mem::replace(self, Tee::Unread).finish() {
-                Some(feed) => Tee::Plain(Box::new(Feed { left: 0, ..feed })),
-                None => Tee::Unread,
-            };
-        }
-    }
-
-    fn finish(self) -> Option<Feed> {
-        match self {
-            Tee::Plain(feed) => Some(*feed),
-            Tee::Gzip(mut decoder) => {
-                let _ = decoder.try_finish();
-                Some(decoder.get_mut().take())
-            }
-            Tee::Zlib(mut decoder) => {
-                let _ = decoder.try_finish();
-                Some(decoder.get_mut().take())
-            }
-            Tee::Zstd(mut decoder) => {
-                let _ = decoder.flush();
-                Some(decoder.into_inner())
-            }
-            Tee::Brotli(mut decoder) => {
-                let _ = decoder.close();
-                Some(decoder.get_mut().take())
-            }
-            Tee::Unread => None,
-        }
+        Reading { refused: failed && usage.is_none(), usage, ..feed.reading() }
     }
 }
 
@@ -215,11 +190,13 @@ enum Framing {
     Events(Lines),
     /// AWS event-stream frames.
     Frames(Frames),
+    /// Messages, each of which is one and is written whole.
+    Messages,
 }
 
 /// Decoded bytes on their way to the scanner.
 #[derive(Debug)]
-struct Feed {
+pub(super) struct Feed {
     framing: Framing,
     scanner: Scanner,
     seen: Seen,
@@ -227,11 +204,22 @@ struct Feed {
 }
 
 impl Feed {
+    /// Takes no more.
+    pub(super) fn full(self) -> Feed {
+        Feed { left: 0, ..self }
+    }
+
     /// Takes the state out of a decoder that cannot be taken apart.
-    fn take(&mut self) -> Feed {
+    pub(super) fn take(&mut self) -> Feed {
         let seen = Seen::new(Tongue::Nothing, 1, false, false);
         let empty = Feed { framing: Framing::Whole, scanner: Scanner::new(), seen, left: 0 };
         std::mem::replace(self, empty)
+    }
+
+    /// All that is known but for a final usage.
+    fn reading(&self) -> Reading {
+        let so_far = SoFar { least: self.seen.so_far(), delivered: self.seen.delivered() };
+        Reading { terms: self.seen.terms, model: self.seen.model.clone(), so_far, ..Reading::default() }
     }
 
     fn end(&mut self) {
@@ -250,6 +238,11 @@ impl Write for Feed {
             Framing::Events(lines) => lines.feed(bytes, &mut self.scanner, &mut self.seen),
             Framing::Frames(frames) => frames.feed(bytes, &mut self.scanner, &mut self.seen),
             Framing::Whole => self.scanner.feed(bytes, &mut self.seen),
+            Framing::Messages => {
+                self.scanner.feed(bytes, &mut self.seen);
+                self.scanner.reset();
+                self.seen.event_ended();
+            }
         }
         Ok(bytes.len())
     }
@@ -270,6 +263,8 @@ struct Lines {
     after_cr: bool,
     /// The data so far, at most seven bytes: enough to know `[DONE]`.
     head: Vec<u8>,
+    /// Bytes since the last event's end.
+    unfinished: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -283,6 +278,7 @@ enum Part {
 impl Lines {
     fn feed(&mut self, bytes: &[u8], scanner: &mut Scanner, seen: &mut Seen) {
         let mut rest = bytes;
+        self.unfinished = self.unfinished.saturating_add(bytes.len());
         while let Some((byte, after)) = rest.split_first() {
             if *byte == b'\n' && std::mem::take(&mut self.after_cr) {
                 rest = after;
@@ -290,7 +286,9 @@ impl Lines {
             }
             self.after_cr = *byte == b'\r';
             if matches!(byte, b'\n' | b'\r') {
-                self.line_ends(scanner, seen);
+                if self.line_ends(scanner, seen) {
+                    self.unfinished = after.len();
+                }
                 rest = after;
             } else if self.part == Part::Name {
                 self.name_byte(*byte);
@@ -320,10 +318,12 @@ impl Lines {
         }
     }
 
-    fn line_ends(&mut self, scanner: &mut Scanner, seen: &mut Seen) {
+    /// Gives whether the event has ended with it.
+    fn line_ends(&mut self, scanner: &mut Scanner, seen: &mut Seen) -> bool {
+        // An empty line ends the event.
+        let ends = self.part == Part::Name && self.name.is_empty();
         match self.part {
-            // An empty line ends the event.
-            Part::Name if self.name.is_empty() => {
+            _ if ends => {
                 if self.head == b"[DONE]" {
                     seen.stream_done();
                 }
@@ -336,5 +336,6 @@ impl Lines {
         }
         self.name.clear();
         self.part = Part::Name;
+        ends
     }
 }

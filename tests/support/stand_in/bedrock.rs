@@ -73,7 +73,7 @@ pub fn call(
     let number = world.next_call();
     let line = chat::line(number, "bedrock", path, &ask, stream);
     let usage = !ask.directive.no_usage;
-    let delivery = Delivery { world: Arc::clone(world), line, plan: plan.clone(), directive: ask.directive };
+    let delivery = Delivery::new(world, line, plan.clone(), ask.directive);
     match (converse, stream) {
         (true, false) => delivery.whole(&conversed(&plan, usage)),
         (true, true) => delivery.stream_as(FRAMES, conversing(&plan, usage)),

@@ -55,7 +55,7 @@ pub fn completions(world: &Arc<World>, body: &Value, bytes: u64, extra: Option<&
     let call = world.next_call();
     let line = line(call, "openai", "/v1/chat/completions", &ask, stream);
     let shape = Shape { call, model: ask.model.clone(), include, usage: !ask.directive.no_usage };
-    let delivery = Delivery { world: Arc::clone(world), line, plan: plan.clone(), directive: ask.directive };
+    let delivery = Delivery::new(world, line, plan.clone(), ask.directive);
     if stream { delivery.stream(shape.events(&plan)) } else { delivery.whole(&shape.whole(&plan)) }
 }
 
@@ -181,5 +181,5 @@ pub fn embeddings(world: &Arc<World>, body: &Value, bytes: u64, extra: Option<&s
     }
     let line = line(world.next_call(), "openai", "/v1/embeddings", &ask, false);
     let plan = Plan { pieces: Vec::new(), tool: None, tokens, capped: false };
-    Delivery { world: Arc::clone(world), line, plan, directive: ask.directive }.whole(&value)
+    Delivery::new(world, line, plan, ask.directive).whole(&value)
 }

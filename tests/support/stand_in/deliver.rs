@@ -11,6 +11,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper::{Response, StatusCode, header};
 use serde_json::{Value, json};
 use std::io;
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -84,9 +85,18 @@ pub struct Delivery {
     pub plan: Plan,
     /// What the test asked for.
     pub directive: Directive,
+    /// The connection's socket.
+    pub socket: Option<RawFd>,
 }
 
 impl Delivery {
+    /// On the connection that is being served.
+    #[must_use]
+    pub fn new(world: &Arc<World>, line: Line, plan: Plan, directive: Directive) -> Delivery {
+        let socket = super::serve::SOCKET.try_with(|socket| *socket).ok().flatten();
+        Delivery { world: Arc::clone(world), line, plan, directive, socket }
+    }
+
     fn started(&self) {
         self.world.log.write(&json!({"event": "started", "call": self.line.call, "id": self.line.id}));
     }
@@ -144,13 +154,58 @@ impl Delivery {
         response
     }
 
+    /// The same as messages of a socket: the data of each event. An error breaks the socket off.
+    #[must_use]
+    pub fn messages(self, events: Vec<Event>) -> mpsc::Receiver<Result<String, io::Error>> {
+        self.started();
+        let (tell, told) = mpsc::channel(1);
+        let (feed, mut flow) = mpsc::channel(1);
+        tokio::spawn(self.feed(feed, events));
+        tokio::spawn(async move {
+            while let Some(frame) = flow.recv().await {
+                let text = frame.map(|frame| {
+                    let event = frame.into_data().unwrap_or_default();
+                    let event = String::from_utf8_lossy(&event).into_owned();
+                    event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or_default().to_owned()
+                });
+                if tell.send(text).await.is_err() {
+                    return;
+                }
+            }
+        });
+        told
+    }
+
+    /// Stands still until it is told to go on, or nobody listens.
+    async fn stop(&self, feed: &Feed) {
+        let gate = super::sites::gate(self.line.id.as_deref().unwrap_or_default());
+        tokio::select! {
+            () = gate.notified() => {}
+            () = feed.closed() => {}
+        }
+    }
+
+    /// Breaks the connection off.
+    async fn cut(&self, feed: &Feed) {
+        if let (true, Some(socket)) = (self.directive.reset, self.socket) {
+            // What was sent before is on its way by then.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            super::serve::reset_at_close(socket);
+        }
+        let _gone = feed.send(Err(io::Error::other("cut on request"))).await;
+    }
+
     async fn feed(self, feed: Feed, events: Vec<Event>) {
         let all = self.plan.pieces.len();
         let mut done = 0;
         let mut usage_sent = false;
+        let count = events.len();
         for (index, event) in events.into_iter().enumerate() {
+            if self.directive.stop == Some(index) {
+                self.stop(&feed).await;
+            }
             if self.directive.cut == Some(index) {
-                let _gone = feed.send(Err(io::Error::other("cut on request"))).await;
+                self.cut(&feed).await;
                 return self.ended(Some((done, all)), usage_sent);
             }
             if event.usage && self.directive.late_usage {
@@ -165,6 +220,12 @@ impl Delivery {
             if !self.directive.slow.is_zero() {
                 tokio::time::sleep(self.directive.slow).await;
             }
+        }
+        if self.directive.stop == Some(count) {
+            self.stop(&feed).await;
+        }
+        if self.directive.cut == Some(count) {
+            self.cut(&feed).await;
         }
         self.ended(None, usage_sent);
     }

@@ -10,6 +10,9 @@
 //! | `cached=N` | N of the input tokens were read from a cache |
 //! | `slow=MS` | a pause between two events of a stream |
 //! | `cut=N` | the connection breaks after N events |
+//! | `reset` | it breaks with a reset |
+//! | `stop=N` | the stream stands still after N events until `/go/ID` is asked of a site, or nobody listens |
+//! | `beyond=N` | N tokens of a hundred letters each are generated, whatever the cap |
 //! | `no-usage` | the answer does not say what it cost, and it is billed |
 //! | `late-usage` | the usage comes after a pause |
 //! | `status=N` | the answer is the provider's error N, not billed |
@@ -36,6 +39,12 @@ pub struct Directive {
     pub slow: Duration,
     /// Break after this many events.
     pub cut: Option<usize>,
+    /// Break with a reset.
+    pub reset: bool,
+    /// Stand still after this many events.
+    pub stop: Option<usize>,
+    /// Generate this many tokens, whatever the cap.
+    pub beyond: Option<u64>,
     /// Leave the usage out.
     pub no_usage: bool,
     /// Send the usage late.
@@ -76,6 +85,9 @@ impl Directive {
                 "cached" => self.cached = number(),
                 "slow" => self.slow = Duration::from_millis(number()),
                 "cut" => self.cut = usize::try_from(number()).ok(),
+                "reset" => self.reset = true,
+                "stop" => self.stop = usize::try_from(number()).ok(),
+                "beyond" => self.beyond = Some(number()),
                 "no-usage" => self.no_usage = true,
                 "late-usage" => self.late_usage = true,
                 "status" => self.status = u16::try_from(number()).ok(),

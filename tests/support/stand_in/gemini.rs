@@ -59,7 +59,7 @@ pub fn call(
     let Some(plan) = plan::plan(&ask) else { return error(404, &format!("models/{model} is not found")) };
     let line = chat::line(world.next_call(), "google", path, &ask, stream);
     let shape = Shape { model: ask.model.clone(), usage: !ask.directive.no_usage };
-    let delivery = Delivery { world: Arc::clone(world), line, plan: plan.clone(), directive: ask.directive };
+    let delivery = Delivery::new(world, line, plan.clone(), ask.directive);
     if !stream {
         return delivery.whole(&shape.part(&plan.pieces.concat(), Some(&plan), plan.tokens.output, &plan));
     }

@@ -47,7 +47,7 @@ pub fn create(world: &Arc<World>, body: &Value, bytes: u64, extra: Option<&str>)
     let call = world.next_call();
     let line = chat::line(call, "anthropic", "/v1/messages", &ask, stream);
     let shape = Shape { call, model: ask.model.clone(), usage: !ask.directive.no_usage };
-    let delivery = Delivery { world: Arc::clone(world), line, plan: plan.clone(), directive: ask.directive };
+    let delivery = Delivery::new(world, line, plan.clone(), ask.directive);
     if stream { delivery.stream(shape.events(&plan)) } else { delivery.whole(&shape.whole(&plan)) }
 }
 

@@ -38,6 +38,11 @@ pub const KNOWN: &[&str] = &[
     "ssh.example",
     "grpc.example",
     "db.example",
+    "api.deepseek.com",
+    "api.x.ai",
+    "openrouter.ai",
+    "api.together.xyz",
+    "mine.openai.azure.com",
 ];
 
 /// The address of the first of them, unless the command line says another.

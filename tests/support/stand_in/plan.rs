@@ -63,6 +63,10 @@ pub fn plan(ask: &Ask) -> Option<Plan> {
             script::Turn::Done(text) => Plan { pieces: vec![text], tool: None, tokens, capped: false },
         });
     }
+    if let Some(output) = ask.directive.beyond {
+        let pieces = (0..output).map(|n| format!("{}{n} ", "x".repeat(100))).collect();
+        return Some(Plan { pieces, tool: None, tokens: Tokens { output, ..tokens }, capped: false });
+    }
     let wanted = ask.directive.output.unwrap_or(64);
     let shown = wanted.min(limit);
     tokens.output = if ask.directive.max { limit } else { shown };

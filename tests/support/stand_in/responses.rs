@@ -10,19 +10,46 @@ use hyper::Response;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// `POST /v1/responses`.
+/// One call on a socket.
+#[derive(Debug)]
+pub struct Turn {
+    /// The response's id.
+    pub id: String,
+    /// Its events.
+    pub events: Vec<Event>,
+    /// What sends and bills it.
+    pub delivery: Delivery,
+}
+
+/// A `response.create` whose input has `bytes`. `None` for a model that is not served.
 #[must_use]
-pub fn create(world: &Arc<World>, body: &Value, bytes: u64, extra: Option<&str>) -> Response<Out> {
+pub fn turn(world: &Arc<World>, body: &Value, bytes: u64) -> Option<Turn> {
+    let ask = asked(body, bytes, None);
+    let plan = plan::plan(&ask)?;
+    let call = world.next_call();
+    let line = chat::line(call, "openai", "/v1/responses", &ask, true);
+    let shape = Shape { call, model: ask.model.clone(), usage: !ask.directive.no_usage };
+    let events = shape.events(&plan);
+    Some(Turn { id: format!("resp_standin{call}"), events, delivery: Delivery::new(world, line, plan, ask.directive) })
+}
+
+fn asked(body: &Value, bytes: u64, extra: Option<&str>) -> Ask {
     let results = ["function_call_output", "custom_tool_call_output", "local_shell_call_output"];
     let items = body["input"].as_array().into_iter().flatten();
-    let ask = Ask {
+    Ask {
         model: body["model"].as_str().unwrap_or_default().to_owned(),
         bytes,
         cap: body["max_output_tokens"].as_u64(),
         directive: chat::directive(&body["input"], extra),
         tool_results: items.filter(|item| results.iter().any(|kind| item["type"] == *kind)).count(),
         tools: tools(body),
-    };
+    }
+}
+
+/// `POST /v1/responses`.
+#[must_use]
+pub fn create(world: &Arc<World>, body: &Value, bytes: u64, extra: Option<&str>) -> Response<Out> {
+    let ask = asked(body, bytes, extra);
     if let Some(status) = ask.directive.status {
         return chat::error(status, "The stand-in was asked to fail.");
     }
@@ -33,7 +60,7 @@ pub fn create(world: &Arc<World>, body: &Value, bytes: u64, extra: Option<&str>)
     let call = world.next_call();
     let line = chat::line(call, "openai", "/v1/responses", &ask, stream);
     let shape = Shape { call, model: ask.model.clone(), usage: !ask.directive.no_usage };
-    let delivery = Delivery { world: Arc::clone(world), line, plan: plan.clone(), directive: ask.directive };
+    let delivery = Delivery::new(world, line, plan.clone(), ask.directive);
     if stream { delivery.stream(shape.events(&plan)) } else { delivery.whole(&shape.response(&plan, true)) }
 }
 

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::io::Read as _;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -35,6 +36,7 @@ pub async fn tls(world: Arc<World>, address: SocketAddr) -> Result<()> {
         while let Ok((stream, peer)) = listener.accept().await {
             let (world, settings, asking) = (Arc::clone(&world), Arc::clone(&settings), Arc::clone(&asking));
             tokio::spawn(async move {
+                let socket = stream.as_raw_fd();
                 let accepted = async {
                     let start = tokio_rustls::LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
                     let asks = start.client_hello().server_name() == Some(root::ASKS_FOR_A_CERTIFICATE);
@@ -43,7 +45,7 @@ pub async fn tls(world: Arc<World>, address: SocketAddr) -> Result<()> {
                 match accepted.await {
                     Ok(stream) => {
                         let sni = stream.get_ref().1.server_name().map(str::to_owned);
-                        connection(world, stream, peer, sni).await;
+                        connection(world, stream, peer, sni, Some(socket)).await;
                     }
                     Err(error) => world
                         .log
@@ -63,7 +65,7 @@ pub async fn plain(world: Arc<World>, address: SocketAddr) -> Result<()> {
     let listener = listen(address).await?;
     tokio::spawn(async move {
         while let Ok((stream, peer)) = listener.accept().await {
-            tokio::spawn(connection(Arc::clone(&world), stream, peer, None));
+            tokio::spawn(connection(Arc::clone(&world), stream, peer, None, None));
         }
     });
     Ok(())
@@ -81,7 +83,6 @@ async fn listen(address: SocketAddr) -> Result<TcpListener> {
 
 /// Leaves IPv4 to the other listener.
 fn only_v6(socket: &tokio::net::TcpSocket) -> Result<()> {
-    use std::os::fd::AsRawFd as _;
     let on: libc::c_int = 1;
     let size = libc::socklen_t::try_from(size_of::<libc::c_int>())?;
     // SAFETY: the descriptor is open for the call, and `on` is a c_int of the size given.
@@ -92,13 +93,26 @@ fn only_v6(socket: &tokio::net::TcpSocket) -> Result<()> {
     Ok(())
 }
 
-async fn connection<S>(world: Arc<World>, stream: S, peer: SocketAddr, sni: Option<String>)
+tokio::task_local! {
+    /// The socket of the connection that is being served.
+    pub static SOCKET: Option<RawFd>;
+}
+
+/// Makes the socket's close a reset. A number, because whoever holds the socket open keeps it from closing.
+pub fn reset_at_close(socket: RawFd) {
+    let now = libc::linger { l_onoff: 1, l_linger: 0 };
+    let size = u32::try_from(size_of::<libc::linger>()).unwrap_or(0);
+    // SAFETY: `now` is a linger of the size given; a descriptor that is no socket any more is an error.
+    unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const now).cast(), size) };
+}
+
+async fn connection<S>(world: Arc<World>, stream: S, peer: SocketAddr, sni: Option<String>, socket: Option<RawFd>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request| {
         let (world, sni) = (Arc::clone(&world), sni.clone());
-        async move { Ok::<_, Infallible>(route(world, request, peer, sni).await) }
+        SOCKET.scope(socket, async move { Ok::<_, Infallible>(route(world, request, peer, sni).await) })
     });
     // Clients break off all the time; the bill, not this error, says what happened to a call.
     let _ended = Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(TokioIo::new(stream), service).await;
@@ -141,6 +155,11 @@ async fn route(world: Arc<World>, request: Request<Incoming>, peer: SocketAddr, 
 }
 
 async fn api(world: &Arc<World>, host: &str, path: &str, request: Request<Incoming>) -> Response<Out> {
+    // Only to who asks for it, so that agents find the road without.
+    let socket = request.headers().get("x-stand-in").is_some_and(|value| value == "socket");
+    if websocket::asked(&request) && socket && path == "/v1/responses" {
+        return websocket::responses(Arc::clone(world), request);
+    }
     if websocket::asked(&request) {
         // Nothing here meters a WebSocket: whoever lets one through to a model lets an unmetered call through.
         world.log.write(&json!({"event": "websocket_to_a_model", "host": host, "path": path}));
@@ -150,6 +169,9 @@ async fn api(world: &Arc<World>, host: &str, path: &str, request: Request<Incomi
         let data: Vec<Value> =
             bill::models().map(|id| json!({"id": id, "object": "model", "owned_by": "stand-in"})).collect();
         return answer(200, &json!({"object": "list", "data": data}));
+    }
+    if request.method() == Method::POST && host == "api.openai.com" && path == "/v1/images/generations" {
+        return tools::picture(world, path);
     }
     let path = path.strip_prefix("/openai").filter(|_| host == "api.groq.com").unwrap_or(path);
     let call = matches!(path, "/v1/chat/completions" | "/v1/responses" | "/v1/embeddings" | "/v1/messages");

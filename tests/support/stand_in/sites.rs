@@ -29,7 +29,9 @@ use tokio::sync::Notify;
 
 static GATES: LazyLock<Mutex<HashMap<String, Arc<Notify>>>> = LazyLock::new(Mutex::default);
 
-fn gate(name: &str) -> Arc<Notify> {
+/// What `/go/NAME` opens.
+#[must_use]
+pub fn gate(name: &str) -> Arc<Notify> {
     let mut gates = GATES.lock().unwrap_or_else(PoisonError::into_inner);
     Arc::clone(gates.entry(name.to_owned()).or_default())
 }

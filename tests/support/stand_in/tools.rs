@@ -11,8 +11,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 /// Nano-USD for a call of each.
-const PRICES: &[(&str, u64)] =
-    &[("search", 10_000_000), ("lookup", 0), ("delete_everything", 1), ("/geocode", 5_000_000)];
+const PRICES: &[(&str, u64)] = &[
+    ("search", 10_000_000),
+    ("lookup", 0),
+    ("delete_everything", 1),
+    ("/geocode", 5_000_000),
+    ("/v1/images/generations", 40_000_000),
+];
 
 fn price(name: &str) -> Option<u64> {
     PRICES.iter().find(|(known, _)| *known == name).map(|(_, nano)| *nano)
@@ -45,6 +50,13 @@ pub async fn serve(world: &World, request: Request<Incoming>) -> Response<Out> {
         return response;
     }
     answered(world, &message)
+}
+
+/// `POST /v1/images/generations`: one picture of one pixel.
+#[must_use]
+pub fn picture(world: &World, path: &str) -> Response<Out> {
+    bill(world, "openai", "picture", path, price(path).unwrap_or(0));
+    answer(200, &json!({"created": 1_795_000_000, "data": [{"b64_json": "AAAA"}]}))
 }
 
 fn answered(world: &World, message: &Value) -> Response<Out> {

@@ -114,6 +114,58 @@ async fn an_upstream_that_breaks_off_is_charged_in_full() {
     assert_eq!(outcome.cost, outcome.hold);
 }
 
+/// A stream that costs more than is held ends in the provider's own error, whole events before it, and is settled before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_passes_its_hold_is_ended_in_words_and_charged_truly() {
+    for told in ["1", "0"] {
+        let world = World::new(Speaks::Both).await;
+        let mut client = world.http1("api.openai.com").await;
+        let request = |header| Request::builder().method("POST").uri("/v1/chat/completions").header("x-greedy", header);
+        let request = |header| request(header).header("Host", "api.openai.com").body(full(STREAMED)).expect("request");
+        let answer = client.send_request(request(told)).await.expect("answer");
+        let body = answer.into_body().collect().await.expect("a clean end").to_bytes();
+        world.stages.written().await;
+        let outcome = outcome(&world.stages.records()).cloned().expect("the outcome came before the last byte");
+        assert_eq!(outcome.reason.as_deref(), Some("hold_passed"));
+        // 10 tokens at 0.15 and 99,000 at 0.60 USD a million.
+        match told {
+            "1" => assert_eq!((outcome.settle.as_deref(), outcome.cost), (Some("settled"), Some(59_401_500))),
+            _ => assert_eq!(outcome.settle.as_deref(), Some("charged_max")),
+        }
+        assert!(outcome.cost > outcome.hold, "{outcome:?}");
+        let text = std::str::from_utf8(&body).expect("text");
+        let data: Vec<serde_json::Value> = text
+            .split("\n\n")
+            .filter_map(|event| event.trim_start().strip_prefix("data: "))
+            .map(|data| serde_json::from_str(data).expect("every event is whole"))
+            .collect();
+        let (error, before) = data.split_last().expect("events");
+        assert!(before.len() > 100 && before.iter().all(|event| event["choices"].is_array()));
+        assert!(error["error"]["message"].as_str().is_some_and(|said| said.starts_with("Caracal ended this answer")));
+        // What is asked again is refused, once, in words.
+        let again = client.send_request(request(told)).await.expect("answer");
+        assert_eq!(again.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(again.headers().get("x-caracal-reason").expect("reason"), "price_unknown");
+    }
+}
+
+/// The same where nobody listens any more: what is charged is the bill, and not the hold that it has passed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_passes_its_hold_unheard_is_charged_truly() {
+    let world = World::new(Speaks::Both).await;
+    let mut client = world.http1("api.openai.com").await;
+    let request = Request::builder().method("POST").uri("/v1/chat/completions").header("x-greedy", "0");
+    let request = request.header("Host", "api.openai.com").body(full(STREAMED)).expect("request");
+    let mut answer = client.send_request(request).await.expect("answer");
+    answer.body_mut().frame().await.expect("frame").expect("data");
+    drop(answer);
+    drop(client);
+    let outcome = outcome_of(&world).await;
+    assert_eq!((outcome.settle.as_deref(), outcome.reason.as_deref()), (Some("charged_max"), Some("hold_passed")));
+    assert!(outcome.cost > outcome.hold, "{outcome:?}");
+    assert_eq!(world.stages.budgets.frozen().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_was_not_sent_is_released() {
     let world = World::new(Speaks::Clear).await;

@@ -360,6 +360,28 @@ async fn upstream(mut request: Request<Incoming>, log: Arc<UpstreamLog>) -> Resu
             answer.headers_mut().insert("content-type", "text/event-stream".parse().expect("value"));
             answer
         }
+        // More than any cap, in whole events and pieces of them, and then what it costs.
+        "/v1/chat/completions" if request.headers().contains_key("x-greedy") => {
+            let told = request.headers()["x-greedy"] == "1";
+            let (sender, body) = tokio::sync::mpsc::channel(1);
+            tokio::spawn(async move {
+                let word = "x".repeat(120);
+                let event =
+                    format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{word} \"}}}}]}}\n\n");
+                let answer = event.repeat(12_000);
+                for piece in answer.as_bytes().chunks(5_001) {
+                    if sender.send(Frame::data(Bytes::copy_from_slice(piece))).await.is_err() {
+                        return;
+                    }
+                }
+                if told {
+                    sender.send(Frame::data(Bytes::from("data: {\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":99000,\"total_tokens\":99010},\"choices\":[]}\n\ndata: [DONE]\n\n"))).await.ok();
+                }
+            });
+            let mut answer = Response::new(Channel(body).boxed_unsync());
+            answer.headers_mut().insert("content-type", "text/event-stream".parse().expect("value"));
+            answer
+        }
         "/v1/chat/completions" if request.headers().contains_key("x-fail") => {
             let mut answer = Response::new(full("{\"error\":{\"message\":\"slow down\"}}"));
             *answer.status_mut() = StatusCode::TOO_MANY_REQUESTS;

@@ -32,6 +32,18 @@ impl Aws {
         }
     }
 
+    /// What is billed at least: what is told so far.
+    pub(super) fn so_far(&self) -> Usage {
+        Usage {
+            input: self.input.unwrap_or(0),
+            cache_read: self.cache_read,
+            cache_write_5m: self.cache_write.saturating_sub(self.long_write),
+            cache_write_1h: self.long_write,
+            output: self.output.unwrap_or(0),
+            ..Usage::default()
+        }
+    }
+
     /// The usage, if it is whole: `inputTokens` counts neither what was read from the cache nor what was written to it.
     pub(super) fn usage(&self, long_cache: bool) -> Option<Usage> {
         let (input, output) = (self.input?, self.output?);
@@ -66,8 +78,9 @@ pub(super) fn scalar(seen: &mut Seen, path: &[&str], value: Scalar<'_>) {
             _ => {}
         },
         (["usage", "cacheDetails", "*", "inputTokens"], Scalar::Number(value)) => aws.entry.0 = value,
-        (["usage", "cacheDetails", "*", "ttl"], Scalar::Text(ttl)) => aws.entry.1 = ttl != "5m",
-        (["serviceTier", "type"], Scalar::Text(name)) => seen.terms.tier = super::tier(name),
+        (["usage", "cacheDetails", "*", "ttl"], Scalar::Text(ttl, _)) => aws.entry.1 = ttl != "5m",
+        (["delta", "text"] | ["delta", "toolUse", "input"], Scalar::Text(_, size)) => seen.written(size),
+        (["serviceTier", "type"], Scalar::Text(name, _)) => seen.terms.tier = super::tier(name),
         _ => {}
     }
 }

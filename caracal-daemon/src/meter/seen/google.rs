@@ -4,7 +4,7 @@
 
 use super::Seen;
 use crate::event::Usage;
-use crate::meter::scan::Scalar;
+use crate::meter::scan::{Scalar, Size};
 
 /// What Gemini has said so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,6 +22,8 @@ pub(super) struct Google {
     seen: bool,
     /// The document being read has told usage.
     fresh: bool,
+    /// Of the part that is being read: its text, and that it is a thought, of which only a summary is shown.
+    part: (Size, bool),
 }
 
 impl Google {
@@ -40,6 +42,17 @@ impl Google {
             web_searches: u64::from(self.grounded),
             ..Usage::default()
         })
+    }
+
+    /// What is billed at least: what is told so far.
+    pub(super) fn so_far(&self) -> Usage {
+        Usage {
+            input: self.prompt.saturating_sub(self.cached).saturating_add(self.tools),
+            cache_read: self.cached,
+            output: self.candidates.saturating_add(self.thoughts),
+            web_searches: u64::from(self.grounded),
+            ..Usage::default()
+        }
     }
 
     /// Whether `candidates` have all stopped, or the prompt was blocked.
@@ -71,11 +84,13 @@ pub(super) fn scalar(seen: &mut Seen, path: &[&str], value: Scalar<'_>) {
             };
             *place = value;
         }
-        (["candidates", "*", "finishReason"], Scalar::Text(_)) => google.stopped += 1,
-        (["promptFeedback", "blockReason"], Scalar::Text(_)) => google.blocked = true,
+        (["candidates", "*", "content", "parts", "*", "text"], Scalar::Text(_, size)) => google.part.0 = size,
+        (["candidates", "*", "content", "parts", "*", "thought"], _) => google.part.1 = true,
+        (["candidates", "*", "finishReason"], Scalar::Text(..)) => google.stopped += 1,
+        (["promptFeedback", "blockReason"], Scalar::Text(..)) => google.blocked = true,
         (["candidates", "*", "groundingMetadata", "webSearchQueries", ..], _) => google.grounded = true,
-        (["modelVersion"], Scalar::Text(name)) if !name.is_empty() => seen.model = Some(name.into()),
-        (["usageMetadata", "serviceTier"] | ["serviceTier"], Scalar::Text(name)) => {
+        (["modelVersion"], Scalar::Text(name, _)) if !name.is_empty() => seen.model = Some(name.into()),
+        (["usageMetadata", "serviceTier"] | ["serviceTier"], Scalar::Text(name, _)) => {
             seen.terms.tier = super::tier(&name.to_ascii_lowercase());
         }
         _ => {}
@@ -83,8 +98,14 @@ pub(super) fn scalar(seen: &mut Seen, path: &[&str], value: Scalar<'_>) {
 }
 
 pub(super) fn closed(seen: &mut Seen, path: &[&str]) {
-    if bare(path) == ["usageMetadata"] {
-        (seen.google.seen, seen.google.fresh) = (true, true);
+    match bare(path) {
+        ["usageMetadata"] => (seen.google.seen, seen.google.fresh) = (true, true),
+        ["candidates", "*", "content", "parts", "*"] => {
+            if let (size, false) = std::mem::take(&mut seen.google.part) {
+                seen.written(size);
+            }
+        }
+        _ => {}
     }
     // The end of a document, be it the answer, an event, or a place in the array.
     if path.is_empty() || path == ["*"] {

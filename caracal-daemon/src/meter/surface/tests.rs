@@ -61,9 +61,19 @@ fn side_paths_of_the_agents_are_free() {
 #[test]
 fn litellm_40010_a_websocket_is_never_unmetered() {
     let headers = HeaderMap::from_iter([(UPGRADE, http::HeaderValue::from_static("websocket"))]);
-    for path in ["/v1/responses", "/v1/realtime?model=gpt-realtime", "/v1/models"] {
+    for path in ["/v1/responses", "/v1/realtime_x", "/v1/models"] {
         let is = surface(&[], "api.openai.com", &Method::GET, path, &headers);
         assert_eq!(is, Surface::Websocket(Provider::OpenAi), "{path}");
+    }
+    const LIVE: &str = "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent?key=x";
+    for (host, path, provider) in [
+        ("api.openai.com", "/v1/realtime?model=gpt-realtime", Provider::OpenAi),
+        ("mine.openai.azure.com", "/openai/realtime?deployment=d", Provider::Azure),
+        ("api.x.ai", "/v1/realtime", Provider::Xai),
+        ("generativelanguage.googleapis.com", LIVE, Provider::Google),
+    ] {
+        let is = surface(&[], host, &Method::GET, path, &headers);
+        assert_eq!(is, Surface::Unmetered(provider, Unmetered::Realtime), "{host}{path}");
     }
     let is = surface(&[], "chatgpt.com", &Method::GET, "/backend-api/codex/responses", &headers);
     assert_eq!(is, Surface::Websocket(Provider::OpenAi));
@@ -105,6 +115,9 @@ fn gemini_bedrock_and_the_compatible_are_known() {
             "/openai/deployments/d/images/generations",
             Surface::Unmetered(Azure, Unmetered::Images),
         ),
+        ("mine.openai.azure.com", "/openai/batches", Surface::Unmetered(Azure, Unmetered::Batch)),
+        ("mine.openai.azure.com", "/openai/realtime", Surface::Unmetered(Azure, Unmetered::Realtime)),
+        ("mine.openai.azure.com", "/openai/files", Surface::Unknown(Azure)),
         ("mine.openai.azure.com", "/openai/deployments/../d/chat/completions", Surface::Unknown(Azure)),
         ("mine.openai.azure.com", "/openai/v1/responses", Surface::Paid(Azure, Responses)),
         ("api.mistral.ai", "/v1/chat/completions", Surface::Paid(Mistral, Chat)),

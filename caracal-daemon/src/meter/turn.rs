@@ -1,0 +1,220 @@
+//! Responses over a WebSocket: each `response.create` of the agent's is a paid call, and goes on from a response before it
+//! whose input is not in the message. Takes messages of either side; gives calls, and what an answer's message ends.
+//! Source: <https://platform.openai.com/docs/guides/websocket-mode>.
+//!
+//! What a chain has so far is bounded by what was seen of it: the input that its last response was held for, and the tokens
+//! that this answered with, or could. A response that this socket has not seen counts as the model's longest input.
+
+use super::body::{decode, text, walk};
+use super::usage::UsageReader;
+use super::{Call, Meter, Operation, Provider, openai, refuse_agent};
+use crate::event::Usage;
+use crate::refusal::{Reason, Refusal};
+use bytes::Bytes;
+use http::HeaderMap;
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::collections::VecDeque;
+
+/// Responses of one socket that are remembered.
+const MOST_RESPONSES: usize = 64;
+
+/// What was seen of the responses of one socket: their ids, and the tokens that a call has which goes on from them, at most.
+#[derive(Debug, Default)]
+pub struct Chain(VecDeque<(String, u64)>);
+
+impl Chain {
+    /// The response to `call` has ended, of at most `cap` output tokens, and with `usage` if that was told.
+    pub fn add(&mut self, id: String, call: &Call, cap: Option<u64>, usage: Option<&Usage>) {
+        let cap = cap.unwrap_or_else(|| call.ceiling());
+        let output = usage.map_or(cap, |usage| usage.output);
+        // What a search found goes on with the chain, and was not seen.
+        let found = if call.max_searches() > 0 { u64::MAX } else { 0 };
+        self.0.push_back((id, call.first_pass().saturating_add(output).saturating_add(found)));
+        if self.0.len() > MOST_RESPONSES {
+            self.0.pop_front();
+        }
+    }
+
+    fn tokens(&self, id: &str) -> Option<u64> {
+        self.0.iter().rev().find(|(known, _)| known == id).map(|(_, tokens)| *tokens)
+    }
+}
+
+/// A message of the agent's.
+#[derive(Debug)]
+pub enum Message {
+    /// A paid call.
+    Create(Box<Call>),
+    /// It costs nothing.
+    Free,
+}
+
+/// What a message of the provider's says of the call that is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It goes on.
+    More,
+    /// It has ended; the response's id, if it has one.
+    Ended(Option<String>),
+    /// The provider refused it.
+    Refused,
+}
+
+impl Meter {
+    /// Reads a message of the agent's.
+    ///
+    /// # Errors
+    /// As [`Meter::read`], and a type of message that is not known to cost nothing.
+    pub fn message(&self, provider: Provider, chain: &Chain, message: &Bytes) -> Result<Message, Refusal> {
+        let decoded = decode(&HeaderMap::new(), message, self.body_limit)?;
+        let text = text(&decoded.bytes)?;
+        let walked = walk(text)?;
+        let (kind, previous) = openai::turn(text)?;
+        match kind.as_str() {
+            "response.create" => {}
+            "response.cancel" => return Ok(Message::Free),
+            _ => {
+                let shown: String = kind.chars().filter(char::is_ascii_graphic).take(48).collect();
+                return Err(refuse_agent(
+                    Reason::WebsocketUnmetered,
+                    format!(
+                        "does not pass a message of type {shown:?} on: it may cost anything. Send response.create."
+                    ),
+                ));
+            }
+        }
+        let mut shape = openai::responses(text, walked, true)?;
+        shape.stream = true;
+        if let Some(previous) = previous {
+            match chain.tokens(&previous) {
+                Some(tokens) => shape.earlier = tokens,
+                None => shape.whole_context = true,
+            }
+        }
+        let call = self.call(provider, Operation::Responses, shape, decoded.bytes, false)?;
+        Ok(Message::Create(Box::new(call)))
+    }
+}
+
+impl Call {
+    /// Reads the usage of an answer that comes in messages, each of which is fed whole.
+    #[must_use]
+    pub fn reader_of_messages(&self) -> UsageReader {
+        UsageReader::of_messages(&self.shape)
+    }
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(default, borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(default, borrow)]
+    response: Option<Response<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Response<'a> {
+    #[serde(default, borrow)]
+    id: Option<Cow<'a, str>>,
+}
+
+/// What a message of the provider's says. `begun`: the open call has a response already.
+#[must_use]
+pub fn said(message: &[u8], begun: bool) -> Said {
+    let Ok(event) = serde_json::from_slice::<Event<'_>>(message) else { return Said::More };
+    match &*event.kind {
+        "response.completed" | "response.incomplete" | "response.failed" | "response.cancelled" => {
+            Said::Ended(event.response.and_then(|response| response.id).map(Cow::into_owned))
+        }
+        "error" if begun => Said::Ended(None),
+        "error" => Said::Refused,
+        _ => Said::More,
+    }
+}
+
+/// A message of the agent's that may come while a call is open.
+#[must_use]
+pub fn is_cancel(message: &[u8]) -> bool {
+    serde_json::from_slice::<Event<'_>>(message).is_ok_and(|event| event.kind == "response.cancel")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meter::PriceBook;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    fn create(more: &str) -> Bytes {
+        format!(
+            r#"{{"type":"response.create","model":"gpt-5-mini","max_output_tokens":100,"input":"{}"{more}}}"#,
+            "x".repeat(1_000)
+        )
+        .into()
+    }
+
+    fn call(meter: &Meter, chain: &Chain, message: &Bytes) -> Result<Call, Refusal> {
+        match meter.message(Provider::OpenAi, chain, message)? {
+            Message::Create(call) => Ok(*call),
+            Message::Free => Err(refuse_agent(Reason::PriceUnknown, "is free.".to_owned())),
+        }
+    }
+
+    #[test]
+    fn a_chain_is_held_for_all_that_was_seen_of_it() -> Outcome {
+        let (meter, mut chain) = (Meter::new(PriceBook::built_in()?, []), Chain::default());
+        let first = call(&meter, &chain, &create(""))?;
+        let own = first.first_pass();
+        chain.add("r1".to_owned(), &first, Some(100), None);
+        let second = call(&meter, &chain, &create(r#","previous_response_id":"r1""#))?;
+        // The message is longer by the member.
+        assert_eq!(second.first_pass(), own + 28 + own + 100);
+        let usage = Usage { output: 7, ..Usage::default() };
+        chain.add("r2".to_owned(), &second, Some(100), Some(&usage));
+        let third = call(&meter, &chain, &create(r#","previous_response_id":"r2""#))?;
+        assert_eq!(third.first_pass(), own + 28 + second.first_pass() + 7);
+        let unknown = call(&meter, &chain, &create(r#","previous_response_id":"other""#))?;
+        assert!(unknown.first_pass() >= 200_000, "the longest input: {}", unknown.first_pass());
+        for n in 0..MOST_RESPONSES {
+            chain.add(format!("later{n}"), &first, None, None);
+        }
+        assert_eq!(chain.tokens("r1"), None, "only so many are remembered");
+        Ok(())
+    }
+
+    #[test]
+    fn other_messages_are_refused_by_type() -> Outcome {
+        let (meter, chain) = (Meter::new(PriceBook::built_in()?, []), Chain::default());
+        let read = |text: &str| meter.message(Provider::OpenAi, &chain, &Bytes::copy_from_slice(text.as_bytes()));
+        assert!(matches!(read(r#"{"type":"response.cancel"}"#)?, Message::Free));
+        for text in [r#"{"type":"session.update"}"#, r#"{"type":"response.create\u0000"}"#, "{}", r#"{"type":null}"#] {
+            let refusal = read(text).err().ok_or("passed")?;
+            assert_eq!(refusal.reason, Reason::WebsocketUnmetered, "{text}");
+        }
+        for text in ["", "[]", r#"{"type":"response.create","type":"response.cancel"}"#, r#"{"type":7}"#] {
+            assert!(read(text).is_err(), "{text}");
+        }
+        let stored = read(r#"{"type":"response.create","model":"gpt-5-mini","input":"x","conversation":"c"}"#);
+        assert_eq!(stored.err().ok_or("passed")?.reason, Reason::Unbounded);
+        Ok(())
+    }
+
+    #[test]
+    fn an_answer_in_messages_is_read_to_its_end() -> Outcome {
+        let meter = Meter::new(PriceBook::built_in()?, []);
+        let call = call(&meter, &Chain::default(), &create(""))?;
+        let mut reader = call.reader_of_messages();
+        let last =
+            r#"{"type":"response.completed","response":{"id":"r1","usage":{"input_tokens":10,"output_tokens":5}}}"#;
+        for message in [r#"{"type":"response.created","response":{"id":"r1","usage":null}}"#, "{\n}", last] {
+            assert_eq!(said(message.as_bytes(), true) == Said::Ended(Some("r1".to_owned())), message == last);
+            reader.feed(Bytes::copy_from_slice(message.as_bytes()));
+        }
+        let usage = reader.finish().usage.ok_or("a usage")?;
+        assert_eq!((usage.input, usage.output), (10, 5));
+        let error = br#"{"type":"error","status":400,"error":{"message":"no"}}"#;
+        assert_eq!((said(error, false), said(error, true)), (Said::Refused, Said::Ended(None)));
+        Ok(())
+    }
+}

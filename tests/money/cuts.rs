@@ -1,0 +1,136 @@
+//! Every place at which a stream can break off, in five formats: each event x (client reset, client close, upstream reset,
+//! the daemon killed). What is charged is never below the bill, and is the bill where its usage was seen.
+
+use crate::STAND_IN;
+use crate::providers::{HOSTS, budget};
+use serde::Deserialize;
+use serde_json::{Map, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Stdio;
+use std::time::Duration;
+use support::daemon::{Cgroup, Daemon};
+use support::ledger::{Call, Record, calls};
+use support::netns::until;
+use support::programs;
+use support::report;
+use support::scene::Scene;
+
+const SCRIPT: &str = include_str!("../programs/cuts.py");
+/// The caps of streams that a kill breaks off begin here.
+const KILLED: u64 = 5_000;
+/// Formats, and so streams of one kill.
+const FORMATS: u64 = 5;
+/// Events of the longest answer.
+const LONGEST: u64 = 11;
+
+/// One stream, as its client saw it.
+#[derive(Debug, Deserialize)]
+struct Point {
+    cap: u64,
+    call: String,
+    after: u64,
+    way: String,
+    /// Whole events that arrived.
+    events: u64,
+    /// The usage was among them.
+    seen: bool,
+    /// A second after it broke off.
+    due: String,
+}
+
+/// The ledger's call of each cap.
+fn by_cap(records: &[Record]) -> BTreeMap<u64, Call> {
+    calls(records).into_values().filter_map(|call| Some((call.cap?, call))).collect()
+}
+
+#[test]
+fn no_cut_point_is_charged_below_its_bill() {
+    report::case("money", "every cut point of a stream, five formats", || {
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let cgroup = Cgroup::new();
+        let rules = format!(
+            "{HOSTS}\n[[allow]]\nhosts = [\"api.openai.com\", \"api.anthropic.com\", \"example.com\"]\n{}",
+            budget("500 USD")
+        );
+        let mut daemon = Daemon::configured(&scene, &rules);
+        daemon.attach(&cgroup.path());
+        daemon.restart();
+        let ca = daemon.ca();
+        let program = |args: &[&str]| {
+            let run = scene.agent(programs::python()).cgroup(&cgroup.path()).env("SSL_CERT_FILE", &ca);
+            run.args(["-c", SCRIPT]).args(args)
+        };
+        let ran = program(&["all"]).ran().ok();
+        let points: Vec<Point> = ran.stdout.lines().map(|line| serde_json::from_str(line).expect("a point")).collect();
+        let formats: BTreeSet<&str> = points.iter().map(|point| point.call.as_str()).collect();
+        assert_eq!(formats.len() as u64, FORMATS);
+        for point in points.iter().filter(|point| point.way != "upstream reset") {
+            assert_eq!(point.events, point.after, "cut somewhere else: {point:?}");
+        }
+
+        let step = if report::long() { 1 } else { 5 };
+        let mut killed = Vec::new();
+        for after in (0..=LONGEST).step_by(step) {
+            let first = KILLED + after * FORMATS;
+            let said = scene.net.files().join(format!("held-{after}"));
+            let out = Stdio::from(std::fs::File::create(&said).expect("a file"));
+            let mut held =
+                program(&["hold", &after.to_string(), &first.to_string()]).spawn(out, Stdio::null()).expect("a client");
+            until("every stream stands", Duration::from_secs(60), || {
+                std::fs::read_to_string(&said).is_ok_and(|text| text.contains("ready"))
+            })
+            .expect("streams");
+            daemon.kill();
+            let _status = held.wait();
+            daemon.restart();
+            killed.extend(first..first + FORMATS);
+        }
+
+        let all = points.len() + killed.len();
+        until("every bill", Duration::from_secs(60), || scene.bill().len() >= all).expect("bills");
+        let records = daemon.records_when(|records| {
+            let calls = by_cap(records);
+            calls.len() >= all && calls.values().all(|call| call.cost.is_some())
+        });
+        let charged = by_cap(&records);
+        let bill: BTreeMap<u64, u64> = scene.bill().iter().map(|line| (line.cap.unwrap_or(0), line.nano)).collect();
+        assert_eq!((bill.len(), scene.bill().len(), charged.len()), (all, all, all), "one bill and one charge each");
+
+        let below = |cap: &u64| {
+            let (call, billed) = (&charged[cap], bill[cap]);
+            assert_eq!(call.outcomes, 1, "{call:?}");
+            call.cost.unwrap_or(0) < billed || call.cost.unwrap_or(u64::MAX) > call.hold
+        };
+        let under: Vec<u64> = bill.keys().copied().filter(below).collect();
+        // A client that breaks off does not keep the usage from being read; an upstream that does, may.
+        let exact = |point: &&Point| point.seen || point.way != "upstream reset";
+        let inexact: Vec<&Point> = points
+            .iter()
+            .filter(exact)
+            .filter(|point| {
+                charged[&point.cap].cost != Some(bill[&point.cap]) || charged[&point.cap].settle != "settled"
+            })
+            .collect();
+        let due: BTreeMap<u64, &str> = points.iter().map(|point| (point.cap, point.due.as_str())).collect();
+        let late = records.iter().filter(|record| record.is_outcome()).filter(|record| {
+            let cap = record.number("gen_ai.request.max_tokens").unwrap_or(0);
+            due.get(&cap).is_some_and(|due| record.time.trim_end_matches('Z') > *due)
+        });
+        let late = late.count() as u64;
+        let seen = points.iter().filter(|point| point.seen && point.way == "upstream reset").count();
+        report::figure("money", "cut_points", all as u64);
+        report::figure("money", "undercharged", under.len() as u64);
+        // How fast is for `report`: a machine that is busy may be late.
+        report::figure("money", "cut_points_recorded_after_1s", late);
+        assert!(under.is_empty(), "charged below the bill or above the hold: {under:?}");
+        assert!(inexact.is_empty(), "the usage was seen, and something else charged: {inexact:#?}");
+        assert!(seen > 0, "no reset came after a usage");
+        let _ran = daemon.verify();
+        daemon.stop();
+        Map::from_iter([
+            ("points".to_owned(), json!(points.len())),
+            ("killed".to_owned(), json!(killed.len())),
+            ("usage_seen_before_a_reset".to_owned(), json!(seen)),
+        ])
+    });
+}
