@@ -5,17 +5,23 @@
 pub mod books;
 pub mod chain;
 pub mod export;
+pub mod fetch;
+pub mod files;
+pub mod files_verify;
 pub mod fleet;
 pub mod fleet_verify;
 pub mod hosts;
+mod kept;
 #[cfg(test)]
 pub(crate) mod memory;
 pub mod note;
 pub mod postgres;
 pub mod proof;
 pub mod query;
+pub mod rebuild;
 pub mod receipt;
 pub mod run;
+pub mod select;
 pub mod sequence;
 pub mod sqlite;
 pub mod state;
@@ -248,6 +254,23 @@ impl<S: Store> Ledger<S> {
         let mut open: Vec<OpenIntent> = self.open.values().cloned().collect();
         open.sort_by(|one, other| (one.at, &one.call).cmp(&(other.at, &other.call)));
         Ok(Recovery { totals: self.store.totals().await?, open })
+    }
+
+    /// Appends the leaves of another copy of a ledger of this host, in their order, and keeps its books; nothing is signed.
+    ///
+    /// # Errors
+    /// The store's; or the number of the leaf that does not follow the one before it.
+    pub(crate) async fn replay(&mut self, leaves: &[Vec<u8>]) -> Result<Result<(), u64>, LedgerError> {
+        let mut sequencer = Sequencer::new(&self.source, self.tree.clone(), self.cursor, &self.open);
+        for leaf in leaves {
+            let index = sequencer.size();
+            if !sequencer.again(leaf) {
+                return Ok(Err(index));
+            }
+        }
+        let (tree, batch, owed_root) = sequencer.finish(&self.origin);
+        self.close(tree, batch, 0, owed_root, None).await?;
+        Ok(Ok(()))
     }
 
     /// A checkpoint over the batch. `None` when there is to be none now: the keeper does not answer, or it has signed a
