@@ -3,7 +3,9 @@
 mod query;
 mod verify;
 
+use crate::bus::signed_run::is_host_id;
 use crate::config::Config;
+use crate::ledger::export::ExportError;
 use crate::ledger::postgres::{Database, PostgresStore, READER};
 use crate::ledger::receipt::ReceiptError;
 use crate::ledger::{SqliteStore, StateDir, export, fleet_verify, receipt};
@@ -20,9 +22,9 @@ pub const EXIT_UNSOUND: u8 = 3;
 /// How often `prove` looks for a record, four times a second, before it says that there is none.
 const PROVE_TRIES: u32 = 8;
 
-/// Verify, prove and export the ledger.
+/// Verify, prove, export, question and rebuild the ledger.
 ///
-/// Needs root, or read access to the state directory; `verify --receipt --public-key` needs neither.
+/// Needs root, or read access to the state directory; `verify` with `--receipt`, `--folder` or `--url` and a `--public-key` needs neither.
 #[derive(Args, Debug)]
 pub struct LedgerArgs {
     #[command(subcommand)]
@@ -135,13 +137,21 @@ fn export_fleet(args: &ExportArgs, config: &Config) -> anyhow::Result<ExitCode> 
     let url = config.postgres.as_ref().context("[postgres] is missing in the configuration")?.url()?;
     let logs = block_on(async { anyhow::Ok(fleet_verify::logs(&mut Database::new(&url, Some(READER))?).await?) })?;
     for (log, origin) in logs {
-        let name = origin.split('/').nth(1).unwrap_or_default();
+        let name = origin.split('/').nth(1).filter(|name| is_host_id(name) && !name.starts_with('.'));
+        let name = name.with_context(|| format!("log {log} has the origin {origin:?}, which is no ledger's"))?;
         let (dir, bar) = (args.dir.join(name), bar("exporting"));
-        let size = block_on(async {
+        let exported = block_on(async {
             let mut store = PostgresStore::reader(Database::new(&url, Some(READER))?, log);
-            anyhow::Ok(export::export(&mut store, &dir, &mut |done, all| advance(&bar, done, all)).await?)
+            match export::export(&mut store, &dir, &mut |done, all| advance(&bar, done, all)).await {
+                Err(ExportError::Empty) => Ok(None),
+                other => anyhow::Ok(Some(other?)),
+            }
         })?;
         bar.finish_and_clear();
+        let Some(size) = exported else {
+            println!("{origin} has no checkpoint yet");
+            continue;
+        };
         println!("exported {size} records of {origin} to {}", dir.display());
     }
     Ok(ExitCode::SUCCESS)
