@@ -7,17 +7,23 @@ pub mod chain;
 pub mod charges;
 pub mod corrections;
 pub mod export;
+pub mod fetch;
+pub mod files;
+pub mod files_verify;
 pub mod fleet;
 pub mod fleet_verify;
 pub mod hosts;
+mod kept;
 #[cfg(test)]
 pub(crate) mod memory;
 pub mod note;
 pub mod postgres;
 pub mod proof;
 pub mod query;
+pub mod rebuild;
 pub mod receipt;
 pub mod run;
+pub mod select;
 pub mod sequence;
 pub mod sqlite;
 pub mod state;
@@ -251,6 +257,23 @@ impl<S: Store> Ledger<S> {
         open.sort_by(|one, other| (one.at, &one.call).cmp(&(other.at, &other.call)));
         let totals = self.store.totals().await?.into_iter().map(|(key, total)| (key, total.net())).collect();
         Ok(Recovery { totals, open })
+    }
+
+    /// Appends the leaves of another copy of a ledger of this host, in their order, and keeps its books; nothing is signed.
+    ///
+    /// # Errors
+    /// The store's; or the number of the leaf that does not follow the one before it.
+    pub(crate) async fn replay(&mut self, leaves: &[Vec<u8>]) -> Result<Result<(), u64>, LedgerError> {
+        let mut sequencer = Sequencer::new(&self.source, self.tree.clone(), self.cursor, &self.open);
+        for leaf in leaves {
+            let index = sequencer.size();
+            if !sequencer.again(leaf) {
+                return Ok(Err(index));
+            }
+        }
+        let (tree, batch, owed_root) = sequencer.finish(&self.origin);
+        self.close(tree, batch, 0, owed_root, None).await?;
+        Ok(Ok(()))
     }
 
     /// A checkpoint over the batch. `None` when there is to be none now: the keeper does not answer, or it has signed a

@@ -3,9 +3,10 @@
 use crate::SUBJECT;
 use crate::host::{Host, Message};
 use crate::judge::{Verdict, judge};
-use crate::plane::{PATIENCE, Plane, Worker, now};
+use crate::plane::{PATIENCE, Plane, Worker, now, text};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Map, json};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -152,12 +153,44 @@ fn caught_up(plane: &Plane) {
     }
 }
 
+/// The files of each log are sound with its public keys and nothing else, and a flipped bit is seen.
+fn exported(plane: &Plane) {
+    let files = plane.file("export.keys", "").with_file_name("export");
+    plane.caracald(&["ledger", "export", "--fleet", text(&files)]);
+    let mut logs = 0;
+    for partition in 0..plane.partitions {
+        let log = files.join(format!("test-{partition}"));
+        if !log.exists() {
+            continue;
+        }
+        logs += 1;
+        let keys = plane.file("export.keys", &plane.log_keys(partition));
+        let words = ["ledger", "verify", "--folder", text(&log), "--public-key", text(&keys)];
+        assert!(plane.agrees(&words), "the exported log {partition}");
+        let bundle = some_file(&log.join("tile/entries"));
+        let kept = std::fs::read(&bundle).expect("a bundle");
+        let mut flipped = kept.clone();
+        flipped[kept.len() / 2] ^= 1;
+        std::fs::write(&bundle, flipped).expect("written");
+        assert!(!plane.agrees(&words), "a flipped bit of {}", bundle.display());
+        std::fs::write(&bundle, kept).expect("put back");
+    }
+    assert!(logs > 0, "no log was exported");
+}
+
+fn some_file(dir: &Path) -> PathBuf {
+    let mut entries = std::fs::read_dir(dir).expect("a directory");
+    let path = entries.next().expect("a file").expect("an entry").path();
+    if path.is_dir() { some_file(&path) } else { path }
+}
+
 /// Each fault must turn the verdict: otherwise it says nothing.
 fn planted(plane: &Plane, hosts: &[Host]) {
     let unguarded = |sql: &str| {
         plane.query(&format!("BEGIN; SET LOCAL session_replication_role = replica; {sql}; COMMIT"));
     };
     assert!(plane.agrees(&["ledger", "verify", "--fleet"]), "the audit of a sound ledger");
+    exported(plane);
     // A row of records is gone, and comes back.
     unguarded(
         "CREATE TABLE away AS SELECT * FROM events WHERE (log, first) IN (SELECT log, first FROM events ORDER BY first DESC LIMIT 1); DELETE FROM events WHERE (log, first) IN (SELECT log, first FROM away)",

@@ -29,6 +29,12 @@ pub fn python() -> PathBuf {
     std::env::var_os("CARACAL_PYTHON").map_or_else(|| tool("python/bin/python"), PathBuf::from)
 }
 
+/// The judges of the ledger that are written in Go.
+#[must_use]
+pub fn go_judge() -> PathBuf {
+    std::env::var_os("CARACAL_JUDGE").map_or_else(|| tool("go/bin/judge"), PathBuf::from)
+}
+
 /// The directory whose `node_modules` has `openai`, `@anthropic-ai/sdk` and `@modelcontextprotocol/sdk`.
 #[must_use]
 pub fn node_prefix() -> PathBuf {

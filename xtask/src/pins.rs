@@ -21,6 +21,9 @@ pub(crate) const PYTHON: &[&str] = &[
     "google-genai==3.4.0",
     "boto3==1.44.8",
     "mcp==2.3.0",
+    // A judge of the ledger, and what checks the signatures for it.
+    "pymerkle==7.0.0",
+    "cryptography==48.0.0",
 ];
 
 /// Clients from npm: SDKs and two agents, installed below the target directory.
@@ -34,6 +37,9 @@ pub(crate) const NODE: &[&str] = &[
 
 /// The oldest Node.js that runs all of [`NODE`].
 pub(crate) const NODE_MAJOR: u32 = 18;
+
+/// The Go that builds the ledger's judges, where none on the host is as new. Their modules stand in tests/judges/go/go.sum.
+pub(crate) const GO: &str = "1.26.0";
 
 /// Proxies that `bench --peers all` compares with.
 pub(crate) const MITMPROXY: &[&str] = &["mitmproxy==11.0.2"];

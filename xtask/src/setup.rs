@@ -3,6 +3,7 @@
 //! Each step first looks whether its result is there, so that a second call costs a few milliseconds.
 
 mod clients;
+mod go;
 mod kernel;
 mod packages;
 

@@ -304,6 +304,14 @@ pub(crate) fn price_book_text(config: &Config) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// A dialer as `[upstream]` says, for what the operator types.
+///
+/// # Errors
+/// When the section names what cannot be read.
+pub(crate) fn dialer(config: &Config) -> anyhow::Result<Dialer> {
+    Ok(Dialer::new(upstream(config)?, Arc::new(resolver(config)?))?)
+}
+
 fn resolver(config: &Config) -> anyhow::Result<Resolver> {
     let upstream = &config.upstream;
     let servers = Servers {

@@ -72,7 +72,7 @@ async fn run(
         for row in &rows {
             audit.chunk(&chunk(row)?);
         }
-        for tile in std::mem::take(&mut audit.full) {
+        for tile in audit.full() {
             let stored = store.tile(tile.level, tile.n).await.map_err(fatal)?;
             audit.tile(&tile, &stored);
         }
@@ -108,13 +108,14 @@ struct Host {
     minutes: BTreeMap<SpendKey, Spend>,
 }
 
-struct Audit {
+pub(super) struct Audit {
     report: Report,
     tree: Tree,
     full: Vec<Tile>,
     checkpoints: VecDeque<(u64, String)>,
     opened: Vec<Result<Checkpoint, String>>,
-    runs: VecDeque<Run>,
+    /// What the hosts signed; `None` where nobody can say, as in static files.
+    runs: Option<VecDeque<Run>>,
     hosts: BTreeMap<String, Host>,
     /// With the host whose chain they are in.
     corrections: Vec<(String, Corrected)>,
@@ -124,6 +125,35 @@ struct Audit {
 }
 
 impl Audit {
+    /// An audit of records that somebody else brings, and holds against hashes and checkpoint.
+    pub(super) fn of_files() -> Audit {
+        Audit {
+            report: Report::default(),
+            tree: Tree::default(),
+            full: Vec::new(),
+            checkpoints: VecDeque::new(),
+            opened: Vec::new(),
+            runs: None,
+            hosts: BTreeMap::new(),
+            keys: HashMap::new(),
+            counts: (0, 0, 0),
+            tiles: 0,
+        }
+    }
+
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// The tiles that were filled since the last call.
+    pub(super) fn full(&mut self) -> Vec<Tile> {
+        std::mem::take(&mut self.full)
+    }
+
+    pub(super) fn into_report(self) -> Report {
+        self.report
+    }
+
     async fn load(store: &mut PostgresStore, keys: &[Verifier], log: i32) -> Result<Audit, sqlx::Error> {
         let connection = store.database().up().await?;
         let rows = sqlx::query("SELECT host, enrolment, verifier FROM hosts").fetch_all(&mut *connection).await?;
@@ -176,7 +206,7 @@ impl Audit {
             full: Vec::new(),
             checkpoints,
             opened,
-            runs,
+            runs: Some(runs),
             hosts: BTreeMap::new(),
             corrections: Vec::new(),
             keys: enrolled,
@@ -204,7 +234,7 @@ impl Audit {
         }
     }
 
-    fn leaf(&mut self, record: &[u8]) {
+    pub(super) fn leaf(&mut self, record: &[u8]) {
         let (index, leaf) = (self.tree.size(), leaf_hash(record));
         match (read_place(record), source_of(record).and_then(|source| source.strip_prefix("/caracal/"))) {
             (Some((sequence, prev)), Some(source)) => match source.strip_suffix("/ledger") {
@@ -235,10 +265,10 @@ impl Audit {
     }
 
     fn record(&mut self, index: u64, host: &str, entry: &Entry) {
-        let covered = self.runs.front().is_some_and(|run| {
+        let covered = self.runs.as_ref().and_then(VecDeque::front).is_some_and(|run| {
             run.host == host && run.leaf <= index && run.first.checked_add(index - run.leaf) == Some(entry.sequence)
         });
-        if !covered {
+        if !covered && self.runs.is_some() {
             self.report.find("unsigned", format!("leaf {index} of {host} is in nothing that the host signed"));
         }
         let state = self.hosts.entry(host.to_owned()).or_default();
@@ -262,8 +292,7 @@ impl Audit {
             state.minutes.entry(key).or_default().add(&spend);
         }
         if covered
-            && self.runs.front().is_some_and(|run| run.last == entry.sequence)
-            && let Some(run) = self.runs.pop_front()
+            && let Some(run) = self.runs.as_mut().and_then(|runs| runs.pop_front_if(|run| run.last == entry.sequence))
         {
             self.signed(&run, entry);
         }
@@ -301,7 +330,7 @@ impl Audit {
                 {
                     self.report.find("checkpoint", format!("checkpoint {size} is not of these records"));
                 }
-                Some(Ok(opened)) if opened.signed_by.len() != 2 => {
+                Some(Ok(opened)) if !opened.is_signed_by_both() => {
                     self.report.find("checkpoint", format!("checkpoint {size} is not signed by both keys of this log"));
                 }
                 Some(Ok(_)) => {}
@@ -416,7 +445,7 @@ impl Audit {
                 format!("checkpoint {size} covers more than the {} leaves there are", self.tree.size()),
             );
         }
-        for run in std::mem::take(&mut self.runs) {
+        for run in self.runs.take().into_iter().flatten() {
             let what = format!("{} signed records up to {}, but leaf {} is not there", run.host, run.last, run.leaf);
             self.report.find("truncated", what);
         }

@@ -204,6 +204,18 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Whether both keys of a ledger signed: ECDSA P-256 and Ed25519. One line that stands there twice is one.
+    #[must_use]
+    pub fn is_signed_by_both(&self) -> bool {
+        [ECDSA_TYPE, ED25519_TYPE].iter().all(|kind| self.signed_by.contains(kind))
+    }
+
+    /// The name of the log or host, as it stands in the origin; `None` for a log that is no ledger of ours.
+    #[must_use]
+    pub fn log_name(&self) -> Option<&str> {
+        self.origin.strip_prefix("caracal/")?.strip_suffix("/ledger").filter(|name| origin(name) == self.origin)
+    }
+
     /// Opens a signed checkpoint. Each line of a trusted key must be right, and there must be one.
     ///
     /// # Errors

@@ -44,6 +44,8 @@ pub struct Sequencer<'a> {
     tiles: Vec<Tile>,
     changes: Changes,
     watched: Option<(u64, Option<Hash>)>,
+    // A leaf of the ledger's own stands before the record that it explains.
+    explained: bool,
 }
 
 /// What an entry is, next to what the ledger has.
@@ -74,6 +76,7 @@ impl<'a> Sequencer<'a> {
             tiles: Vec::new(),
             changes: Changes::default(),
             watched: None,
+            explained: false,
         }
     }
 
@@ -126,6 +129,28 @@ impl<'a> Sequencer<'a> {
         self.changes.post(leaf, &entry.bytes, self.open);
         self.append(&entry.bytes, entry.leaf);
         self.cursor = Start { sequence: entry.sequence + 1, prev: entry.leaf };
+    }
+
+    /// Appends a leaf as another copy of this ledger has it. What a ledger writes itself is taken as it stands, and explains the
+    /// place of the record behind it. False if it is no record, or does not follow the one before.
+    pub(crate) fn again(&mut self, record: &[u8]) -> bool {
+        let Some((sequence, prev)) = write::read_place(record) else { return false };
+        let leaf = leaf_hash(record);
+        if is_anomaly(record) {
+            self.explained = true;
+            self.append(record, leaf);
+            return true;
+        }
+        let explained = std::mem::take(&mut self.explained);
+        if explained && sequence >= self.cursor.sequence {
+            self.cursor = Start { sequence, prev };
+        }
+        let entry = Entry { sequence, prev, leaf, bytes: record.to_vec() };
+        let follows = self.place(&entry) == Place::Next;
+        if follows {
+            self.accept(&entry);
+        }
+        follows
     }
 
     /// Appends a leaf that says that `entry` is another record than the one that the ledger has in its place.
@@ -219,6 +244,13 @@ fn anomaly_record(source: &str, kind: &str, expected: Start, entry: &Entry) -> V
         hex::encode(entry.leaf),
     );
     out
+}
+
+/// Whether this is a leaf that a ledger wrote about a host's broken chain.
+#[must_use]
+pub fn is_anomaly(record: &[u8]) -> bool {
+    let kind = record.get(write::PLACE_BYTES..).unwrap_or_default();
+    [GAP, FORK].iter().any(|anomaly| kind.starts_with(format!(r#""type":"{anomaly}""#).as_bytes()))
 }
 
 /// The time in a record's id, Unix milliseconds; 0 if there is none.

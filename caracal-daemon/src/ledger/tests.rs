@@ -35,7 +35,7 @@ impl Signer for TestSigner {
     }
 }
 
-fn signer(dir: &Path) -> Arc<TestSigner> {
+pub(crate) fn signer(dir: &Path) -> Arc<TestSigner> {
     Arc::new(TestSigner(LedgerKey::open(&dir.join("keeper"), "h").expect("keys")))
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn entries(drafts: &[Draft]) -> Vec<Entry> {
 }
 
 /// Intents of `count` calls, with outcomes for all but each fifth.
-fn drafts(count: u128) -> Vec<Draft> {
+pub(crate) fn drafts(count: u128) -> Vec<Draft> {
     let pair = |number: u128| {
         let outcome = (!number.is_multiple_of(5)).then(|| paid(Kind::Outcome, call(number)));
         std::iter::once(paid(Kind::Intent, call(number))).chain(outcome)
@@ -267,7 +267,7 @@ pub(crate) async fn sample(dir: &Path) -> (StateDir, Vec<Verifier>) {
 async fn audit(state: &StateDir, keys: &[Verifier]) -> Report {
     let journal = state.journal();
     let signed = crate::keeper::ledger_key::read_signed(&state.keeper()).expect("what was signed");
-    let against = Against { host_id: "h", keys, journal: Some(&journal), signed, books: &[] };
+    let against = Against { host_id: "h", keys, journal: Some(&journal), signed, kept: &[], books: &[] };
     let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
     verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit")
 }
@@ -381,7 +381,7 @@ async fn an_audit_accepts_a_gap_that_the_ledger_recorded_and_no_other() {
     ledger.ingest(&all[12..], None, Some(&*signer)).await.expect("ingested");
     drop(ledger);
     let keys = Verifier::parse_all(&signer.0.public_keys()).expect("public keys");
-    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, books: &[] };
+    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, kept: &[], books: &[] };
     let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
     let report = verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit");
     assert_eq!((report.findings, report.anomalies), (Vec::new(), 1));
@@ -455,7 +455,8 @@ async fn an_export_holds_the_tree() {
         let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
         assert_eq!(export::export(&mut store, &out, &mut |_, _| {}).await.expect("exported"), 450);
     }
-    let checkpoint: Checkpoint = export::read_checkpoint(&out, &keys).expect("a checkpoint");
+    let note = std::fs::read_to_string(out.join("checkpoint")).expect("a checkpoint");
+    let checkpoint = Checkpoint::open(&note, &keys).expect("a checkpoint");
     let mut leaves = Vec::new();
     for name in ["tile/entries/000", "tile/entries/001.p/194"] {
         let bundle = std::fs::read(out.join(name)).expect("a bundle");
@@ -557,7 +558,7 @@ async fn segments_that_a_daemon_lets_go_during_an_audit_are_no_fault() {
     let dir = state.journal();
     for round in 1..4u128 {
         let signed = crate::keeper::ledger_key::read_signed(&state.keeper()).expect("what was signed");
-        let against = Against { host_id: "h", keys: &keys, journal: Some(&dir), signed, books: &[] };
+        let against = Against { host_id: "h", keys: &keys, journal: Some(&dir), signed, kept: &[], books: &[] };
         let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
         let (before, mut went_on) = (oldest(), false);
         let mut meanwhile = |_, _| {
@@ -597,7 +598,7 @@ async fn what_an_older_version_wrote_verifies_for_ever() {
     drop(ledger);
     let keys = Verifier::parse_all(&signer.0.public_keys()).expect("keys");
     let books = [crate::meter::PriceBook::built_in().expect("a book").into()];
-    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, books: &books };
+    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, kept: &[], books: &books };
     let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
     let report = verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit");
     assert_eq!((report.leaves, report.findings), (40, Vec::new()));
@@ -624,7 +625,7 @@ async fn a_bill_above_its_hold_is_remembered_and_a_wrong_charge_is_found() {
     drop(ledger);
     let keys = Verifier::parse_all(&signer(dir.path()).0.public_keys()).expect("keys");
     let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
-    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, books: &[Arc::new(book)] };
+    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, kept: &[], books: &[Arc::new(book)] };
     let report = verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit");
     assert_eq!(report.repriced, 1);
     assert_eq!(report.findings.iter().map(|finding| finding.code).collect::<Vec<_>>(), ["price"]);

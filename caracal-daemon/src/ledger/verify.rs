@@ -4,8 +4,9 @@
 
 use super::books::{Changes, Corrected, OpenIntent, Overrun, Spend, SpendKey, Total};
 use super::corrections::{Charge, faults, find, record_at};
+use super::kept::Kept;
 use super::note::{Checkpoint, Verifier, origin};
-use super::sequence::{FORK, GAP, event_ms};
+use super::sequence::{event_ms, is_anomaly};
 use super::sqlite::SqliteStore;
 use super::store::{Chunk, State, Store as _, StoreError};
 use super::tree::{TILE_WIDTH, Tile, Tree};
@@ -43,6 +44,8 @@ pub struct Against<'a> {
     pub journal: Option<&'a Path>,
     /// The largest tree that the keeper says it signed. To be read before the ledger is opened.
     pub signed: Option<Signed>,
+    /// Checkpoints that whoever audits kept: the ledger must begin with each.
+    pub kept: &'a [Checkpoint],
     /// Price books: outcomes that one of them priced are priced again.
     pub books: &'a [Arc<PriceBook>],
 }
@@ -124,7 +127,7 @@ pub async fn verify(
         for chunk in &chunks {
             audit.chunk(chunk);
         }
-        for tile in std::mem::take(&mut audit.full) {
+        for tile in audit.full() {
             audit.tile(&tile, &store.tile(tile.level, tile.n).await?);
         }
         progress(audit.tree.size().min(size), size);
@@ -156,7 +159,7 @@ pub async fn verify(
     Ok(audit.report)
 }
 
-struct Audit<'a> {
+pub(super) struct Audit<'a> {
     against: &'a Against<'a>,
     report: Report,
     tree: Tree,
@@ -165,6 +168,7 @@ struct Audit<'a> {
     // A gap leaf stands before the record that it explains.
     explained: bool,
     checkpoints: VecDeque<(u64, String)>,
+    kept: Kept,
     heads: VecDeque<SignedHead>,
     journal: Option<Tailer>,
     open: HashMap<String, OpenIntent>,
@@ -205,6 +209,7 @@ impl<'a> Audit<'a> {
         let Journal { head, tailer: journal } = journal;
         heads.extend(head.filter(|head| heads.iter().all(|stored| stored != head)));
         heads.sort_by_key(|head| head.sequence);
+        let kept = Kept::new(against.kept, &origin(against.host_id), &mut report);
         let mut audit = Audit {
             against,
             report,
@@ -213,6 +218,7 @@ impl<'a> Audit<'a> {
             cursor: Start::default(),
             explained: false,
             checkpoints: checkpoints.into(),
+            kept,
             heads: VecDeque::new(),
             journal,
             open: HashMap::new(),
@@ -228,6 +234,24 @@ impl<'a> Audit<'a> {
         }
         audit.due_checkpoints();
         audit
+    }
+
+    /// An audit of records that somebody else brings, and holds against hashes and checkpoint.
+    pub(super) fn of_files(against: &'a Against<'a>) -> Audit<'a> {
+        Audit::new(against, Report::default(), Journal { head: None, tailer: None }, Vec::new(), Vec::new())
+    }
+
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// The tiles that were filled since the last call.
+    pub(super) fn full(&mut self) -> Vec<Tile> {
+        std::mem::take(&mut self.full)
+    }
+
+    pub(super) fn into_report(self) -> Report {
+        self.report
     }
 
     fn counts(&mut self, (checkpoints, heads): (u64, u64)) {
@@ -275,7 +299,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    fn leaf(&mut self, record: &[u8]) {
+    pub(super) fn leaf(&mut self, record: &[u8]) {
         let (index, leaf) = (self.tree.size(), leaf_hash(record));
         self.chain(index, record, leaf);
         let mut changes = Changes::default();
@@ -311,8 +335,7 @@ impl<'a> Audit<'a> {
             self.report.find("record", format!("leaf {index} is no record"));
             return;
         };
-        let kind = record.get(PLACE_BYTES..).unwrap_or_default();
-        if [GAP, FORK].iter().any(|anomaly| kind.starts_with(format!(r#""type":"{anomaly}""#).as_bytes())) {
+        if is_anomaly(record) {
             self.report.anomalies += 1;
             self.explained = true;
             return;
@@ -353,12 +376,13 @@ impl<'a> Audit<'a> {
         {
             self.report.find("signed", format!("the keeper signed another root at size {}", signed.size));
         }
+        self.kept.reached(self.tree.size(), || self.tree.root(), &mut self.report);
         while let Some((size, note)) = self.checkpoints.pop_front_if(|(size, _)| *size <= self.tree.size()) {
             match Checkpoint::open(&note, self.against.keys) {
                 Ok(opened) if (opened.size, opened.root) != (size, self.tree.root()) || size != self.tree.size() => {
                     self.report.find("checkpoint", format!("checkpoint {size} is not of these records"));
                 }
-                Ok(opened) if opened.origin != origin(self.against.host_id) || opened.signed_by.len() != 2 => {
+                Ok(opened) if opened.origin != origin(self.against.host_id) || !opened.is_signed_by_both() => {
                     self.report
                         .find("checkpoint", format!("checkpoint {size} is not signed by both keys of this ledger"));
                 }
@@ -473,6 +497,7 @@ impl<'a> Audit<'a> {
 
     /// What was signed must have been reached.
     fn ends(&mut self) {
+        self.kept.ends(self.tree.size(), &mut self.report);
         for (size, _) in std::mem::take(&mut self.checkpoints) {
             self.report.find(
                 "truncated",

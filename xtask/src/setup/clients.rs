@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::packages;
+use super::{go, packages};
 use crate::{checkout::Checkout, pins, progress};
 
 /// Where the installed clients are.
@@ -18,6 +18,8 @@ pub(crate) struct Clients {
     pub(crate) python: PathBuf,
     /// The directory that holds `node_modules` with the pinned SDKs and agents.
     pub(crate) node: PathBuf,
+    /// The judges of the ledger that are written in Go.
+    pub(crate) judge: PathBuf,
 }
 
 /// Installs the clients that are missing or have another version than the pinned one.
@@ -29,6 +31,7 @@ pub(crate) fn install(checkout: &Checkout) -> Result<Clients> {
     Ok(Clients {
         python: python(checkout, &tools.join("python"), "the Python SDKs", pins::PYTHON)?,
         node: node(checkout, &tools.join("node"), pins::NODE)?,
+        judge: go::judge(checkout)?,
     })
 }
 
@@ -51,7 +54,7 @@ pub(crate) fn newest(checkout: &Checkout, pinned: &Clients) -> Result<Clients> {
         }
     }
     let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    Ok(Clients { python: pinned.python.clone(), node: node(checkout, &checkout.tools().join("node-newest"), &wanted)? })
+    Ok(Clients { node: node(checkout, &checkout.tools().join("node-newest"), &wanted)?, ..pinned.clone() })
 }
 
 /// The agents, by the word that their cases begin with and by their package.
@@ -59,8 +62,12 @@ pub(crate) const AGENTS: [(&str, &str); 2] = [("Claude Code", "@anthropic-ai/cla
 
 impl Clients {
     /// Tells the contracts where the clients are.
-    pub(crate) fn environment(&self) -> [(&'static str, PathBuf); 2] {
-        [("CARACAL_PYTHON", self.python.clone()), ("CARACAL_NODE", self.node.clone())]
+    pub(crate) fn environment(&self) -> [(&'static str, PathBuf); 3] {
+        [
+            ("CARACAL_PYTHON", self.python.clone()),
+            ("CARACAL_NODE", self.node.clone()),
+            ("CARACAL_JUDGE", self.judge.clone()),
+        ]
     }
 
     /// The installed version of a package from npm.

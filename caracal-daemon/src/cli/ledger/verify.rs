@@ -1,0 +1,288 @@
+//! `caracald ledger verify`: the audits of a host's ledger, of every log in PostgreSQL, of a log's files, and of one receipt.
+
+use super::{EXIT_UNSOUND, advance, bar, block_on, read_text};
+use crate::config::Config;
+use crate::keeper::ledger_key;
+use crate::ledger::fetch::Fetch;
+use crate::ledger::files::Files;
+use crate::ledger::note::{Checkpoint, Verifier};
+use crate::ledger::postgres::{Database, PostgresStore, READER};
+use crate::ledger::verify::{Against, Report, verify};
+use crate::ledger::{SqliteStore, StateDir, files_verify, fleet_verify, receipt};
+use crate::meter::{Own, PriceBook};
+use anyhow::Context as _;
+use clap::Args;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+#[derive(Args, Debug)]
+pub(super) struct VerifyArgs {
+    /// Check this receipt instead of the ledger; nothing else is read.
+    #[arg(long, value_name = "FILE", requires = "public_key")]
+    receipt: Option<PathBuf>,
+    /// The public keys: a file, or one key as text. By default those beside the ledger's own keys.
+    #[arg(long, value_name = "FILE|KEY")]
+    public_key: Option<String>,
+    /// A price book that records name, or a configuration whose [[mcp]] and [[api]] they name, besides what is in force and the
+    /// book that is compiled in: charges are made again from it. Repeatable.
+    #[arg(long, value_name = "FILE")]
+    prices: Vec<PathBuf>,
+    /// Check the logs of all hosts in PostgreSQL, as [postgres] of the configuration names it; the public keys are those of
+    /// [worker] keys, or those that are given.
+    #[arg(long, conflicts_with_all = ["receipt", "prices"])]
+    fleet: bool,
+    /// Check the log in this folder, as `ledger export` or any other writer of c2sp.org/tlog-tiles left it.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["receipt", "fleet", "url"])]
+    folder: Option<PathBuf>,
+    /// Check the log at this address: the files below it are those of `--folder`.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["receipt", "fleet"])]
+    url: Option<String>,
+    /// A checkpoint that you kept: the ledger must begin with exactly its records. It is what shows that a log was rolled back.
+    /// Repeatable.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["receipt", "fleet"])]
+    checkpoint: Vec<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `caracald ledger verify`.
+///
+/// # Errors
+/// When files cannot be read; the message says which and what to do.
+pub(super) fn run(args: VerifyArgs, config: &Config, state: &StateDir, host_id: &str) -> anyhow::Result<ExitCode> {
+    match &args {
+        VerifyArgs { fleet: true, .. } => audit_fleet(&args, config),
+        VerifyArgs { receipt: Some(receipt), public_key, json, .. } => {
+            check_receipt(receipt, &keys(public_key.as_deref(), state)?, *json)
+        }
+        VerifyArgs { folder: Some(dir), .. } => {
+            anyhow::ensure!(dir.is_dir(), "{} is no folder", dir.display());
+            audit_files(&args, config, Files::Folder(dir.clone()))
+        }
+        VerifyArgs { url: Some(url), .. } => {
+            let fetch = Fetch::new(crate::app::dialer(config)?, url)?;
+            audit_files(&args, config, Files::Http(Box::new(fetch)))
+        }
+        _ => audit(&args, config, host_id),
+    }
+}
+
+/// What the arguments trust: public keys, price books, and checkpoints that were kept.
+fn given(
+    args: &VerifyArgs,
+    config: &Config,
+) -> anyhow::Result<(Vec<Verifier>, Vec<Arc<PriceBook>>, Vec<Checkpoint>)> {
+    let keys = keys(args.public_key.as_deref(), &StateDir::new(&config.state_dir))?;
+    let books = books(&args.prices, config)?;
+    let mut kept = Vec::new();
+    for path in &args.checkpoint {
+        kept.push(Checkpoint::open(&read_text(path)?, &keys).with_context(|| path.display().to_string())?);
+    }
+    Ok((keys, books, kept))
+}
+
+/// The price books that charges are made again from: the one that is compiled in, the configured one, what the configuration
+/// prices itself, and those that are given, each a book or a configuration.
+fn books(given: &[PathBuf], config: &Config) -> anyhow::Result<Vec<Arc<PriceBook>>> {
+    let mut books = vec![Arc::new(PriceBook::built_in()?), Own::of(config).book()];
+    if config.prices.file.is_some() {
+        books.push(Arc::new(PriceBook::parse(&crate::app::price_book_text(config)?)?));
+    }
+    for path in given {
+        let text = read_text(path)?;
+        let book = match PriceBook::parse(&text) {
+            Ok(book) => Arc::new(book),
+            // A configuration as it once was, for what it priced by the call.
+            Err(error) => match Config::parse(&text, path) {
+                Ok(config) => Own::of(&config).book(),
+                Err(_) => return Err(error).with_context(|| path.display().to_string()),
+            },
+        };
+        books.push(book);
+    }
+    Ok(books)
+}
+
+/// A log that is there as files.
+fn audit_files(args: &VerifyArgs, config: &Config, mut files: Files) -> anyhow::Result<ExitCode> {
+    let (keys, books, kept) = given(args, config)?;
+    let bar = bar("checking");
+    let report = block_on(async {
+        let mut progress = |done, all| advance(&bar, done, all);
+        anyhow::Ok(files_verify::verify(&mut files, &keys, &kept, &books, &mut progress).await?)
+    })?;
+    bar.finish_and_clear();
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("records      {} under the checkpoint", report.leaves);
+        println!("tiles        {} full ones are those of the records", report.tiles);
+        println!("charges      {} made again from their usage and price book", report.repriced);
+        println!("kept         {} checkpoints compared", kept.len());
+        print_end(&report);
+    }
+    Ok(verdict(&report))
+}
+
+fn audit(args: &VerifyArgs, config: &Config, host_id: &str) -> anyhow::Result<ExitCode> {
+    let (keys, books, kept) = given(args, config)?;
+    let state = StateDir::new(&config.state_dir);
+    let journal = state.journal();
+    let against = Against {
+        host_id,
+        keys: &keys,
+        journal: journal.is_dir().then_some(&*journal),
+        signed: ledger_key::read_signed(&state.keeper())?,
+        kept: &kept,
+        books: &books,
+    };
+    let bar = bar("checking");
+    let report = block_on(async {
+        let mut store = SqliteStore::read(&state.ledger()).await?;
+        anyhow::Ok(verify(&mut store, &against, &mut |done, all| advance(&bar, done, all)).await?)
+    })?;
+    bar.finish_and_clear();
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print_report(&report);
+    }
+    Ok(verdict(&report))
+}
+
+fn verdict(report: &Report) -> ExitCode {
+    if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNSOUND) }
+}
+
+/// Every log of the database, one after the other.
+fn audit_fleet(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    let url = config.postgres.as_ref().context("[postgres] is missing in the configuration")?.url()?;
+    let mut sound = true;
+    let logs = block_on(async { anyhow::Ok(fleet_verify::logs(&mut Database::new(&url, Some(READER))?).await?) })?;
+    for (log, origin) in logs {
+        let name = origin.split('/').nth(1).unwrap_or_default();
+        let text = match &args.public_key {
+            Some(given) if Path::new(given).is_file() => read_text(Path::new(given))?,
+            Some(given) => given.clone(),
+            None => read_text(&config.worker.keys.join(name).join(ledger_key::PUBLIC))?,
+        };
+        let keys = Verifier::parse_all(&text)?;
+        let bar = bar("checking");
+        let report = block_on(async {
+            let mut store = PostgresStore::reader(Database::new(&url, Some(READER))?, log);
+            anyhow::Ok(fleet_verify::verify(&mut store, &keys, &mut |done, all| advance(&bar, done, all)).await?)
+        })?;
+        bar.finish_and_clear();
+        sound &= report.findings.is_empty();
+        if args.json {
+            println!("{}", serde_json::json!({ "log": log, "origin": origin, "report": report }));
+        } else {
+            println!("log {log}, {origin}");
+            print_report(&report);
+        }
+    }
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNSOUND) })
+}
+
+fn print_report(report: &Report) {
+    println!("records      {} in the ledger, {} more in the journal", report.leaves, report.journal_records);
+    println!("checkpoints  {} signed and consistent with the records", report.checkpoints);
+    println!("chain heads  {} signed by the host", report.heads);
+    println!("charges      {} made again from their usage and price book", report.repriced);
+    print_end(report);
+}
+
+fn print_end(report: &Report) {
+    if report.corrections > 0 {
+        println!("corrections  {} of charges, none of more than was charged", report.corrections);
+    }
+    println!("root         {}", report.root);
+    if report.torn_bytes > 0 {
+        println!("note         {} bytes of the journal's tail are torn; the next start cuts them", report.torn_bytes);
+    }
+    if report.not_repriced > 0 {
+        println!(
+            "note         {} charges are by other price books; name these with --prices, or the configuration of [[mcp]] and [[api]] as it was",
+            report.not_repriced
+        );
+    }
+    if report.anomalies > 0 {
+        println!("note         {} gaps or forks of hosts' chains are recorded in the ledger", report.anomalies);
+    }
+    for finding in &report.findings {
+        println!("WRONG        {}: {}", finding.code, finding.what);
+    }
+    match report.findings.len() {
+        0 => println!("The ledger is sound."),
+        count => println!(
+            "The ledger is NOT sound: {count} findings. Keep a copy of it, and compare with exports and receipts."
+        ),
+    }
+}
+
+fn check_receipt(path: &Path, keys: &[Verifier], json: bool) -> anyhow::Result<ExitCode> {
+    match receipt::check(&read_text(path)?, keys) {
+        Ok(proven) => {
+            let record = String::from_utf8_lossy(&proven.record);
+            if json {
+                let raw: Box<serde_json::value::RawValue> = serde_json::from_str(&record)?;
+                let origin = &proven.checkpoint.origin;
+                println!(
+                    "{}",
+                    serde_json::to_string(&ReceiptJson {
+                        sound: true,
+                        index: Some(proven.index),
+                        origin: Some(origin),
+                        size: Some(proven.checkpoint.size),
+                        record: Some(raw),
+                        why: None,
+                    })?
+                );
+            } else {
+                println!("{record}");
+                println!(
+                    "is record {} of the {} in {}.",
+                    proven.index, proven.checkpoint.size, proven.checkpoint.origin
+                );
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            let why = error.to_string();
+            if json {
+                let failed = ReceiptJson { sound: false, why: Some(&why), ..ReceiptJson::default() };
+                println!("{}", serde_json::to_string(&failed)?);
+            } else {
+                println!("{}: {why}", path.display());
+            }
+            Ok(ExitCode::from(EXIT_UNSOUND))
+        }
+    }
+}
+
+#[derive(Default, serde::Serialize)]
+struct ReceiptJson<'a> {
+    sound: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record: Option<Box<serde_json::value::RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'a str>,
+}
+
+/// The keys that were given as a file or as text, or those of this host.
+fn keys(given: Option<&str>, state: &StateDir) -> anyhow::Result<Vec<Verifier>> {
+    let text = match given {
+        Some(text) if text.contains('+') && !Path::new(text).exists() => text.to_owned(),
+        Some(path) => read_text(Path::new(path))?,
+        None => read_text(&state.public_keys())?,
+    };
+    Ok(Verifier::parse_all(&text)?)
+}

@@ -1,0 +1,238 @@
+//! Audits a log from its static files (c2sp.org/tlog-tiles): every record, hash, chain link and charge under its checkpoint.
+//! Takes public keys and files; gives the findings that the audit of the database gives for the same fault. Sums, chain heads and
+//! older checkpoints are not in the files: the database has them, and an auditor keeps checkpoints.
+
+use super::export::{bundle_path, tile_path, width};
+use super::files::{Files, FilesError};
+use super::fleet_verify;
+use super::kept::Kept;
+use super::note::{Checkpoint, Verifier};
+use super::store::{Records, split_hashes};
+use super::tree::{TILE_HEIGHT, TILE_WIDTH, Tile, Tree};
+use super::verify::{self, Against, Report};
+use crate::bus::signed_run::source_of;
+use crate::event::write::{MAX_RECORD_BYTES, source};
+use crate::meter::PriceBook;
+use std::sync::Arc;
+
+const MAX_CHECKPOINT_BYTES: usize = 1 << 20;
+const TILE_BYTES: usize = TILE_WIDTH * 32;
+const MAX_BUNDLE_BYTES: usize = TILE_WIDTH * (MAX_RECORD_BYTES + 2);
+
+/// Audits the log in `files`, whose checkpoint is signed by `keys` and begins with each of `kept`. `progress` is told how many of
+/// how many leaves are read.
+///
+/// # Errors
+/// When the files cannot be read at all; everything else, a missing file too, is a finding.
+pub async fn verify(
+    files: &mut Files,
+    keys: &[Verifier],
+    kept: &[Checkpoint],
+    books: &[Arc<PriceBook>],
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Report, FilesError> {
+    let mut report = Report::default();
+    let Some(checkpoint) = open(files, keys, &mut report).await? else { return Ok(report) };
+    let host_id = checkpoint.log_name().unwrap_or_default().to_owned();
+    let against = Against { host_id: &host_id, keys, journal: None, signed: None, kept: &[], books };
+    let kept = Kept::new(kept, &checkpoint.origin, &mut report);
+    let mut audit = Audit { checkpoint: &checkpoint, chains: None, kept, report };
+    let mut n = 0;
+    while audit.size() < checkpoint.size {
+        let Some(bundle) = bundle(files, n, &checkpoint, &mut audit.report).await? else { break };
+        let first = n == 0;
+        for record in Records(&bundle).take(width(checkpoint.size, n, 0)) {
+            if first && audit.chains.is_none() {
+                audit.chains = Some(Chains::of(record, &against));
+            }
+            audit.leaf(record);
+        }
+        for tile in audit.full() {
+            audit.tile(files, &tile).await?;
+        }
+        progress(audit.size(), checkpoint.size);
+        n += 1;
+    }
+    audit.edges(files).await?;
+    Ok(audit.end())
+}
+
+/// The checkpoint, where both keys of the log signed it. Without one nothing else can be believed.
+async fn open(files: &mut Files, keys: &[Verifier], report: &mut Report) -> Result<Option<Checkpoint>, FilesError> {
+    let Some(note) = files.read("checkpoint", MAX_CHECKPOINT_BYTES).await? else {
+        report.find("checkpoint", "there is no checkpoint, or it is too long to be one".into());
+        return Ok(None);
+    };
+    let opened = std::str::from_utf8(&note).map_err(|_| "it is not text".to_owned());
+    let opened = opened.and_then(|note| Checkpoint::open(note, keys).map_err(|error| error.to_string()));
+    match opened {
+        Ok(checkpoint) if !checkpoint.is_signed_by_both() || checkpoint.log_name().is_none() => {
+            let what = format!("the checkpoint of {} is not signed by both keys of a ledger", checkpoint.origin);
+            report.find("checkpoint", what);
+            Ok(None)
+        }
+        Ok(checkpoint) => {
+            report.checkpoints = 1;
+            Ok(Some(checkpoint))
+        }
+        Err(why) => {
+            report.find("checkpoint", format!("the checkpoint: {why}"));
+            Ok(None)
+        }
+    }
+}
+
+/// The bundle with number `n`, with as many records as it must have. One at the right edge may have been replaced by the full one
+/// since the checkpoint.
+async fn bundle(
+    files: &mut Files,
+    n: u64,
+    checkpoint: &Checkpoint,
+    report: &mut Report,
+) -> Result<Option<Vec<u8>>, FilesError> {
+    let wanted = width(checkpoint.size, n, 0);
+    let mut found = files.read(&bundle_path(n, wanted), MAX_BUNDLE_BYTES).await?.map(|bytes| (bytes, wanted));
+    if found.is_none() && wanted < TILE_WIDTH {
+        found = files.read(&bundle_path(n, TILE_WIDTH), MAX_BUNDLE_BYTES).await?.map(|bytes| (bytes, TILE_WIDTH));
+    }
+    let Some((bytes, expected)) = found else {
+        report.find("leaf_missing", format!("{} is missing", bundle_path(n, wanted)));
+        return Ok(None);
+    };
+    let (mut count, mut length) = (0, 0);
+    for record in Records(&bytes) {
+        count += 1;
+        length += 2 + record.len();
+    }
+    if (count, length) != (expected, bytes.len()) {
+        let what = format!("{} does not hold {expected} records and nothing else", bundle_path(n, expected));
+        report.find("leaf_row", what);
+    }
+    // What is there is read on, unless the leaves behind it would stand at other places.
+    Ok((count >= wanted).then_some(bytes))
+}
+
+/// Which rules the chains in the log follow.
+enum Chains<'a> {
+    /// One host's own ledger.
+    Host(Box<verify::Audit<'a>>),
+    /// Many hosts'.
+    Fleet(Box<fleet_verify::Audit>),
+}
+
+impl<'a> Chains<'a> {
+    fn of(first: &[u8], against: &'a Against<'a>) -> Chains<'a> {
+        let own = source(against.host_id);
+        let found = source_of(first).unwrap_or_default();
+        if found == own || found.strip_suffix("/ledger") == Some(&own) {
+            Chains::Host(Box::new(verify::Audit::of_files(against)))
+        } else {
+            Chains::Fleet(Box::new(fleet_verify::Audit::of_files()))
+        }
+    }
+}
+
+struct Audit<'a> {
+    checkpoint: &'a Checkpoint,
+    chains: Option<Chains<'a>>,
+    kept: Kept,
+    report: Report,
+}
+
+impl Audit<'_> {
+    fn tree(&self) -> Option<&Tree> {
+        match &self.chains {
+            Some(Chains::Host(audit)) => Some(audit.tree()),
+            Some(Chains::Fleet(audit)) => Some(audit.tree()),
+            None => None,
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.tree().map_or(0, Tree::size)
+    }
+
+    fn leaf(&mut self, record: &[u8]) {
+        match &mut self.chains {
+            Some(Chains::Host(audit)) => audit.leaf(record),
+            Some(Chains::Fleet(audit)) => audit.leaf(record),
+            None => {}
+        }
+        let size = self.size();
+        let (kept, chains) = (&mut self.kept, &self.chains);
+        let root = || match chains {
+            Some(Chains::Host(audit)) => audit.tree().root(),
+            Some(Chains::Fleet(audit)) => audit.tree().root(),
+            None => super::tree::empty_root(),
+        };
+        kept.reached(size, root, &mut self.report);
+    }
+
+    fn full(&mut self) -> Vec<Tile> {
+        match &mut self.chains {
+            Some(Chains::Host(audit)) => audit.full(),
+            Some(Chains::Fleet(audit)) => audit.full(),
+            None => Vec::new(),
+        }
+    }
+
+    async fn tile(&mut self, files: &mut Files, made: &Tile) -> Result<(), FilesError> {
+        self.report.tiles += 1;
+        let path = tile_path(made.level, made.n, TILE_WIDTH);
+        let stored = files.read(&path, TILE_BYTES).await?;
+        if stored.as_deref() != Some(made.hashes.as_flattened()) {
+            self.report.find("tile", format!("{path} is missing or not of these records"));
+        }
+        Ok(())
+    }
+
+    /// The tiles at the right edge, where the records got that far.
+    async fn edges(&mut self, files: &mut Files) -> Result<(), FilesError> {
+        let size = self.checkpoint.size;
+        let edges = match self.tree() {
+            Some(tree) if tree.size() == size => tree.edges().to_vec(),
+            _ => return Ok(()),
+        };
+        for (level, edge) in (0..).zip(edges).filter(|(_, edge)| !edge.is_empty()) {
+            let n = size.checked_shr(TILE_HEIGHT * (level + 1)).unwrap_or(0);
+            let path = tile_path(level, n, edge.len());
+            let mut stored = files.read(&path, TILE_BYTES).await?;
+            let partial = stored.is_some();
+            if !partial {
+                stored = files.read(&tile_path(level, n, TILE_WIDTH), TILE_BYTES).await?;
+            }
+            let hashes = stored.and_then(|bytes| split_hashes(&bytes).ok()).unwrap_or_default();
+            let whole = !partial || hashes.len() == edge.len();
+            if !whole || hashes.get(..edge.len()) != Some(&edge) {
+                self.report.find("edge", format!("{path} is missing or not of these records"));
+            }
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Report {
+        let (size, root) = self.tree().map_or((0, super::tree::empty_root()), |tree| (tree.size(), tree.root()));
+        self.kept.ends(size, &mut self.report);
+        if size < self.checkpoint.size {
+            let what = format!("the checkpoint covers {} leaves, and {size} are there", self.checkpoint.size);
+            self.report.find("truncated", what);
+        } else if root != self.checkpoint.root {
+            self.report.find("checkpoint", format!("the checkpoint's root over {size} leaves is not of these records"));
+        }
+        let found = match self.chains {
+            Some(Chains::Host(audit)) => audit.into_report(),
+            Some(Chains::Fleet(audit)) => audit.into_report(),
+            None => Report::default(),
+        };
+        let mut report = self.report;
+        report.leaves = size;
+        report.root = hex::encode(root);
+        report.anomalies = found.anomalies;
+        report.repriced = found.repriced;
+        found.findings.into_iter().for_each(|finding| report.find(finding.code, finding.what));
+        report
+    }
+}
+
+#[cfg(test)]
+mod tests;
