@@ -8,6 +8,7 @@
 //! larger of `least` and half of `left`. So a lone client is served until less than its `least` is left, and a client
 //! that asks for much leaves room for others.
 
+pub mod escrow;
 mod pool;
 mod rate;
 mod spec;
