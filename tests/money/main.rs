@@ -1,10 +1,12 @@
-//! Money: bill and ledger side by side, under concurrency, broken calls and `kill -9`. Leaves `money.json`.
+//! Money: bill and ledger side by side, under concurrency, broken calls and `kill -9`, on one host and on four. Leaves `money.json`.
 
 mod broken;
 mod kills;
 mod many;
 mod planted;
 mod providers;
+mod shared;
+mod vault;
 
 use support::daemon::Daemon;
 use support::ledger::{Audit, Record, audit};

@@ -63,6 +63,8 @@ pub struct Slice {
     measured: Option<(NanoUsd, u64)>,
     /// What was spent as of the last answer.
     said: Option<NanoUsd>,
+    /// When the last claim was made, ms.
+    spoke: u64,
 }
 
 impl Slice {
@@ -85,6 +87,12 @@ impl Slice {
         left.0 < self.reserve(LASTS).0 / 2 && (self.free > NanoUsd::ZERO || !self.heard)
     }
 
+    /// When the last claim was made, ms.
+    #[must_use]
+    pub fn spoke(&self) -> u64 {
+        self.spoke
+    }
+
     /// Whether the vault knows all that was spent, and the host holds nothing.
     #[must_use]
     pub fn is_done(&self, used: &Use) -> bool {
@@ -95,6 +103,7 @@ impl Slice {
     /// of the message. `limit` is the configuration's; `None`: nothing is needed any more.
     pub fn claim(&mut self, key: &WindowKey, limit: Option<NanoUsd>, used: &Use, now: u64) -> Claim {
         self.measure(used, now);
+        self.spoke = now;
         let left = self.granted.saturating_sub(used.taken());
         let keep = match (limit, used.first > left) {
             (None, _) => NanoUsd::ZERO,
