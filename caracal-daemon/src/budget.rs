@@ -9,6 +9,7 @@
 //! that asks for much leaves room for others.
 
 pub mod escrow;
+mod exceeded;
 mod pool;
 mod rate;
 mod shared;

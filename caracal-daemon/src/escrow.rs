@@ -3,9 +3,11 @@
 //! While nothing answers, calls go on inside the slices until the lease runs out; then they are refused.
 
 mod kept;
+mod limits;
 mod postgres;
 mod refill;
 
 pub use kept::{Kept, KeptError};
-pub use postgres::{PostgresVault, accept, set_limits};
+pub use limits::{accept, set_limits};
+pub use postgres::PostgresVault;
 pub use refill::{Progress, Refill};

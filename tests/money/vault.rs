@@ -62,16 +62,25 @@ impl Vault {
 
     /// Starts it (again) and waits until it answers.
     pub(crate) fn go_on(&mut self) {
-        let log =
-            std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).expect("a log");
-        let mut command = self.run("postgres");
-        command.arg("-D").arg(self.data()).args(["-c", "listen_addresses=", "-k"]).arg(self.dir.path());
-        self.server = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it starts"));
+        let mut server = self.spawn();
         let ready = || {
+            // Children of one that was killed may be there still, and it starts beside none.
+            if server.try_wait().is_ok_and(|ended| ended.is_some()) {
+                server = self.spawn();
+            }
             let asked = Command::new(program("pg_isready")).arg("-q").arg("-h").arg(self.dir.path()).status();
             asked.is_ok_and(|status| status.success())
         };
         until("PostgreSQL answers", PATIENCE, ready).expect("PostgreSQL");
+        self.server = Some(server);
+    }
+
+    fn spawn(&self) -> Child {
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).expect("a log");
+        let mut command = self.run("postgres");
+        command.arg("-D").arg(self.data()).args(["-c", "listen_addresses=", "-k"]).arg(self.dir.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it starts")
     }
 
     /// SIGKILL.

@@ -1,9 +1,10 @@
 //! What is settled and held in each window, and who waits. One lock, held for a few map look-ups, never across a wait.
 
+use super::exceeded::exceeded;
 use super::shared::{Bounds, Shared};
 use super::spec::{BudgetSpec, SpecError, check};
 use super::wait::Waiting;
-use super::window::{Windows, shown};
+use super::window::Windows;
 use super::{Hold, Scope, Status, Warning, refuse};
 use crate::clock::{Clock, UnixNanos};
 use crate::event::WindowKey;
@@ -66,11 +67,11 @@ pub(crate) struct State {
 pub(super) struct Level<'s> {
     pub(super) spec: &'s BudgetSpec,
     pub(super) key: WindowKey,
-    ends: Option<UnixNanos>,
+    pub(super) ends: Option<UnixNanos>,
     forget: Option<UnixNanos>,
     settled: NanoUsd,
-    held: NanoUsd,
-    bounds: Bounds,
+    pub(super) held: NanoUsd,
+    pub(super) bounds: Bounds,
 }
 
 impl Level<'_> {
@@ -78,12 +79,12 @@ impl Level<'_> {
         self.bounds.limit.saturating_sub(self.taken())
     }
 
-    fn taken(&self) -> NanoUsd {
+    pub(super) fn taken(&self) -> NanoUsd {
         self.settled.saturating_add(self.held)
     }
 
     /// Spent here and elsewhere.
-    fn spent(&self) -> NanoUsd {
+    pub(super) fn spent(&self) -> NanoUsd {
         self.settled.saturating_add(self.bounds.elsewhere)
     }
 }
@@ -407,26 +408,4 @@ impl State {
 
 fn covers(spec: &BudgetSpec, scope: &Scope) -> bool {
     scope.is_among(&spec.agents, &spec.models, &spec.providers, &spec.hosts)
-}
-
-fn exceeded(level: &Level<'_>, least: NanoUsd) -> Refusal {
-    let spec = level.spec;
-    let part = if level.key.scope.is_empty() { String::new() } else { format!(" for {}", level.key.scope) };
-    let turns = level.ends.map_or_else(
-        || "It has no window, so raise its limit to go on".to_owned(),
-        |ends| format!("Its {} turns at {}", spec.window.as_str(), shown(ends)),
-    );
-    let held = match level.held {
-        NanoUsd::ZERO => String::new(),
-        held => format!(", {} held by open calls", held.short()),
-    };
-    let sentence = format!(
-        "refused this call: budget {:?}{part} of {} has {} left ({} spent{held}), and this call can cost {} even with a short answer. {turns}.",
-        spec.name,
-        spec.limit,
-        level.bounds.reach.saturating_sub(level.taken()).short_down(),
-        level.spent().short(),
-        least.short(),
-    );
-    refuse(Reason::BudgetExceeded, sentence)
 }

@@ -53,7 +53,7 @@ impl Shared {
     /// A call asks for as much as `most` in this window.
     pub(crate) fn ask(&mut self, key: &WindowKey, ends: Option<UnixNanos>, most: NanoUsd) {
         if !self.slices.contains_key(key) {
-            self.slices.insert(key.clone(), Slice { ends, ..Slice::default() });
+            self.slices.insert(key.clone(), Slice::new(ends));
         }
         if let Some(slice) = self.slices.get_mut(key) {
             slice.ask(most);
@@ -103,7 +103,7 @@ impl Pool {
             for (key, ends) in known.chain(own).collect::<Vec<_>>() {
                 let settled = state.settled(&key);
                 let slice = state.shared.slices.entry(key).or_default();
-                *slice = Slice { ends, ..Slice::taken_up(settled, ends) };
+                *slice = Slice::taken_up(settled, ends);
             }
         });
     }

@@ -5,6 +5,7 @@ use super::kept::Kept;
 use crate::budget::Budgets;
 use crate::budget::escrow::{Holder, Opened, Standing, Step, Stepped, TURN_MS, Vault, VaultError};
 use crate::clock;
+use crate::money::NanoUsd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -144,7 +145,11 @@ impl<V: Vault> Work<V> {
             self.stand(unknown);
             if self.holder.standing() == &Standing::Live {
                 tokio::time::sleep(GAP).await;
-                return Ok(Next::After(if said.waiting { SOON } else { Duration::from_millis(TURN_MS) }));
+                return Ok(match (said.waiting, in_vain(&step, &answer)) {
+                    (_, true) => Next::Pause(SOON),
+                    (true, false) => Next::After(SOON),
+                    (false, false) => Next::After(Duration::from_millis(TURN_MS)),
+                });
             }
         }
         self.stand(None);
@@ -222,6 +227,13 @@ impl<V: Vault> Work<V> {
             let _ = tokio::time::timeout(PARTING, self.vault.step(&step)).await;
         }
     }
+}
+
+/// Something was asked for, and nothing was given.
+fn in_vain(step: &Step, answer: &Stepped) -> bool {
+    let Stepped::Served { given, .. } = answer else { return true };
+    let wanted = step.claims.iter().any(|claim| claim.want > NanoUsd::ZERO);
+    wanted && !step.claims.iter().zip(given).any(|(claim, given)| given.granted > claim.granted)
 }
 
 async fn answered<T>(asked: impl Future<Output = Result<T, VaultError>>) -> Result<T, String> {

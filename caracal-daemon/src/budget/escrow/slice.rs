@@ -68,6 +68,12 @@ pub struct Slice {
 }
 
 impl Slice {
+    /// A slice of nothing, of a window that ends then.
+    #[must_use]
+    pub fn new(ends: Option<UnixNanos>) -> Slice {
+        Slice { ends, ..Slice::default() }
+    }
+
     /// A slice that was another process's of this host, which is gone: what that one did not spend goes back with the first
     /// claim. It is not spent from: a vault that came from a backup may have lent it to another host meanwhile.
     #[must_use]

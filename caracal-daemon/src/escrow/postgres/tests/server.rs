@@ -62,31 +62,37 @@ impl Server {
     }
 
     pub(super) fn run(&self) {
-        let log =
-            std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).expect("a log");
-        let child = as_user(&program("postgres"))
+        let ready = || {
+            let port = self.port.to_string();
+            let asked = Command::new(program("pg_isready")).args(["-q", "-h", "127.0.0.1", "-p", &port]).status();
+            asked.is_ok_and(|status| status.success())
+        };
+        let deadline = Instant::now() + Duration::from_secs(120);
+        let mut child = self.spawn();
+        while !ready() {
+            let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "PostgreSQL does not answer: {}", log());
+            std::thread::sleep(Duration::from_millis(50));
+            // Children of one that was killed may be there still, and it starts beside none.
+            if child.try_wait().is_ok_and(|ended| ended.is_some()) {
+                child = self.spawn();
+            }
+        }
+        *self.process.lock().expect("its process") = Some(child);
+    }
+
+    fn spawn(&self) -> Child {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log"));
+        as_user(&program("postgres"))
             .arg("-D")
             .arg(self.data())
             .args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1", "-k"])
             .arg(self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(log.expect("a log"))
             .spawn()
-            .expect("postgres starts");
-        *self.process.lock().expect("its process") = Some(child);
-        let ready = || {
-            let asked = Command::new(program("pg_isready"))
-                .args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()])
-                .status();
-            asked.is_ok_and(|status| status.success())
-        };
-        let deadline = Instant::now() + Duration::from_secs(120);
-        while !ready() {
-            let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "PostgreSQL does not answer: {}", log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            .expect("postgres starts")
     }
 
     /// SIGKILL. Its children end when they see that it is gone.
