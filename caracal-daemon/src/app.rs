@@ -211,6 +211,9 @@ async fn finish(app: &Arc<App>) {
         tracing::warn!("Streams were still open at the end of the drain limit.");
     }
     app.stack.flush().await;
+    if let Some(escrow) = &app.stages.escrow {
+        escrow.stop().await;
+    }
     // Nothing is signed once the keeper is gone, and the journal has it all: no reason to wait for ever.
     let why = match tokio::time::timeout(FLUSH, app.stages.ledger.flush()).await {
         Ok(Ok(_)) => {

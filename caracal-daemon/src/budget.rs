@@ -8,14 +8,18 @@
 //! larger of `least` and half of `left`. So a lone client is served until less than its `least` is left, and a client
 //! that asks for much leaves room for others.
 
+pub mod escrow;
+mod exceeded;
 mod pool;
 mod rate;
+mod shared;
 mod spec;
 mod wait;
 mod warning;
 mod window;
 
 pub use rate::{Pass, RateSpec, Rates};
+pub use shared::Claims;
 pub use spec::{BudgetSpec, Per, SpecError, Wait, Window, WindowKind};
 pub use warning::Warning;
 
@@ -80,6 +84,9 @@ pub struct Status {
     pub ends: Option<UnixNanos>,
     /// It refuses nothing.
     pub soft: bool,
+    /// What this host has of a budget that many share.
+    #[serde(skip)]
+    pub slice: Option<escrow::Slice>,
     /// What the budget is divided by.
     #[serde(skip)]
     pub per: Per,
@@ -138,6 +145,34 @@ impl Budgets {
     #[must_use]
     pub fn snapshot(&self) -> Vec<Status> {
         self.0.with(pool::State::snapshot)
+    }
+
+    /// Woken when a slice of a shared budget runs low, or a call waits for one.
+    #[must_use]
+    pub fn wake(&self) -> Arc<tokio::sync::Notify> {
+        self.0.wake()
+    }
+
+    /// What to say of this host's slices at `now`, ms of the clock that never stops. What is not needed is not spent from any
+    /// more; `last`: nothing is needed.
+    #[must_use]
+    pub fn claims(&self, now: u64, last: bool) -> Claims {
+        self.0.claims(now, last)
+    }
+
+    /// Takes up what a vault says this host has.
+    pub fn take_up(&self, shares: &[(WindowKey, Option<UnixNanos>, escrow::Share)]) {
+        self.0.take_up(shares);
+    }
+
+    /// Hears a vault's answer to these claims; calls that wait are looked at again.
+    pub fn hear(&self, claims: &[escrow::Claim], given: &[escrow::Given]) {
+        Pool::hear(&self.0, claims, given);
+    }
+
+    /// Until when slices may be spent from, ms of the clock that never stops; and why they are not refilled, if they are not.
+    pub fn lend(&self, until: u64, trouble: Option<Arc<str>>) {
+        Pool::lend(&self.0, until, trouble);
     }
 
     /// Calls to this model are refused from now on: a bill was above its hold, so its price cannot be right.

@@ -55,3 +55,11 @@ pub fn monotonic_ns() -> u64 {
         u64::try_from(now.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0)
     })
 }
+
+/// `CLOCK_BOOTTIME` in milliseconds: it goes on while the host sleeps, so that what was lent for a time is not kept longer.
+#[must_use]
+pub fn boottime_ms() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(0, |now| {
+        u64::try_from(now.tv_sec()).unwrap_or(0) * 1_000 + u64::try_from(now.tv_nsec()).unwrap_or(0) / 1_000_000
+    })
+}

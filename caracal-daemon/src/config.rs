@@ -18,7 +18,7 @@ pub use crate::address::Cidr;
 pub use amount::{AmountError, format_usd, parse_usd};
 pub use budgets::{Budget, Per, Window, WindowKind};
 pub use hosts::HostPattern;
-pub use plane::{Kafka, Mechanism, Place, Sasl, Tls, Worker, secret};
+pub use plane::{Escrow, Kafka, Mechanism, Place, Sasl, Tls, Worker, secret};
 pub use priced::{ApiEntry, McpEntry, PRICED_HOSTS, ProviderEntry, may_be_priced, own_hosts};
 pub(crate) use problem::position;
 pub use problem::{ConfigError, Problem};
@@ -96,6 +96,8 @@ pub struct Config {
     pub kafka: Option<Kafka>,
     /// `[postgres]`: the ledger of many hosts. Default none.
     pub postgres: Option<Place>,
+    /// `[escrow]`.
+    pub escrow: Escrow,
     /// `[redis]`: the spend of many hosts. Default none.
     pub redis: Option<Place>,
     /// `[worker]`.
@@ -152,6 +154,7 @@ impl Default for Config {
             policy: PolicyFiles::default(),
             kafka: None,
             postgres: None,
+            escrow: Escrow::default(),
             redis: None,
             worker: Worker::default(),
             agent: Vec::new(),

@@ -1,6 +1,6 @@
 //! The stages of `caracald`, in the order in which a byte meets them.
 //!
-//! `capture -> tls -> http -> policy -> meter -> budget -> journal -> bus -> ledger, spend`; a stage knows only what
+//! `capture -> tls -> http -> policy -> meter -> budget -> journal -> bus -> ledger, spend`, and [`escrow`] beside them; a stage knows only what
 //! stands to its left, plus the ground floor (`config`, `clock`, `address`, `agent`, `event`, `money`, `refusal`, `telemetry`).
 //! [`intercept`] tells the story of one connection from top to bottom.
 
@@ -17,6 +17,7 @@ pub mod budget;
 pub mod bus;
 pub mod capture;
 pub mod dns;
+pub mod escrow;
 pub mod http;
 pub mod journal;
 pub mod ledger;

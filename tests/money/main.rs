@@ -1,4 +1,4 @@
-//! Money: bill and ledger side by side, under concurrency, broken calls and `kill -9`. Leaves `money.json`.
+//! Money: bill and ledger side by side, under concurrency, broken calls and `kill -9`, on one host and on four. Leaves `money.json`.
 
 mod beyond;
 mod broken;
@@ -10,6 +10,8 @@ mod planted;
 mod providers;
 mod socket;
 mod unmetered;
+mod shared;
+mod vault;
 
 use support::daemon::Daemon;
 use support::ledger::{Audit, Record, audit};

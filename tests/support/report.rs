@@ -87,6 +87,14 @@ pub fn figure(subject: &str, key: &str, value: u64) {
     });
 }
 
+/// Writes a figure that several cases have: the largest one stays.
+pub fn largest(subject: &str, key: &str, value: u64) {
+    update(subject, |report| {
+        let before = report["figures"][key].as_u64().unwrap_or(0);
+        report["figures"][key] = json!(before.max(value));
+    });
+}
+
 /// Runs at the size that the contract names, not at the size that fits into CI's time.
 #[must_use]
 pub fn long() -> bool {

@@ -60,6 +60,14 @@ pub(crate) fn for_test(checkout: &Checkout) -> Result<Clients> {
     clients::install(checkout)
 }
 
+/// What the unit tests start.
+///
+/// # Errors
+/// Like [`for_build`].
+pub(crate) fn for_unit(checkout: &Checkout) -> Result<()> {
+    packages::install(checkout, "to run the unit tests", packages::UNIT)
+}
+
 /// The agents as npm has them today, for `--long`.
 ///
 /// # Errors

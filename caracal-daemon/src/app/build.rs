@@ -13,11 +13,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
 use super::DataPathArgs;
+use crate::budget::escrow::Holder;
 use crate::budget::{BudgetSpec, Budgets, Per, RateSpec, Rates, Wait};
 use crate::bus::publish::Publisher;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::dns::resolve::{Resolver, Servers};
+use crate::escrow::{Kept, PostgresVault, Refill};
 use crate::event::{Data, Detail, Draft};
 use crate::http::pool::Pool;
 use crate::intercept::{Limits, Parts, Stack};
@@ -46,6 +48,8 @@ pub(super) struct Stages {
     pub(super) ledger: ledger::Handle,
     pub(super) publisher: Option<Publisher>,
     pub(super) budgets: Arc<Budgets>,
+    /// Where budgets are shared with other hosts.
+    pub(super) escrow: Option<Refill>,
     rates: Rates,
     pub(super) state: StateDir,
     file: PathBuf,
@@ -108,6 +112,7 @@ pub(super) async fn build(
     meter.replace_own(Own::of(&config));
     let rates = Rates::new(rates_of(&config));
     let budgets = Arc::new(Budgets::new(specs(&config), clock.clone(), recovery.totals)?);
+    let escrow = escrow(&config, &args.host_id, &state, &budgets)?;
     for book in [meter.book(), meter.own_book()] {
         freeze(&budgets, &book, &overruns);
     }
@@ -152,6 +157,7 @@ pub(super) async fn build(
         ledger,
         publisher,
         budgets,
+        escrow,
         rates,
         state,
         file: config.file,
@@ -173,6 +179,9 @@ impl Stages {
 
     fn try_reload(&self) -> Result<Arc<str>, String> {
         let config = Config::load(&self.file).map_err(|error| error.to_string())?;
+        if self.escrow.is_none() && config.budget.iter().any(|budget| budget.shared) {
+            return Err("the first budget that is shared needs a restart of the daemon".to_owned());
+        }
         let book = price_book(&config).map_err(|error| format!("{error:#}"))?;
         let base = self.file.parent().unwrap_or(Path::new("/"));
         // All that can fail before anything changes.
@@ -199,6 +208,9 @@ impl Stages {
                 "budget": &*status.key.budget, "scope": &*status.key.scope, "window": &*status.key.window,
                 "limit_nano_usd": status.limit.0, "settled_nano_usd": status.settled.0, "held_nano_usd": status.held.0,
                 "left_nano_usd": status.left.0, "ends_unix_nanos": status.ends, "soft": status.soft,
+                "shared": status.slice.as_ref().map(|slice| json!({
+                    "slice_nano_usd": slice.granted.0, "elsewhere_nano_usd": slice.elsewhere.0, "free_nano_usd": slice.free.0,
+                })),
             })
         };
         let shown = |status: &crate::budget::Status| {
@@ -230,6 +242,18 @@ impl Stages {
         let json = crate::cli::spend::json(&sums).map_err(|error| error.to_string())?;
         Ok(json!({ "json": json, "table": crate::cli::spend::table(&sums) }))
     }
+}
+
+/// Starts what refills this host's slices, where a budget is shared.
+fn escrow(config: &Config, host: &str, state: &StateDir, budgets: &Arc<Budgets>) -> anyhow::Result<Option<Refill>> {
+    let Some(place) = config.postgres.as_ref().filter(|_| config.budget.iter().any(|budget| budget.shared)) else {
+        return Ok(None);
+    };
+    let vault = PostgresVault::new(&place.url().context("[postgres]")?)?;
+    let kept = Kept::load(&state.data())?;
+    let lot = rand::random::<u64>() >> 1;
+    let holder = Holder::new(&kept.id, host, &kept.place()?, config.escrow.lease_ms, lot, kept.known);
+    Ok(Some(Refill::start(vault, holder, kept, Arc::clone(budgets))))
 }
 
 /// Refuses the models that had a bill above its hold, for as long as the price book has the entry that priced it.
@@ -401,6 +425,7 @@ fn spec(budget: &config::Budget) -> BudgetSpec {
         wait: Wait { time: Duration::from_millis(budget.wait_ms), ..Wait::default() },
         soft: budget.soft,
         warn_at: budget.warn_at.clone(),
+        shared: budget.shared,
     }
 }
 

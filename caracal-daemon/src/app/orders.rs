@@ -176,6 +176,7 @@ fn status(app: &App) -> Value {
         "journal": { "bytes": used, "limit": limit, "failure": app.stages.journal.tail().failure() },
         "ledger": { "size": ledger.size, "checkpoint": ledger.checkpoint, "trouble": ledger.trouble },
         "kafka": app.stages.publisher.as_ref().map(crate::bus::publish::Publisher::progress),
+        "escrow": app.stages.escrow.as_ref().map(crate::escrow::Refill::progress),
         "budgets": app.stages.budgets(None),
         "untrusting": untrusting,
         "namespaces": app.elsewhere.count(),

@@ -1,8 +1,10 @@
 //! What is settled and held in each window, and who waits. One lock, held for a few map look-ups, never across a wait.
 
+use super::exceeded::exceeded;
+use super::shared::{Bounds, Shared};
 use super::spec::{BudgetSpec, SpecError, check};
 use super::wait::Waiting;
-use super::window::{Windows, shown};
+use super::window::Windows;
 use super::{Hold, Scope, Status, Warning, refuse};
 use crate::clock::{Clock, UnixNanos};
 use crate::event::WindowKey;
@@ -29,50 +31,61 @@ impl fmt::Debug for Pool {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Cell {
-    settled: NanoUsd,
-    held: NanoUsd,
+pub(super) struct Cell {
+    pub(super) settled: NanoUsd,
+    pub(super) held: NanoUsd,
     forget: Option<UnixNanos>,
 }
 
-struct Budget {
-    spec: BudgetSpec,
-    windows: Windows,
+pub(super) struct Budget {
+    pub(super) spec: BudgetSpec,
+    pub(super) windows: Windows,
 }
 
-struct Waiter {
+pub(super) struct Waiter {
     id: u64,
-    scope: Scope,
-    least: NanoUsd,
+    pub(super) scope: Scope,
+    pub(super) least: NanoUsd,
     most: NanoUsd,
     answer: oneshot::Sender<Answer>,
 }
 
 /// Everything under the lock.
 pub(crate) struct State {
-    budgets: Vec<Budget>,
-    cells: HashMap<WindowKey, Cell>,
-    queue: VecDeque<Waiter>,
+    pub(super) budgets: Vec<Budget>,
+    pub(super) cells: HashMap<WindowKey, Cell>,
+    pub(super) shared: Shared,
+    pub(super) queue: VecDeque<Waiter>,
     next_id: u64,
     /// The latest time seen: a clock that steps back opens no former window again.
-    latest: UnixNanos,
+    pub(super) latest: UnixNanos,
     pub(crate) frozen: HashSet<(&'static str, Arc<str>)>,
     pub(crate) allow_uncovered: bool,
 }
 
 /// One budget above a call, now.
-struct Level<'s> {
-    spec: &'s BudgetSpec,
-    key: WindowKey,
-    ends: Option<UnixNanos>,
+pub(super) struct Level<'s> {
+    pub(super) spec: &'s BudgetSpec,
+    pub(super) key: WindowKey,
+    pub(super) ends: Option<UnixNanos>,
     forget: Option<UnixNanos>,
     settled: NanoUsd,
-    held: NanoUsd,
+    pub(super) held: NanoUsd,
+    pub(super) bounds: Bounds,
 }
 
 impl Level<'_> {
     fn left(&self) -> NanoUsd {
-        self.spec.limit.saturating_sub(self.settled.saturating_add(self.held))
+        self.bounds.limit.saturating_sub(self.taken())
+    }
+
+    pub(super) fn taken(&self) -> NanoUsd {
+        self.settled.saturating_add(self.held)
+    }
+
+    /// Spent here and elsewhere.
+    pub(super) fn spent(&self) -> NanoUsd {
+        self.settled.saturating_add(self.bounds.elsewhere)
     }
 }
 
@@ -113,6 +126,7 @@ impl Pool {
         let state = State {
             budgets: budgets(specs)?,
             cells,
+            shared: Shared::default(),
             queue: VecDeque::new(),
             next_id: 0,
             latest: UnixNanos(0),
@@ -156,6 +170,7 @@ impl Pool {
                     let id = state.next_id;
                     state.next_id += 1;
                     state.queue.push_back(Waiter { id, scope: scope.clone(), least, most, answer });
+                    state.shared.waits();
                     Asked::Queued(Waiting { pool: Arc::clone(pool), id, wait, time, refusal })
                 }
             }
@@ -237,7 +252,7 @@ fn budgets(specs: Vec<BudgetSpec>) -> Result<Vec<Budget>, SpecError> {
 
 impl State {
     /// The budgets above a call: those that cover it, and all their parents.
-    fn levels(&self, scope: &Scope) -> Vec<Level<'_>> {
+    pub(super) fn levels(&self, scope: &Scope) -> Vec<Level<'_>> {
         let mut above: Vec<usize> = Vec::new();
         for (index, budget) in self.budgets.iter().enumerate() {
             let mut next = covers(&budget.spec, scope).then_some(index);
@@ -264,7 +279,8 @@ impl State {
             settled = settled.saturating_add(cell.settled);
             held = held.saturating_add(cell.held);
         }
-        Level { spec: &budget.spec, key: newest, ends: place.ends, forget: place.forget, settled, held }
+        let bounds = self.shared.bounds(&budget.spec, &newest);
+        Level { spec: &budget.spec, key: newest, ends: place.ends, forget: place.forget, settled, held, bounds }
     }
 
     /// Takes money from every level or from none. A level in `behind` has somebody waiting for it already.
@@ -285,24 +301,37 @@ impl State {
             return Taken::Denied(refuse(Reason::PolicyDenied, sentence));
         }
         let hard = || levels.iter().filter(|level| !level.spec.soft);
-        if let Some(level) = hard().find(|level| level.settled.saturating_add(least) > level.spec.limit) {
+        if let Some(level) = hard().find(|level| level.settled.saturating_add(least) > level.bounds.reach) {
             return Taken::Denied(exceeded(level, least));
         }
         let left = hard().map(Level::left).min();
         let tight = hard().find(|level| level.left() < least || behind.contains(&level.key));
+        let asked: Vec<_> =
+            hard().filter(|level| level.spec.shared).map(|level| (level.key.clone(), level.ends)).collect();
         if let Some(level) = tight {
-            return Taken::Later {
+            let mut refusal = exceeded(level, least);
+            if let Some(trouble) = self.shared.trouble().filter(|_| level.spec.shared) {
+                refusal.sentence = format!("{} This host's part of it is not refilled: {trouble}.", refusal.sentence);
+            }
+            let later = Taken::Later {
                 calls: hard().map(|level| level.spec.wait.calls).min().unwrap_or(0),
                 time: hard().map(|level| level.spec.wait.time).min().unwrap_or_default(),
-                refusal: exceeded(level, least),
+                refusal,
                 windows: hard().map(|level| level.key.clone()).collect(),
             };
+            asked.iter().for_each(|(key, ends)| self.shared.ask(key, *ends, most));
+            return later;
         }
         let amount = left.map_or(most, |left| most.min(least.max(NanoUsd(left.0 / 2))));
+        let lefts: Vec<NanoUsd> = hard().filter(|level| level.spec.shared).map(Level::left).collect();
         let taken: Vec<(WindowKey, Option<UnixNanos>)> =
             levels.into_iter().map(|level| (level.key, level.forget)).collect();
         for (key, forget) in &taken {
             self.add(key, *forget, amount);
+        }
+        for ((key, ends), left) in asked.iter().zip(lefts) {
+            self.shared.ask(key, *ends, most);
+            self.shared.left(key, left.saturating_sub(amount));
         }
         Taken::Granted { amount, windows: taken.into_iter().map(|(key, _)| key).collect() }
     }
@@ -310,7 +339,11 @@ impl State {
     fn add(&mut self, key: &WindowKey, forget: Option<UnixNanos>, amount: NanoUsd) {
         if !self.cells.contains_key(key) {
             let now = self.latest;
-            self.cells.retain(|_, cell| cell.held > NanoUsd::ZERO || cell.forget.is_none_or(|at| now < at));
+            let slices = &self.shared.slices;
+            self.cells.retain(|key, cell| {
+                // The vault is told of a slice to its end.
+                cell.held > NanoUsd::ZERO || cell.forget.is_none_or(|at| now < at) || slices.contains_key(key)
+            });
         }
         let cell = self.cells.entry(key.clone()).or_default();
         cell.forget = forget;
@@ -345,7 +378,7 @@ impl State {
         let budget = self.budgets.iter().find(|budget| budget.spec.name == key.budget)?;
         let level = self.level(budget, Arc::clone(&key.scope));
         // A window that has turned warns nobody any more.
-        (level.key == *key).then(|| Warning::of(&budget.spec, key, settled, level.settled))?
+        (level.key == *key).then(|| Warning::of(&budget.spec, key, settled, level.spent()))?
     }
 
     /// How long until a window of this waiter turns.
@@ -381,8 +414,9 @@ impl State {
                     limit: level.spec.limit,
                     settled: level.settled,
                     held: level.held,
-                    left: level.left(),
+                    left: level.bounds.reach.saturating_sub(level.taken()),
                     ends: level.ends,
+                    slice: level.spec.shared.then(|| self.shared.slices.get(&level.key).cloned().unwrap_or_default()),
                     soft: level.spec.soft,
                     per: level.spec.per,
                     key: level.key,
@@ -396,26 +430,4 @@ impl State {
 fn covers(spec: &BudgetSpec, scope: &Scope) -> bool {
     let tool = || !scope.tool.is_empty() && spec.tools.iter().any(|pattern| pattern.matches(&scope.tool));
     scope.is_among(&spec.agents, &spec.models, &spec.providers, &spec.hosts) && (spec.tools.is_empty() || tool())
-}
-
-fn exceeded(level: &Level<'_>, least: NanoUsd) -> Refusal {
-    let spec = level.spec;
-    let part = if level.key.scope.is_empty() { String::new() } else { format!(" for {}", level.key.scope) };
-    let turns = level.ends.map_or_else(
-        || "It has no window, so raise its limit to go on".to_owned(),
-        |ends| format!("Its {} turns at {}", spec.window.as_str(), shown(ends)),
-    );
-    let held = match level.held {
-        NanoUsd::ZERO => String::new(),
-        held => format!(", {} held by open calls", held.short()),
-    };
-    let sentence = format!(
-        "refused this call: budget {:?}{part} of {} has {} left ({} spent{held}), and this call can cost {} even with a short answer. {turns}.",
-        spec.name,
-        spec.limit,
-        level.left().short_down(),
-        level.settled.short(),
-        least.short(),
-    );
-    refuse(Reason::BudgetExceeded, sentence)
 }

@@ -56,6 +56,8 @@ pub struct BudgetSpec {
     pub soft: bool,
     /// Percent of the limit at which it warns.
     pub warn_at: Vec<u8>,
+    /// Many hosts share it: this one spends from a slice.
+    pub shared: bool,
 }
 
 impl BudgetSpec {
@@ -78,6 +80,7 @@ impl BudgetSpec {
             wait: Wait::default(),
             soft: false,
             warn_at: Vec::new(),
+            shared: false,
         }
     }
 

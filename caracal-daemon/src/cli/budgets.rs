@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
@@ -13,6 +14,8 @@ pub use correct::CorrectArgs;
 use super::control::Control;
 use crate::config::Config;
 use crate::keeper::control::Request;
+use crate::ledger::postgres::Database;
+use crate::ledger::worker::WorkerError;
 use crate::money::NanoUsd;
 
 /// Show every budget: limit, spent, held, left, and when its window turns.
@@ -27,6 +30,12 @@ pub struct BudgetsArgs {
     /// Print JSON: amounts in nano-USD.
     #[arg(long)]
     json: bool,
+    /// After the database of shared budgets was restored or promoted: let hosts spend from them again.
+    ///
+    /// Wait until every host has reported: what a host has counts from then on, though the database forgot it. Connects to
+    /// [postgres] as its owner.
+    #[arg(long, conflicts_with = "json")]
+    accept: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -42,6 +51,9 @@ pub fn run(args: &BudgetsArgs, config: &Config) -> anyhow::Result<ExitCode> {
     if let Some(Verb::Correct(args)) = &args.verb {
         return correct::run(args, config);
     }
+    if args.accept {
+        return accept(config);
+    }
     let budgets = Control::connect(config)?.ask(&Request::Budgets)?;
     if args.json {
         println!("{budgets}");
@@ -54,28 +66,49 @@ pub fn run(args: &BudgetsArgs, config: &Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn accept(config: &Config) -> anyhow::Result<ExitCode> {
+    let url = config.postgres.as_ref().ok_or(WorkerError::Missing("postgres"))?.url()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut database = Database::new(&url, None)?;
+    let looked_at =
+        runtime.block_on(async { crate::escrow::accept(database.up().await?).await }).context("PostgreSQL")?;
+    looked_at.iter().for_each(|what| println!("accepted: {what}"));
+    println!("hosts spend from shared budgets again");
+    Ok(ExitCode::SUCCESS)
+}
+
 fn table(rows: &[Value]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(["BUDGET", "FOR", "LIMIT", "SPENT", "HELD", "LEFT", "USED", "WINDOW TURNS"]);
+    table.set_header(["BUDGET", "FOR", "LIMIT", "SPENT", "HELD", "LEFT", "USED", "SLICE", "WINDOW TURNS"]);
     for row in rows {
         let text = |key: &str| row[key].as_str().unwrap_or_default();
         let amount = |key: &str| NanoUsd(row[key].as_u64().unwrap_or_default());
         let (limit, spent) = (amount("limit_nano_usd"), amount("settled_nano_usd"));
         let held = amount("held_nano_usd");
+        let shared = |key: &str| row["shared"][key].as_u64().map(NanoUsd);
+        let elsewhere = shared("elsewhere_nano_usd").unwrap_or_default();
+        // What may be spent here without asking, and what nobody has.
+        let slice = match (shared("slice_nano_usd"), shared("free_nano_usd")) {
+            (Some(slice), Some(free)) => {
+                format!("{}, {} free", slice.saturating_sub(spent.saturating_add(held)).short_down(), free.short_down())
+            }
+            _ => "-".to_owned(),
+        };
         let soft = if row["soft"] == true { " (soft)" } else { "" };
         table.add_row([
             text("budget").to_owned(),
             if text("scope").is_empty() { "all".to_owned() } else { text("scope").to_owned() },
             format!("{limit}{soft}"),
-            spent.short(),
+            spent.saturating_add(elsewhere).short(),
             held.short(),
             amount("left_nano_usd").short_down(),
-            used(spent.saturating_add(held), limit),
+            used(spent.saturating_add(held).saturating_add(elsewhere), limit),
+            slice,
             row["ends_unix_nanos"].as_i64().map_or_else(|| "never".to_owned(), turns),
         ]);
     }
-    for column in table.column_iter_mut().skip(2).take(5) {
+    for column in table.column_iter_mut().skip(2).take(6) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
@@ -106,9 +139,12 @@ mod tests {
             "budget": "day", "scope": "builder", "window": "day/2026-11-24", "limit_nano_usd": 10_000_000_000_u64,
             "settled_nano_usd": 3_000_000_000_u64, "held_nano_usd": 500_000_000, "left_nano_usd": 6_500_000_000_u64,
             "ends_unix_nanos": 1_795_564_800_000_000_000_i64, "soft": true,
+            "shared": { "slice_nano_usd": 4_000_000_000_u64, "elsewhere_nano_usd": 1_000_000_000_u64, "free_nano_usd": 2_500_000_000_u64 },
         });
         let text = table(&[row]).to_string();
-        for part in ["day", "builder", "$10.00 (soft)", "$3.00", "$0.50", "$6.50", "35 %", "2026-11-2"] {
+        for part in
+            ["day", "builder", "$10.00 (soft)", "$4.00", "$0.50", "$6.50", "45 %", "$0.50, $2.50 free", "2026-11-2"]
+        {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert_eq!(used(NanoUsd(1), NanoUsd(1_000)), "1 %");

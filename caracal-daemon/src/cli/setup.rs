@@ -3,6 +3,7 @@
 use super::worker;
 use crate::bus::kafka;
 use crate::config::{Config, Kafka};
+use crate::escrow;
 use crate::ledger::postgres::{Database, MIGRATIONS};
 use crate::ledger::worker::WorkerError;
 use anyhow::{Context as _, bail, ensure};
@@ -99,6 +100,11 @@ async fn tables(config: &Config) -> anyhow::Result<()> {
     let connection = database.up().await.context("PostgreSQL")?;
     MIGRATIONS.run(connection).await.context("PostgreSQL: the tables cannot be made; connect as their owner")?;
     println!("PostgreSQL has the tables, triggers and roles");
+    let shared = config.budget.iter().filter(|budget| budget.shared);
+    let limits: Vec<_> = shared.map(|budget| (budget.name.as_str(), budget.limit)).collect();
+    for budget in escrow::set_limits(database.up().await?, &limits).await.context("PostgreSQL: limits")? {
+        println!("shared budget {budget} has the limit of this configuration");
+    }
     Ok(())
 }
 

@@ -75,6 +75,9 @@ fn print(status: &Value, config: &Config) {
         let why = kafka["trouble"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
         println!("kafka: {backlog} records to publish, the oldest for {} ms{why}", text(&kafka["lag_ms"]));
     }
+    if let Some(why) = path["escrow"]["trouble"].as_str() {
+        println!("shared budgets: {why} (lease {} ms)", text(&path["escrow"]["lease_ms"]));
+    }
     let agents = status["agents"].as_array().map(Vec::as_slice).unwrap_or_default();
     if agents.is_empty() {
         println!("no agents");

@@ -62,6 +62,9 @@ pub struct Budget {
     /// At which parts of the limit it is said, percent. Default 50, 80, 95.
     #[serde(default = "half_most_nearly_all")]
     pub warn_at: Vec<u8>,
+    /// Many hosts share the limit, which is in `[postgres]` then. Default false: it is this host's own.
+    #[serde(default)]
+    pub shared: bool,
     /// The line that the budget begins at.
     #[serde(skip)]
     pub line: usize,
@@ -185,6 +188,18 @@ fn check_one(budget: &Budget) -> Result<(), Found> {
     }
     if budget.kind == WindowKind::Rolling && budget.window == Window::Total {
         return found("kind", "`total` never ends, so it cannot roll; leave `kind` out".into());
+    }
+    if budget.shared && budget.kind == WindowKind::Rolling {
+        return found("shared", "slices belong to a window of the calendar: a shared budget cannot roll".into());
+    }
+    if budget.shared && budget.soft {
+        return found(
+            "shared",
+            "a soft budget refuses nothing, so there is nothing to share; leave one of the two out".into(),
+        );
+    }
+    if budget.shared && budget.limit.0 > i64::MAX.unsigned_abs() {
+        return found("limit", "PostgreSQL counts up to 9223372036 USD".into());
     }
     if budget.warn_at.len() > 16 || budget.warn_at.iter().any(|percent| !(1..=100).contains(percent)) {
         return found("warn_at", "at most 16 of 1 to 100: percent of the limit".into());

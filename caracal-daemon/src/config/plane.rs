@@ -106,6 +106,21 @@ impl Place {
     }
 }
 
+/// `[escrow]`: how this host holds its slices of shared budgets.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Escrow {
+    /// How long slices are spent from while `[postgres]` does not answer, ms; a sixth of it is kept as a margin. A host that is
+    /// started elsewhere with this host's state waits for as long. Default 60,000.
+    pub lease_ms: u64,
+}
+
+impl Default for Escrow {
+    fn default() -> Escrow {
+        Escrow { lease_ms: 60_000 }
+    }
+}
+
 /// `[worker]`: what the ledger's workers of one log series share.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -157,6 +172,13 @@ pub(super) fn check(config: &Config) -> Result<(), Found> {
         if place.as_ref().is_some_and(|place| place.url.is_some() == place.url_file.is_some()) {
             return found(key, "write either `url` or `url_file`");
         }
+    }
+    if !(12_000..=86_400_000).contains(&config.escrow.lease_ms) {
+        return found("escrow.lease_ms", "12000 to 86400000 ms: a host speaks every two seconds");
+    }
+    if let Some(budget) = config.budget.iter().find(|budget| budget.shared && config.postgres.is_none()) {
+        let message = format!("budget {:?} is shared, so [postgres] must say where its limit is", budget.name);
+        return Err(Found::new(budget.line, "shared", message));
     }
     let Some(kafka) = &config.kafka else { return Ok(()) };
     if kafka.servers.is_empty() {
@@ -226,6 +248,16 @@ mod tests {
             ),
             ("[kafka]\nservers = \"k\"\n[kafka.tls]\nkey = \"k\"\n", "belong together"),
             ("[postgres]\n", "url_file"),
+            ("[[budget]]\nname = \"b\"\nlimit = \"1 USD\"\nwindow = \"day\"\nshared = true\n", "[postgres]"),
+            ("[escrow]\nlease_ms = 1\n", "12000"),
+            (
+                "[postgres]\nurl = \"u\"\n[[budget]]\nname = \"b\"\nlimit = \"1 USD\"\nwindow = \"day\"\nshared = true\nkind = \"rolling\"\n",
+                "cannot roll",
+            ),
+            (
+                "[postgres]\nurl = \"u\"\n[[budget]]\nname = \"b\"\nlimit = \"1 USD\"\nwindow = \"day\"\nshared = true\nsoft = true\n",
+                "nothing to share",
+            ),
             ("[redis]\nurl = \"redis://r\"\nurl_file = \"r\"\n", "url_file"),
         ] {
             let error = parse(text).expect_err(text);

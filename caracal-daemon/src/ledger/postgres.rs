@@ -19,6 +19,8 @@ pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/p
 pub const WRITER: &str = "caracal_ledger";
 /// What a reader may do.
 pub const READER: &str = "caracal_reader";
+/// What a host with shared budgets may do.
+pub const HOST: &str = "caracal_host";
 
 /// A way into the database. Reconnects after an error.
 #[derive(Debug)]
@@ -47,7 +49,11 @@ impl Database {
         if self.connection.is_none() {
             let mut connection = self.options.connect().await?;
             if let Some(role) = self.role {
-                let set = if role == WRITER { "SET ROLE caracal_ledger" } else { "SET ROLE caracal_reader" };
+                let set = match role {
+                    WRITER => "SET ROLE caracal_ledger",
+                    HOST => "SET ROLE caracal_host",
+                    _ => "SET ROLE caracal_reader",
+                };
                 sqlx::query(set).execute(&mut connection).await?;
             }
             self.connection = Some(connection);

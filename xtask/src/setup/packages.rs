@@ -50,6 +50,12 @@ pub(crate) const SERVICES: &[(&str, Probe)] = &[
     ("util-linux", Probe::Program("setpriv")),
 ];
 
+/// What the unit tests start: a vault of shared budgets.
+pub(crate) const UNIT: &[(&str, Probe)] = &[
+    ("postgresql", Probe::Succeeds(&["sh", "-c", "ls /usr/lib/postgresql/*/bin/postgres"])),
+    ("util-linux", Probe::Program("setpriv")),
+];
+
 /// What the contracts call.
 pub(crate) const TEST: &[(&str, Probe)] = &[
     ("curl", Probe::Program("curl")),

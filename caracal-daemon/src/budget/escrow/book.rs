@@ -1,0 +1,154 @@
+//! A vault in memory: what one host needs, and what the tests compare the others with.
+
+use super::{
+    Odd, Opened, Opening, QUIET_MS, Session, Share, Step, Stepped, Terms, Vault, VaultError, Verdict, Window, serve,
+};
+use crate::clock::UnixNanos;
+use crate::event::WindowKey;
+use crate::money::NanoUsd;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// All rows.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    limits: HashMap<Arc<str>, NanoUsd>,
+    sessions: BTreeMap<Arc<str>, Session>,
+    windows: BTreeMap<WindowKey, (Window, Option<UnixNanos>)>,
+    shares: BTreeMap<(Arc<str>, WindowKey), Share>,
+    /// What went wrong, and whether nobody may spend until an operator has looked.
+    incidents: Vec<(String, bool)>,
+    /// How many of them an operator has looked at.
+    accepted: usize,
+    started: u64,
+    now: u64,
+}
+
+impl Book {
+    /// A vault with these limits.
+    #[must_use]
+    pub fn new(limits: HashMap<Arc<str>, NanoUsd>) -> Book {
+        Book { limits, now: QUIET_MS, ..Book::default() }
+    }
+
+    /// Moves its clock.
+    pub fn set(&mut self, now: u64) {
+        self.now = now;
+    }
+
+    /// It was away, and starts.
+    pub fn start(&mut self) {
+        self.started = self.now;
+    }
+
+    /// An operator has looked at what went wrong.
+    pub fn accept(&mut self) {
+        self.accepted = self.incidents.len();
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn incidents(&self) -> &[(String, bool)] {
+        &self.incidents
+    }
+
+    /// The last step that was heard of a holder.
+    #[must_use]
+    pub fn heard(&self, holder: &str) -> u64 {
+        self.sessions.get(holder).map_or(0, |session| session.step)
+    }
+
+    /// A window.
+    #[must_use]
+    pub fn window(&self, key: &WindowKey) -> Window {
+        self.windows.get(key).map(|(window, _)| window.clone()).unwrap_or_default()
+    }
+
+    /// Whether the sums of each window are those of its shares.
+    #[must_use]
+    pub fn adds_up(&self) -> bool {
+        self.windows.iter().all(|(key, (window, _))| {
+            let shares = || self.shares.iter().filter(|((_, of), _)| of == key).map(|(_, share)| share);
+            window.allotted.0 == shares().map(|share| share.allotted().0).sum::<u64>()
+                && window.spent.0 == shares().map(|share| share.spent().0).sum::<u64>()
+        })
+    }
+
+    fn halted(&self) -> Option<Arc<str>> {
+        let open = self.incidents.get(self.accepted..).unwrap_or_default();
+        open.iter().find(|(_, halts)| *halts).map(|(why, _)| why.as_str().into())
+    }
+
+    fn take_up(&mut self, opening: &Opening) -> Opened {
+        let found = self.sessions.get(&opening.holder).cloned();
+        let (session, verdict) = Session::open(found, opening, self.now);
+        match verdict {
+            Verdict::Busy(ms) => return Opened::Busy(ms),
+            Verdict::Forgot(why) => self.incidents.push((why, true)),
+            Verdict::HostForgot(why) => {
+                self.incidents.push((why, false));
+                for ((_, key), share) in self.shares.iter_mut().filter(|((holder, _), _)| *holder == opening.holder) {
+                    let more = share.forget();
+                    if let Some((window, _)) = self.windows.get_mut(key) {
+                        window.spent = window.spent.saturating_add(more);
+                    }
+                }
+            }
+            Verdict::Go | Verdict::Fenced | Verdict::Stale => {}
+        }
+        let known = super::Known { epoch: session.epoch, step: session.step, sent: session.step, opening: None };
+        self.sessions.insert(Arc::clone(&opening.holder), session);
+        let mine = self.shares.iter().filter(|((holder, _), _)| *holder == opening.holder);
+        let shares = mine.map(|((_, key), share)| {
+            let ends = self.windows.get(key).and_then(|(_, ends)| *ends);
+            (key.clone(), ends, *share)
+        });
+        Opened::Yes { known, shares: shares.collect(), halted: self.halted() }
+    }
+
+    fn hear(&mut self, step: &Step) -> Stepped {
+        let Some(session) = self.sessions.get_mut(&step.holder) else {
+            // Nothing is known of it at all: as if it stood at nothing.
+            let known = Session { epoch: 0, step: 0, lot: 0, place: "".into(), until: 0 };
+            self.sessions.insert(Arc::clone(&step.holder), known);
+            return self.hear(step);
+        };
+        match session.step(step, self.now) {
+            Verdict::Fenced => return Stepped::Fenced,
+            Verdict::Stale | Verdict::Busy(_) => return Stepped::Stale,
+            Verdict::Forgot(why) => self.incidents.push((why, true)),
+            Verdict::HostForgot(_) | Verdict::Go => {}
+        }
+        let mut given = Vec::new();
+        for claim in &step.claims {
+            let terms = Terms {
+                holder: &step.holder,
+                halted: self.halted().is_some(),
+                calm: self.now >= self.started.saturating_add(QUIET_MS),
+                holders: self.sessions.values().filter(|session| self.now < session.until).count() as u64,
+                now: self.now,
+            };
+            let (window, ends) = self.windows.entry(claim.key.clone()).or_default();
+            *ends = claim.ends;
+            let share = self.shares.entry((Arc::clone(&step.holder), claim.key.clone())).or_default();
+            let limit = self.limits.get(&claim.key.budget).copied();
+            let (answer, odd) = serve(window, share, limit, claim, &terms);
+            given.push(answer);
+            self.incidents.extend(odd.map(|odd| match odd {
+                Odd::HostForgot(why) => (why, false),
+                Odd::VaultForgot(why) => (why, true),
+            }));
+        }
+        Stepped::Served { given, halted: self.halted() }
+    }
+}
+
+impl Vault for Book {
+    async fn open(&mut self, opening: &Opening) -> Result<Opened, VaultError> {
+        Ok(self.take_up(opening))
+    }
+
+    async fn step(&mut self, step: &Step) -> Result<Stepped, VaultError> {
+        Ok(self.hear(step))
+    }
+}

@@ -1,0 +1,13 @@
+//! Takes what `budget` says of this host's slices; brings it to the vault of shared budgets, and the answer back. Stands beside
+//! the calls, never in their way: it dials PostgreSQL alone, as the ledger's worker does, and only what the operator named.
+//! While nothing answers, calls go on inside the slices until the lease runs out; then they are refused.
+
+mod kept;
+mod limits;
+mod postgres;
+mod refill;
+
+pub use kept::{Kept, KeptError};
+pub use limits::{accept, set_limits};
+pub use postgres::PostgresVault;
+pub use refill::{Progress, Refill};
