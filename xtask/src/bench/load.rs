@@ -29,6 +29,8 @@ pub(super) const MODEL: &str = "gpt-4o-mini";
 const WARM: usize = 20;
 /// ... unless that takes longer.
 const WARM_TIME: Duration = Duration::from_millis(300);
+/// How long a call may take: a peer that loses one would have the load wait for ever.
+const GIVE_UP: Duration = Duration::from_secs(20);
 /// Bytes that are read at once: one TLS record.
 const BUFFER: usize = 16 * 1024;
 
@@ -178,8 +180,14 @@ async fn warm_up(target: &Target) -> Result<Option<Stream>> {
     Ok(kept)
 }
 
-/// One call, on the kept connection or a new one. For [`Shape::Fresh`] the connection is part of the call.
+/// One call, within bounds.
 async fn one(target: &Target, kept: &mut Option<Stream>, buffer: &mut [u8]) -> Result<Call> {
+    let called = tokio::time::timeout(GIVE_UP, call(target, kept, buffer)).await;
+    called.with_context(|| format!("no whole answer within {} s", GIVE_UP.as_secs()))?
+}
+
+/// One call, on the kept connection or a new one. For [`Shape::Fresh`] the connection is part of the call.
+async fn call(target: &Target, kept: &mut Option<Stream>, buffer: &mut [u8]) -> Result<Call> {
     let started = Instant::now();
     let mut stream = match kept.take() {
         Some(stream) => stream,
