@@ -135,6 +135,7 @@ impl Audit {
             opened: Vec::new(),
             runs: None,
             hosts: BTreeMap::new(),
+            corrections: Vec::new(),
             keys: HashMap::new(),
             counts: (0, 0, 0),
             tiles: 0,

@@ -142,29 +142,6 @@ impl SqliteStore {
         self.rows(rows, chunk)
     }
 
-    /// At most `limit` chunks from `first` on that may hold a record of this span of time, Unix milliseconds, both included.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn chunks_within(
-        &mut self,
-        first: u64,
-        (since, until): (u64, u64),
-        limit: u32,
-    ) -> Result<Vec<Chunk>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT first, count, min_ms, max_ms, data FROM events WHERE first >= ? AND max_ms >= ? AND min_ms <= ? \
-             ORDER BY first LIMIT ?",
-        )
-        .bind(signed(first))
-        .bind(signed(since))
-        .bind(signed(until))
-        .bind(limit)
-        .fetch_all(&mut self.connection)
-        .await;
-        self.rows(rows, chunk)
-    }
-
     /// How many full tiles there are.
     ///
     /// # Errors

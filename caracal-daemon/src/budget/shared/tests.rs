@@ -18,7 +18,7 @@ struct Host {
 }
 
 fn scope() -> Scope {
-    Scope { agent: "a".into(), provider: "openai", model: "m".into(), host: "api.openai.com".into() }
+    Scope { agent: "a".into(), provider: "openai", model: "m".into(), host: "api.openai.com".into(), tool: "".into() }
 }
 
 fn book(limit: u64) -> Book {

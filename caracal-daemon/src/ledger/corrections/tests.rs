@@ -86,7 +86,7 @@ async fn audited(dir: &std::path::Path, drafts: &[Draft], batch: usize) -> (Ledg
         ledger.ingest(entries, None, Some(&signer)).await.expect("ingested");
     }
     let keys = Verifier::parse_all(&signer.0.public_keys()).expect("public keys");
-    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, books: &[] };
+    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, kept: &[], books: &[] };
     let mut store = SqliteStore::read(&file).await.expect("a store");
     let report = verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit");
     (ledger, report)
