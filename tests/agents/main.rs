@@ -65,9 +65,11 @@ fn closed(records: &[Record]) -> usize {
 /// Charge by charge, to the nano-USD: the ledger has the bill's lines and no other.
 #[track_caller]
 fn same(records: &[Record], bill: &[Line]) {
+    // A tool stands in the ledger behind its server's name.
+    let bare = |model: String| model.rsplit_once('/').map_or(model.clone(), |(_, tool)| tool.to_owned());
     let mut charged: Vec<(String, u64)> = calls(records)
         .into_values()
-        .filter_map(|call| Some((call.model, call.cost.filter(|cost| *cost > 0)?)))
+        .filter_map(|call| Some((bare(call.model), call.cost.filter(|cost| *cost > 0)?)))
         .collect();
     let mut billed: Vec<(String, u64)> = bill.iter().map(|line| (line.model.clone(), line.nano)).collect();
     charged.sort();

@@ -134,6 +134,10 @@ fn a_denied_call_is_one_request_and_our_sentence() {
             assert!(scene.log("started").is_empty() && scene.bill().is_empty());
         });
     }
+}
+
+#[test]
+fn a_denied_call_of_node_is_one_request_and_our_sentence() {
     case("Node openai, out of budget: one request, the sentence", NOTHING, |scene, daemon| {
         let script = "import { createRequire } from 'node:module';\nconst OpenAI = createRequire('NODE_PREFIX/')('openai');\n\
                       await new OpenAI().chat.completions.create({ model: 'gpt-4o-mini', messages: [{ role: 'user', content: 'hello' }] });";
