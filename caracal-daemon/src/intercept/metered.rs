@@ -16,8 +16,9 @@ use std::time::Duration;
 /// Bytes of an answer that are worth a record of their own: a TLS record holds 16 KB.
 const ENOUGH: usize = 8 * 1_024;
 
-/// How far an answer that has passed its hold is read on for its usage: it costs money while it comes.
-pub(crate) const BEYOND: Bounds = Bounds { bytes: 1 << 20, time: Duration::from_secs(10) };
+/// How far an answer that has passed its hold is read on for its usage: it costs money while it comes. Responses say their
+/// whole text four times more at their end.
+pub(crate) const BEYOND: Bounds = Bounds { bytes: 4 << 20, time: Duration::from_secs(10) };
 
 /// How much of an answer is read for nobody.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +27,7 @@ pub(crate) struct Bounds {
     pub(crate) time: Duration,
 }
 
-/// See above.
+/// An answer on its way to the agent.
 pub(crate) struct Metered(Option<Box<Open>>);
 
 struct Open {

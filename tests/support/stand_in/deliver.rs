@@ -189,7 +189,7 @@ impl Delivery {
     async fn cut(&self, feed: &Feed) {
         if let (true, Some(socket)) = (self.directive.reset, self.socket) {
             // What was sent before is on its way by then.
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
             super::serve::reset_at_close(socket);
         }
         let _gone = feed.send(Err(io::Error::other("cut on request"))).await;
