@@ -2,6 +2,7 @@
 //! file. Each judge and `caracald ledger verify` must accept what is sound and reject every forgery of what they read. Leaves
 //! `judges.json`: one case for each judge and forgery.
 
+mod again;
 mod crates;
 mod forgeries;
 mod log;
