@@ -1,5 +1,6 @@
 //! Two logs of real daemons, as `ledger export` writes them: one at two of its states, and another one.
 
+use crate::again::again;
 use crate::{LOAD, STAND_IN};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -68,6 +69,7 @@ pub(crate) fn make(dir: &Path) -> Logs {
         std::fs::copy(&key, logs.private.join(name)).unwrap_or_else(|error| panic!("{}: {error}", key.display()));
     }
     daemon.stop();
+    again(&daemon, dir);
     let mut daemon = Daemon::start(&scene, RULES);
     grow(&daemon, others, &logs.other);
     keys(&daemon, &logs.keys[1]);

@@ -2,6 +2,7 @@
 //! file. Each judge and `caracald ledger verify` must accept what is sound and reject every forgery of what they read. Leaves
 //! `judges.json`: one case for each judge and forgery.
 
+mod again;
 mod crates;
 mod forgeries;
 mod log;
@@ -75,7 +76,8 @@ fn judges_accept_what_is_sound_and_reject_every_forgery() {
     assert_eq!(faults, Vec::<String>::new());
     // No forgery is ours alone to see, and none is seen by all others and not by us.
     for case in &forged {
-        let read_by = panel::panel().iter().filter(|judge| judge.name != panel::OURS && judge.reads(case)).count();
+        let read_by =
+            panel::panel().iter().filter(|judge| !judge.name.starts_with(panel::OURS) && judge.reads(case)).count();
         assert!(read_by > 0, "no judge but ours reads {}", case.name);
     }
 }

@@ -4,14 +4,18 @@ use crate::Said;
 use crate::crates;
 use crate::forgeries::{Forgery, Part};
 use serde_json::Value;
+use std::io::{BufRead as _, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use support::daemon::caracald;
 use support::programs;
 
 /// The verifier that is judged with the others.
 pub(crate) const OURS: &str = "caracald ledger verify";
+
+/// The same over HTTP.
+const OURS_BY_URL: &str = "caracald ledger verify --url";
 
 /// One judge.
 pub(crate) struct Judge {
@@ -23,10 +27,11 @@ pub(crate) struct Judge {
 }
 
 /// All of them.
-pub(crate) fn panel() -> [Judge; 6] {
+pub(crate) fn panel() -> [Judge; 7] {
     use Part::{EcdsaKey, EcdsaLine, Kept, PartialTile, Receipt, Tile0, Tile1};
     [
-        Judge { name: OURS, blind: &[], ask: ours },
+        Judge { name: OURS, blind: &[], ask: |cases| ours(cases, None) },
+        Judge { name: OURS_BY_URL, blind: &[Receipt], ask: by_url },
         Judge { name: "golang.org/x/mod sumdb", blind: &[], ask: |cases| program(go("sumdb"), cases) },
         Judge { name: "tessera fsck", blind: &[Receipt, Kept], ask: |cases| program(go("fsck"), cases) },
         Judge { name: "tlog_tiles", blind: &[EcdsaLine, EcdsaKey], ask: |cases| function(crates::tlog_tiles, cases) },
@@ -55,8 +60,8 @@ fn name(case: &Path) -> String {
     case.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// `caracald ledger verify --folder` and `--receipt`, with nothing but the case's files.
-fn ours(cases: &[&Path]) -> Said {
+/// `caracald ledger verify --folder` and `--receipt`, with nothing but the case's files; or `--url` below `base`.
+fn ours(cases: &[&Path], base: Option<&str>) -> Said {
     let nowhere = tempfile::tempdir().expect("a scratch directory");
     let config = nowhere.path().join("caracal.toml");
     std::fs::write(&config, format!("state_dir = \"{}\"\n", nowhere.path().join("state").display())).expect("written");
@@ -65,6 +70,8 @@ fn ours(cases: &[&Path]) -> Said {
         verify.arg("--config").arg(&config).args(["ledger", "verify", "--json", "--public-key"]).arg(case.join("keys"));
         if case.join("receipt").exists() {
             verify.arg("--receipt").arg(case.join("receipt"));
+        } else if let Some(base) = base {
+            verify.arg("--url").arg(format!("{base}/{}/log", name(case).replace(' ', "%20")));
         } else {
             verify.arg("--folder").arg(case.join("log"));
         }
@@ -80,7 +87,31 @@ fn ours(cases: &[&Path]) -> Said {
             _ => None,
         }
     };
-    cases.iter().filter_map(judge).collect()
+    // Most of the time over HTTP is waiting.
+    std::thread::scope(|scope| {
+        let parts = cases.chunks(cases.len().div_ceil(4).max(1));
+        let asked: Vec<_> = parts.map(|part| scope.spawn(|| part.iter().filter_map(judge).collect::<Said>())).collect();
+        asked.into_iter().flat_map(|part| part.join().expect("it was asked")).collect()
+    })
+}
+
+/// Each case from a web server that knows nothing of logs.
+fn by_url(cases: &[&Path]) -> Said {
+    let dir = cases.first().and_then(|case| case.parent()).expect("a directory of cases");
+    let mut server = Command::new("/usr/bin/python3")
+        .args(["-u", "-m", "http.server", "--bind", "127.0.0.1", "0", "--directory"])
+        .arg(dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("python3 serves");
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
+    let port = line.split_whitespace().skip_while(|word| *word != "port").nth(1).expect("a port").to_owned();
+    let said = ours(cases, Some(&format!("http://127.0.0.1:{port}")));
+    let _gone = server.kill();
+    let _gone = server.wait();
+    said
 }
 
 /// The judges of Go, as `cargo xtask test` built them.

@@ -28,7 +28,7 @@ fn kills_lose_nothing_and_double_nothing() {
         let plane = Plane::start(2);
         let mut hosts: Vec<Host> = (0..3).map(|at| Host::new(&format!("host-{at}"))).collect();
         let keys: String = hosts.iter().map(Host::public_key).collect();
-        plane.caracald(&["hosts", "enrol", crate::plane::text(&plane.file("hosts.pub", &keys))]);
+        plane.caracald(&["hosts", "enrol", text(&plane.file("hosts.pub", &keys))]);
         let mut workers = vec![plane.worker("ledger"), plane.worker("ledger"), plane.worker("spend")];
 
         let sent = Arc::new(AtomicU64::new(0));
