@@ -2,12 +2,13 @@
 //! killed and one host is cut off from it: the sum of the providers' bills is never above a limit.
 
 use crate::vault::{ADDRESS, Road, Vault};
-use crate::{LOAD, STAND_IN, settled};
+use crate::{LOAD, STAND_IN};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use support::daemon::{Daemon, caracald};
+use support::ledger::calls;
 use support::netns::{Ran, Run, until};
 use support::report;
 use support::scene::Scene;
@@ -27,8 +28,8 @@ fn rules(url: &str) -> String {
     format!(
         "[postgres]\nurl = \"{url}\"\n[escrow]\nlease_ms = 30000\n[[allow]]\nhosts = [\"api.openai.com\"]\n\
          [[budget]]\nname = \"company\"\nlimit = \"{company}\"\nwindow = \"total\"\nshared = true\nwait_ms = 20000\n\
-         [[budget]]\nname = \"team\"\nparent = \"company\"\nlimit = \"{team}\"\nwindow = \"month\"\nshared = true\nwait_ms = 20000\n\
-         [[budget]]\nname = \"seat\"\nparent = \"team\"\nlimit = \"{seat}\"\nwindow = \"month\"\nper = \"agent\"\nshared = true\nwait_ms = 20000\n"
+         [[budget]]\nname = \"team\"\nparent = \"company\"\nlimit = \"{team}\"\nwindow = \"total\"\nshared = true\nwait_ms = 20000\n\
+         [[budget]]\nname = \"seat\"\nparent = \"team\"\nlimit = \"{seat}\"\nwindow = \"total\"\nper = \"agent\"\nshared = true\nwait_ms = 20000\n"
     )
 }
 
@@ -41,11 +42,14 @@ fn administer(vault: &Vault, dir: &Path, words: &[&str]) -> String {
     text(&output.stdout)
 }
 
-fn load(daemon: &Daemon<'_>, requests: usize, base: usize) -> Run {
-    let (requests, base) = (requests.to_string(), base.to_string());
-    let args =
-        ["--clients", CLIENTS, "--requests", &requests, "--cap-base", &base, "--stream", "--words", "output=60 slow=1"];
-    daemon.run(LOAD).args(args).limit(Duration::from_secs(7_200))
+/// At most so many at once: each asks for one token more than the one before, and none for so many that it is clamped.
+const MOST: usize = 3_000;
+
+fn load(daemon: &Daemon<'_>, requests: usize) -> Run {
+    let requests = requests.min(MOST).to_string();
+    let words = ["--stream", "--words", "output=60 slow=1"];
+    let load = daemon.run(LOAD).args(["--clients", CLIENTS, "--requests", &requests]).args(words);
+    load.limit(Duration::from_secs(7_200))
 }
 
 /// How many were answered and refused, and how many had no answer.
@@ -57,14 +61,22 @@ fn told(ran: &Ran) -> [usize; 3] {
     [answered, refused, none]
 }
 
-/// What the providers billed, and what the ledgers charged.
+/// What the providers billed, and what the ledgers charged, once every call is closed.
 fn spent(scenes: &[Scene], daemons: &[Daemon<'_>]) -> (u64, u64) {
-    let audits = scenes.iter().zip(daemons).map(|(scene, daemon)| {
-        let (_, audit) = settled(scene, daemon);
-        assert_eq!((audit.lost, audit.doubled), (0, 0), "{audit:?}");
-        audit
-    });
-    audits.fold((0, 0), |sum, audit| (sum.0 + audit.bill, sum.1 + audit.ledger))
+    let mut sums = (0, 0);
+    for (scene, daemon) in scenes.iter().zip(daemons) {
+        let bill = scene.bill();
+        let records = daemon.records_when(|records| {
+            let calls = calls(records);
+            calls.len() >= bill.len() && calls.values().all(|call| call.cost.is_some())
+        });
+        let calls = calls(&records);
+        assert!(calls.values().all(|call| call.outcomes == 1), "a call was charged twice");
+        sums.0 += bill.iter().map(|line| line.nano).sum::<u64>();
+        sums.1 += calls.values().filter_map(|call| call.cost).sum::<u64>();
+    }
+    assert!(sums.0 <= sums.1, "bill {}, ledger {}: something was not charged", sums.0, sums.1);
+    sums
 }
 
 #[test]
@@ -84,10 +96,8 @@ fn four_hosts_never_spend_more_than_they_share() {
         let requests = if report::long() { 250_000 } else { 300 };
         let mut ran = hurt(&scenes, &mut daemons, &mut vault, &roads, requests);
         // Until nobody gets anything any more.
-        for round in 1..10 {
-            let base = 1_000 + round * 2 * requests;
-            let again: Vec<Run> = daemons.iter().map(|daemon| load(daemon, 64, base)).collect();
-            let again = together(again);
+        for _ in 0..10 {
+            let again = together(daemons.iter().map(|daemon| vec![load(daemon, 64)]).collect());
             let served: usize = again.iter().map(|ran| told(ran)[0]).sum();
             ran.extend(again);
             if served == 0 {
@@ -129,34 +139,36 @@ fn four_hosts_never_spend_more_than_they_share() {
     });
 }
 
-/// All loads at once, each from a thread of its own.
-fn together(loads: Vec<Run>) -> Vec<Ran> {
+/// The loads of all hosts at once, those of one host after each other.
+fn together(loads: Vec<Vec<Run>>) -> Vec<Ran> {
     std::thread::scope(|scope| {
-        let running: Vec<_> = loads.into_iter().map(|load| scope.spawn(move || load.ran())).collect();
-        running.into_iter().map(|one| one.join().expect("a load")).collect()
+        let running: Vec<_> = loads.into_iter().map(|loads| scope.spawn(|| one_by_one(loads))).collect();
+        running.into_iter().flat_map(|one| one.join().expect("a load")).collect()
     })
+}
+
+fn one_by_one(loads: Vec<Run>) -> Vec<Ran> {
+    loads.into_iter().map(Run::ran).collect()
 }
 
 /// The load, and in its middle: PostgreSQL is killed and started, a daemon is killed and started, a host is cut off.
 fn hurt(scenes: &[Scene], daemons: &mut [Daemon<'_>], vault: &mut Vault, roads: &[Road], requests: usize) -> Vec<Ran> {
-    let loads: Vec<Run> = daemons.iter().map(|daemon| load(daemon, requests, 1_000)).collect();
-    let billed = |least: usize| {
-        let all = || scenes.iter().map(|scene| scene.bill().len()).sum::<usize>() >= least;
-        until("calls are billed", PATIENCE, all).expect("calls");
-    };
+    let of = |daemon: &Daemon<'_>| (0..requests.div_ceil(MOST)).map(|_| load(daemon, requests)).collect();
+    let loads: Vec<Vec<Run>> = daemons.iter().map(of).collect();
     std::thread::scope(|scope| {
-        let running: Vec<_> = loads.into_iter().map(|load| scope.spawn(move || load.ran())).collect();
-        billed(50);
+        let running: Vec<_> = loads.into_iter().map(|loads| scope.spawn(|| one_by_one(loads))).collect();
+        let billed = || scenes.iter().map(|scene| scene.bill().len()).sum::<usize>() >= 50;
+        until("calls are billed", PATIENCE, billed).expect("calls");
         vault.kill();
-        billed(60);
+        std::thread::sleep(Duration::from_millis(500));
         vault.go_on();
         roads[2].cut();
         daemons[1].kill();
         daemons[1].restart();
         roads[2].mend();
-        let mut ran: Vec<Ran> = running.into_iter().map(|one| one.join().expect("a load")).collect();
+        let mut ran: Vec<Ran> = running.into_iter().flat_map(|one| one.join().expect("a load")).collect();
         // Of the daemon that was killed, its clients' connections went with it.
-        ran.push(load(&daemons[1], requests, 1_000 + requests).ran());
+        ran.push(load(&daemons[1], requests).ran());
         ran
     })
 }
@@ -177,7 +189,7 @@ fn agrees(vault: &Vault, ledger: u64) {
 /// A vault that forgets what hosts have must turn the verdict: otherwise it says nothing.
 fn planted(scenes: &[Scene], daemons: &[Daemon<'_>], vault: &Vault, limit: u64) {
     vault.query("UPDATE escrow_windows SET allotted = 0, spent = 0; UPDATE escrow_shares SET granted = settled");
-    let _ran = together(daemons.iter().map(|daemon| load(daemon, 200, 500_000)).collect());
+    let _ran = together(daemons.iter().map(|daemon| vec![load(daemon, 200)]).collect());
     let (bill, _) = spent(scenes, daemons);
     assert!(bill > limit, "money that was given twice is seen: bill {bill}, limit {limit}");
 }

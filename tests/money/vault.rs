@@ -38,8 +38,8 @@ impl Vault {
         let uid = line.split(':').nth(2).and_then(|uid| uid.parse().ok()).expect("a uid");
         chown(dir.path(), Some(uid), Some(uid)).expect("its owner");
         let mut vault = Vault { dir, uid, server: None };
-        let made =
-            vault.run("initdb").args(["-U", "postgres", "-A", "trust", "--locale=C", "-N", "-D"]).arg(vault.data());
+        let mut made = vault.run("initdb");
+        made.args(["-U", "postgres", "-A", "trust", "--locale=C", "-N", "-D"]).arg(vault.data());
         let made = made.output().expect("initdb runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         vault.go_on();
