@@ -3,6 +3,8 @@
 
 mod build;
 mod elsewhere;
+#[cfg(test)]
+mod holds;
 mod orders;
 mod prober;
 

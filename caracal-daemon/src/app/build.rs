@@ -73,13 +73,8 @@ pub(super) async fn build(
     };
     let (journal, _) = Journal::open(&state.journal(), &state.detail_keys(), &args.host_id, options, &clock)?;
     let mut recovery = ledger.recover(&journal).await?;
-    // A call whose end nobody saw is charged in full: the provider may have done the work.
-    for intent in std::mem::take(&mut recovery.open) {
-        for window in &intent.windows {
-            let total = recovery.totals.entry(window.clone()).or_default();
-            *total = total.saturating_add(intent.hold);
-        }
-        journal.durable(intent.crash_outcome(clock.now())).await?;
+    for outcome in recovery.charge_open(clock.now()) {
+        journal.durable(outcome).await?;
     }
     let rows = ledger.store().spend().await?;
     let overruns = ledger.store().overruns().await?;

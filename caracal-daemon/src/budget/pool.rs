@@ -334,6 +334,16 @@ impl State {
         ends.map_or(Duration::from_secs(3_600), |ends| Duration::from_nanos(ends.0.saturating_sub(self.latest.0)))
     }
 
+    /// Everything that what comes next depends on, for the search of its states: windows with money in them, and who waits.
+    #[cfg(test)]
+    pub(crate) fn picture(&self) -> String {
+        let mut cells: Vec<_> = self.cells.iter().map(|(key, cell)| (key, cell.settled.0, cell.held.0)).collect();
+        cells.retain(|(_, settled, held)| settled + held > 0);
+        cells.sort();
+        let queue: Vec<_> = self.queue.iter().map(|waiter| (waiter.least.0, waiter.most.0)).collect();
+        format!("{cells:?}{queue:?}")
+    }
+
     /// Calls in the queue.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {

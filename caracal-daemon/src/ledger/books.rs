@@ -4,6 +4,7 @@
 use crate::clock::UnixNanos;
 use crate::event::write::PLACE_BYTES;
 use crate::event::{Data, Detail, Draft, Kind, Usage, WindowKey};
+use crate::meter::Provider;
 use crate::money::NanoUsd;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -42,7 +43,7 @@ impl OpenIntent {
                 agent: (!self.agent.is_empty()).then(|| self.agent.as_str().into()),
                 reason: Some("crash"),
                 call: self.call.parse().ok(),
-                provider: ["openai", "anthropic", "google"].into_iter().find(|known| *known == self.provider),
+                provider: Provider::named(&self.provider).map(Provider::name),
                 model: (!self.model.is_empty()).then(|| self.model.as_str().into()),
                 hold: Some(self.hold),
                 cost: Some(self.hold),
