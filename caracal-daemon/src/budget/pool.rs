@@ -2,7 +2,7 @@
 
 use super::spec::{BudgetSpec, SpecError, check};
 use super::wait::Waiting;
-use super::window::{Windows, shown};
+use super::window::{self, Windows, shown};
 use super::{Hold, Scope, Status, Warning, refuse};
 use crate::clock::{Clock, UnixNanos};
 use crate::event::WindowKey;
@@ -56,6 +56,9 @@ pub(crate) struct State {
     next_id: u64,
     /// The latest time seen: a clock that steps back opens no former window again.
     latest: UnixNanos,
+    /// Parts of rolling windows that lay in the future at the start: the clock stood further once, and what was spent then
+    /// counts as long as a window has it and the present in it.
+    ahead: Vec<WindowKey>,
     pub(crate) frozen: HashSet<(&'static str, Arc<str>)>,
     pub(crate) allow_uncovered: bool,
 }
@@ -109,13 +112,16 @@ impl Pool {
         clock: Clock,
         totals: HashMap<WindowKey, NanoUsd>,
     ) -> Result<Pool, SpecError> {
+        let now = clock.now();
+        let ahead = totals.keys().filter(|key| window::begins_after(&key.window, now)).cloned().collect();
         let cells = totals.into_iter().map(|(key, settled)| (key, Cell { settled, ..Cell::default() })).collect();
         let state = State {
             budgets: budgets(specs)?,
             cells,
             queue: VecDeque::new(),
             next_id: 0,
-            latest: UnixNanos(0),
+            latest: now,
+            ahead,
             frozen: HashSet::new(),
             allow_uncovered: false,
         };
@@ -238,7 +244,12 @@ impl State {
         let key = |window| WindowKey { budget: Arc::clone(&budget.spec.name), scope: Arc::clone(&part), window };
         let newest = key(place.key);
         let (mut settled, mut held) = (NanoUsd::ZERO, NanoUsd::ZERO);
-        for key in std::iter::once(newest.clone()).chain(place.counted.into_iter().map(key)) {
+        let ahead = self.ahead.iter().filter(|key| {
+            key.budget == newest.budget
+                && key.scope == newest.scope
+                && window::is_near_ahead(&key.window, &newest.window)
+        });
+        for key in std::iter::once(newest.clone()).chain(place.counted.into_iter().map(key)).chain(ahead.cloned()) {
             let cell = self.cells.get(&key).copied().unwrap_or_default();
             settled = settled.saturating_add(cell.settled);
             held = held.saturating_add(cell.held);
