@@ -4,6 +4,7 @@ mod broken;
 mod kills;
 mod many;
 mod planted;
+mod prices;
 mod providers;
 
 use support::daemon::Daemon;

@@ -99,8 +99,7 @@ pub(super) async fn build(
         trouble = Some(error.to_string());
         PriceBook::empty()
     });
-    let meter = Arc::new(Meter::new(book, bases(&config)).with_body_limit(config.limits.pricing_body_bytes));
-    meter.replace_own(Own::of(&config));
+    let meter = Arc::new(metered(book, &config));
     let rates = Rates::new(rates_of(&config));
     let budgets = Arc::new(Budgets::new(specs(&config), clock.clone(), recovery.totals)?);
     for book in [meter.book(), meter.own_book()] {
@@ -264,6 +263,17 @@ fn bases(config: &Config) -> Vec<Extra> {
         Some(Extra { host, provider: Provider::named(&entry.provider)?, base: entry.base.clone() })
     };
     config.provider.iter().filter_map(base).collect()
+}
+
+/// The meter that is configured: its price book, the operator's own bases, and prices by the call.
+pub(crate) fn meter(config: &Config) -> anyhow::Result<Meter> {
+    Ok(metered(price_book(config)?, config))
+}
+
+fn metered(book: PriceBook, config: &Config) -> Meter {
+    let meter = Meter::new(book, bases(config)).with_body_limit(config.limits.pricing_body_bytes);
+    meter.replace_own(Own::of(config));
+    meter
 }
 
 /// The price book that is configured, or the one that is compiled in.
