@@ -4,6 +4,8 @@
 mod build;
 mod correct;
 mod elsewhere;
+#[cfg(test)]
+mod holds;
 mod orders;
 mod prober;
 
@@ -19,7 +21,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub(crate) use build::{dialer, price_book_text};
+pub(crate) use build::{dialer, meter, price_book_text};
 
 use crate::agent::CgroupId;
 use crate::capture::flows::Flows;

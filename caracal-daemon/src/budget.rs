@@ -175,6 +175,12 @@ impl Budgets {
         Pool::lend(&self.0, until, trouble);
     }
 
+    /// Everything that what comes next depends on.
+    #[cfg(test)]
+    pub(crate) fn picture(&self) -> String {
+        self.0.with(|state| state.picture())
+    }
+
     /// Calls to this model are refused from now on: a bill was above its hold, so its price cannot be right.
     pub fn freeze(&self, provider: &'static str, model: &Arc<str>) {
         self.0.with(|state| state.frozen.insert((provider, Arc::clone(model))));
@@ -195,6 +201,19 @@ impl Budgets {
 /// A refusal of this stage. The sentence goes on after `Caracal `.
 pub(crate) fn refuse(reason: Reason, sentence: String) -> Refusal {
     Refusal { stage: Stage::Budget, side: Side::Us, reason, sentence: format!("Caracal {sentence}") }
+}
+
+/// How a hold ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The bill is known.
+    Settled(NanoUsd),
+    /// The bill is not known, and is more than was held: charged is what it is at least.
+    Beyond(NanoUsd),
+    /// The bill is not known: the whole hold is charged.
+    Charged,
+    /// Provably nothing was billed.
+    Released,
 }
 
 /// Money set aside: HELD until [`Hold::sent`], then SENT until one of the three ends.
@@ -226,7 +245,8 @@ impl Hold {
         self.amount = self.held;
     }
 
-    /// The request may have reached the provider from now on.
+    /// Its intent is durable, so its request may be sent: from now on only an end that is recorded gives it back, as the next
+    /// start would have it.
     pub fn sent(&mut self) {
         self.sent = true;
     }
@@ -247,6 +267,27 @@ impl Hold {
     /// Provably nothing was billed.
     pub fn release(mut self) {
         self.end(NanoUsd::ZERO);
+    }
+
+    /// Ends as `ending` says once `recorded` has the outcome, and not before: money that is given back earlier can be held
+    /// again, and a crash in between would find both holds and no outcome. When it is not recorded the whole hold is
+    /// charged, which is what the next start will do. Gives the answer of `recorded`, and the limits that came near.
+    pub async fn end_after<E>(
+        self,
+        ending: Ending,
+        recorded: impl Future<Output = Result<(), E>>,
+    ) -> (Result<(), E>, Vec<Warning>) {
+        let recorded = recorded.await;
+        let warnings = match (ending, &recorded) {
+            (Ending::Settled(bill), Err(_)) if bill <= self.held => self.charge_max().1,
+            (Ending::Settled(bill) | Ending::Beyond(bill), _) => self.settle(bill),
+            (Ending::Charged, _) | (Ending::Released, Err(_)) => self.charge_max().1,
+            (Ending::Released, Ok(())) => {
+                self.release();
+                Vec::new()
+            }
+        };
+        (recorded, warnings)
     }
 
     fn end(&mut self, settled: NanoUsd) -> Vec<Warning> {

@@ -40,7 +40,8 @@ pub use sqlite::SqliteStore;
 pub use state::StateDir;
 pub use store::{Store, StoreError};
 
-use crate::event::{Hash, WindowKey, write};
+use crate::clock::UnixNanos;
+use crate::event::{Draft, Hash, WindowKey, write};
 use crate::journal::{Entry, Journal, JournalError, ReadError, SignedHead, Start};
 use crate::keeper::{KeeperError, Signer};
 use crate::money::NanoUsd;
@@ -84,6 +85,21 @@ pub struct Recovery {
     pub totals: HashMap<WindowKey, NanoUsd>,
     /// Paid calls whose outcome is not recorded.
     pub open: Vec<OpenIntent>,
+}
+
+impl Recovery {
+    /// Charges each call whose end nobody saw its hold, since the provider may have done the work: adds it to the totals and
+    /// gives the outcomes, which must be durable before another call is let through.
+    pub fn charge_open(&mut self, at: UnixNanos) -> Vec<Draft> {
+        let open = std::mem::take(&mut self.open);
+        for intent in &open {
+            for window in &intent.windows {
+                let total = self.totals.entry(window.clone()).or_default();
+                *total = total.saturating_add(intent.hold);
+            }
+        }
+        open.iter().map(|intent| intent.crash_outcome(at)).collect()
+    }
 }
 
 /// What one call of [`Ledger::ingest`] did.

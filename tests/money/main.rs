@@ -7,6 +7,7 @@ mod cuts;
 mod kills;
 mod many;
 mod planted;
+mod prices;
 mod providers;
 mod socket;
 mod unmetered;

@@ -77,13 +77,8 @@ pub(super) async fn build(
     };
     let (journal, _) = Journal::open(&state.journal(), &state.detail_keys(), &args.host_id, options, &clock)?;
     let mut recovery = ledger.recover(&journal).await?;
-    // A call whose end nobody saw is charged in full: the provider may have done the work.
-    for intent in std::mem::take(&mut recovery.open) {
-        for window in &intent.windows {
-            let total = recovery.totals.entry(window.clone()).or_default();
-            *total = total.saturating_add(intent.hold);
-        }
-        journal.durable(intent.crash_outcome(clock.now())).await?;
+    for outcome in recovery.charge_open(clock.now()) {
+        journal.durable(outcome).await?;
     }
     let rows = ledger.store().spend().await?;
     let overruns = ledger.store().overruns().await?;
@@ -108,8 +103,7 @@ pub(super) async fn build(
         trouble = Some(error.to_string());
         PriceBook::empty()
     });
-    let meter = Arc::new(Meter::new(book, bases(&config)).with_body_limit(config.limits.pricing_body_bytes));
-    meter.replace_own(Own::of(&config));
+    let meter = Arc::new(metered(book, &config));
     let rates = Rates::new(rates_of(&config));
     let budgets = Arc::new(Budgets::new(specs(&config), clock.clone(), recovery.totals)?);
     let escrow = escrow(&config, &args.host_id, &state, &budgets)?;
@@ -293,6 +287,17 @@ fn bases(config: &Config) -> Vec<Extra> {
         Some(Extra { host, provider: Provider::named(&entry.provider)?, base: entry.base.clone() })
     };
     config.provider.iter().filter_map(base).collect()
+}
+
+/// The meter that is configured: its price book, the operator's own bases, and prices by the call.
+pub(crate) fn meter(config: &Config) -> anyhow::Result<Meter> {
+    Ok(metered(price_book(config)?, config))
+}
+
+fn metered(book: PriceBook, config: &Config) -> Meter {
+    let meter = Meter::new(book, bases(config)).with_body_limit(config.limits.pricing_body_bytes);
+    meter.replace_own(Own::of(config));
+    meter
 }
 
 /// The price book that is configured, or the one that is compiled in.

@@ -4,7 +4,7 @@ use super::exceeded::exceeded;
 use super::shared::{Bounds, Shared};
 use super::spec::{BudgetSpec, SpecError, check};
 use super::wait::Waiting;
-use super::window::Windows;
+use super::window::{self, Windows};
 use super::{Hold, Scope, Status, Warning, refuse};
 use crate::clock::{Clock, UnixNanos};
 use crate::event::WindowKey;
@@ -59,6 +59,9 @@ pub(crate) struct State {
     next_id: u64,
     /// The latest time seen: a clock that steps back opens no former window again.
     pub(super) latest: UnixNanos,
+    /// Parts of rolling windows that lay in the future at the start: the clock stood further once, and what was spent then
+    /// counts as long as a window has it and the present in it.
+    ahead: Vec<WindowKey>,
     pub(crate) frozen: HashSet<(&'static str, Arc<str>)>,
     pub(crate) allow_uncovered: bool,
 }
@@ -122,6 +125,8 @@ impl Pool {
         clock: Clock,
         totals: HashMap<WindowKey, NanoUsd>,
     ) -> Result<Pool, SpecError> {
+        let now = clock.now();
+        let ahead = totals.keys().filter(|key| window::begins_after(&key.window, now)).cloned().collect();
         let cells = totals.into_iter().map(|(key, settled)| (key, Cell { settled, ..Cell::default() })).collect();
         let state = State {
             budgets: budgets(specs)?,
@@ -129,7 +134,8 @@ impl Pool {
             shared: Shared::default(),
             queue: VecDeque::new(),
             next_id: 0,
-            latest: UnixNanos(0),
+            latest: now,
+            ahead,
             frozen: HashSet::new(),
             allow_uncovered: false,
         };
@@ -274,7 +280,12 @@ impl State {
         let key = |window| WindowKey { budget: Arc::clone(&budget.spec.name), scope: Arc::clone(&part), window };
         let newest = key(place.key);
         let (mut settled, mut held) = (NanoUsd::ZERO, NanoUsd::ZERO);
-        for key in std::iter::once(newest.clone()).chain(place.counted.into_iter().map(key)) {
+        let ahead = self.ahead.iter().filter(|key| {
+            key.budget == newest.budget
+                && key.scope == newest.scope
+                && window::is_near_ahead(&key.window, &newest.window)
+        });
+        for key in std::iter::once(newest.clone()).chain(place.counted.into_iter().map(key)).chain(ahead.cloned()) {
             let cell = self.cells.get(&key).copied().unwrap_or_default();
             settled = settled.saturating_add(cell.settled);
             held = held.saturating_add(cell.held);
@@ -386,6 +397,16 @@ impl State {
         let waiter = self.queue.iter().find(|waiter| waiter.id == id);
         let ends = waiter.and_then(|waiter| self.levels(&waiter.scope).iter().filter_map(|level| level.ends).min());
         ends.map_or(Duration::from_secs(3_600), |ends| Duration::from_nanos(ends.0.saturating_sub(self.latest.0)))
+    }
+
+    /// Everything that what comes next depends on, for the search of its states: windows with money in them, and who waits.
+    #[cfg(test)]
+    pub(crate) fn picture(&self) -> String {
+        let mut cells: Vec<_> = self.cells.iter().map(|(key, cell)| (key, cell.settled.0, cell.held.0)).collect();
+        cells.retain(|(_, settled, held)| settled + held > 0);
+        cells.sort();
+        let queue: Vec<_> = self.queue.iter().map(|waiter| (waiter.least.0, waiter.most.0)).collect();
+        format!("{cells:?}{queue:?}")
     }
 
     /// Calls in the queue.

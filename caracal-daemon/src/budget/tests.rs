@@ -2,6 +2,8 @@ use super::*;
 use proptest::prelude::*;
 use std::time::Duration;
 
+mod years;
+
 const SECOND: u64 = 1_000_000_000;
 const NOON: u64 = 1_795_521_600 * SECOND; // 2026-11-24T12:00:00Z
 

@@ -87,14 +87,7 @@ impl Windows {
     /// The part that `now` falls into and the sixty before it: together they cover every stretch of the window's length
     /// that ends now.
     fn rolling(&self, now: UnixNanos) -> (UnixNanos, Place) {
-        let seconds = match self.window {
-            Window::Minute => 60,
-            Window::Hour => 3_600,
-            Window::Day => 86_400,
-            Window::Week => 7 * 86_400,
-            Window::Month | Window::Total => 30 * 86_400,
-        };
-        let length = seconds * SECOND / PARTS;
+        let length = part_length(self.window);
         let part = now.0 / length;
         let name = |part: u64| Arc::from(format!("rolling-{}/{part}", self.window.as_str()));
         let from = UnixNanos(part * length);
@@ -102,6 +95,38 @@ impl Windows {
         let after = |parts: u64| Some(UnixNanos(from.0.saturating_add(length.saturating_mul(parts))));
         (from, Place { key: name(part), ends: after(1), forget: after(PARTS + 1), counted })
     }
+}
+
+/// Length of a part of a rolling window, nanoseconds.
+fn part_length(window: Window) -> u64 {
+    let seconds = match window {
+        Window::Minute => 60,
+        Window::Hour => 3_600,
+        Window::Day => 86_400,
+        Window::Week => 7 * 86_400,
+        Window::Month | Window::Total => 30 * 86_400,
+    };
+    seconds * SECOND / PARTS
+}
+
+/// The kind and number of a part of a rolling window: `rolling-hour/120`.
+fn part(label: &str) -> Option<(&str, u64)> {
+    let (kind, number) = label.strip_prefix("rolling-")?.split_once('/')?;
+    Some((kind, number.parse().ok()?))
+}
+
+/// Whether `label` is a part of a rolling window that begins after `now`.
+pub(super) fn begins_after(label: &str, now: UnixNanos) -> bool {
+    const KINDS: [Window; 5] = [Window::Minute, Window::Hour, Window::Day, Window::Week, Window::Month];
+    let Some((kind, number)) = part(label) else { return false };
+    let window = KINDS.into_iter().find(|window| window.as_str() == kind);
+    window.is_some_and(|window| number > now.0 / part_length(window))
+}
+
+/// Whether `label` is a later part than `newest` of the same rolling window, and one window can have both.
+pub(super) fn is_near_ahead(label: &str, newest: &str) -> bool {
+    let (Some(later), Some(newest)) = (part(label), part(newest)) else { return false };
+    later.0 == newest.0 && later.1 > newest.1 && later.1 - newest.1 <= PARTS
 }
 
 fn instant(nanos: u64) -> Timestamp {

@@ -1,4 +1,6 @@
-//! `caracald prices`: what is in the price book, how another table differs, and a book made from one.
+//! `caracald prices`: what is in the price book, how another table differs, a book made from one, and what exchanges cost.
+
+mod bill;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,7 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-use crate::app::price_book_text;
+use crate::app::{meter, price_book_text};
 use crate::clock::Clock;
 use crate::config::{Config, Glob};
 use crate::meter::{Listing, PriceBook};
@@ -30,6 +32,11 @@ enum Verb {
     /// Only chat and embedding models of OpenAI and Anthropic whose longest input and output the table states. Images are
     /// refused with such a book until you add `image_tokens`.
     Import(ImportArgs),
+    /// Say what recorded exchanges are held at and charged, by the price book in force: one JSON line in, one out.
+    ///
+    /// To compare prices with a provider's own bill before you trust them. A line has `host`, `path`, `headers`, `request`
+    /// (the body as text), `status`, `answer_headers` and `answer` (base64). Nothing is sent.
+    Bill(bill::BillArgs),
 }
 
 #[derive(Args, Debug)]
@@ -76,6 +83,7 @@ pub fn run(args: &PricesArgs, config: &Config) -> anyhow::Result<ExitCode> {
         Verb::Show(args) => show(args, config),
         Verb::Diff(args) => diff(args, config),
         Verb::Import(args) => import(args),
+        Verb::Bill(args) => bill::run(args, &meter(config)?),
     }
 }
 

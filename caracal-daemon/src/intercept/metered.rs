@@ -78,8 +78,8 @@ impl Open {
         self.last = last;
         let (Some(reader), Some(mut ticket)) = (self.reader.take(), self.ticket.take()) else { return };
         ticket.received(self.received);
-        if let Some(draft) = ticket.read(reader.finish(), broken) {
-            self.closing = Some(Box::pin(async move { ticket.append(draft).await }));
+        if let Some(ended) = ticket.read(reader.finish(), broken) {
+            self.closing = Some(Box::pin(ended.record()));
         }
     }
 
@@ -112,8 +112,8 @@ impl Open {
         self.closing = Some(Box::pin(async move {
             let Rest { reading, bytes, .. } = read_on(body, reader, None, BEYOND).await;
             ticket.received(received.saturating_add(bytes));
-            if let Some(draft) = ticket.read(reading, Some(Unknown::Passed)) {
-                ticket.append(draft).await;
+            if let Some(ended) = ticket.read(reading, Some(Unknown::Passed)) {
+                ended.record().await;
             }
         }));
     }
@@ -257,8 +257,8 @@ async fn drain(open: Open) {
     let bounds = Bounds { bytes: stack.limits.drain_bytes, time: stack.limits.drain_time };
     let Rest { reading, broken, bytes } = read_on(body, reader, Some(&ticket), bounds).await;
     ticket.received(received.saturating_add(bytes));
-    if let Some(draft) = ticket.read(reading, broken) {
-        ticket.append(draft).await;
+    if let Some(ended) = ticket.read(reading, broken) {
+        ended.record().await;
     }
 }
 

@@ -148,9 +148,10 @@ pub(crate) async fn hold(
     hold.shrink(edited.hold);
     let intent = intent(session, asked, &call, &edited, &hold, decided, by);
     let mut ticket = Ticket::new(stack.clone(), origin.agent.cgroup, (hold, pass), call.clone(), &intent);
-    // Durable before the first byte: after a crash the hold is charged.
-    ticket.intended();
-    stack.journal.durable(intent).await.map_err(|error| plain(no_journal(&error)))?;
+    // Durable before the first byte: after a crash the hold is charged. A wait that is given up is ended by the journal.
+    let durable = stack.journal.durable(intent).await;
+    ticket.intended(durable.is_ok());
+    durable.map_err(|error| plain(no_journal(&error)))?;
     Ok(Prepared { ticket, call, edited })
 }
 

@@ -2,9 +2,11 @@
 //! of three ways and the outcome is recorded.
 
 use crate::agent::CgroupId;
-use crate::budget::{Hold, Pass, Warning};
+use crate::budget::{Ending, Hold, Pass, Warning};
+use crate::clock::UnixNanos;
 use crate::event::{Data, Detail, Draft, Kind, Near};
 use crate::intercept::stack::Stack;
+use crate::journal::JournalError;
 use crate::meter::{Call, Operation, Reading};
 use crate::money::NanoUsd;
 use crate::refusal::{Reason, Refusal, Side, Stage};
@@ -18,14 +20,12 @@ pub(crate) struct Ticket {
     hold: Option<Hold>,
     /// Counts the tokens that the provider reports.
     pass: Pass,
-    /// Limits that the charge brought near.
-    warnings: Vec<Warning>,
     call: Call,
     /// The outcome's record, as far as it is known.
     outcome: Draft,
     sent: bool,
-    /// The intent may be in the journal, so the outcome must follow.
-    intended: bool,
+    /// The intent was given to the journal, so the outcome must follow; whether it is durable.
+    intent: Option<bool>,
 }
 
 /// Why the charge of a call is the whole hold.
@@ -67,23 +67,20 @@ impl Ticket {
         let mut outcome = intent.clone();
         outcome.kind = Kind::Outcome;
         outcome.data = Data { windows: hold.windows.clone(), ..outcome.data };
-        let (hold, warnings) = (Some(hold), Vec::new());
-        Ticket { stack, agent, hold, pass, warnings, call, outcome, sent: false, intended: false }
+        Ticket { stack, agent, hold: Some(hold), pass, call, outcome, sent: false, intent: None }
     }
 
-    /// The intent is on its way to the journal.
-    pub(crate) fn intended(&mut self) {
-        self.intended = true;
+    /// The intent was given to the journal, which says whether it is durable.
+    pub(crate) fn intended(&mut self, durable: bool) {
+        self.intent = Some(durable);
+        if let Some(hold) = self.hold.as_mut().filter(|_| durable) {
+            hold.sent();
+        }
     }
 
     /// The request's first byte can go out from now on.
     pub(crate) fn sent(&mut self) {
-        if !self.sent {
-            self.sent = true;
-            if let Some(hold) = &mut self.hold {
-                hold.sent();
-            }
-        }
+        self.sent = true;
     }
 
     /// The length of the request's body, as it goes upstream.
@@ -130,130 +127,134 @@ impl Ticket {
     }
 
     /// Ends by what the answer said; `broken` is why there was no more of it.
-    pub(crate) fn read(&mut self, reading: Reading, broken: Option<Unknown>) -> Option<Draft> {
+    pub(crate) fn read(&mut self, reading: Reading, broken: Option<Unknown>) -> Option<Ended> {
         let hold = self.hold.take()?;
         if let Some(used) = &reading.usage {
             self.stack.rates.used(&self.pass, used.tokens(), self.stack.clock.now());
         }
         // Of an answer that costs by the byte, one that broke off tells nothing: more of it may have been sent.
         let reading = if broken.is_some() && self.call.costs_by_answer() { Reading::default() } else { reading };
-        match (self.call.bill(&reading), reading.refused && broken.is_none()) {
+        Some(match (self.call.bill(&reading), reading.refused && broken.is_none()) {
             (Some(charge), _) => {
                 let over = charge > hold.amount || matches!(broken, Some(Unknown::Passed));
                 self.outcome.data.price_entry = over.then(|| self.call.price_entry());
                 self.outcome.data.served = self.call.served(&reading);
-                self.warnings = hold.settle(charge);
                 self.outcome.data.usage = reading.usage;
-                Some(self.close("settled", broken.map(Unknown::code), charge))
+                self.end(hold, Ending::Settled(charge), broken.map(Unknown::code))
             }
-            (None, true) => {
-                hold.release();
-                Some(self.close("released", Some("provider_refused"), NanoUsd(0)))
-            }
+            (None, true) => self.end(hold, Ending::Released, Some("provider_refused")),
             // The hold does not cover it, and the bill is not known.
             (None, false) if self.call.least_bill(&reading) > hold.amount => {
                 let charge = self.call.bill_beyond(&reading, hold.amount);
                 self.outcome.data.price_entry = Some(self.call.price_entry());
-                self.warnings = hold.settle(charge);
-                Some(self.close("charged_max", Some(Unknown::Passed.code()), charge))
+                self.end(hold, Ending::Beyond(charge), Some(Unknown::Passed.code()))
             }
-            (None, false) => {
-                let charge = self.charge(hold);
-                Some(self.close("charged_max", Some(broken.unwrap_or(Unknown::NoUsage).code()), charge))
-            }
-        }
+            (None, false) => self.end(hold, Ending::Charged, Some(broken.unwrap_or(Unknown::NoUsage).code())),
+        })
     }
 
     /// Ends with the whole hold charged.
     pub(crate) async fn charge_max(mut self, why: Unknown) {
-        if let Some(draft) = self.read(Reading::default(), Some(why)) {
-            self.append(draft).await;
+        if let Some(ended) = self.read(Reading::default(), Some(why)) {
+            ended.record().await;
         }
     }
 
     /// Ends with nothing charged: provably not one byte went out.
     pub(crate) async fn not_sent(mut self) {
         if let Some(hold) = self.hold.take() {
-            hold.release();
-            let draft = self.close("released", Some("not_sent"), NanoUsd(0));
-            self.append(draft).await;
+            self.end(hold, Ending::Released, Some("not_sent")).record().await;
         }
     }
 
-    /// Charges the whole hold.
-    fn charge(&mut self, hold: Hold) -> NanoUsd {
-        let (charge, warnings) = hold.charge_max();
-        self.warnings = warnings;
-        charge
+    /// What is left to do. Called once: whoever calls it has taken the hold.
+    fn end(&mut self, hold: Hold, ending: Ending, reason: Option<&'static str>) -> Ended {
+        let outcome = self.outcome(hold.amount, ending, reason);
+        Ended { stack: Arc::clone(&self.stack), hold, ending, outcome }
     }
 
-    /// The records of limits that came near.
-    fn take_warnings(&mut self, outcome: &Draft) -> Vec<Draft> {
-        let warnings = std::mem::take(&mut self.warnings);
-        warnings.into_iter().map(|warning| warned(&warning, outcome)).collect()
-    }
-
-    /// The outcome's record. Called once: whoever calls it has taken the hold.
-    fn close(&mut self, settle: &'static str, reason: Option<&'static str>, cost: NanoUsd) -> Draft {
+    /// The outcome's record.
+    fn outcome(&mut self, held: NanoUsd, ending: Ending, reason: Option<&'static str>) -> Draft {
         let (data, detail) = (std::mem::take(&mut self.outcome.data), std::mem::take(&mut self.outcome.detail));
-        let mut draft = Draft { kind: self.outcome.kind, at: self.outcome.at, data, detail };
-        draft.at = self.stack.clock.now();
-        draft.data.settle = Some(settle);
-        draft.data.reason = reason;
-        draft.data.cost = Some(cost);
-        self.stack.recorder.tally().note(self.agent, &draft);
-        draft
-    }
-
-    pub(crate) async fn append(&mut self, draft: Draft) {
-        let warnings = self.take_warnings(&draft);
-        append(&self.stack, draft, warnings).await;
+        let mut outcome = Draft { kind: self.outcome.kind, at: self.stack.clock.now(), data, detail };
+        let (settle, cost) = match ending {
+            Ending::Settled(charge) => ("settled", charge),
+            Ending::Beyond(charge) => ("charged_max", charge),
+            Ending::Charged => ("charged_max", held),
+            Ending::Released => ("released", NanoUsd::ZERO),
+        };
+        outcome.data.settle = Some(settle);
+        outcome.data.reason = reason;
+        outcome.data.cost = Some(cost);
+        self.stack.recorder.tally().note(self.agent, &outcome);
+        outcome
     }
 }
 
-async fn append(stack: &Stack, outcome: Draft, warnings: Vec<Draft>) {
-    if let Err(error) = stack.journal.append(outcome).await {
-        // The intent is durable: without an outcome the ledger charges the hold, which is never less than the bill.
-        tracing::error!(%error, "an outcome could not be recorded; its hold stands as charged");
-    }
-    for warning in warnings {
-        if let Err(error) = stack.journal.append(warning).await {
-            tracing::error!(%error, "a warning could not be recorded");
+/// A call whose end is known: what is left is to record it, and then to end its hold.
+pub(crate) struct Ended {
+    stack: Arc<Stack>,
+    hold: Hold,
+    ending: Ending,
+    outcome: Draft,
+}
+
+impl Ended {
+    pub(crate) async fn record(self) {
+        let Ended { stack, hold, ending, outcome } = self;
+        let about = (outcome.at, outcome.data.agent.clone(), outcome.data.call);
+        let (recorded, warnings) = hold.end_after(ending, stack.journal.append(outcome)).await;
+        if let Err(error) = recorded {
+            // The intent is durable: without an outcome the ledger charges the hold, which is never less than the bill.
+            unrecorded(&error);
+        }
+        for warning in warnings {
+            if let Err(error) = stack.journal.append(warned(&warning, about.clone())).await {
+                tracing::error!(%error, "a warning could not be recorded");
+            }
         }
     }
 }
 
-/// The record of a limit that came near by `outcome`, or by a correction.
-pub(crate) fn warned(warning: &Warning, outcome: &Draft) -> Draft {
+fn unrecorded(error: &JournalError) {
+    tracing::error!(%error, "an outcome could not be recorded; its hold stands as charged");
+}
+
+/// The record of a limit that came near by an outcome or by a correction, of which there are the time, the agent and the call.
+pub(crate) fn warned(
+    warning: &Warning,
+    (at, agent, call): (UnixNanos, Option<Arc<str>>, Option<uuid::Uuid>),
+) -> Draft {
     let sentence = warning.sentence();
-    tracing::warn!(agent = outcome.data.agent.as_deref(), "{sentence}");
+    tracing::warn!(agent = agent.as_deref(), "{sentence}");
     let data = Data {
-        agent: outcome.data.agent.clone(),
-        call: outcome.data.call,
+        agent,
+        call,
         windows: vec![warning.key.clone()],
         near: Some(Near { percent: warning.percent, limit: warning.limit, spent: warning.settled }),
         message: Some(sentence),
         ..Data::default()
     };
-    Draft { kind: Kind::BudgetWarning, at: outcome.at, data, detail: Detail::default() }
+    Draft { kind: Kind::BudgetWarning, at, data, detail: Detail::default() }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let Some(hold) = self.hold.take() else { return };
-        let draft = if self.sent {
-            let charge = self.charge(hold);
-            self.close("charged_max", Some(Unknown::Aborted.code()), charge)
+        // Before the intent there is nothing to record, and a hold that drops is released. Without a runtime the process is
+        // ending: the hold drops too, and the next start charges its open intent.
+        let (Some(hold), Some(durable)) = (self.hold.take(), self.intent) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.sent {
+            runtime.spawn(self.end(hold, Ending::Charged, Some(Unknown::Aborted.code())).record());
+        } else if durable {
+            runtime.spawn(self.end(hold, Ending::Released, Some("not_sent")).record());
         } else {
+            // Such an intent can only come back before another one is durable, so its money need not wait for its outcome.
+            let outcome = self.outcome(hold.amount, Ending::Released, Some("not_sent"));
             hold.release();
-            self.close("released", Some("not_sent"), NanoUsd(0))
-        };
-        if !self.intended {
-            return;
-        }
-        let (stack, warnings) = (Arc::clone(&self.stack), self.take_warnings(&draft));
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { append(&stack, draft, warnings).await });
+            let stack = Arc::clone(&self.stack);
+            runtime
+                .spawn(async move { stack.journal.append(outcome).await.unwrap_or_else(|error| unrecorded(&error)) });
         }
     }
 }

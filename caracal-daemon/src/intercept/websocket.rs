@@ -322,8 +322,8 @@ impl Socket {
             self.chain.add(id, &call, cap, reading.usage.as_ref());
         }
         let broken = unheard.map(|(why, _)| why).filter(|why| matches!(why, Unknown::Passed));
-        if let Some(draft) = ticket.read(reading, broken) {
-            ticket.append(draft).await;
+        if let Some(ended) = ticket.read(reading, broken) {
+            ended.record().await;
         }
         (None, failed.map_or(Pass::On, Pass::Instead))
     }
@@ -332,8 +332,8 @@ impl Socket {
     async fn broken(&self, turn: Option<Turn>) {
         let Some(Turn { mut ticket, reader, unheard, .. }) = turn else { return };
         let why = unheard.map_or(Unknown::Upstream, |(why, _)| why);
-        if let Some(draft) = ticket.read(reader.finish(), Some(why)) {
-            ticket.append(draft).await;
+        if let Some(ended) = ticket.read(reader.finish(), Some(why)) {
+            ended.record().await;
         }
     }
 }

@@ -1,0 +1,501 @@
+"""Exchanges with every provider, and what each costs: by a price list, a reading and an arithmetic of its own.
+
+    price_judge.py cases PRICES DIRECTORY           every model in every framing with every billed dimension
+    price_judge.py random PRICES DIRECTORY N SEED   N requests with the bill of a provider that honours their caps
+
+Leaves exchanges.jsonl for `caracald prices bill`, and expected.jsonl, a line for each: {"nano": ..., "capped": ...}.
+Standard library only. Amounts are fractions of a dollar until the one rounding, up to the next nano-dollar.
+"""
+
+import base64
+import csv
+import gzip
+import json
+import pathlib
+import random
+import struct
+import sys
+import zlib
+from fractions import Fraction
+
+HOSTS = {
+    "openai": "api.openai.com",
+    "anthropic": "api.anthropic.com",
+    "google": "generativelanguage.googleapis.com",
+    "bedrock": "bedrock-runtime.us-east-1.amazonaws.com",
+    "mistral": "api.mistral.ai",
+    "groq": "api.groq.com",
+    "deepseek": "api.deepseek.com",
+    "xai": "api.x.ai",
+}
+CHAT = {"mistral": "/v1", "groq": "/openai/v1", "deepseek": "/v1", "xai": "/v1", "openai": "/v1"}
+MILLION = Fraction(1, 1_000_000)
+
+
+class Prices:
+    def __init__(self, path):
+        lines = [line for line in open(path) if not line.startswith("#")]
+        self.rows = {}
+        for row in csv.DictReader(lines):
+            key = (row["provider"], row["model"])
+            plain = Fraction(row["input"])
+            write = Fraction(row["write_5m"]) if row["write_5m"] else plain
+            price = {
+                "input": plain,
+                "read": Fraction(row["read"]) if row["read"] else plain,
+                "write_5m": write,
+                "write_1h": Fraction(row["write_1h"]) if row["write_1h"] else write,
+                "output": Fraction(row["output"] or "0"),
+                "search": Fraction(row["search"] or "0") / 1000,
+            }
+            self.rows.setdefault(key, []).append((row["tier"], int(row["above"]), price))
+
+    def tiers(self, key):
+        return sorted({tier for tier, _, _ in self.rows[key]})
+
+    def bill(self, key, tier, tokens, searches=0, times=Fraction(1)):
+        """`tokens`: input, read, write_5m, write_1h, output; disjoint. Fees for searches are never multiplied."""
+        whole = sum(tokens.get(name, 0) for name in ("input", "read", "write_5m", "write_1h"))
+        fitting = [(above, price) for t, above, price in self.rows[key] if t == tier and (above == 0 or whole > above)]
+        price = max(fitting, key=lambda one: one[0])[1]
+        dollars = sum(Fraction(tokens.get(name, 0)) * price[name] * MILLION for name in price if name != "search")
+        nano = (dollars * times + searches * price["search"]) * 1_000_000_000
+        return -(-nano.numerator // nano.denominator)
+
+
+def frame(kind, payload):
+    """One message of AWS's event stream."""
+    headers = b""
+    for name, value in ((":event-type", kind), (":content-type", "application/json"), (":message-type", "event")):
+        name, value = name.encode(), value.encode()
+        headers += bytes([len(name)]) + name + b"\x07" + struct.pack(">H", len(value)) + value
+    prelude = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
+    message = prelude + struct.pack(">I", zlib.crc32(prelude)) + headers + payload
+    return message + struct.pack(">I", zlib.crc32(message))
+
+
+def dump(value):
+    return json.dumps(value, separators=(",", ":"))
+
+
+def events(documents, named=False, done=False):
+    text = ""
+    for document in documents:
+        text += f"event: {document['type']}\n" if named else ""
+        text += f"data: {dump(document)}\n\n"
+    return text + ("data: [DONE]\n\n" if done else "")
+
+
+class Out:
+    def __init__(self, directory):
+        directory = pathlib.Path(directory)
+        self.exchanges = open(directory / "exchanges.jsonl", "w")
+        self.expected = open(directory / "expected.jsonl", "w")
+        self.count = 0
+
+    def add(self, provider, path, request, answer, kind, nano, capped=None, headers=None, packed=False):
+        if isinstance(answer, str):
+            answer = answer.encode()
+        answer_headers = {"content-type": kind}
+        if packed:
+            answer, answer_headers["content-encoding"] = gzip.compress(answer, 1), "gzip"
+        answer_headers.update(headers or {})
+        line = {"host": HOSTS[provider], "path": path, "request": request if isinstance(request, str) else dump(request)}
+        line |= {"answer_headers": answer_headers, "answer": base64.b64encode(answer).decode()}
+        self.exchanges.write(dump(line) + "\n")
+        self.expected.write(dump({"nano": nano, "capped": capped}) + "\n")
+        self.count += 1
+
+
+JSON, SSE, AWS = "application/json", "text/event-stream", "application/vnd.amazon.eventstream"
+
+
+def chat_usage(provider, tokens, reasoning):
+    prompt = tokens.get("input", 0) + tokens.get("read", 0)
+    output = tokens.get("output", 0)
+    usage = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
+    if provider == "deepseek":
+        usage |= {"prompt_cache_hit_tokens": tokens.get("read", 0), "prompt_cache_miss_tokens": tokens.get("input", 0)}
+    else:
+        usage["prompt_tokens_details"] = {"cached_tokens": tokens.get("read", 0)}
+    usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+    if provider == "xai":
+        # Reasoning stands in the total alone.
+        usage["completion_tokens"] = output - reasoning
+    return usage
+
+
+def chat(out, prices, key, tier, tokens, reasoning, shape):
+    provider, model = key
+    request = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    answer = {"id": "c", "object": "chat.completion", "model": model}
+    if provider == "openai":
+        # The answer says what it was served at, whatever was asked for.
+        request["service_tier"] = {"standard": "auto", "flex": "flex", "priority": "priority"}[tier]
+        answer["service_tier"] = {"standard": "default"}.get(tier, tier)
+    if tier == "flex":
+        request["service_tier"] = "flex"
+    usage = chat_usage(provider, tokens, reasoning)
+    nano = prices.bill(key, tier, tokens)
+    path = CHAT[provider] + "/chat/completions"
+    if shape == "stream":
+        request |= {"stream": True}
+        if provider in ("openai", "groq", "deepseek", "xai"):
+            request["stream_options"] = {"include_usage": True}
+        piece = answer | {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "a"}}]}
+        last = answer | {"choices": [], "usage": usage}
+        out.add(provider, path, request, events([piece, piece, last], done=True), SSE, nano)
+    else:
+        answer |= {"choices": [{"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}]}
+        out.add(provider, path, request, dump(answer | {"usage": usage}), JSON, nano, packed=shape == "packed")
+
+
+def responses(out, prices, key, tier, tokens, reasoning, searches, shape):
+    provider, model = key
+    request = {"model": model, "input": "hi", "service_tier": {"standard": "auto"}.get(tier, tier)}
+    if searches:
+        request |= {"tools": [{"type": "web_search"}], "max_tool_calls": searches, "max_output_tokens": 64}
+    prompt = sum(tokens.get(name, 0) for name in ("input", "read", "write_5m"))
+    usage = {
+        "input_tokens": prompt,
+        "input_tokens_details": {"cached_tokens": tokens.get("read", 0), "cache_write_tokens": tokens.get("write_5m", 0)},
+        "output_tokens": tokens.get("output", 0),
+        "output_tokens_details": {"reasoning_tokens": reasoning},
+        "total_tokens": prompt + tokens.get("output", 0),
+    }
+    items = [{"type": "web_search_call", "action": {"type": "search", "query": "q"}} for _ in range(searches)]
+    # Opening a page is no search.
+    items += [{"type": "web_search_call", "action": {"type": "open_page"}}] * min(searches, 1)
+    answer = {"id": "r", "object": "response", "status": "completed", "model": model, "output": items, "usage": usage}
+    answer["service_tier"] = {"standard": "default"}.get(tier, tier)
+    nano = prices.bill(key, tier, tokens, searches)
+    if shape == "stream":
+        request["stream"] = True
+        started = {"type": "response.created", "response": {"id": "r", "status": "in_progress", "output": [], "usage": None}}
+        text = events([started, {"type": "response.completed", "response": answer}], named=True)
+        out.add(provider, "/v1/responses", request, text, SSE, nano)
+    else:
+        out.add(provider, "/v1/responses", request, dump(answer), JSON, nano, packed=shape == "packed")
+
+
+def anthropic_usage(tokens, searches, more):
+    five, hour = tokens.get("write_5m", 0), tokens.get("write_1h", 0)
+    usage = {
+        "input_tokens": tokens.get("input", 0),
+        "cache_read_input_tokens": tokens.get("read", 0),
+        "cache_creation_input_tokens": five + hour,
+        "cache_creation": {"ephemeral_5m_input_tokens": five, "ephemeral_1h_input_tokens": hour},
+        "output_tokens": tokens.get("output", 0),
+        "service_tier": "standard",
+    }
+    if searches:
+        usage["server_tool_use"] = {"web_search_requests": searches}
+    return usage | more
+
+
+def messages(out, prices, key, tokens, searches, shape, asked=None, more=None, times=Fraction(1)):
+    provider, model = key
+    request = {"max_tokens": 64, "messages": [{"role": "user", "content": "hi"}]} | (asked or {})
+    if searches:
+        request["tools"] = [{"type": "web_search_20250305", "name": "web_search", "max_uses": searches}]
+    path = "/v1/messages"
+    if provider == "anthropic":
+        request["model"] = model
+    else:
+        request["anthropic_version"] = "bedrock-2023-05-31"
+        path = "/model/" + model.replace(":", "%3A") + "/invoke"
+    usage = anthropic_usage(tokens, searches, more or {})
+    nano = prices.bill(key, "standard", tokens, searches, times)
+    if shape == "stream" and provider == "anthropic":
+        request["stream"] = True
+        start = {"type": "message_start", "message": {"id": "m", "model": model, "usage": usage | {"output_tokens": 1}}}
+        delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}
+        # Counts are cumulative: the last one holds.
+        end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": usage["output_tokens"]}}
+        text = events([start, {"type": "ping"}, delta, end, {"type": "message_stop"}], named=True)
+        out.add(provider, path, request, text, SSE, nano)
+    else:
+        answer = {"id": "m", "type": "message", "model": model, "content": [], "usage": usage}
+        if provider == "bedrock":
+            answer.pop("model")
+        out.add(provider, path, request, dump(answer), JSON, nano, packed=shape == "packed" and provider == "anthropic")
+
+
+def gemini(out, prices, key, tokens, reasoning, tools, grounded, shape):
+    provider, model = key
+    request = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+    if grounded:
+        request["tools"] = [{"googleSearch": {}}]
+    usage = {
+        "promptTokenCount": tokens.get("input", 0) - tools + tokens.get("read", 0),
+        "cachedContentTokenCount": tokens.get("read", 0),
+        "candidatesTokenCount": tokens.get("output", 0) - reasoning,
+        "thoughtsTokenCount": reasoning,
+        "toolUsePromptTokenCount": tools,
+        "totalTokenCount": sum(tokens.values()),
+    }
+    candidate = {"index": 0, "content": {"parts": [{"text": "a"}]}}
+    last = candidate | {"finishReason": "STOP"}
+    if grounded:
+        last["groundingMetadata"] = {"webSearchQueries": ["q", "r"]}
+    first = {"candidates": [candidate], "usageMetadata": {"promptTokenCount": usage["promptTokenCount"]}}
+    whole = {"candidates": [last], "usageMetadata": usage, "modelVersion": model}
+    nano = prices.bill(key, "standard", tokens, 1 if grounded else 0)
+    verb = "generateContent" if shape in ("whole", "packed") else "streamGenerateContent"
+    path = f"/v1beta/models/{model}:{verb}"
+    if shape == "stream":
+        out.add(provider, path, request, events([first, whole]), SSE, nano)
+    elif shape == "array":
+        out.add(provider, path, request, "[" + dump(first) + "\n,\r\n" + dump(whole) + "\n]", JSON, nano)
+    else:
+        out.add(provider, path, request, dump(whole), JSON, nano, packed=shape == "packed")
+
+
+def converse(out, prices, key, tokens, shape):
+    provider, model = key
+    request = {"messages": [{"role": "user", "content": [{"text": "hi"}]}], "inferenceConfig": {"maxTokens": 64}}
+    five, hour = tokens.get("write_5m", 0), tokens.get("write_1h", 0)
+    usage = {
+        "inputTokens": tokens.get("input", 0),
+        "outputTokens": tokens.get("output", 0),
+        "totalTokens": sum(tokens.values()),
+        "cacheReadInputTokens": tokens.get("read", 0),
+        "cacheWriteInputTokens": five + hour,
+    }
+    if hour:
+        usage["cacheDetails"] = [{"ttl": "1h", "inputTokens": hour}, {"ttl": "5m", "inputTokens": five}]
+    nano = prices.bill(key, "standard", tokens)
+    path = "/model/" + model.replace(":", "%3A") + ("/converse-stream" if shape == "stream" else "/converse")
+    if shape == "stream":
+        stream = frame("messageStart", b'{"role":"assistant"}') + frame("contentBlockDelta", b'{"delta":{"text":"a"}}')
+        stream += frame("messageStop", b'{"stopReason":"end_turn"}') + frame("metadata", dump({"usage": usage}).encode())
+        out.add(provider, path, request, stream, AWS, nano)
+    else:
+        out.add(provider, path, request, dump({"output": {}, "stopReason": "end_turn", "usage": usage}), JSON, nano)
+
+
+def nova(out, prices, key, tokens):
+    provider, model = key
+    request = {"messages": [{"role": "user", "content": [{"text": "hi"}]}], "inferenceConfig": {"maxTokens": 64}}
+    counts = {"inputTokenCount": tokens.get("input", 0), "outputTokenCount": tokens.get("output", 0)}
+    counts["cacheReadInputTokenCount"] = tokens.get("read", 0)
+    path = "/model/" + model.replace(":", "%3A") + "/invoke-with-response-stream"
+    last = {"amazon-bedrock-invocationMetrics": counts}
+    stream = b"".join(
+        frame("chunk", dump({"bytes": base64.b64encode(dump(piece).encode()).decode()}).encode())
+        for piece in ({"contentBlockDelta": {"delta": {"text": "a"}}}, last)
+    )
+    out.add(provider, path, request, stream, AWS, prices.bill(key, "standard", tokens))
+
+
+def embeddings(out, prices, key, count, shape):
+    provider, model = key
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    answer = {"object": "list", "data": [{"embedding": [0.1, -0.2]}], "model": model, "usage": usage}
+    nano = prices.bill(key, "standard", {"input": count})
+    request = {"model": model, "input": "hi"}
+    out.add(provider, "/v1/embeddings", request, dump(answer), JSON, nano, packed=shape == "packed")
+
+
+def cases(out, prices):
+    shapes = ("whole", "stream", "packed")
+    for key in prices.rows:
+        provider, model = key
+        if "embedding" in model:
+            if provider == "openai":
+                for count in (1, 7, 10, 999, 8191):
+                    for shape in ("whole", "packed"):
+                        embeddings(out, prices, key, count, shape)
+            continue
+        above = max(above for _, above, _ in prices.rows[key])
+        plain = [
+            ({"input": 1, "output": 1}, 0),
+            ({"input": 1536, "read": 14080, "output": 96}, 40),
+            ({"read": 3, "output": 2}, 0),
+            ({"input": 12_345, "output": 6_789}, 6_000),
+        ]
+        if above:
+            plain += [
+                ({"input": above, "output": 10}, 0),
+                ({"input": above + 2, "output": 10}, 3),
+                ({"input": 2, "read": above, "output": 1}, 0),
+            ]
+        if provider in CHAT:
+            for tier in prices.tiers(key):
+                for number, (tokens, reasoning) in enumerate(plain):
+                    chat(out, prices, key, tier, tokens, reasoning, "stream")
+                    chat(out, prices, key, tier, tokens, reasoning, ("whole", "packed")[number % 2])
+                    if provider == "openai":
+                        responses(out, prices, key, tier, tokens, reasoning, 0, shapes[number % 3])
+                if provider == "openai" and model.startswith("gpt-6"):
+                    for shape in shapes:
+                        written = {"input": 1_000, "read": 4_000, "write_5m": 5_000, "output": 200}
+                        responses(out, prices, key, tier, written, 64, 0, shape)
+                if provider == "openai" and model.startswith(("gpt-5", "gpt-6")):
+                    for searches in (1, 3):
+                        for shape in ("whole", "stream"):
+                            searched = {"input": 777, "read": 3, "output": 44}
+                            responses(out, prices, key, tier, searched, 0, searches, shape)
+        if provider == "anthropic" or "anthropic" in model:
+            written = [
+                {"input": 3, "write_5m": 100, "output": 7},
+                {"input": 3, "write_1h": 100, "output": 7},
+                {"input": 10, "read": 2_000, "write_5m": 1_000, "write_1h": 2_001, "output": 41},
+                {"input": 1, "read": 49_999, "write_1h": 33_333, "output": 5_001},
+            ]
+            for tokens in [tokens for tokens, _ in plain] + written:
+                for shape in shapes if provider == "anthropic" else ("whole",):
+                    messages(out, prices, key, tokens, 0, shape)
+        if provider == "anthropic":
+            for searches in (1, 5):
+                for shape in ("whole", "stream"):
+                    if model != "claude-haiku-4-5":
+                        messages(out, prices, key, {"input": 99, "read": 7, "output": 31}, searches, shape)
+            if model in ("claude-opus-4-8", "claude-opus-5", "claude-opus-5-5"):
+                us, fast = {"inference_geo": "us"}, {"speed": "fast"}
+                tokens = {"input": 1_001, "read": 9, "write_5m": 77, "output": 103}
+                for shape in ("whole", "stream"):
+                    messages(out, prices, key, tokens, 0, shape, us, us, Fraction(11, 10))
+                    messages(out, prices, key, tokens, 0, shape, fast, fast, Fraction(2))
+                    messages(out, prices, key, tokens, 0, shape, us | fast, us | fast, Fraction(22, 10))
+                    # Asked for, and not given.
+                    messages(out, prices, key, tokens, 0, shape, us, {"inference_geo": "global"})
+        if provider == "google":
+            for number, (tokens, reasoning) in enumerate(plain):
+                for shape in ("whole", "stream", "array", "packed"):
+                    tools = min(20, tokens.get("input", 0)) if number == 3 else 0
+                    gemini(out, prices, key, tokens, min(reasoning, tokens["output"]), tools, False, shape)
+            if model.startswith("gemini-2.5"):
+                for shape in ("whole", "stream", "array"):
+                    gemini(out, prices, key, {"input": 500, "output": 60}, 9, 100, True, shape)
+        if provider == "bedrock":
+            for tokens, _ in plain:
+                for shape in ("whole", "stream"):
+                    converse(out, prices, key, tokens, shape)
+            if "anthropic" in model:
+                for tokens in written:
+                    for shape in ("whole", "stream"):
+                        converse(out, prices, key, tokens, shape)
+            else:
+                for tokens, _ in plain:
+                    nova(out, prices, key, tokens)
+
+
+# What a random request may be: the longest input and the largest output of one answer, from the providers' model pages.
+LIMITS = {
+    ("openai", "gpt-5"): (272_000, 128_000),
+    ("openai", "gpt-4o"): (128_000, 16_384),
+    ("openai", "gpt-4o-mini"): (128_000, 16_384),
+    ("openai", "gpt-4.1"): (1_047_576, 32_768),
+    ("openai", "o3"): (200_000, 100_000),
+    ("anthropic", "claude-haiku-4-5"): (200_000, 64_000),
+    ("anthropic", "claude-opus-4-5"): (200_000, 64_000),
+    ("google", "gemini-2.5-pro"): (1_048_576, 65_536),
+    ("google", "gemini-2.5-flash"): (1_048_576, 65_536),
+    ("bedrock", "us.anthropic.claude-haiku-4-5-20251001-v1:0"): (200_000, 64_000),
+    ("mistral", "mistral-large-latest"): (262_144, 262_144),
+    ("groq", "openai/gpt-oss-120b"): (131_072, 65_536),
+}
+WORDS = "the of and a to in is you that it he was for on are as with his they I at be this have from".split()
+# A provider puts some words of its own before the prompt.
+OWN_WORDS = 500
+
+
+def text(dice):
+    # Some that no tokenizer shortens, most as people write; a few that are very long.
+    length = dice.choice((3, 40, 400, 2_000)) if dice.random() < 0.997 else dice.randrange(150_000, 300_000)
+    if dice.random() < 0.2:
+        return "".join(chr(dice.randrange(0x21, 0x7F)) for _ in range(min(length, 2_000)))
+    return " ".join(dice.choice(WORDS) for _ in range(length // 4 + 1))
+
+
+def honest(dice, body, most_input, cap, worst):
+    """Tokens of an answer: at worst one for each byte and all of the cap, else as texts are and as answers are."""
+    if worst:
+        whole, output = len(body.encode()) + dice.randrange(OWN_WORDS + 1), cap
+    else:
+        whole, output = len(body.encode()) // 4 + 8, dice.randrange(cap // 4, cap + 1)
+    whole = min(whole, most_input)
+    read = dice.randrange(whole + 1) if dice.random() < 0.4 else 0
+    return whole, read, output
+
+
+def one_random(out, prices, dice):
+    key = dice.choice(list(LIMITS))
+    provider, model = key
+    most_input, most_output = LIMITS[key]
+    capped, worst = dice.random() < 0.7, dice.random() < 0.5
+    cap = dice.choice((16, 256, 1_024, 4_096, dice.randrange(16, 16_000))) if capped else most_output
+    cap = min(cap, most_output)
+    content = text(dice)
+    tier, choices = "standard", 1
+    user = [{"role": "user", "content": content}]
+    if provider in CHAT:
+        request = {"model": model, "messages": user}
+        if capped:
+            request["max_completion_tokens" if provider in ("openai", "groq") else "max_tokens"] = cap
+        if provider == "openai":
+            choices = dice.choice((1, 1, 1, 2, 3))
+            if choices > 1:
+                request["n"] = choices
+            # What is served may be dearer than what nobody asked for, as long as it was not ruled out.
+            asked = dice.choice((None, "default", "auto", "priority"))
+            if asked:
+                request["service_tier"] = asked
+            if asked in ("auto", "priority") and worst:
+                tier = "priority"
+        body = dump(request)
+        whole, read, output = honest(dice, body, most_input, cap, worst)
+        tokens = {"input": whole - read, "read": read, "output": output * choices}
+        answer = {"model": model, "choices": [], "usage": chat_usage(provider, tokens, dice.randrange(output + 1))}
+        if provider == "openai":
+            answer["service_tier"] = {"standard": "default"}.get(tier, tier)
+        path = CHAT[provider] + "/chat/completions"
+    elif provider == "google":
+        request = {"contents": [{"parts": [{"text": content}]}]}
+        if capped:
+            request["generationConfig"] = {"maxOutputTokens": cap}
+        body = dump(request)
+        whole, read, output = honest(dice, body, most_input, cap, worst)
+        tokens = {"input": whole - read, "read": read, "output": output}
+        thoughts = dice.randrange(output + 1)
+        usage = {"promptTokenCount": whole, "cachedContentTokenCount": read, "candidatesTokenCount": output - thoughts}
+        usage |= {"thoughtsTokenCount": thoughts, "totalTokenCount": whole + output}
+        answer = {"candidates": [{"finishReason": "STOP"}], "usageMetadata": usage}
+        path = f"/v1beta/models/{model}:generateContent"
+    else:
+        request = {"max_tokens": cap, "messages": user}
+        mark = dice.choice((None, None, "5m", "1h"))
+        if mark:
+            request["system"] = [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": mark}}]
+        path = "/v1/messages"
+        if provider == "anthropic":
+            request["model"] = model
+        else:
+            request["anthropic_version"] = "bedrock-2023-05-31"
+            path = "/model/" + model.replace(":", "%3A") + "/invoke"
+        capped, body = True, dump(request)
+        whole, read, output = honest(dice, body, most_input, cap, worst)
+        written = dice.randrange(whole - read + 1) if mark else 0
+        tokens = {"input": whole - read - written, "read": read, "output": output}
+        tokens |= {"write_1h" if mark == "1h" else "write_5m": written}
+        answer = {"type": "message", "content": [], "usage": anthropic_usage(tokens, 0, {})}
+    # The median is over answers as they are, of calls that have a cap.
+    usual = capped and not worst
+    out.add(provider, path, body, dump(answer), JSON, prices.bill(key, tier, tokens), capped=usual)
+
+
+def main():
+    verb, prices, directory = sys.argv[1:4]
+    prices, out = Prices(prices), Out(directory)
+    if verb == "cases":
+        cases(out, prices)
+    else:
+        count, seed = int(sys.argv[4]), int(sys.argv[5])
+        dice = random.Random(seed)
+        for _ in range(count):
+            one_random(out, prices, dice)
+    print(out.count)
+
+
+main()
