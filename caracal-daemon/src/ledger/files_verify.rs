@@ -8,7 +8,7 @@ use super::fleet_verify;
 use super::kept::Kept;
 use super::note::{Checkpoint, Verifier};
 use super::store::{Records, split_hashes};
-use super::tree::{TILE_HEIGHT, TILE_WIDTH, Tile, Tree};
+use super::tree::{TILE_HEIGHT, TILE_WIDTH, Tile, Tree, empty_root};
 use super::verify::{self, Against, Report};
 use crate::bus::signed_run::source_of;
 use crate::event::write::{MAX_RECORD_BYTES, source};
@@ -35,7 +35,8 @@ pub async fn verify(
     let Some(checkpoint) = open(files, keys, &mut report).await? else { return Ok(report) };
     let host_id = checkpoint.log_name().unwrap_or_default().to_owned();
     let against = Against { host_id: &host_id, keys, journal: None, signed: None, kept: &[], books };
-    let kept = Kept::new(kept, &checkpoint.origin, &mut report);
+    let mut kept = Kept::new(kept, &checkpoint.origin, &mut report);
+    kept.reached(0, empty_root, &mut report);
     let mut audit = Audit { checkpoint: &checkpoint, chains: None, kept, report };
     let mut n = 0;
     while audit.size() < checkpoint.size {
@@ -163,7 +164,7 @@ impl Audit<'_> {
         let root = || match chains {
             Some(Chains::Host(audit)) => audit.tree().root(),
             Some(Chains::Fleet(audit)) => audit.tree().root(),
-            None => super::tree::empty_root(),
+            None => empty_root(),
         };
         kept.reached(size, root, &mut self.report);
     }
@@ -211,7 +212,7 @@ impl Audit<'_> {
     }
 
     fn end(mut self) -> Report {
-        let (size, root) = self.tree().map_or((0, super::tree::empty_root()), |tree| (tree.size(), tree.root()));
+        let (size, root) = self.tree().map_or((0, empty_root()), |tree| (tree.size(), tree.root()));
         self.kept.ends(size, &mut self.report);
         if size < self.checkpoint.size {
             let what = format!("the checkpoint covers {} leaves, and {size} are there", self.checkpoint.size);

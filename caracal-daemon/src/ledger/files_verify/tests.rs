@@ -124,6 +124,8 @@ async fn what_was_kept_shows_a_log_that_was_rolled_back_or_told_anew() {
     let kept: Vec<Checkpoint> =
         notes.iter().map(|(_, note)| Checkpoint::open(note, &keys).expect("a checkpoint")).collect();
     assert_eq!(codes(&check(&out, &keys, &kept).await), Vec::<&str>::new());
+    let empty = Checkpoint { size: 0, root: empty_root(), ..kept[0].clone() };
+    assert_eq!(codes(&check(&out, &keys, &[empty]).await), Vec::<&str>::new(), "every log begins with the empty one");
     let told_anew = Checkpoint { root: [7; 32], ..kept[0].clone() };
     assert_eq!(codes(&check(&out, &keys, &[told_anew]).await), ["kept"]);
     let other = Checkpoint { origin: "caracal/other/ledger".into(), ..kept[0].clone() };
