@@ -219,6 +219,6 @@ fn show(args: &CorrectArgs, planned: &[(Charged, i64)], what: &str) -> anyhow::R
         column.set_cell_alignment(CellAlignment::Right);
     }
     println!("{table}");
-    println!("{} corrections {what}", planned.len());
+    println!("corrections {what}: {}", planned.len());
     Ok(ExitCode::SUCCESS)
 }
