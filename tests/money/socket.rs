@@ -33,6 +33,7 @@ fn a_chain_on_a_socket_is_charged_to_the_nano_usd() {
             "no price: error Caracal knows no price of model \"gpt-99\"",
             "after it: response.completed word0",
             "two: True",
+            "closed: 1000",
         ] {
             assert!(ran.stdout.contains(said), "{said}: {}", ran.screen());
         }

@@ -57,6 +57,7 @@ async def main(mode):
         await socket.send(json.dumps(create("One. [[output=3 slow=5]]", 104)))
         print("after it:", *(await ask(socket, create("Two. [[output=4]]", 105)))[::2])
         print("two:", (await asyncio.wait_for(socket.recv(), 60)) is not None)
+    print("closed:", socket.close_code)
 
 
 asyncio.run(main(sys.argv[1]))

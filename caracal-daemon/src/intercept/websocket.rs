@@ -141,7 +141,11 @@ fn listen<R: AsyncRead + Unpin + Send + 'static>(from: R, side: Side, most: usiz
     tokio::spawn(async move {
         let mut reader = Reader::new(from, side, most);
         loop {
-            let next = reader.next().await;
+            // Nobody listens any more: then nothing may hold the socket open.
+            let next = tokio::select! {
+                next = reader.next() => next,
+                () = tell.closed() => return,
+            };
             let goes_on = matches!(next, Ok(Some(_)));
             if tell.send(next).await.is_err() || !goes_on {
                 return;
@@ -192,7 +196,14 @@ impl Socket {
                     Some(Ok(Some(message))) if message.kind != Kind::Close => {
                         write(&mut to_upstream, Side::Client, &message).await.ok();
                     }
-                    // It leaves, or speaks nonsense. The provider bills on for a call that is open.
+                    Some(Ok(Some(close))) => {
+                        write(&mut to_agent, Side::Server, &close).await.ok();
+                        if turn.is_none() {
+                            write(&mut to_upstream, Side::Client, &close).await.ok();
+                        }
+                        (here, waiting) = self.leave(&mut turn);
+                    }
+                    // It is gone, or speaks nonsense. The provider bills on for a call that is open.
                     _ => (here, waiting) = self.leave(&mut turn),
                 },
                 heard = upstream.recv() => match heard {
