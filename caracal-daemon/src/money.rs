@@ -172,9 +172,13 @@ impl UnitPrice {
     /// The dearer of two.
     #[must_use]
     pub fn dearer(self, other: UnitPrice) -> UnitPrice {
-        let mine = u128::from(self.nano) * u128::from(other.per);
-        let theirs = u128::from(other.nano) * u128::from(self.per);
-        if mine >= theirs { self } else { other }
+        if other.is_dearer(self) { other } else { self }
+    }
+
+    /// Whether a unit costs more than one at `other`.
+    #[must_use]
+    pub fn is_dearer(self, other: UnitPrice) -> bool {
+        u128::from(self.nano) * u128::from(other.per) > u128::from(other.nano) * u128::from(self.per)
     }
 }
 

@@ -279,19 +279,30 @@ impl State {
         let place = budget.windows.at(self.latest);
         let key = |window| WindowKey { budget: Arc::clone(&budget.spec.name), scope: Arc::clone(&part), window };
         let newest = key(place.key);
-        let (mut settled, mut held) = (NanoUsd::ZERO, NanoUsd::ZERO);
-        let ahead = self.ahead.iter().filter(|key| {
-            key.budget == newest.budget
-                && key.scope == newest.scope
-                && window::is_near_ahead(&key.window, &newest.window)
-        });
-        for key in std::iter::once(newest.clone()).chain(place.counted.into_iter().map(key)).chain(ahead.cloned()) {
-            let cell = self.cells.get(&key).copied().unwrap_or_default();
-            settled = settled.saturating_add(cell.settled);
-            held = held.saturating_add(cell.held);
+        let counted: Vec<WindowKey> = place.counted.into_iter().map(key).collect();
+        let present = || std::iter::once(&newest).chain(&counted);
+        let (mut settled, mut held) = self.sum(present());
+        // Of all stretches of a window's length that have the present in them, the fullest.
+        let ahead = || {
+            let mine = self.ahead.iter().filter(|key| key.budget == newest.budget && key.scope == newest.scope);
+            mine.filter(|key| key.window != newest.window && window::is_within(&newest.window, &key.window))
+        };
+        for last in ahead() {
+            let stretch = present().chain(ahead()).filter(|key| window::is_within(&key.window, &last.window));
+            let sum = self.sum(stretch);
+            if sum.0.saturating_add(sum.1) > settled.saturating_add(held) {
+                (settled, held) = sum;
+            }
         }
         let bounds = self.shared.bounds(&budget.spec, &newest);
         Level { spec: &budget.spec, key: newest, ends: place.ends, forget: place.forget, settled, held, bounds }
+    }
+
+    /// What is settled and held in these windows.
+    fn sum<'k>(&self, keys: impl Iterator<Item = &'k WindowKey>) -> (NanoUsd, NanoUsd) {
+        keys.filter_map(|key| self.cells.get(key)).fold(Default::default(), |(settled, held), cell| {
+            (cell.settled.saturating_add(settled), cell.held.saturating_add(held))
+        })
     }
 
     /// Takes money from every level or from none. A level in `behind` has somebody waiting for it already.

@@ -2,6 +2,7 @@ use super::*;
 use proptest::prelude::*;
 use std::time::Duration;
 
+mod issues;
 mod years;
 
 const SECOND: u64 = 1_000_000_000;

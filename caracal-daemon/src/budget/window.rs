@@ -123,10 +123,10 @@ pub(super) fn begins_after(label: &str, now: UnixNanos) -> bool {
     window.is_some_and(|window| number > now.0 / part_length(window))
 }
 
-/// Whether `label` is a later part than `newest` of the same rolling window, and one window can have both.
-pub(super) fn is_near_ahead(label: &str, newest: &str) -> bool {
-    let (Some(later), Some(newest)) = (part(label), part(newest)) else { return false };
-    later.0 == newest.0 && later.1 > newest.1 && later.1 - newest.1 <= PARTS
+/// Whether the rolling window that ends with the part `last` has the part `label` in it.
+pub(super) fn is_within(label: &str, last: &str) -> bool {
+    let (Some(label), Some(last)) = (part(label), part(last)) else { return false };
+    label.0 == last.0 && last.1.checked_sub(label.1).is_some_and(|back| back <= PARTS)
 }
 
 fn instant(nanos: u64) -> Timestamp {

@@ -1,4 +1,5 @@
 pub(crate) mod fixture;
+mod issues;
 mod money;
 mod refusals;
 mod traffic;

@@ -9,6 +9,8 @@ use std::io::{BufRead as _, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+mod issues;
+
 const SEGMENT: u64 = 80 << 10;
 
 fn options() -> Options {

@@ -17,6 +17,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod issues;
+
 /// The keeper's part, in the same process.
 #[derive(Debug)]
 pub(crate) struct TestSigner(pub(crate) LedgerKey);

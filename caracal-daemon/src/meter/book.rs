@@ -35,7 +35,22 @@ pub enum BookError {
         /// What is wrong.
         why: MoneyError,
     },
+    /// A price of another unit.
+    #[error(
+        "model {model:?} of the price book: {price:?} dollars for 1,000,000 tokens cannot be; is it the price of one token, or in cents?"
+    )]
+    Unit {
+        /// Which model.
+        model: String,
+        /// The price.
+        price: String,
+    },
 }
+
+/// What 1,000,000 tokens cost anywhere, dollars: at least, if they cost anything, and at most. What stands outside is of
+/// another unit: a price of one token would let a million times too much through.
+const CHEAPEST: &str = "0.0005";
+const DEAREST: &str = "20000";
 
 /// How fast, and at which price, a provider works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
@@ -426,6 +441,15 @@ impl Entry {
         let name = self.names.first().cloned().unwrap_or_default();
         let number = |why| BookError::Number { model: name.clone(), why };
         let rows = self.rates.iter().map(RawRates::build).collect::<Result<Vec<Row>, _>>().map_err(number)?;
+        let (cheapest, dearest) = (UnitPrice::new(CHEAPEST, TOKENS), UnitPrice::new(DEAREST, TOKENS));
+        let (cheapest, dearest) = (cheapest.map_err(number)?, dearest.map_err(number)?);
+        for usd in self.rates.iter().flat_map(RawRates::prices) {
+            let price = UnitPrice::new(usd, TOKENS).map_err(number)?;
+            let costs = price.is_dearer(UnitPrice::FREE);
+            if costs && (cheapest.is_dearer(price) || price.is_dearer(dearest)) {
+                return Err(BookError::Unit { model: name, price: usd.to_owned() });
+            }
+        }
         let based = rows.iter().any(|row| row.tier == Tier::Standard && row.above == 0);
         let speaks =
             self.max_output > 0 || matches!(self.operations[..], [Operation::Embeddings | Operation::EmbedContent]);
@@ -454,6 +478,11 @@ impl Entry {
 }
 
 impl RawRates {
+    fn prices(&self) -> impl Iterator<Item = &str> {
+        let caches = [&self.cache_read, &self.cache_write, &self.cache_write_long];
+        [self.input.as_str(), &self.output].into_iter().chain(caches.into_iter().flatten().map(String::as_str))
+    }
+
     /// A kind of input without a price of its own costs what it is made of: reads and writes cost plain input.
     fn build(&self) -> Result<Row, MoneyError> {
         let price = |usd: &str| UnitPrice::new(usd, TOKENS);

@@ -9,6 +9,7 @@ use std::io::Write;
 
 mod answers;
 mod clamps;
+mod issues;
 mod providers;
 mod running;
 mod shapes;

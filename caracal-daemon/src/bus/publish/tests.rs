@@ -8,7 +8,7 @@ use crate::journal::Options;
 use crate::keeper::KeeperError;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
@@ -80,8 +80,8 @@ impl Scene {
         waited.unwrap_or_else(|_| panic!("{:?}", publisher.progress())).expect("acknowledged");
     }
 
-    /// Every message of the topic, read and held against the host's key.
-    fn published(&self) -> Vec<SignedRun> {
+    /// Every message of the topic.
+    fn each(&self, mut see: impl FnMut(&BorrowedMessage<'_>)) {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", self.brokers.bootstrap_servers())
             .set("group.id", "test")
@@ -92,15 +92,21 @@ impl Scene {
         from.add_partition_offset(TOPIC, 0, rdkafka::Offset::Beginning).expect("a place");
         consumer.assign(&from).expect("assigned");
         let (_, high) = consumer.fetch_watermarks(TOPIC, 0, PATIENCE).expect("watermarks");
+        for _ in 0..high {
+            see(&consumer.poll(PATIENCE).expect("a message").expect("a good one"));
+        }
+    }
+
+    /// The same, read and held against the host's key.
+    fn published(&self) -> Vec<SignedRun> {
         let mut runs = Vec::new();
-        while (runs.len() as i64) < high {
-            let message = consumer.poll(PATIENCE).expect("a message").expect("a good one");
+        self.each(|message| {
             let headers = message.headers().expect("headers");
             let header = |name: &str| headers.iter().find(|header| header.key == name).and_then(|header| header.value);
             let run = signed_run::read(message.key(), message.payload(), header).expect("a run");
             run.check(self.signer.0.key.host_verifier()).expect("the host's");
             runs.push(run);
-        }
+        });
         runs
     }
 
@@ -142,6 +148,20 @@ fn every_record_is_published_once_and_the_cursor_outlives_the_process() {
     scene.acknowledged(&publisher, 320);
     publisher.stop();
     assert_eq!(scene.is_whole(), 0, "nothing was published twice");
+}
+
+#[test]
+fn openmeter_5005_retention_goes_by_the_sending_and_not_by_the_event() {
+    let scene = Scene::new();
+    // Events of 1970: a record dated so would be deleted before anybody read it.
+    scene.append(10, 10).expect("appended");
+    let publisher = scene.start();
+    scene.acknowledged(&publisher, 10);
+    publisher.stop();
+    let now = i64::try_from(Clock::system().now().0 / 1_000_000).expect("milliseconds");
+    let mut ages = Vec::new();
+    scene.each(|message| ages.push(now - message.timestamp().to_millis().expect("a time")));
+    assert!(!ages.is_empty() && ages.iter().all(|age| *age < 3_600_000), "{ages:?}");
 }
 
 #[test]

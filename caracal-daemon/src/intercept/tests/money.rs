@@ -7,10 +7,11 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use std::sync::atomic::Ordering;
 
-const CALL: &str = r#"{"model":"gpt-4o-mini","max_tokens":5000,"messages":[{"role":"user","content":"hi"}]}"#;
-const STREAMED: &str = r#"{"model":"gpt-4o-mini","max_tokens":5000,"stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"hi"}]}"#;
+pub(super) const CALL: &str =
+    r#"{"model":"gpt-4o-mini","max_tokens":5000,"messages":[{"role":"user","content":"hi"}]}"#;
+pub(super) const STREAMED: &str = r#"{"model":"gpt-4o-mini","max_tokens":5000,"stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"hi"}]}"#;
 
-fn call(body: &'static str, header: &str) -> Request<Body> {
+pub(super) fn call(body: &'static str, header: &str) -> Request<Body> {
     let request = Request::builder().method("POST").uri("/v1/chat/completions").header("Host", "api.openai.com");
     let request = request.header("content-type", "application/json");
     let request = if header.is_empty() { request } else { request.header(header, "1") };
@@ -21,7 +22,7 @@ fn outcome(records: &[Seen]) -> Option<&Seen> {
     records.iter().find(|record| record.kind == "caracal.outcome.v1")
 }
 
-async fn outcome_of(world: &World) -> Seen {
+pub(super) async fn outcome_of(world: &World) -> Seen {
     let records = world.records(|records| outcome(records).is_some()).await;
     let intent =
         records.iter().find(|record| record.kind == "caracal.intent.v1").expect("an intent before the outcome");

@@ -44,7 +44,7 @@ fn call(operation: Operation, model: &str, more: &str) -> Result<Call, Refusal> 
 }
 
 /// One answer, one usage, one price.
-fn charged(
+pub(super) fn charged(
     operation: Operation,
     model: &str,
     more: &str,
@@ -112,7 +112,7 @@ const MESSAGES: &str = concat!(
     "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
 );
 
-fn usage(
+pub(super) fn usage(
     input: u64,
     cache_read: u64,
     cache_write_5m: u64,
