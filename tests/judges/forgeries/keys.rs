@@ -32,7 +32,7 @@ impl Corpus<'_> {
         self.key("cut: no ECDSA key", Part::EcdsaKey, &[ed25519.clone(), host.clone()]);
         self.key("cut: no Ed25519 key", Part::Keys, &[ecdsa.clone(), host.clone()]);
         self.key("swapped: another log's", Part::Keys, &others);
-        self.key("swapped: the host's only", Part::Keys, &[host.clone()]);
+        self.key("swapped: the host's only", Part::Keys, std::slice::from_ref(host));
         // Keys of somebody else who signs under the log's name.
         let name = ecdsa.split('+').next().expect("a name");
         let renamed: Vec<String> = others[..2].iter().map(|key| under(name, key)).collect();
