@@ -198,6 +198,10 @@ fn spend(args: &spend::SpendArgs, config: &Config) -> anyhow::Result<ExitCode> {
     if nix::unistd::geteuid().is_root() {
         return spend::run(args, &config.state_dir);
     }
+    anyhow::ensure!(
+        args.is_plain(),
+        "without root: only your own agents' sums by agent, model and day; leave out --by, --agent, --since and --until"
+    );
     let answer = control::Control::connect(config)?.ask(&Request::Spend)?;
     let form = if args.json { "json" } else { "table" };
     println!("{}", answer[form].as_str().unwrap_or_default());

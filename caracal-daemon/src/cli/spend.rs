@@ -55,6 +55,12 @@ pub enum Verb {
 }
 
 impl SpendArgs {
+    /// Whether nothing is asked but the sums that the daemon gives to anybody.
+    pub(crate) fn is_plain(&self) -> bool {
+        let all = self.agent.is_empty() && self.since.is_none() && self.until.is_none();
+        all && self.by == [By::Agent, By::Model, By::Day]
+    }
+
     /// Whether a day is asked for.
     fn has_day(&self, day: &str) -> bool {
         let after = self.since.is_none_or(|since| *day >= *since.to_string());

@@ -244,12 +244,23 @@ pub async fn record_at(store: &mut impl Store, leaf: u64) -> Result<Option<Recor
     Ok(chunk.records().nth(at).and_then(|record| Record::parse(record).ok()))
 }
 
+/// A correction as an audit found it.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// What the books have of it.
+    pub(super) correction: Corrected,
+    /// Its record.
+    pub(super) record: Option<Record>,
+    /// The charge of its call, at the place that it names.
+    pub(super) charge: Option<Charge>,
+}
+
 /// What is wrong with `corrections`, which are in the order of their leaves: one that is not of the charge it names, or takes
-/// more than was left of it. `found` gives the outcome of a call by its place, `record` the record of a leaf.
-pub(super) fn faults(corrections: &[(Corrected, Option<Record>, Option<Charge>)]) -> Vec<String> {
+/// more than was left of it.
+pub(super) fn faults(corrections: &[Found]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut before: std::collections::HashMap<&str, Vec<Corrected>> = std::collections::HashMap::new();
-    for (correction, record, charge) in corrections {
+    for Found { correction, record, charge } in corrections {
         let leaf = correction.leaf;
         let Some(charge) = charge else {
             wrong.push(format!("leaf {leaf} corrects a charge of call {} that is not there", correction.call));

@@ -3,7 +3,7 @@
 
 use super::books::{Changes, Corrected, OpenIntent, Spend, SpendKey, Total};
 use super::chain::{Chain, Place};
-use super::corrections::{Charge, faults, record_at};
+use super::corrections::{Charge, Found, faults, record_at};
 use super::fleet::{FleetState, FleetStore as _};
 use super::note::{Checkpoint, Verifier};
 use super::postgres::{PostgresStore, chunk, failed, number, total};
@@ -13,7 +13,7 @@ use super::tree::{Tile, Tree};
 use super::verify::Report;
 use crate::bus::signed_run::source_of;
 use crate::event::write::{PLACE_BYTES, read_place};
-use crate::event::{Hash, Record, WindowKey, leaf_hash};
+use crate::event::{Hash, WindowKey, leaf_hash};
 use crate::journal::{Entry, head};
 use sqlx::Row as _;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -399,7 +399,7 @@ impl Audit {
     async fn corrections(&mut self, store: &mut PostgresStore) {
         let made = std::mem::take(&mut self.corrections);
         self.report.corrections = made.len() as u64;
-        let mut read: BTreeMap<String, Vec<(Corrected, Option<Record>, Option<Charge>)>> = BTreeMap::new();
+        let mut read: BTreeMap<String, Vec<Found>> = BTreeMap::new();
         for (host, correction) in made {
             let began = self.hosts.get(&host).map_or(0, |state| state.chain.began);
             // A chain that began anew since has another record at this place.
@@ -413,7 +413,7 @@ impl Audit {
                 charge = outcome.filter(|charge| charge.call.to_string() == correction.call);
             }
             let record = record_at(store, correction.leaf).await.ok().flatten();
-            read.entry(host).or_default().push((correction, record, charge));
+            read.entry(host).or_default().push(Found { correction, record, charge });
         }
         let faults = read.values().flat_map(|of_host| faults(of_host));
         faults.for_each(|what| self.report.find("correction", what));

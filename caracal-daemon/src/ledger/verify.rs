@@ -3,7 +3,7 @@
 //! records' bytes and compared.
 
 use super::books::{Changes, Corrected, OpenIntent, Overrun, Spend, SpendKey, Total};
-use super::corrections::{Charge, faults, find, record_at};
+use super::corrections::{Charge, Found, faults, find, record_at};
 use super::kept::Kept;
 use super::note::{Checkpoint, Verifier, origin};
 use super::sequence::{event_ms, is_anomaly};
@@ -462,7 +462,7 @@ impl<'a> Audit<'a> {
             let found = find(store, self.tree.size(), correction.sequence, wanted).await.ok().flatten();
             let record = record_at(store, correction.leaf).await.ok().flatten();
             let charge = found.as_deref().and_then(of);
-            read.push((correction, record, charge));
+            read.push(Found { correction, record, charge });
         }
         faults(&read).into_iter().for_each(|what| self.report.find("correction", what));
         Ok(())

@@ -61,8 +61,7 @@ struct Money<'a> {
 pub(super) fn read(text: &str) -> Result<Export, ExportError> {
     let mut export = Export { form: "OpenAI's or Anthropic's API", ..Export::default() };
     let mut more = false;
-    let mut pages = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-    while let Some(page) = pages.next() {
+    for page in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
         let unknown =
             |error: serde_json::Error| ExportError::Unknown(format!("its JSON is no page of buckets: {error}"));
         let text = page.map_err(unknown)?.get();
