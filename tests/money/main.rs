@@ -9,9 +9,9 @@ mod many;
 mod planted;
 mod prices;
 mod providers;
+mod shared;
 mod socket;
 mod unmetered;
-mod shared;
 mod vault;
 
 use support::daemon::Daemon;

@@ -55,7 +55,9 @@ impl Stages {
         // Durable before it counts: after a crash the ledger says what the budgets did.
         self.journal.durable(draft.clone()).await?;
         for warning in self.budgets.correct(&windows, asked.nano) {
-            if let Err(error) = self.journal.append(warned(&warning, (draft.at, draft.data.agent.clone(), draft.data.call))).await {
+            if let Err(error) =
+                self.journal.append(warned(&warning, (draft.at, draft.data.agent.clone(), draft.data.call))).await
+            {
                 tracing::error!(%error, "a warning could not be recorded");
             }
         }

@@ -271,12 +271,7 @@ struct Rest {
 }
 
 /// Reads an answer to its end for nobody, within bounds, which become narrow once it passes the hold of `ticket`.
-async fn read_on(
-    mut body: Streamed,
-    mut reader: UsageReader,
-    ticket: Option<&Ticket>,
-    bounds: Bounds,
-) -> Rest {
+async fn read_on(mut body: Streamed, mut reader: UsageReader, ticket: Option<&Ticket>, bounds: Bounds) -> Rest {
     let mut bytes = 0_u64;
     let (mut left, mut why) = (bounds.bytes, Unknown::Agent);
     let mut until = tokio::time::Instant::now() + bounds.time;

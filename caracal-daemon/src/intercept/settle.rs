@@ -221,10 +221,7 @@ fn unrecorded(error: &JournalError) {
 }
 
 /// The record of a limit that came near by an outcome or by a correction, of which there are the time, the agent and the call.
-pub(crate) fn warned(
-    warning: &Warning,
-    (at, agent, call): (UnixNanos, Option<Arc<str>>, Option<uuid::Uuid>),
-) -> Draft {
+pub(crate) fn warned(warning: &Warning, (at, agent, call): (UnixNanos, Option<Arc<str>>, Option<uuid::Uuid>)) -> Draft {
     let sentence = warning.sentence();
     tracing::warn!(agent = agent.as_deref(), "{sentence}");
     let data = Data {

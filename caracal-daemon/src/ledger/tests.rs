@@ -627,7 +627,8 @@ async fn a_bill_above_its_hold_is_remembered_and_a_wrong_charge_is_found() {
     drop(ledger);
     let keys = Verifier::parse_all(&signer(dir.path()).0.public_keys()).expect("keys");
     let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
-    let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, kept: &[], books: &[Arc::new(book)] };
+    let against =
+        Against { host_id: "h", keys: &keys, journal: None, signed: None, kept: &[], books: &[Arc::new(book)] };
     let report = verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit");
     assert_eq!(report.repriced, 1);
     assert_eq!(report.findings.iter().map(|finding| finding.code).collect::<Vec<_>>(), ["price"]);

@@ -70,10 +70,7 @@ pub(super) fn run(args: VerifyArgs, config: &Config, state: &StateDir, host_id: 
 }
 
 /// What the arguments trust: public keys, price books, and checkpoints that were kept.
-fn given(
-    args: &VerifyArgs,
-    config: &Config,
-) -> anyhow::Result<(Vec<Verifier>, Vec<Arc<PriceBook>>, Vec<Checkpoint>)> {
+fn given(args: &VerifyArgs, config: &Config) -> anyhow::Result<(Vec<Verifier>, Vec<Arc<PriceBook>>, Vec<Checkpoint>)> {
     let keys = keys(args.public_key.as_deref(), &StateDir::new(&config.state_dir))?;
     let books = books(&args.prices, config)?;
     let mut kept = Vec::new();
