@@ -82,6 +82,7 @@ mod tests {
     #[test]
     fn the_older_road_tells_the_same_cookie() {
         let pins = Kernel::pin_directory("unit-cookie");
+        crate::keeper::serve::mount_bpffs().expect("bpffs");
         let _ = std::fs::remove_dir_all(&pins);
         let settings = Settings { abi: ABI_VERSION, tcp_port: 1, dns_port: 2 };
         let mut kernel = Kernel::load(&pins, settings, Require::Network).expect("the programs load; is this root?");

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -114,6 +115,9 @@ pub(super) fn host_id(state: &Path) -> Result<String, KeeperError> {
 /// When it cannot be.
 pub(super) fn mount_bpffs() -> Result<(), KeeperError> {
     const BPFFS: &str = "/sys/fs/bpf";
+    // Two at once would mount it twice, and the second hides what is pinned in the first.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     // BPF_FS_MAGIC of linux/magic.h.
     let mounted = File::open(BPFFS)
         .ok()

@@ -9,12 +9,13 @@ fn inside(cgroup: &Path, script: &str) -> bool {
     Command::new("bash").arg("-c").arg(script).status().expect("bash runs").success()
 }
 
-/// Needs root, bpffs and cgroup v2: it fails without them.
+/// Needs root and cgroup v2: it fails without them. Where no bpffs is mounted it mounts one, as the keeper does.
 #[test]
 fn a_governed_cgroup_is_shut_without_a_lease_and_stays_shut_by_its_pins() {
     // Names of this run alone: two checkouts may be tried at once.
     let name = format!("unit-test-{}", std::process::id());
     let pins = Kernel::pin_directory(&name);
+    crate::keeper::serve::mount_bpffs().expect("bpffs");
     let hierarchy = Hierarchy::find().expect("a cgroup v2 mount");
     let cgroup = hierarchy.make(&format!("caracal-{name}")).expect("a cgroup");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
