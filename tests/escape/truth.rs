@@ -246,7 +246,12 @@ fn a_canary_that_gets_out_shuts_the_door() {
             for way in ["tcp4", "udp", "udp-connected", "raw", "heard-tcp4", "heard-udp"] {
                 assert!(said.contains(way), "the canary did not try {way}: {said}");
             }
+            let back = world.daemon.logs().matches("it is put back").count();
             let _at = watch.release();
+            // Until then nothing of ours is there, and what the agent sends goes out.
+            until("the programs are back", PATIENCE, || world.daemon.logs().matches("it is put back").count() > back)
+                .expect("they are put back");
+            world.scene.wire.clear();
             opens(world);
             held(world);
             let _ran = world.daemon.verify();
