@@ -15,6 +15,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a topic that was just made is looked at.
+const LOOKS: u32 = 100;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Make topics, tables and roles for the shared plane. Run again, it changes nothing.
 #[derive(Args, Debug)]
@@ -81,8 +84,21 @@ async fn topics(kafka: &Kafka) -> anyhow::Result<()> {
             Err((name, error)) => bail!("topic {name}: {error}"),
         }
     }
-    let metadata = admin.inner().fetch_metadata(Some(&kafka.topic), PATIENCE)?;
-    let there = metadata.topics().iter().map(|topic| topic.partitions().len()).sum::<usize>();
+    // A broker says that a topic is made before each of them knows its partitions.
+    let mut there = 0;
+    for _ in 0..LOOKS {
+        let metadata = admin.inner().fetch_metadata(Some(&kafka.topic), PATIENCE)?;
+        there = metadata.topics().iter().map(|topic| topic.partitions().len()).sum::<usize>();
+        if there > 0 {
+            break;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    ensure!(
+        there > 0,
+        "Kafka does not say which partitions topic {} has: run `caracald setup kafka` again",
+        kafka.topic
+    );
     // More partitions would move hosts to other logs in the middle of their chains.
     ensure!(
         i32::try_from(there) == Ok(kafka.partitions),

@@ -237,7 +237,10 @@ fn litellm_40010_a_websocket_is_never_of_an_unknown_model_and_free() {
     let headers = HeaderMap::from_iter([(http::header::UPGRADE, HeaderValue::from_static("websocket"))]);
     for (host, path) in [("api.openai.com", "/v1/realtime"), ("generativelanguage.googleapis.com", "/ws/x")] {
         let is = METER.surface(host, &http::Method::GET, path, &headers);
-        assert!(matches!(is, Surface::Websocket(_) | Surface::Unmetered(_, Unmetered::Realtime)), "{host}{path}: {is:?}");
+        assert!(
+            matches!(is, Surface::Websocket(_) | Surface::Unmetered(_, Unmetered::Realtime)),
+            "{host}{path}: {is:?}"
+        );
     }
 }
 
