@@ -48,12 +48,14 @@ fn published(scene: &Scene) -> Map<String, Value> {
     // No call of an agent's waits for Kafka; what it does not have is counted.
     plane.services(&["kill", "kafka"]);
     burst(&daemon, CALLS);
+    // What is on its way to the disk is no backlog yet.
+    let counted = until("an intent and an outcome a call", PATIENCE, || backlog(&daemon) >= 2 * CALLS as u64);
+    assert!(counted.is_ok(), "an intent and an outcome a call wait for Kafka, and {} are said to", backlog(&daemon));
     let waiting = backlog(&daemon);
-    assert!(waiting >= 2 * CALLS as u64, "an intent and an outcome a call wait for Kafka, and {waiting} are said to");
     // Killed with all of that unpublished, and started again while Kafka is still away.
     daemon.kill();
     daemon.restart();
-    assert!(backlog(&daemon) >= waiting, "what waited before the kill waits after it");
+    until("what waited before the kill waits after it", PATIENCE, || backlog(&daemon) >= waiting).expect("the backlog");
     plane.services(&["start", "kafka"]);
     burst(&daemon, 2 * CALLS);
     acknowledged(&daemon);
@@ -99,7 +101,7 @@ fn backlog(daemon: &Daemon<'_>) -> u64 {
 #[track_caller]
 fn acknowledged(daemon: &Daemon<'_>) {
     let done = until("Kafka acknowledges", PATIENCE, || {
-        // What is on its way to the disk is no backlog yet.
+        // What is on its way to the disk is none yet.
         std::thread::sleep(Duration::from_millis(200));
         backlog(daemon) == 0
     });
