@@ -69,15 +69,23 @@ pub(super) fn run(args: VerifyArgs, config: &Config, state: &StateDir, host_id: 
     }
 }
 
-/// What the arguments trust: public keys, price books, and checkpoints that were kept.
-fn given(args: &VerifyArgs, config: &Config) -> anyhow::Result<(Vec<Verifier>, Vec<Arc<PriceBook>>, Vec<Checkpoint>)> {
+/// What an audit trusts.
+struct Trusted {
+    keys: Vec<Verifier>,
+    books: Vec<Arc<PriceBook>>,
+    /// Checkpoints that were kept.
+    kept: Vec<Checkpoint>,
+}
+
+/// What the arguments trust.
+fn given(args: &VerifyArgs, config: &Config) -> anyhow::Result<Trusted> {
     let keys = keys(args.public_key.as_deref(), &StateDir::new(&config.state_dir))?;
     let books = books(&args.prices, config)?;
     let mut kept = Vec::new();
     for path in &args.checkpoint {
         kept.push(Checkpoint::open(&read_text(path)?, &keys).with_context(|| path.display().to_string())?);
     }
-    Ok((keys, books, kept))
+    Ok(Trusted { keys, books, kept })
 }
 
 /// The price books that charges are made again from: the one that is compiled in, the configured one, what the configuration
@@ -104,7 +112,7 @@ fn books(given: &[PathBuf], config: &Config) -> anyhow::Result<Vec<Arc<PriceBook
 
 /// A log that is there as files.
 fn audit_files(args: &VerifyArgs, config: &Config, mut files: Files) -> anyhow::Result<ExitCode> {
-    let (keys, books, kept) = given(args, config)?;
+    let Trusted { keys, books, kept } = given(args, config)?;
     let bar = bar("checking");
     let report = block_on(async {
         let mut progress = |done, all| advance(&bar, done, all);
@@ -124,7 +132,7 @@ fn audit_files(args: &VerifyArgs, config: &Config, mut files: Files) -> anyhow::
 }
 
 fn audit(args: &VerifyArgs, config: &Config, host_id: &str) -> anyhow::Result<ExitCode> {
-    let (keys, books, kept) = given(args, config)?;
+    let Trusted { keys, books, kept } = given(args, config)?;
     let state = StateDir::new(&config.state_dir);
     let journal = state.journal();
     let against = Against {

@@ -130,7 +130,7 @@ async fn same_as_memory(server: &Server) {
     let mut dice = StdRng::seed_from_u64(11);
     let mut vault = PostgresVault::new(&server.url()).expect("a URL");
     let mut holders: Vec<Holder> = (10..13).map(|at| holder(at, "here", Known::default())).collect();
-    let mut slices = vec![[(0_u64, 0_u64); 2]; 3];
+    let mut slices = [[(0_u64, 0_u64); 2]; 3];
     // What others took before is not this test's: its windows are its own.
     let of = |budget: &str, claim: Claim| Claim { key: WindowKey { scope: "same".into(), ..key(budget) }, ..claim };
     let everybody =
