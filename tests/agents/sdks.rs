@@ -4,7 +4,7 @@ use crate::{AMPLE, NOTHING, case, refused};
 use support::daemon::Daemon;
 use support::netns::Ran;
 use support::programs;
-use support::scene::Scene;
+use support::scene::{Scene, TOOLS};
 
 fn python(daemon: &Daemon<'_>, script: &str) -> Ran {
     let run = daemon.run(programs::python()).args(["-c", script]);
@@ -59,24 +59,12 @@ fn anthropic_node_is_allowed() {
     });
 }
 
-/// A server of tools, one of them denied by a rule.
-const TOOLS: &str = r#"
-[[allow]]
-hosts = ["mcp.example"]
-
-[[deny]]
-tools = ["delete_*"]
-
-[[mcp]]
-name = "desk"
-host = "mcp.example"
-paths = ["/mcp"]
-prices = { search = "0.01 USD", lookup = "0 USD", delete_everything = "0.01 USD" }
-"#;
+/// The server of tools may be asked.
+const DESK: &str = "\n[[allow]]\nhosts = [\"mcp.example\"]\n";
 
 #[test]
 fn mcp_typescript_is_allowed_and_each_refusal_is_an_error_of_its_call() {
-    case("TypeScript MCP, allowed, denied and unpriced tools", &format!("{AMPLE}{TOOLS}"), |scene, daemon| {
+    case("TypeScript MCP, allowed, denied and unpriced tools", &format!("{AMPLE}{DESK}{TOOLS}"), |scene, daemon| {
         let ran = node(scene, daemon, include_str!("../programs/mcp_all.mjs")).ok();
         for said in [
             "tools: delete_everything lookup search",
@@ -101,14 +89,18 @@ fn a_tool_that_no_budget_pays_is_one_request_for_mcp_typescript() {
                   const client = new Client({ name: 'contract', version: '1' });\n\
                   await client.connect(new StreamableHTTPClientTransport(new URL('https://mcp.example/mcp')));\n\
                   await client.callTool({ name: 'search', arguments: {} });";
-    case("TypeScript MCP, out of budget: one request, the sentence", &format!("{NOTHING}{TOOLS}"), |scene, daemon| {
-        let ran = node(scene, daemon, script);
-        assert_ne!(ran.code, Some(0), "{}", ran.screen());
-        assert!(ran.stderr.contains("McpError") && ran.stderr.contains("-32050"), "{}", ran.screen());
-        assert!(ran.stderr.contains("Caracal") && ran.stderr.contains("nothing"), "{}", ran.screen());
-        assert_eq!(refused(daemon, "budget_exceeded"), 1);
-        assert!(scene.bill().is_empty());
-    });
+    case(
+        "TypeScript MCP, out of budget: one request, the sentence",
+        &format!("{NOTHING}{DESK}{TOOLS}"),
+        |scene, daemon| {
+            let ran = node(scene, daemon, script);
+            assert_ne!(ran.code, Some(0), "{}", ran.screen());
+            assert!(ran.stderr.contains("McpError") && ran.stderr.contains("-32050"), "{}", ran.screen());
+            assert!(ran.stderr.contains("Caracal") && ran.stderr.contains("nothing"), "{}", ran.screen());
+            assert_eq!(refused(daemon, "budget_exceeded"), 1);
+            assert!(scene.bill().is_empty());
+        },
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use support::ledger::{Record, calls};
 use support::netns::{Ran, until};
 use support::programs;
 use support::report;
-use support::scene::Scene;
+use support::scene::{Scene, TOOLS};
 
 pub(crate) const HOSTS: &str = "[[allow]]\nhosts = [\"generativelanguage.googleapis.com\", \"*.amazonaws.com\", \"api.mistral.ai\", \"api.groq.com\", \"mcp.example\"]\n";
 
@@ -73,16 +73,8 @@ fn compatible() {
     allowed("Mistral and Groq, by openai", include_str!("../programs/compatible_all.py"), "", 2, &says);
 }
 
-const TOOLS: &str = r#"
-[[deny]]
-tools = ["delete_*"]
-
-[[mcp]]
-name = "desk"
-host = "mcp.example"
-paths = ["/mcp"]
-prices = { search = "0.01 USD", lookup = "0 USD", delete_everything = "0.01 USD" }
-
+/// A plain API of the same host.
+const GEO: &str = r#"
 [[api]]
 name = "geo"
 host = "mcp.example"
@@ -100,7 +92,13 @@ fn tools() {
         "unpriced: MCPError: Caracal",
         "'latitude': 1",
     ];
-    allowed("tools and a plain API, by mcp and requests", include_str!("../programs/mcp_all.py"), TOOLS, 2, &says);
+    allowed(
+        "tools and a plain API, by mcp and requests",
+        include_str!("../programs/mcp_all.py"),
+        &format!("{TOOLS}{GEO}"),
+        2,
+        &says,
+    );
 }
 
 /// A call that no budget can pay: the SDK's own exception, our sentence, one request, and nothing billed.
@@ -148,7 +146,12 @@ fn a_denial_is_one_request_in_the_providers_words() {
     let tool = "import asyncio\nfrom mcp import ClientSession\nfrom mcp.client.streamable_http import streamable_http_client\n\
                 async def main():\n    async with streamable_http_client('https://mcp.example/mcp') as s, ClientSession(s[0], s[1]) as session:\n\
                 \x20       await session.initialize()\n        await session.call_tool('search', {})\nasyncio.run(main())\n";
-    refused("a tool out of budget: one request, the sentence", TOOLS, tool, &["MCPError", "Caracal"]);
+    refused(
+        "a tool out of budget: one request, the sentence",
+        &format!("{TOOLS}{GEO}"),
+        tool,
+        &["MCPError", "Caracal"],
+    );
 }
 
 #[test]

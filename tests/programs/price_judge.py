@@ -193,17 +193,21 @@ def anthropic_usage(tokens, searches, more):
     return usage | more
 
 
+def addressed(request, provider, model):
+    """Names the model as Anthropic's own surface or Bedrock wants it; gives the path."""
+    if provider == "anthropic":
+        request["model"] = model
+        return "/v1/messages"
+    request["anthropic_version"] = "bedrock-2023-05-31"
+    return "/model/" + model.replace(":", "%3A") + "/invoke"
+
+
 def messages(out, prices, key, tokens, searches, shape, asked=None, more=None, times=Fraction(1)):
     provider, model = key
     request = {"max_tokens": 64, "messages": [{"role": "user", "content": "hi"}]} | (asked or {})
     if searches:
         request["tools"] = [{"type": "web_search_20250305", "name": "web_search", "max_uses": searches}]
-    path = "/v1/messages"
-    if provider == "anthropic":
-        request["model"] = model
-    else:
-        request["anthropic_version"] = "bedrock-2023-05-31"
-        path = "/model/" + model.replace(":", "%3A") + "/invoke"
+    path = addressed(request, provider, model)
     usage = anthropic_usage(tokens, searches, more or {})
     nano = prices.bill(key, "standard", tokens, searches, times)
     if shape == "stream" and provider == "anthropic":
@@ -469,12 +473,7 @@ def one_random(out, prices, dice):
         mark = dice.choice((None, None, "5m", "1h"))
         if mark:
             request["system"] = [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": mark}}]
-        path = "/v1/messages"
-        if provider == "anthropic":
-            request["model"] = model
-        else:
-            request["anthropic_version"] = "bedrock-2023-05-31"
-            path = "/model/" + model.replace(":", "%3A") + "/invoke"
+        path = addressed(request, provider, model)
         capped, body = True, dump(request)
         whole, read, output = honest(dice, body, most_input, cap, worst)
         written = dice.randrange(whole - read + 1) if mark else 0

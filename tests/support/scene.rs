@@ -16,6 +16,17 @@ use std::time::Duration;
 pub const PROXY: &str = "203.0.113.60:3128";
 /// A name server that only some names are asked of.
 pub const CORPORATE_NAME_SERVER: &str = "203.0.113.54";
+/// Rules about the stand-in's server of tools: prices for three, one of which is denied.
+pub const TOOLS: &str = r#"
+[[deny]]
+tools = ["delete_*"]
+
+[[mcp]]
+name = "desk"
+host = "mcp.example"
+paths = ["/mcp"]
+prices = { search = "0.01 USD", lookup = "0 USD", delete_everything = "0.01 USD" }
+"#;
 const NAME_SERVER_V6: &str = "2001:db8:ca::53";
 
 /// Hosts, stand-in and judge; the daemon is started by the test.
