@@ -50,17 +50,25 @@ impl Body for Upload {
 pub struct Streamed {
     body: Incoming,
     lease: Option<Lease>,
+    /// It broke off, which is not said yet.
+    broken: Option<BodyError>,
 }
 
 impl Streamed {
     /// A body; at its end the connection goes back to the pool.
     #[must_use]
     pub fn new(body: Incoming, lease: Option<Lease>) -> Streamed {
-        let mut streamed = Streamed { body, lease };
+        let mut streamed = Streamed { body, lease, broken: None };
         if streamed.body.is_end_stream() {
             streamed.give_back();
         }
         streamed
+    }
+
+    /// Whether pending means that nothing more has come: whoever polls it reads the connection.
+    #[must_use]
+    pub fn reads_itself(&self) -> bool {
+        self.lease.as_ref().is_some_and(Lease::is_driven)
     }
 
     fn give_back(&mut self) {
@@ -76,13 +84,29 @@ impl Body for Streamed {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        // What came before goes out first: whoever is told of an error writes nothing more.
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let frame = match (Pin::new(&mut this.body).poll_frame(context), &mut this.lease) {
+            (Poll::Ready(frame), _) => frame,
+            (Poll::Pending, None) => return Poll::Pending,
+            (Poll::Pending, Some(lease)) => {
+                lease.drive(context);
+                ready!(Pin::new(&mut this.body).poll_frame(context))
+            }
+        };
         match &frame {
             None => this.give_back(),
             Some(Ok(_)) if this.body.is_end_stream() => this.give_back(),
-            // A connection that failed is not used again.
-            Some(Err(_)) => this.lease = None,
             Some(Ok(_)) => {}
+            Some(Err(_)) => {
+                // A connection that failed is not used again.
+                this.lease = None;
+                this.broken = frame.and_then(Result::err).map(BodyError::from);
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
     }

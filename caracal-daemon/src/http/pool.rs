@@ -1,6 +1,7 @@
 //! Takes a request for a host; gives its answer over a connection that is kept, or a new one.
 //! Kept connections are bounded in number and idle time. Never sends a request twice once its first byte may have gone out.
 
+mod http1;
 mod place;
 
 use crate::clock::{Clock, UnixNanos};
@@ -8,6 +9,7 @@ use crate::http::body::Upload;
 use crate::refusal::{Reason, Refusal, Side, Stage};
 use crate::tls::dial::{Alpn, Dialer, Route, Wanted};
 use http::{Request, Response};
+use http1::Http1;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -167,7 +169,7 @@ impl Pool {
         if !key.tls {
             let stream = self.dialer.tcp(key.route()).await?;
             return match key.wanted {
-                Wanted::Http1 => http1(stream).await.map_err(failed),
+                Wanted::Http1 => Http1::begin(stream).await.map(Held::Http1).map_err(failed),
                 Wanted::Either => http2(stream, place).await.map_err(failed),
             };
         }
@@ -176,7 +178,7 @@ impl Pool {
             self.remember(key, alpn);
         }
         match alpn {
-            Alpn::Http1 => http1(stream).await.map_err(failed),
+            Alpn::Http1 => Http1::begin(stream).await.map(Held::Http1).map_err(failed),
             Alpn::H2 => http2(stream, place).await.map_err(failed),
         }
     }
@@ -232,20 +234,6 @@ impl From<TrySendError<Request<Upload>>> for TrySend {
         let message = error.take_message();
         TrySend { error: error.into_error(), message }
     }
-}
-
-async fn http1<S>(stream: S) -> Result<Held, hyper::Error>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = hyper::client::conn::http1::Builder::new()
-        .preserve_header_case(true)
-        .max_header_size(MOST_ANSWER_HEAD)
-        .handshake(TokioIo::new(stream))
-        .await?;
-    // It ends when both sides are done with it; its error reaches whoever waits for an answer.
-    tokio::spawn(async move { connection.with_upgrades().await.ok() });
-    Ok(Held::Http1(sender))
 }
 
 async fn http2<S>(stream: S, place: &Arc<Place>) -> Result<Held, hyper::Error>

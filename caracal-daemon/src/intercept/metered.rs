@@ -142,13 +142,14 @@ impl Open {
         (self.gathered.len() >= ENOUGH).then(|| self.gathered.split().freeze())
     }
 
-    /// Nothing more is there. The task that reads the upstream may only want its turn, so it gets one; there is no other
-    /// wait, and a paced stream keeps its pace.
+    /// Nothing more is there. Where a task of its own reads the upstream, it may only want its turn, so it gets one; there
+    /// is no other wait, and a paced stream keeps its pace.
     fn nothing_more(&mut self, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.gathered.is_empty() {
             return Poll::Pending;
         }
-        if !self.yielded {
+        let reads_itself = self.body.as_ref().is_some_and(Streamed::reads_itself);
+        if !self.yielded && !reads_itself {
             self.yielded = true;
             context.waker().wake_by_ref();
             return Poll::Pending;

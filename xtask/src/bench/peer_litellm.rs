@@ -1,6 +1,6 @@
 //! LiteLLM's proxy: it counts tokens and money as well, and its clients are configured to call it, without TLS.
 
-use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
+use std::{fs::File, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -25,6 +25,7 @@ pub(super) fn start(scene: &Scene, tools: &Path) -> Result<Peer> {
         ),
     )?;
     let log = scene.files().join("litellm.log");
+    let output = File::create(&log)?;
     let child = scene
         .program(tools.join("litellm/bin/litellm"))
         .args(["--host", &address.ip().to_string(), "--port", &address.port().to_string(), "--config"])
@@ -34,11 +35,11 @@ pub(super) fn start(scene: &Scene, tools: &Path) -> Result<Peer> {
         .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         // Without a key it serves everybody who can reach it: nobody but the load can.
         .env("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY", "true")
-        .stdout(Stdio::piped())
-        .stderr(std::fs::File::create(&log)?)
+        .stdout(output.try_clone()?)
+        .stderr(output)
         .spawn()
         .context("litellm does not start")?;
-    let mut server = Server::adopt(child)?;
+    let mut server = Server::adopt(child);
     scene.wait_until_listening(&mut server, ADDRESS, READY, &log)?;
     Ok(Peer {
         name: PeerName::Litellm,

@@ -1,6 +1,6 @@
 //! mitmproxy as a forward proxy, without any add-on of ours.
 
-use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
+use std::{fs::File, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -17,16 +17,17 @@ pub(super) fn start(scene: &Scene, tools: &Path) -> Result<Peer> {
     let address: SocketAddr = ADDRESS.parse()?;
     let home = scene.files().join("mitmproxy");
     let log = home.with_extension("log");
+    let output = File::create(&log)?;
     let child = scene
         .program(tools.join("mitmproxy/bin/mitmdump"))
         .args(["-q", "--listen-host", &address.ip().to_string(), "--listen-port", &address.port().to_string()])
         .args(["--set", &format!("confdir={}", home.display())])
         .args(["--set", &format!("ssl_verify_upstream_trusted_ca={}", scene.files().join("provider/ca.pem").display())])
-        .stdout(Stdio::piped())
-        .stderr(std::fs::File::create(&log)?)
+        .stdout(output.try_clone()?)
+        .stderr(output)
         .spawn()
         .context("mitmdump does not start")?;
-    let mut server = Server::adopt(child)?;
+    let mut server = Server::adopt(child);
     scene.wait_until_listening(&mut server, ADDRESS, READY, &log)?;
     Ok(Peer {
         name: PeerName::Mitmproxy,

@@ -45,11 +45,11 @@ pub(super) fn start(scene: &Scene) -> Result<Peer> {
         .program("squid")
         .args(["-N", "-n", "caracalbench", "-f"])
         .arg(&config)
-        .stdout(Stdio::piped())
+        .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .context("squid does not start")?;
-    let mut server = Server::adopt(child)?;
+    let mut server = Server::adopt(child);
     scene.wait_until_listening(&mut server, ADDRESS, READY, &home.join("cache.log"))?;
     Ok(Peer {
         name: PeerName::Squid,

@@ -10,7 +10,7 @@ const TICKS: f64 = 100.0;
 pub(super) struct Usage {
     /// User and system time.
     pub(super) cpu_seconds: f64,
-    /// Resident memory, summed over the processes.
+    /// Resident memory of all processes: a page that several of them share is counted once.
     pub(super) rss_kb: u64,
 }
 
@@ -72,9 +72,10 @@ fn parse(stat: &str) -> Option<Process> {
     Some(Process { parent: u32::try_from(number(1)?).ok()?, ticks })
 }
 
+/// The proportional set size (proc_pid_smaps(5)), so that the sum over processes of one program has its code once.
 fn rss_kb(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 

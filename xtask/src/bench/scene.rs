@@ -31,7 +31,7 @@ pub(super) struct Scene {
 pub(super) struct Server {
     child: Child,
     /// Kept open: a server that prints must not be ended by it.
-    output: BufReader<ChildStdout>,
+    _output: Option<BufReader<ChildStdout>>,
 }
 
 impl Scene {
@@ -93,20 +93,21 @@ impl Scene {
 impl Server {
     /// Starts it and waits until it prints `ready`.
     pub(super) fn start(what: &str, command: &mut Command) -> Result<Self> {
-        let child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("{what} does not start"))?;
-        let mut server = Self::adopt(child)?;
+        let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("{what} does not start"))?;
+        let mut output = BufReader::new(child.stdout.take().context("the server has no output")?);
         let mut line = String::new();
-        server.output.read_line(&mut line)?;
+        output.read_line(&mut line)?;
+        let server = Self { child, _output: Some(output) };
         if line.trim() != "ready" {
             bail!("{what} is not ready: `{}`", line.trim());
         }
         Ok(server)
     }
 
-    /// Takes a process that tells by other means when it is ready.
-    pub(super) fn adopt(mut child: Child) -> Result<Self> {
-        let output = child.stdout.take().context("the server has no output")?;
-        Ok(Self { child, output: BufReader::new(output) })
+    /// Takes a process that tells by other means when it is ready. It must write to a file or to nothing: it would stop
+    /// at a pipe that nobody reads.
+    pub(super) fn adopt(child: Child) -> Self {
+        Self { child, _output: None }
     }
 
     pub(super) fn pid(&self) -> u32 {

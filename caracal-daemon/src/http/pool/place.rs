@@ -3,12 +3,14 @@
 use crate::clock::{Clock, UnixNanos};
 use crate::http::body::Upload;
 use crate::http::pool::TrySend;
+use crate::http::pool::http1::Http1;
 use crate::tls::dial::Alpn;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Context;
 use std::time::Duration;
 
 /// Idle HTTP/1 connections kept for one host and port.
@@ -23,7 +25,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// Connections to one host and port.
 #[derive(Debug, Default)]
 pub(super) struct Place {
-    idle: Mutex<Vec<(http1::SendRequest<Upload>, UnixNanos)>>,
+    idle: Mutex<Vec<(Http1, UnixNanos)>>,
     shared: Mutex<Vec<Shared>>,
     /// Held by whoever dials a connection that can be shared.
     pub(super) dialing: tokio::sync::Mutex<()>,
@@ -40,7 +42,7 @@ pub(super) struct Shared {
 /// A connection in use by one request.
 #[derive(Debug)]
 pub(super) enum Held {
-    Http1(http1::SendRequest<Upload>),
+    Http1(Http1),
     Http2(Stream),
 }
 
@@ -75,7 +77,7 @@ impl Held {
 
     pub(super) async fn send(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, TrySend> {
         match self {
-            Held::Http1(sender) => sender.try_send_request(request).await.map_err(TrySend::from),
+            Held::Http1(connection) => connection.send(request).await,
             Held::Http2(stream) => stream.0.sender.try_send_request(request).await.map_err(TrySend::from),
         }
     }
@@ -93,10 +95,11 @@ impl Place {
             }
         }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((sender, since)) = idle.pop() {
-            if sender.is_ready() && now.0.saturating_sub(since.0) <= MOST_IDLE_NS {
-                return Some(Held::Http1(sender));
+        while let Some((mut connection, since)) = idle.pop() {
+            if connection.is_ready() && is_fresh(since, now) {
+                return Some(Held::Http1(connection));
             }
+            connection.close();
         }
         None
     }
@@ -108,20 +111,22 @@ impl Place {
         }
     }
 
-    /// Keeps a new connection for whoever asks next, if it is one that can be idle. Waits until its task has begun: one that
-    /// is not ready yet would be passed by.
+    /// Keeps a new connection for whoever asks next, if it is one that can be idle. Waits until it has begun: one that is
+    /// not ready yet would be passed by.
     pub(super) async fn keep(&self, held: Held, now: UnixNanos) {
-        if let Held::Http1(mut sender) = held
-            && sender.ready().await.is_ok()
+        if let Held::Http1(mut connection) = held
+            && connection.ready().await.is_ok()
         {
-            self.put(sender, now);
+            self.put(connection, now);
         }
     }
 
-    fn put(&self, sender: http1::SendRequest<Upload>, now: UnixNanos) {
+    fn put(&self, connection: Http1, now: UnixNanos) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MOST_IDLE {
-            idle.push((sender, now));
+            idle.push((connection, now));
+        } else {
+            connection.close();
         }
     }
 
@@ -132,18 +137,23 @@ impl Place {
 
     /// Closes what was idle for too long.
     pub(super) fn sweep(&self, now: UnixNanos) {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|(sender, since)| sender.is_ready() && now.0.saturating_sub(since.0) <= MOST_IDLE_NS);
+        let stale = |(connection, since): &mut (Http1, UnixNanos)| !connection.is_ready() || !is_fresh(*since, now);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.extract_if(.., stale).for_each(|(connection, _)| connection.close());
+        drop(idle);
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).retain_mut(|shared| {
             let busy = shared.streams.load(Ordering::Relaxed) > 0;
             if busy || shared.used.0 == u64::MAX {
                 shared.used = now;
             }
-            !shared.sender.is_closed() && now.0.saturating_sub(shared.used.0) <= MOST_IDLE_NS
+            !shared.sender.is_closed() && is_fresh(shared.used, now)
         });
     }
+}
+
+/// Whether what has been idle since then is still kept.
+fn is_fresh(since: UnixNanos, now: UnixNanos) -> bool {
+    now.0.saturating_sub(since.0) <= MOST_IDLE_NS
 }
 
 /// A connection on loan until its answer has ended. Dropped early, an HTTP/1 connection is closed.
@@ -159,20 +169,32 @@ impl Lease {
         Lease { held, place, clock }
     }
 
+    /// Lets the connection go on, where whoever reads its answer drives it.
+    pub fn drive(&mut self, context: &mut Context<'_>) {
+        if let Held::Http1(connection) = &mut self.held {
+            connection.drive(context);
+        }
+    }
+
+    /// Whether [`Lease::drive`] is all that drives the connection.
+    pub(crate) fn is_driven(&self) -> bool {
+        matches!(&self.held, Held::Http1(connection) if connection.is_driven())
+    }
+
     /// The answer has ended: others may use the connection.
     pub fn give_back(self) {
-        let Held::Http1(mut sender) = self.held else { return };
-        if sender.is_ready() {
-            self.place.put(sender, self.clock.now());
+        let Held::Http1(mut connection) = self.held else { return };
+        if connection.is_ready() {
+            self.place.put(connection, self.clock.now());
             return;
         }
-        if sender.is_closed() {
+        if connection.is_closed() {
             return;
         }
         // The answer came before the request's end, or the connection has not noticed yet that it is free.
         tokio::spawn(async move {
-            if let Ok(Ok(())) = tokio::time::timeout(SETTLE, sender.ready()).await {
-                self.place.put(sender, self.clock.now());
+            if let Ok(Ok(())) = tokio::time::timeout(SETTLE, connection.ready()).await {
+                self.place.put(connection, self.clock.now());
             }
         });
     }
