@@ -38,15 +38,24 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// Sends it and waits for the acknowledgment, however long Kafka is away.
-    /// Gives its offset.
+    /// Sends it and waits for the acknowledgment, however long Kafka is away. Gives its offset.
     pub(crate) async fn send(&self, producer: &FutureProducer, topic: &str) -> i64 {
-        let headers = self
-            .headers
-            .iter()
-            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
+        let headers = self.headers();
         let record = FutureRecord::to(topic).key(&self.key).payload(&self.payload).headers(headers);
         producer.send(record, Duration::from_secs(600)).await.expect("acknowledged").offset
+    }
+
+    /// Gives it to the client at once; what comes back waits for the acknowledgment.
+    pub(crate) fn hand_over(&self, producer: &FutureProducer, topic: &str) -> impl Future<Output = i64> + use<> {
+        let record = FutureRecord::to(topic).key(&self.key).payload(&self.payload).headers(self.headers());
+        let delivered = producer.send_result(record).map_err(|(error, _)| error).expect("room in the client's queue");
+        async move { delivered.await.expect("the client lives").expect("acknowledged").offset }
+    }
+
+    fn headers(&self) -> OwnedHeaders {
+        self.headers
+            .iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
     }
 }
 

@@ -12,9 +12,11 @@ mod fleet;
 mod host;
 mod incidents;
 mod judge;
+mod metrics;
 mod plane;
 mod restored;
 mod speed;
+mod units;
 mod usage;
 
 /// The report's name.

@@ -92,7 +92,10 @@ impl Plane {
         };
         if let Some(mib) = wants.disk_mib {
             std::fs::create_dir_all(plane.disk()).expect("a directory");
-            run("mount", &["-t", "tmpfs", "-o", &format!("size={mib}m,mode=755"), "caracal-plane", text(&plane.disk())]);
+            run(
+                "mount",
+                &["-t", "tmpfs", "-o", &format!("size={mib}m,mode=755"), "caracal-plane", text(&plane.disk())],
+            );
             plane.mounted = true;
         }
         if let Some(Cables { kafka, .. }) = &plane.cables {

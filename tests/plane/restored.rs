@@ -33,8 +33,11 @@ fn a_dump_that_is_restored_under_load() {
         for log in 0..plane.partitions {
             let largest = |all: &[Signed]| all.iter().filter(|one| one.0 == log).map(|one| one.1).max().unwrap_or(0);
             let (low, high) = (largest(&restored), largest(&signed));
-            let between: Vec<u64> =
-                checkpoints(&plane, log).iter().map(|one| one.1).filter(|size| (low + 1..high).contains(size)).collect();
+            let between: Vec<u64> = checkpoints(&plane, log)
+                .iter()
+                .map(|one| one.1)
+                .filter(|size| (low + 1..high).contains(size))
+                .collect();
             assert_eq!(between, Vec::<u64>::new(), "log {log} was to catch up from {low} to {high} first");
         }
         workers.drain(..).for_each(Worker::stop);

@@ -111,7 +111,8 @@ fn until_signed(plane: &Plane, hosts: &mut [Host], seconds: u64, figures: &mut M
     let mut dice = StdRng::seed_from_u64(2);
     // It has taken the log over before the clock runs.
     let mut size = plane.count("SELECT size FROM logs");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let producer = plane.producer();
     for host in &mut *hosts {
         size += 10;
@@ -157,8 +158,9 @@ async fn at_a_pace(
     let began = tokio::time::Instant::now();
     for (at, message) in (0..).zip(messages) {
         tokio::time::sleep_until(began + every * at).await;
-        let (producer, topic) = (producer.clone(), topic.clone());
-        tasks.push(tokio::spawn(async move { (message.send(&producer, &topic).await, Instant::now()) }));
+        // In their order, also where several are due at once.
+        let delivered = message.hand_over(&producer, &topic);
+        tasks.push(tokio::spawn(async move { (delivered.await, Instant::now()) }));
     }
     let mut sent = Vec::new();
     for task in tasks {
@@ -220,8 +222,7 @@ fn audited(plane: &Plane, figures: &mut Map<String, Value>) {
         plane.caracald(words);
         cpu_of_children() - before
     };
-    let of_files =
-        best(3, || audit(&["ledger", "verify", "--folder", text(&log), "--public-key", text(&keys)]));
+    let of_files = best(3, || audit(&["ledger", "verify", "--folder", text(&log), "--public-key", text(&keys)]));
     let of_database = best(3, || audit(&["ledger", "verify", "--fleet"]));
     figures.insert("audit_events_per_s_core".into(), json!(per(leaves, of_files)));
     figures.insert("audit_events_per_s_core_postgres".into(), json!(per(leaves, of_database)));

@@ -18,6 +18,7 @@ pub(crate) fn cpu_of(pid: u32) -> Duration {
 
 /// The same of all children that have ended and were waited for.
 pub(crate) fn cpu_of_children() -> Duration {
+    // SAFETY: plain numbers, of which zero is one.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: a valid pointer to a rusage.
     assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) }, 0, "getrusage");

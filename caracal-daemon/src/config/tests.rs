@@ -274,7 +274,10 @@ fn every_secret_has_a_file() -> Outcome {
     assert!(config.postgres.is_some_and(|place| place.url_file.is_some()));
     assert!(config.redis.is_some_and(|place| place.url_file.is_some()));
     // And a password can stand nowhere else.
-    assert!(parse("[kafka]\nservers = \"k:1\"\n[kafka.sasl]\nmechanism = \"PLAIN\"\nuser = \"u\"\npassword = \"x\"\n").is_err());
+    assert!(
+        parse("[kafka]\nservers = \"k:1\"\n[kafka.sasl]\nmechanism = \"PLAIN\"\nuser = \"u\"\npassword = \"x\"\n")
+            .is_err()
+    );
     Ok(())
 }
 
