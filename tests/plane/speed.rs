@@ -2,11 +2,11 @@
 //! Measured alone, since the other tests of this program wait meanwhile. `cargo xtask test` measures a little and judges
 //! nothing; `cargo xtask bench --plane` measures long and holds the figures against their bars.
 
-use crate::SUBJECT;
 use crate::host::{Host, Message, hex};
 use crate::judge::each_leaf;
-use crate::plane::{PATIENCE, Plane, Wants, Worker, now, run, text};
-use crate::usage::{Group, cpu_of, cpu_of_children, metric};
+use crate::plane::{PATIENCE, Plane, Wants, Worker, now, text};
+use crate::usage::{Group, cpu_of, cpu_of_children, cpu_of_thread, metric};
+use crate::{STAND_IN, SUBJECT};
 use aws_lc_rs::digest::{Context, SHA256};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use rdkafka::producer::FutureProducer;
@@ -16,9 +16,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::daemon::caracald;
+use support::daemon::Daemon;
 use support::netns::until;
 use support::report;
+use support::scene::Scene;
 
 /// Records of one message, as a busy host's publisher gathers them.
 const RUN: usize = 200;
@@ -52,7 +53,7 @@ fn appends_checkpoints_and_audits_are_measured() {
         into_postgres(&plane, &mut hosts, records, &mut figures);
         until_signed(&plane, &mut hosts, if benched() { 30 } else { 5 }, &mut figures);
         audited(&plane, &mut figures);
-        into_sqlite(&plane, &mut figures);
+        into_sqlite(&mut figures);
         for (key, value) in &figures {
             report::figure(SUBJECT, key, value.as_u64().expect("an integer"));
         }
@@ -205,7 +206,7 @@ fn audited(plane: &Plane, figures: &mut Map<String, Value>) {
     });
     let leaves = ends.len() as u64;
     let hashed = best(3, || {
-        let (began, mut start) = (cpu_of(std::process::id()), 0);
+        let (began, mut start) = (cpu_of_thread(), 0);
         let mut last = [0; 32];
         for end in &ends {
             let mut leaf = Context::new(&SHA256);
@@ -215,7 +216,7 @@ fn audited(plane: &Plane, figures: &mut Map<String, Value>) {
             start = *end;
         }
         assert_ne!(hex(&last), "", "the hashes are not left out");
-        cpu_of(std::process::id()) - began
+        cpu_of_thread() - began
     });
     let audit = |words: &[&str]| {
         let before = cpu_of_children();
@@ -236,33 +237,61 @@ fn best(times: u32, measure: impl FnMut() -> Duration) -> Duration {
 }
 
 /// One host's records into the embedded store, as `ledger rebuild` has them: the daemon's own sequencer, batches, store and
-/// synced commits, and no signature.
-fn into_sqlite(plane: &Plane, figures: &mut Map<String, Value>) {
-    let mut host = Host::new("h");
-    let mut dice = StdRng::seed_from_u64(3);
-    let count = if benched() { 1_000_000 } else { 200_000 };
-    let lines = plane.file("lines.jsonl", "");
+/// synced commits, and no signature. A daemon then takes that ledger up and signs it, and receipts are asked for.
+fn into_sqlite(figures: &mut Map<String, Value>) {
+    let scene = Scene::new(STAND_IN).expect("the scene stands");
+    let mut daemon = Daemon::configured(&scene, "");
+    let (mut host, mut dice) = (Host::new("h"), StdRng::seed_from_u64(3));
+    let count = match (benched(), report::long()) {
+        (false, _) => 200_000,
+        (true, false) => 1_000_000,
+        (true, true) => 10_000_000,
+    };
+    let (state, lines) = (daemon.state(), daemon.state().with_file_name("lines.jsonl"));
     let mut out = std::io::BufWriter::new(std::fs::File::create(&lines).expect("a file"));
     let mut bytes = 0;
-    for at in 0..count {
+    for _ in 0..count {
         let record = host.record(dice.random(), "2026-11-24T10:00:00.000000000Z");
-        bytes += record.len();
-        out.write_all(&record).and_then(|()| out.write_all(b"\n")).unwrap_or_else(|error| panic!("{at}: {error}"));
+        bytes += record.len() as u64;
+        out.write_all(&record).and_then(|()| out.write_all(b"\n")).expect("written");
     }
     drop(out);
-    let state = plane.file("lines", "").with_file_name("embedded");
     std::fs::create_dir_all(state.join("data")).expect("a directory");
+    std::fs::write(state.join("host-id"), "0123456789abcdef0123456789abcdef").expect("an id");
     let ledger = state.join("data/ledger.sqlite");
-    let config = plane.file("embedded.toml", &format!("state_dir = \"{}\"\n", state.display()));
     let before = (Instant::now(), cpu_of_children());
     let words = ["ledger", "rebuild", "--from", text(&lines), "--into", text(&ledger)];
-    run(text(&caracald()), &[&["--config", text(&config)][..], &words].concat());
+    let _made = daemon.command(&words).limit(20 * PATIENCE).ran().ok();
     let (took, cpu) = (before.0.elapsed(), cpu_of_children() - before.1);
     let size = std::fs::metadata(&ledger).expect("the ledger").len() + wal(&ledger);
     figures.insert("appends_per_s_sqlite".into(), json!(per(count, took)));
     figures.insert("appends_per_s_core_sqlite".into(), json!(per(count, cpu)));
     figures.insert("bytes_per_event_sqlite".into(), json!(size / count));
-    figures.insert("record_bytes_sqlite".into(), json!(bytes as u64 / count));
+    figures.insert("record_bytes_sqlite".into(), json!(bytes / count));
+
+    // The user that the scene makes, where the host has none of that name.
+    let users = std::fs::read_to_string("/etc/passwd").expect("the users");
+    let owner = users.lines().find_map(|line| line.strip_prefix("caracal:")?.split(':').nth(1)?.parse().ok());
+    let owner: u32 = owner.unwrap_or(4_300);
+    for entry in [state.join("data"), ledger] {
+        std::os::unix::fs::chown(entry, Some(owner), Some(owner)).expect("the data path's own");
+    }
+    daemon.restart();
+    let signed = || daemon.json(&["status"])["data_path"]["ledger"]["checkpoint"].as_u64();
+    until("a checkpoint over all of it", PATIENCE, || signed() >= Some(count)).expect("signed");
+    let mut times: Vec<Duration> = (0..200)
+        .map(|_| {
+            let index = dice.random_range(0..count).to_string();
+            let began = Instant::now();
+            let _receipt = daemon.command(&["ledger", "prove", &index]).ran().ok();
+            began.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    figures.insert("proof_leaves".into(), json!(count));
+    // The start of a process is in it.
+    figures.insert("proof_ms_p99".into(), json!(times[times.len() * 99 / 100].as_millis() as u64));
+    daemon.stop();
 }
 
 fn wal(ledger: &Path) -> u64 {

@@ -16,6 +16,14 @@ pub(crate) fn cpu_of(pid: u32) -> Duration {
     Duration::from_micros((ticks() + ticks()) * 1_000_000 / hertz)
 }
 
+/// The same of the calling thread, to the nanosecond.
+pub(crate) fn cpu_of_thread() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid pointer to a timespec.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) }, 0, "clock_gettime");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// The same of all children that have ended and were waited for.
 pub(crate) fn cpu_of_children() -> Duration {
     // SAFETY: plain numbers, of which zero is one.
