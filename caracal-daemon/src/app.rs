@@ -6,6 +6,7 @@ mod correct;
 mod elsewhere;
 #[cfg(test)]
 mod holds;
+mod metrics;
 mod orders;
 mod prober;
 
@@ -102,6 +103,7 @@ async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -
     let child::Received { signing, orders, doors, flows, vouch, sockets, lease, sources, resolving } = received;
     let telemetry = Arc::new(Telemetry::default());
     let limits = Limits::new(config.limits.connections, config.limits.connections_per_agent);
+    let listen = config.listen.metrics;
     let (stack, stages) = build::build(args, config, signing, doors, &telemetry).await?;
     let gate = Arc::new(Gate {
         netns: args.netns,
@@ -125,6 +127,9 @@ async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -
         stop: watch::channel(false).0,
     });
     orders::obey(orders, Arc::clone(&app))?;
+    if let Some(address) = listen {
+        metrics::start(address, Arc::clone(&app));
+    }
     // Who waits in the listening sockets would be a stranger before the keeper has told of every agent.
     let _ = app.begun.subscribe().wait_for(|begun| *begun).await;
     let [v4, v6] = sockets.tcp;

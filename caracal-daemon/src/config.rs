@@ -245,6 +245,7 @@ impl Config {
             .upstream
             .roots
             .iter_mut()
+            .chain(&mut self.upstream.proxy_file)
             .chain(&mut self.policy.cedar)
             .chain(&mut self.prices.file)
             .chain(&mut self.prices.public_key);

@@ -1,5 +1,7 @@
 //! caracald's own counters: about the process, never about money.
 
+pub mod metrics;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counters of the data path since it started.

@@ -1,22 +1,16 @@
 //! Many events, everything killed at random: nothing lost, nothing doubled, the root that of the model, Redis equal.
 
 use crate::SUBJECT;
-use crate::host::{Host, Message};
+use crate::fleet::{Clocks, Fleet, seed};
+use crate::host::Host;
 use crate::judge::{Verdict, judge};
-use crate::plane::{PATIENCE, Plane, Worker, now, text};
+use crate::plane::{PATIENCE, Plane, Worker, text};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use support::netns::until;
 use support::report;
-
-/// Fixed, so that a failure can be had again; `CARACAL_SEED` sets another.
-fn seed() -> u64 {
-    std::env::var("CARACAL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_124)
-}
 
 /// What is killed in one round.
 const TARGETS: [&str; 5] = ["ledger worker", "kafka", "postgres", "redis", "spend worker"];
@@ -26,32 +20,13 @@ fn kills_lose_nothing_and_double_nothing() {
     report::case(SUBJECT, "exactly once under kills", || {
         let (events, kills) = if report::long() { (1_000_000, 100) } else { (20_000, 6) };
         let plane = Plane::start(2);
-        let mut hosts: Vec<Host> = (0..3).map(|at| Host::new(&format!("host-{at}"))).collect();
-        let keys: String = hosts.iter().map(Host::public_key).collect();
-        plane.caracald(&["hosts", "enrol", text(&plane.file("hosts.pub", &keys))]);
         let mut workers = vec![plane.worker("ledger"), plane.worker("ledger"), plane.worker("spend")];
-
-        let sent = Arc::new(AtomicU64::new(0));
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let share = events / hosts.len() as u64;
-        let played: Vec<_> = std::mem::take(&mut hosts)
-            .into_iter()
-            .enumerate()
-            .map(|(at, host)| {
-                let dice = StdRng::seed_from_u64(seed() ^ at as u64);
-                let (sent, topic) = (Arc::clone(&sent), plane.topic.clone());
-                runtime.spawn(play(host, dice, share, plane.producer(), topic, sent))
-            })
-            .collect();
-        let states = if plane.ours { hurt(&plane, &mut workers, kills, &sent, share * 3) } else { Vec::new() };
-        for host in played {
-            hosts.push(runtime.block_on(host).expect("a host that was played to its end"));
-        }
-        let total = share * 3;
-        plane.settled(total);
-        caught_up(&plane);
-        let verdict = judge(&plane, &hosts);
+        let fleet = Fleet::start(&plane, sized("CARACAL_EVENTS", events), Clocks::True);
+        let total = fleet.total;
+        let kills = if plane.ours { sized("CARACAL_KILLS", kills) } else { 0 };
+        let states = hurt(&plane, &mut workers, kills, &fleet);
+        let hosts = fleet.settled(&plane);
+        let verdict = judge(&plane, &hosts, &[]);
         for (key, value) in [
             ("events", total),
             ("kills", states.len() as u64),
@@ -73,50 +48,31 @@ fn kills_lose_nothing_and_double_nothing() {
     });
 }
 
-/// Publishes as a host does: runs of many sizes, now and then one again, and never one before the other is there.
-async fn play(
-    mut host: Host,
-    mut dice: StdRng,
-    records: u64,
-    producer: rdkafka::producer::FutureProducer,
-    topic: String,
-    sent: Arc<AtomicU64>,
-) -> Host {
-    let mut left = records;
-    let mut before: Option<Message> = None;
-    while left > 0 {
-        let size = dice.random_range(1..=200).min(left);
-        let at = now();
-        let run: Vec<Vec<u8>> = (0..size).map(|_| host.record(dice.random(), &at)).collect();
-        let message = host.message(&run);
-        message.send(&producer, &topic).await;
-        // As after a crash between the acknowledgment and the cursor.
-        if dice.random_range(0..10) == 0 {
-            before.as_ref().unwrap_or(&message).send(&producer, &topic).await;
-        }
-        before = Some(message);
-        left -= size;
-        sent.fetch_add(size, Ordering::Relaxed);
-    }
-    host
+/// Another size, for whoever looks for something.
+fn sized(variable: &str, usual: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 /// Kills one after the other while events flow, and starts it again. Gives the state that each blow hit.
-fn hurt(plane: &Plane, workers: &mut [Worker], kills: u64, sent: &AtomicU64, events: u64) -> Vec<serde_json::Value> {
+fn hurt(plane: &Plane, workers: &mut [Worker], kills: u64, fleet: &Fleet) -> Vec<Value> {
     let mut dice = StdRng::seed_from_u64(seed());
     let mut states = Vec::new();
+    let mut leaves = 0;
     for round in 0..kills {
-        // Spread over the events, so that each blow hits work in progress.
-        let due = events * (round + 1) / (kills + 2);
-        until("events flow", PATIENCE, || sent.load(Ordering::Relaxed) >= due).expect("events");
+        // Spread over the events, so that each blow hits work in progress: there is some to do, and some was done since.
+        fleet.allow(fleet.total * (round + 2) / (kills + 2));
+        let due = fleet.total * (round + 1) / (kills + 2);
+        let flows = || fleet.sent() >= due && plane.count("SELECT sum(size) FROM logs") > leaves;
+        assert!(until("events flow", PATIENCE, flows).is_ok(), "after {round} kills\n{}", plane.log());
         std::thread::sleep(Duration::from_millis(dice.random_range(0..300)));
         // Each at least once, then by lot.
         let at = if round < TARGETS.len() as u64 { round as usize } else { dice.random_range(0..TARGETS.len()) };
         let target = TARGETS[at];
-        states.push(json!({
-            "killed": target, "sent": sent.load(Ordering::Relaxed),
-            "leaves": plane.count("SELECT sum(size) FROM logs"), "runs": plane.count("SELECT sum(runs) FROM logs"),
-        }));
+        let mut state = hit(plane);
+        leaves = state["leaves"].as_u64().unwrap_or(0);
+        state["killed"] = json!(target);
+        state["sent"] = json!(fleet.sent());
+        states.push(state);
         match target {
             "ledger worker" => {
                 let which = dice.random_range(0..2);
@@ -133,24 +89,24 @@ fn hurt(plane: &Plane, workers: &mut [Worker], kills: u64, sent: &AtomicU64, eve
                 plane.services(&["start", service]);
             }
         }
+        if round % 10 == 9 {
+            println!("{} of {kills} kills, {} of {} records, {leaves} leaves", round + 1, fleet.sent(), fleet.total);
+        }
     }
     states
 }
 
-/// Waits until the view has what the ledger has.
-fn caught_up(plane: &Plane) {
-    let wanted = plane.query("SELECT log, max(upto) FROM charges GROUP BY log ORDER BY log");
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let lines = plane.redis(&["--raw", "HGETALL", "{caracal:test}:spend:mark"]);
-        let mut marks: Vec<String> = lines.chunks_exact(2).map(|pair| pair.join("|")).collect();
-        marks.sort();
-        if marks == wanted {
-            return;
-        }
-        assert!(Instant::now() < deadline, "the view stands at {marks:?}, the ledger at {wanted:?}\n{}", plane.log());
-        std::thread::sleep(Duration::from_millis(100));
-    }
+/// What a blow hits: how far the logs are, and what each of the workers' connections does at that moment.
+fn hit(plane: &Plane) -> Value {
+    let rows = plane.query(
+        "SELECT coalesce(sum(size), 0), coalesce(sum(runs), 0), (SELECT coalesce(string_agg(state || ': ' || \
+         regexp_replace(left(query, 60), '\\s+', ' ', 'g'), '; '), 'no connection') FROM pg_stat_activity \
+         WHERE application_name = 'caracald') FROM logs",
+    );
+    let mut parts = rows.first().expect("a row").splitn(3, '|');
+    let mut number = || parts.next().and_then(|text| text.parse::<u64>().ok());
+    let (leaves, runs) = (number(), number());
+    json!({ "leaves": leaves, "runs": runs, "database": parts.next() })
 }
 
 /// The files of each log are sound with its public keys and nothing else, and a flipped bit is seen.
@@ -195,27 +151,27 @@ fn planted(plane: &Plane, hosts: &[Host]) {
     unguarded(
         "CREATE TABLE away AS SELECT * FROM events WHERE (log, first) IN (SELECT log, first FROM events ORDER BY first DESC LIMIT 1); DELETE FROM events WHERE (log, first) IN (SELECT log, first FROM away)",
     );
-    assert!(judge(plane, hosts).lost > 0, "a row that is gone is lost records");
+    assert!(judge(plane, hosts, &[]).lost > 0, "a row that is gone is lost records");
     assert!(!plane.agrees(&["ledger", "verify", "--fleet"]), "caracald's own audit sees it, too");
     unguarded("INSERT INTO events SELECT * FROM away");
     // The same row once more, behind the others.
     unguarded("INSERT INTO events SELECT log, first + 256, count, min_ms, max_ms, data FROM away");
-    assert!(judge(plane, hosts).doubled > 0, "a row that is there twice is doubled records");
+    assert!(judge(plane, hosts, &[]).doubled > 0, "a row that is there twice is doubled records");
     unguarded("DELETE FROM events WHERE (log, first) IN (SELECT log, first + 256 FROM away); DROP TABLE away");
     // Another root.
     unguarded("UPDATE logs SET root = sha256(root)");
-    assert!(!judge(plane, hosts).roots_equal, "another root is seen");
+    assert!(!judge(plane, hosts, &[]).roots_equal, "another root is seen");
     // One nano-USD too much in the view: both the judge and caracald see it.
     assert!(plane.agrees(&["worker", "spend", "--check"]));
     let day = plane.redis(&["--raw", "KEYS", "*:spend:day:*"]).pop().expect("a day");
     let fields = plane.redis(&["--raw", "HKEYS", &day]);
     let nano = fields.iter().find(|field| field.ends_with("\"nano\"]")).expect("an amount");
     plane.redis(&["HINCRBY", &day, nano, "1"]);
-    assert!(!judge(plane, hosts).redis_equal, "one nano-USD more is seen");
+    assert!(!judge(plane, hosts, &[]).redis_equal, "one nano-USD more is seen");
     assert!(!plane.agrees(&["worker", "spend", "--check"]));
     plane.caracald(&["worker", "spend", "--rebuild", "--once"]);
     assert!(plane.agrees(&["worker", "spend", "--check"]));
-    assert!(judge(plane, hosts).redis_equal, "a view that was made anew is equal");
+    assert!(judge(plane, hosts, &[]).redis_equal, "a view that was made anew is equal");
     // The tables themselves say no.
     let guarded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| plane.query("DELETE FROM events")));
     assert!(guarded.is_err(), "events are append-only, whoever asks");

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -37,14 +38,24 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// Sends it and waits for the acknowledgment, however long Kafka is away.
-    pub(crate) async fn send(&self, producer: &FutureProducer, topic: &str) {
-        let headers = self
-            .headers
-            .iter()
-            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
+    /// Sends it and waits for the acknowledgment, however long Kafka is away. Gives its offset.
+    pub(crate) async fn send(&self, producer: &FutureProducer, topic: &str) -> i64 {
+        let headers = self.headers();
         let record = FutureRecord::to(topic).key(&self.key).payload(&self.payload).headers(headers);
-        producer.send(record, Duration::from_secs(600)).await.expect("acknowledged");
+        producer.send(record, Duration::from_secs(600)).await.expect("acknowledged").offset
+    }
+
+    /// Gives it to the client at once; what comes back waits for the acknowledgment.
+    pub(crate) fn hand_over(&self, producer: &FutureProducer, topic: &str) -> impl Future<Output = i64> + use<> {
+        let record = FutureRecord::to(topic).key(&self.key).payload(&self.payload).headers(self.headers());
+        let delivered = producer.send_result(record).map_err(|(error, _)| error).expect("room in the client's queue");
+        async move { delivered.await.expect("the client lives").expect("acknowledged").offset }
+    }
+
+    fn headers(&self) -> OwnedHeaders {
+        self.headers
+            .iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
     }
 }
 
@@ -65,16 +76,19 @@ pub(crate) struct Host {
     prev: [u8; 32],
     /// A paid call whose outcome is to come: its id, its hold.
     open: Vec<(String, u64)>,
-    /// Everything it wrote, in order.
-    pub(crate) records: Vec<Vec<u8>>,
+    /// The leaf hashes of everything it wrote, in order.
+    pub(crate) leaves: Vec<[u8; 32]>,
+    /// The time in its records' ids, Unix milliseconds.
+    pub(crate) ms: u64,
     /// What was charged, nano-USD.
-    pub(crate) charges: Vec<(Charged, u64)>,
+    pub(crate) charges: BTreeMap<Charged, u64>,
 }
 
 impl Host {
     pub(crate) fn new(id: &str) -> Host {
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).expect("a key");
-        Host { id: id.into(), key, next: 0, prev: [0; 32], open: Vec::new(), records: Vec::new(), charges: Vec::new() }
+        let (next, prev, ms) = (0, [0; 32], 0x019a_b000_0000);
+        Host { id: id.into(), key, next, prev, open: Vec::new(), leaves: Vec::new(), ms, charges: BTreeMap::new() }
     }
 
     /// Its public key, as `caracald ledger keys` prints one (c2sp.org/signed-note, type 0x02).
@@ -93,7 +107,7 @@ impl Host {
                 // Whose call it was, the intent said.
                 let (agent, model) = of_call(&call);
                 let charged = Charged { host: self.id.clone(), agent, model, day: now[..10].into() };
-                self.charges.push((charged, cost));
+                *self.charges.entry(charged).or_default() += cost;
                 let data = format!(
                     r#""caracal.call":"{call}","caracal.cost.nano_usd":{cost},"caracal.settle":"settled","caracal.usage.uncached_input_tokens":{},"gen_ai.usage.output_tokens":7"#,
                     dice % 1000
@@ -119,8 +133,8 @@ impl Host {
                 )
             }
         };
-        // A UUIDv7 with this second's time would do as well: the ledger reads only its first 48 bits.
-        let id = format!("019ab000-0000-7000-8000-{:012x}", self.next);
+        // A UUIDv7: the ledger reads only its first 48 bits.
+        let id = format!("{:08x}-{:04x}-7000-8000-{:012x}", self.ms >> 16, self.ms & 0xffff, self.next);
         let record = format!(
             r#"{{"specversion":"1.0","caracalschema":2,"sequence":"{:020}","caracalprev":"{}","type":"caracal.{kind}.v1","id":"{id}","source":"/caracal/{}","time":"{now}","datacontenttype":"application/json","data":{{{data}}}}}"#,
             self.next,
@@ -130,7 +144,7 @@ impl Host {
         .into_bytes();
         self.prev = leaf(&record);
         self.next += 1;
-        self.records.push(record.clone());
+        self.leaves.push(self.prev);
         record
     }
 

@@ -1,4 +1,5 @@
 //! What the ledger and the view should hold, computed from what Kafka holds and the hosts wrote, and what they do hold.
+//! Keeps hashes, not records: a million of them are to fit.
 
 use crate::host::{Charged, Host, hex, leaf, sha256};
 use crate::plane::{PATIENCE, Plane};
@@ -10,6 +11,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+pub(crate) type Hash = [u8; 32];
+
 /// The verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
@@ -17,6 +20,8 @@ pub(crate) struct Verdict {
     pub(crate) lost: u64,
     /// Leaves that a log has twice, or that no host wrote.
     pub(crate) doubled: u64,
+    /// Checkpoints that were ever signed, with another root than the model has at their size.
+    pub(crate) forks: u64,
     /// Each log's root is that of the model, and the checkpoint over it says the same.
     pub(crate) roots_equal: bool,
     /// The view in Redis has what the hosts charged, to the nano-USD.
@@ -24,54 +29,82 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    pub(crate) const SOUND: Verdict = Verdict { lost: 0, doubled: 0, roots_equal: true, redis_equal: true };
+    pub(crate) const SOUND: Verdict = Verdict { lost: 0, doubled: 0, forks: 0, roots_equal: true, redis_equal: true };
 }
 
-/// Looks at everything.
-pub(crate) fn judge(plane: &Plane, hosts: &[Host]) -> Verdict {
-    let stored = stored(plane);
+/// A checkpoint that was signed: its log, its size, its root.
+pub(crate) type Signed = (i32, u64, Hash);
+
+/// Looks at everything. `signed` are checkpoints that are not in the database any more.
+pub(crate) fn judge(plane: &Plane, hosts: &[Host], signed: &[Signed]) -> Verdict {
     let (mut seen, mut doubled) = (HashSet::new(), 0);
-    let wrote: HashSet<&[u8]> = hosts.iter().flat_map(|host| host.records.iter().map(Vec::as_slice)).collect();
-    for record in stored.values().flatten() {
-        doubled += u64::from(!seen.insert(record.as_slice()) || !wrote.contains(record.as_slice()));
-    }
-    let lost = wrote.iter().filter(|record| !seen.contains(*record)).count() as u64;
-    let roots_equal = (0..plane.partitions).all(|partition| {
-        let model: Vec<[u8; 32]> = model(plane, partition).iter().map(|record| leaf(record)).collect();
-        root_of(plane, partition) == (model.len() as u64, hex(&root(&model)))
-            && signed_root(plane, partition) == (model.len() as u64, root(&model))
+    let wrote: HashSet<Hash> = hosts.iter().flat_map(|host| host.leaves.iter().copied()).collect();
+    each_leaf(plane, |_, record| {
+        let hash = leaf(record);
+        doubled += u64::from(!seen.insert(hash) || !wrote.contains(&hash));
     });
-    Verdict { lost, doubled, roots_equal, redis_equal: charges(plane) == charged(hosts) }
+    let lost = wrote.iter().filter(|hash| !seen.contains(*hash)).count() as u64;
+    let (mut roots_equal, mut forks) = (true, 0);
+    for partition in 0..plane.partitions {
+        let model = model(plane, partition);
+        let all = (model.len() as u64, root(&model));
+        let checkpoints = checkpoints(plane, partition);
+        roots_equal &= root_of(plane, partition) == (all.0, hex(&all.1));
+        roots_equal &= checkpoints.last().map_or((0, root(&[])), |(_, size, root)| (*size, *root)) == all;
+        let mut signed: Vec<Signed> = signed.iter().filter(|(log, ..)| *log == partition).copied().collect();
+        signed.extend(checkpoints);
+        forks += contradictions(&model, signed);
+    }
+    Verdict { lost, doubled, forks, roots_equal, redis_equal: charges(plane) == charged(hosts) }
+}
+
+/// How many of these are not of a tree that the model passes through.
+fn contradictions(model: &[Hash], mut signed: Vec<Signed>) -> u64 {
+    signed.sort_unstable();
+    let (mut forks, mut passed, mut heights) = (0, 0, Vec::new());
+    for (_, size, root) in signed {
+        // The complete subtrees at the right edge: what is left of a binary counter's carries.
+        while passed < size && passed < model.len() as u64 {
+            let (mut hash, mut height) = (model[passed as usize], 0);
+            while heights.last().is_some_and(|(last, _)| *last == height) {
+                let (_, left): (u32, Hash) = heights.pop().expect("a subtree");
+                (hash, height) = (sha256(&[&[1], &left, &hash]), height + 1);
+            }
+            heights.push((height, hash));
+            passed += 1;
+        }
+        let folded = heights.iter().rev().map(|(_, hash)| *hash).reduce(|right, left| sha256(&[&[1], &left, &right]));
+        forks += u64::from(passed != size || folded.unwrap_or_else(|| sha256(&[])) != root);
+    }
+    forks
+}
+
+/// Calls `each` with the log and the bytes of every leaf, in the order of the log.
+pub(crate) fn each_leaf(plane: &Plane, mut each: impl FnMut(i32, &[u8])) {
+    plane.each_row("SELECT log, encode(data, 'hex') FROM events ORDER BY log, first", |row| {
+        let (log, data) = row.split_once('|').expect("two columns");
+        let nibble = |digit: u8| char::from(digit).to_digit(16).expect("hex") as u8;
+        let data: Vec<u8> = data.as_bytes().chunks(2).map(|pair| nibble(pair[0]) << 4 | nibble(pair[1])).collect();
+        let log = log.parse().expect("a number");
+        let mut rest = data.as_slice();
+        // The form of an entry bundle: each record with its length before it.
+        while let [high, low, more @ ..] = rest {
+            let (record, behind) = more.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+            each(log, record);
+            rest = behind;
+        }
+    });
 }
 
 /// The records of each log, in the order of their leaves.
 pub(crate) fn stored(plane: &Plane) -> BTreeMap<i32, Vec<Vec<u8>>> {
     let mut logs: BTreeMap<i32, Vec<Vec<u8>>> = BTreeMap::new();
-    for row in plane.query("SELECT log, encode(data, 'hex') FROM events ORDER BY log, first") {
-        let (log, data) = row.split_once('|').expect("two columns");
-        let data: Vec<u8> = data
-            .as_bytes()
-            .chunks(2)
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("hex"), 16).expect("hex"))
-            .collect();
-        logs.entry(log.parse().expect("a number")).or_default().extend(bundle(&data));
-    }
+    each_leaf(plane, |log, record| logs.entry(log).or_default().push(record.to_vec()));
     logs
 }
 
-/// The records of an entry bundle: each with its length before it.
-pub(crate) fn bundle(mut rest: &[u8]) -> Vec<Vec<u8>> {
-    let mut records = Vec::new();
-    while let [high, low, more @ ..] = rest {
-        let (record, behind) = more.split_at(usize::from(u16::from_be_bytes([*high, *low])));
-        records.push(record.to_vec());
-        rest = behind;
-    }
-    records
-}
-
-/// The records of a partition in its order, each once.
-fn model(plane: &Plane, partition: i32) -> Vec<Vec<u8>> {
+/// The leaf hashes of the records of a partition in its order, each once.
+fn model(plane: &Plane, partition: i32) -> Vec<Hash> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &plane.kafka)
         .set("group.id", "judge")
@@ -82,22 +115,23 @@ fn model(plane: &Plane, partition: i32) -> Vec<Vec<u8>> {
     let mut from = TopicPartitionList::new();
     from.add_partition_offset(&plane.topic, partition, Offset::Offset(low)).expect("a place");
     consumer.assign(&from).expect("assigned");
-    let (mut records, mut seen, mut next) = (Vec::new(), HashSet::new(), low);
+    let (mut leaves, mut seen, mut next) = (Vec::new(), HashSet::new(), low);
     while next < high {
         let message = consumer.poll(PATIENCE).expect("a message").expect("a good one");
         next = message.offset() + 1;
         let raw: Vec<&RawValue> = serde_json::from_slice(message.payload().expect("a payload")).expect("records");
         for record in raw {
-            if seen.insert(record.get().to_owned()) {
-                records.push(record.get().as_bytes().to_vec());
+            let hash = leaf(record.get().as_bytes());
+            if seen.insert(hash) {
+                leaves.push(hash);
             }
         }
     }
-    records
+    leaves
 }
 
 /// RFC 6962, 2.1, word by word.
-fn root(leaves: &[[u8; 32]]) -> [u8; 32] {
+fn root(leaves: &[Hash]) -> Hash {
     match leaves {
         [] => sha256(&[]),
         [one] => *one,
@@ -114,19 +148,18 @@ fn root_of(plane: &Plane, log: i32) -> (u64, String) {
     (size.parse().expect("a size"), root.to_owned())
 }
 
-/// What the log's largest checkpoint says, after its ECDSA line was held against the log's public key.
-fn signed_root(plane: &Plane, log: i32) -> (u64, [u8; 32]) {
+/// What every checkpoint of a log says, smallest first, after its ECDSA line was held against the log's public key.
+pub(crate) fn checkpoints(plane: &Plane, log: i32) -> Vec<Signed> {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
-    let rows = plane.query(&format!(
-        "SELECT encode(convert_to(note, 'UTF8'), 'base64') FROM checkpoints WHERE log = {log} ORDER BY size DESC LIMIT 1"
-    ));
-    if rows.is_empty() {
+    let sql = format!(
+        "SELECT replace(encode(convert_to(note, 'UTF8'), 'base64'), E'\\n', '') FROM checkpoints WHERE log = {log} ORDER BY size"
+    );
+    let notes = plane.query(&sql);
+    if notes.is_empty() {
         // No host's records are in this partition.
-        return (0, root(&[]));
+        return Vec::new();
     }
-    let note = String::from_utf8(STANDARD.decode(rows.concat()).expect("base64")).expect("a note");
-    let (text, lines) = note.split_once("\n\n").expect("signatures");
     let keys = plane.log_keys(log);
     let key = keys.lines().find_map(|line| {
         let key = STANDARD.decode(line.splitn(3, '+').nth(2)?).ok()?;
@@ -136,21 +169,26 @@ fn signed_root(plane: &Plane, log: i32) -> (u64, [u8; 32]) {
         &aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1,
         key.expect("a P-256 key"),
     );
-    let signed = lines.lines().any(|line| {
-        let signature = STANDARD.decode(line.rsplit(' ').next().unwrap_or_default()).unwrap_or_default();
-        signature.len() > 4 && key.verify(format!("{text}\n").as_bytes(), &signature[4..]).is_ok()
-    });
-    assert!(signed, "no line of the checkpoint is by the log's key:\n{note}");
-    let lines: Vec<&str> = text.lines().collect();
-    let root = STANDARD.decode(lines[2]).expect("a root");
-    (lines[1].parse().expect("a size"), root.try_into().expect("32 bytes"))
+    let read = |note: &String| {
+        let note = String::from_utf8(STANDARD.decode(note).expect("base64")).expect("a note");
+        let (text, lines) = note.split_once("\n\n").expect("signatures");
+        let signed = lines.lines().any(|line| {
+            let signature = STANDARD.decode(line.rsplit(' ').next().unwrap_or_default()).unwrap_or_default();
+            signature.len() > 4 && key.verify(format!("{text}\n").as_bytes(), &signature[4..]).is_ok()
+        });
+        assert!(signed, "no line of the checkpoint is by the log's key:\n{note}");
+        let lines: Vec<&str> = text.lines().collect();
+        let root = STANDARD.decode(lines[2]).expect("a root");
+        (log, lines[1].parse().expect("a size"), root.try_into().expect("32 bytes"))
+    };
+    notes.iter().map(read).collect()
 }
 
 /// Sums of what hosts charged.
 fn charged(hosts: &[Host]) -> BTreeMap<Charged, u64> {
     let mut sums = BTreeMap::new();
     for (key, cost) in hosts.iter().flat_map(|host| &host.charges) {
-        *sums.entry(key.clone()).or_default() += cost;
+        *sums.entry(key.clone()).or_default() += *cost;
     }
     sums.retain(|_, cost| *cost > 0);
     sums

@@ -4,12 +4,20 @@
 //! here from what Kafka holds. `CARACAL_KAFKA`, `CARACAL_POSTGRES` and `CARACAL_REDIS` name services of yours: they are used
 //! as they are and never killed.
 
+mod cable;
 mod daemon;
 mod exactly_once;
+mod faults;
+mod fleet;
 mod host;
 mod incidents;
 mod judge;
+mod metrics;
 mod plane;
+mod restored;
+mod speed;
+mod units;
+mod usage;
 
 /// The report's name.
 const SUBJECT: &str = "plane";

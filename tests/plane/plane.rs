@@ -1,16 +1,35 @@
 //! The services, the configuration, and the workers under test.
 
+use crate::cable::Cable;
 use rdkafka::ClientConfig;
 use rdkafka::producer::FutureProducer;
+use std::io::{BufRead as _, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 use support::daemon::caracald;
 use support::netns::until;
 
 /// How long a worker may take over anything, on a machine that has other things to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+/// What is measured is measured alone: the other tests of this program wait.
+static QUIET: RwLock<()> = RwLock::new(());
 const VARIABLES: [&str; 3] = ["CARACAL_KAFKA", "CARACAL_POSTGRES", "CARACAL_REDIS"];
+
+/// Among the other tests, or alone.
+#[expect(dead_code, reason = "held, not read")]
+enum Turn {
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+}
+
+/// The cables that the workers reach the services by, where a test wants to hurt them.
+pub(crate) struct Cables {
+    pub(crate) kafka: Cable,
+    pub(crate) postgres: Cable,
+}
 
 /// Kafka, PostgreSQL, Redis, and a configuration that names them.
 pub(crate) struct Plane {
@@ -22,16 +41,42 @@ pub(crate) struct Plane {
     pub(crate) redis: String,
     pub(crate) topic: String,
     pub(crate) partitions: i32,
+    cables: Option<Cables>,
+    /// PostgreSQL's data is on a disk of its own.
+    mounted: bool,
+    _turn: Turn,
+}
+
+/// How a plane is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wants {
+    pub(crate) partitions: i32,
+    /// Cables between the workers and Kafka and PostgreSQL.
+    pub(crate) cables: bool,
+    /// PostgreSQL's data on a disk (tmpfs) of so many MiB.
+    pub(crate) disk_mib: Option<u32>,
+    /// Nothing else runs.
+    pub(crate) alone: bool,
 }
 
 impl Plane {
     /// Starts the services, unless some are named, and makes topics and tables.
     pub(crate) fn start(partitions: i32) -> Plane {
+        Plane::with(Wants { partitions, ..Wants::default() })
+    }
+
+    pub(crate) fn with(wants: Wants) -> Plane {
+        let turn = if wants.alone {
+            Turn::Alone(QUIET.write().unwrap_or_else(PoisonError::into_inner))
+        } else {
+            Turn::Shared(QUIET.read().unwrap_or_else(PoisonError::into_inner))
+        };
         let dir = tempfile::Builder::new().prefix("caracal-plane-").tempdir_in("/var/tmp").expect("a directory");
         // PostgreSQL runs as another user below it.
         support::netns::open_to_all(dir.path()).expect("its mode");
         let named: Vec<String> = VARIABLES.iter().filter_map(|name| std::env::var(name).ok()).collect();
-        let ours = named.len() != VARIABLES.len();
+        // Services of yours are not hurt: who wants to hurt some has some of his own.
+        let ours = named.len() != VARIABLES.len() || wants.cables || wants.disk_mib.is_some();
         let mut plane = Plane {
             ours,
             kafka: String::new(),
@@ -39,9 +84,26 @@ impl Plane {
             redis: String::new(),
             // Another run's records in a Kafka of yours are not ours.
             topic: format!("caracal.events.{}", std::process::id()),
-            partitions,
+            partitions: wants.partitions,
+            cables: wants.cables.then(|| Cables { kafka: Cable::new(), postgres: Cable::new() }),
+            mounted: false,
             dir,
+            _turn: turn,
         };
+        if let Some(mib) = wants.disk_mib {
+            std::fs::create_dir_all(plane.disk()).expect("a directory");
+            run(
+                "mount",
+                &["-t", "tmpfs", "-o", &format!("size={mib}m,mode=755"), "caracal-plane", text(&plane.disk())],
+            );
+            plane.mounted = true;
+        }
+        if let Some(Cables { kafka, .. }) = &plane.cables {
+            // Whoever finds the broker is sent on to where it says that it is.
+            let place = plane.dir.path().join("services/kafka");
+            std::fs::create_dir_all(&place).expect("a directory");
+            std::fs::write(place.join("advertised"), kafka.port.to_string()).expect("written");
+        }
         let places = if ours {
             plane.services(&["start"]);
             let env = plane.services(&["env"]);
@@ -53,19 +115,38 @@ impl Plane {
             named.try_into().expect("three")
         };
         [plane.kafka, plane.postgres, plane.redis] = places;
-        std::fs::write(
-            plane.config(),
-            format!(
-                "{}[postgres]\nurl = \"{}\"\n[redis]\nurl = \"{}\"\n[worker]\nname = \"test\"\nkeys = \"{}\"\n",
-                plane.kafka_section(),
-                plane.postgres,
-                plane.redis,
-                plane.dir.path().join("keys").display(),
-            ),
-        )
-        .expect("the configuration");
+        let mut postgres = plane.postgres.clone();
+        if let Some(cables) = &plane.cables {
+            let (kafka_port, postgres_port) = (port_of(&plane.kafka), port_of(&plane.postgres));
+            cables.kafka.lead_to(kafka_port);
+            cables.postgres.lead_to(postgres_port);
+            plane.kafka = format!("127.0.0.1:{}", cables.kafka.port);
+            postgres = postgres.replace(&postgres_port.to_string(), &cables.postgres.port.to_string());
+        }
+        let text = format!(
+            "{}[postgres]\nurl = \"{postgres}\"\n[redis]\nurl = \"{}\"\n[worker]\nname = \"test\"\nkeys = \"{}\"\n",
+            plane.kafka_section(),
+            plane.redis,
+            plane.keys().display(),
+        );
+        std::fs::write(plane.config(), text).expect("the configuration");
         let _made = plane.caracald(&["setup"]);
         plane
+    }
+
+    /// The cables that were asked for.
+    pub(crate) fn cables(&self) -> &Cables {
+        self.cables.as_ref().expect("cables were asked for")
+    }
+
+    /// Where PostgreSQL keeps its data.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.dir.path().join("services/postgres")
+    }
+
+    /// Where the logs' signing keys are.
+    pub(crate) fn keys(&self) -> PathBuf {
+        self.dir.path().join("keys")
     }
 
     /// What a daemon's configuration says of the bus.
@@ -88,7 +169,7 @@ impl Plane {
 
     /// The public keys of a log.
     pub(crate) fn log_keys(&self, partition: i32) -> String {
-        let path = self.dir.path().join(format!("keys/test-{partition}/ledger.pub"));
+        let path = self.keys().join(format!("test-{partition}/ledger.pub"));
         std::fs::read_to_string(path).expect("public keys")
     }
 
@@ -114,10 +195,23 @@ impl Plane {
 
     /// Starts a worker.
     pub(crate) fn worker(&self, kind: &str) -> Worker {
+        self.worker_as(kind, &self.config())
+    }
+
+    /// Starts a worker that serves its metrics; gives their port.
+    pub(crate) fn listening(&self, kind: &str) -> (Worker, u16) {
+        let port = free_port();
+        let config = std::fs::read_to_string(self.config()).expect("the configuration");
+        let listening = format!("[worker]\nlisten = \"127.0.0.1:{port}\"\n");
+        let path = self.file(&format!("caracal-{port}.toml"), &config.replace("[worker]\n", &listening));
+        (self.worker_as(kind, &path), port)
+    }
+
+    fn worker_as(&self, kind: &str, config: &Path) -> Worker {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("workers.log"));
         let child = Command::new(caracald())
             .arg("--config")
-            .arg(self.config())
+            .arg(config)
             .args(["worker", kind])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -134,12 +228,27 @@ impl Plane {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
+    /// How often a worker said that it does not go on.
+    pub(crate) fn failures(&self) -> usize {
+        let text = std::fs::read_to_string(self.dir.path().join("workers.log")).unwrap_or_default();
+        text.lines().filter(|line| line.contains("it is taken up again")).count()
+    }
+
     /// Rows of PostgreSQL as text, columns with `|` between them.
     pub(crate) fn query(&self, sql: &str) -> Vec<String> {
-        let output = Command::new("psql").args(["-XAtq", "-v", "ON_ERROR_STOP=1", &self.postgres, "-c", sql]).output();
-        let output = output.expect("psql runs");
-        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+        let mut rows = Vec::new();
+        self.each_row(sql, |row| rows.push(row.to_owned()));
+        rows
+    }
+
+    /// The same, one by one: however many there are.
+    pub(crate) fn each_row(&self, sql: &str, mut each: impl FnMut(&str)) {
+        let words = ["-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "FETCH_COUNT=1000", &self.postgres, "-c", sql];
+        let mut psql = Command::new("psql").args(words).stdout(Stdio::piped()).spawn().expect("psql runs");
+        for line in BufReader::new(psql.stdout.take().expect("a pipe")).lines() {
+            each(&line.expect("a row"));
+        }
+        assert!(psql.wait().expect("its status").success(), "{sql}");
     }
 
     /// A number out of PostgreSQL; 0 while it is away.
@@ -183,9 +292,14 @@ impl Plane {
 
 impl Drop for Plane {
     fn drop(&mut self) {
-        if self.ours {
-            self.services(&["stop", "--remove"]);
+        if !self.ours {
+            return;
         }
+        if self.mounted {
+            self.services(&["stop"]);
+            run("umount", &[text(&self.disk())]);
+        }
+        self.services(&["stop", "--remove"]);
     }
 }
 
@@ -200,6 +314,10 @@ impl Worker {
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, signal: i32) {
@@ -223,6 +341,21 @@ impl Drop for Worker {
     }
 }
 
+/// A port that nobody has.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
+fn port_of(place: &str) -> u16 {
+    let after = place.rsplit(':').next().expect("a port");
+    after.split('/').next().and_then(|port| port.parse().ok()).expect("a port")
+}
+
+/// Runs a program to its good end.
+pub(crate) fn run(program: &str, words: &[&str]) -> String {
+    finish(Command::new(program).args(words), &format!("{program} {words:?}"))
+}
+
 fn finish(command: &mut Command, what: &str) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{what}: {error}"));
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -230,10 +363,18 @@ fn finish(command: &mut Command, what: &str) -> String {
     out.into_owned()
 }
 
-/// The time now, as records have it.
-pub(crate) fn now() -> String {
-    let output = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%S.%NZ"]).output().expect("date runs");
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+/// A time, as records have it.
+pub(crate) struct Time {
+    pub(crate) text: String,
+    /// Unix milliseconds.
+    pub(crate) ms: u64,
+}
+
+/// The time now, or a step away from it.
+pub(crate) fn now(step: &str) -> Time {
+    let printed = run("date", &["-u", "-d", step, "+%Y-%m-%dT%H:%M:%S.%NZ %s%3N"]);
+    let (text, ms) = printed.trim().split_once(' ').expect("two words");
+    Time { text: text.to_owned(), ms: ms.parse().expect("a number") }
 }
 
 /// A path that a command takes.

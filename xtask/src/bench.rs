@@ -41,11 +41,12 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum, builder::PossibleValue};
 
-use crate::{build, checkout::Checkout, progress, report, root, setup};
+use crate::{build, checkout::Checkout, progress, report, root, setup, test};
 
 /// Measure caracald beside a direct connection, a bare proxy that does nothing (the floor), and squid.
 ///
-/// All in one run, in turns, on one machine: compare the ratios, not the seconds. Leaves target/report/bench.json.
+/// All in one run, in turns, on one machine: compare the ratios, not the seconds. Leaves target/report/bench.json. With
+/// `--plane` the shared plane is measured in its place: appends, checkpoints and audits; its figures stand in plane.json.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Arguments {
     /// Which proxies to measure; `all` adds mitmproxy and LiteLLM.
@@ -57,6 +58,9 @@ pub(crate) struct Arguments {
     /// Only these loads, for instance `paid-32`; without it all, and the goals need all.
     #[arg(long, value_delimiter = ',')]
     loads: Vec<String>,
+    /// Measure Kafka, PostgreSQL and Redis with the workers, and hold that against its bars.
+    #[arg(long, conflicts_with_all = ["peers", "quick", "loads"])]
+    plane: bool,
 }
 
 /// A peer by its name, or all of them.
@@ -129,6 +133,9 @@ impl Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.plane {
+        return test::plane_speed();
+    }
     let checkout = Checkout::find()?;
     build::all(&checkout)?;
     let peers = arguments.peers();

@@ -33,6 +33,11 @@ const NO_LSM: &str = "kernels that take no BPF LSM program";
 /// Figures that are counts of what must not happen: over several programs and kernels they add up.
 pub(crate) const COUNTS: &[&str] = &["leaks", "inconclusive", "skipped", "omitted", "wrong_destinations"];
 
+/// How the cases of a measurement begin, and its figures.
+const BAR: &str = "bar: ";
+const MEASURED: &[&str] =
+    &["appends_", "audit_", "bytes_", "checkpoint_ms", "commits_", "proof_", "record_bytes", "sha256_", "speed_"];
+
 /// What a case stands for that a short run leaves out on purpose: how many attempts or tests.
 pub(crate) const OMITTED: &str = "omitted";
 
@@ -135,6 +140,45 @@ impl Report {
             let value = sum.zip(value.as_u64()).map_or(value, |(sum, more)| (sum + more).into());
             self.figures.insert(name, value);
         }
+    }
+
+    /// The report of the same subject and commit that is there already, if one is.
+    fn before(&self, directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join(format!("{}.json", self.name));
+        if !path.exists() {
+            return Ok(None);
+        }
+        Ok(Some(Self::read(&path)?).filter(|before| before.commit == self.commit))
+    }
+
+    /// Takes into a measurement what a test of the same commit left: its cases and figures, but for those measured now.
+    ///
+    /// # Errors
+    /// When the report that is there cannot be read.
+    pub(crate) fn put_beside(&mut self, directory: &Path) -> Result<()> {
+        let Some(before) = self.before(directory)? else { return Ok(()) };
+        let ours: Vec<String> = self.cases.iter().map(|case| case.name.clone()).collect();
+        self.cases.extend(before.cases.into_iter().filter(|case| !ours.contains(&case.name)));
+        for (name, value) in before.figures {
+            self.figures.entry(name).or_insert(value);
+        }
+        Ok(())
+    }
+
+    /// Keeps, in a test's report, what a measurement of the same commit left: it measured longer than a test does.
+    ///
+    /// # Errors
+    /// When the report that is there cannot be read.
+    pub(crate) fn keep_measured(&mut self, directory: &Path) -> Result<()> {
+        let Some(before) = self.before(directory)? else { return Ok(()) };
+        if !before.cases.iter().any(|case| case.name.starts_with(BAR)) {
+            return Ok(());
+        }
+        self.cases.extend(before.cases.into_iter().filter(|case| case.name.starts_with(BAR)));
+        let measured =
+            before.figures.into_iter().filter(|(name, _)| MEASURED.iter().any(|part| name.starts_with(part)));
+        self.figures.extend(measured);
+        Ok(())
     }
 
     fn count_of(&self, figure: &str) -> Option<u64> {
@@ -295,6 +339,30 @@ mod tests {
     fn what_is_left_out_on_purpose_is_not_red() {
         assert!(summary(&[report(vec![Case::new("a", Verdict::Passed), Case::omitted("b", 3, "too long")])]));
         assert!(!summary(&[report(vec![Case::omitted("b", 3, "too long")])]), "and proves nothing");
+    }
+
+    #[test]
+    fn a_measurement_and_a_test_leave_each_other_s_figures() {
+        let directory = env::temp_dir().join(format!("caracal-report-test-{}", process::id()));
+        let mut tested = report(vec![Case::new("a", Verdict::Passed)]);
+        tested.figures = BTreeMap::from([("events".into(), 7.into()), ("appends_per_s_sqlite".into(), 1.into())]);
+        tested.write(&directory).unwrap();
+        let mut measured = report(vec![Case::new("bar: b", Verdict::Passed)]);
+        measured.figures = BTreeMap::from([("appends_per_s_sqlite".into(), 9.into())]);
+        measured.put_beside(&directory).unwrap();
+        let figures =
+            |report: &Report| report.figures.values().map(|value| value.as_u64().unwrap()).collect::<Vec<_>>();
+        assert_eq!((measured.cases.len(), figures(&measured)), (2, vec![9, 7]));
+        measured.write(&directory).unwrap();
+        // A test again: what it says of speed is what was measured.
+        let mut again = tested.clone();
+        again.keep_measured(&directory).unwrap();
+        assert_eq!((again.cases.len(), figures(&again)), (2, vec![9, 7]));
+        // Of another commit nothing is kept.
+        let mut other = Report { commit: "d".into(), ..tested };
+        other.keep_measured(&directory).unwrap();
+        assert_eq!((other.cases.len(), figures(&other)), (1, vec![1, 7]));
+        fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]

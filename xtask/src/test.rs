@@ -50,6 +50,9 @@ const CONTRACTS: &[&str] = &["--package=caracal-tests", "--test=*"];
 
 /// The subject that runs Kafka, PostgreSQL and Redis.
 const PLANE: &str = "plane";
+/// The part of it that measures, and what tells it to measure long and to judge.
+const SPEED: &str = "speed::";
+const BENCH: &str = "CARACAL_BENCH";
 
 /// The subject that boots other kernels.
 const VM: &str = "vm";
@@ -73,6 +76,9 @@ pub(crate) struct Arguments {
     /// Passed to the test programs, for instance a part of a test's name.
     #[arg(last = true, value_name = "FILTER")]
     filter: Vec<String>,
+    /// Measure long and judge: `cargo xtask bench --plane`.
+    #[arg(skip)]
+    bench: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -118,6 +124,41 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     if !report::summary(&reports) {
         bail!("not everything passed; the reports are in {}", checkout.report().display());
+    }
+    root::left_nothing(&checkout)
+}
+
+/// Measures the shared plane: `cargo xtask bench --plane`. The figures and cases go into plane.json, beside those that a test of
+/// the same commit left there.
+///
+/// # Errors
+/// When something cannot be set up, or a bar is not met.
+pub(crate) fn plane_speed() -> Result<()> {
+    let checkout = Checkout::find()?;
+    build::all(&checkout)?;
+    let clients = setup::for_test(&checkout)?;
+    services::install(&checkout)?;
+    let arguments =
+        Arguments { subjects: vec![PLANE.to_owned()], long: false, filter: vec![SPEED.to_owned()], bench: true };
+    let program = choose(programs::compile(&checkout, "compiling the contracts", CONTRACTS)?, &arguments.subjects)?;
+    root::ask("to measure the shared plane: PostgreSQL runs as a user of its own")?;
+    let inbox = Inbox::new()?;
+    for program in program {
+        let mut command = contract(&checkout, &clients, &arguments, &program, inbox.path());
+        let status = progress::status("measuring the shared plane", &mut command)?;
+        if !status.success() {
+            bail!("the measurement ended with {status}; what it said is above");
+        }
+    }
+    let mut reports = Vec::new();
+    for mut report in inbox.collect()? {
+        report.put_beside(&checkout.report())?;
+        report.write(&checkout.report())?;
+        reports.push(report);
+    }
+    inbox.remove()?;
+    if !report::summary(&reports) {
+        bail!("not every bar is met; the figures are in {}", checkout.report().display());
     }
     root::left_nothing(&checkout)
 }
@@ -224,6 +265,7 @@ fn keep(checkout: &Checkout, written: &mut Vec<String>, mut report: Report) -> R
         report = first;
     } else {
         written.push(report.name.clone());
+        report.keep_measured(&checkout.report())?;
     }
     report.write(&checkout.report())
 }
@@ -283,6 +325,9 @@ fn contract(
     }
     if arguments.long {
         set("CARACAL_LONG", Path::new("1"));
+    }
+    if arguments.bench {
+        set(BENCH, Path::new("1"));
     }
     command.arg(&program.executable).args(&arguments.filter).current_dir(&program.directory);
     command

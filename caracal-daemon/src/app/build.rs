@@ -17,7 +17,7 @@ use crate::budget::escrow::Holder;
 use crate::budget::{BudgetSpec, Budgets, Per, RateSpec, Rates, Wait};
 use crate::bus::publish::Publisher;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ProxyUrl};
 use crate::dns::resolve::{Resolver, Servers};
 use crate::escrow::{Kept, PostgresVault, Refill};
 use crate::event::{Data, Detail, Draft};
@@ -372,10 +372,16 @@ fn upstream(config: &Config) -> anyhow::Result<Settings> {
             .with_context(|| format!("{} is not readable as a PEM key", one.key.display()))?;
         client_certificates.insert(one.host.clone(), (certificates(&one.certificate)?, key));
     }
-    let proxy = match &upstream.proxy {
-        None => None,
-        Some(url) => Some(Proxy::new(&url.url(), &upstream.no_proxy)?),
+    let proxy = match (&upstream.proxy, &upstream.proxy_file) {
+        (Some(url), _) => Some(url.clone()),
+        (None, Some(path)) => {
+            // The message must not show what stands in the file.
+            let url = ProxyUrl::try_from(config::secret(path)?).map_err(anyhow::Error::msg);
+            Some(url.with_context(|| path.display().to_string())?)
+        }
+        (None, None) => None,
     };
+    let proxy = proxy.map(|url| Proxy::new(&url.url(), &upstream.no_proxy)).transpose()?;
     Ok(Settings {
         system_roots: true,
         roots,

@@ -26,6 +26,8 @@ pub fn client(kafka: &Kafka) -> Result<ClientConfig, BusError> {
     let mut config = ClientConfig::new();
     config.set_log_level(RDKafkaLogLevel::Error);
     config.set("bootstrap.servers", &kafka.servers).set("client.id", "caracald").set("log.connection.close", "false");
+    // A connection that a cut has silenced is given up after this, ms, rather than after a minute.
+    config.set("socket.timeout.ms", "10000");
     config.set(
         "security.protocol",
         match (&kafka.tls, &kafka.sasl) {

@@ -1,14 +1,12 @@
 //! `caracald worker ledger|spend`: the stages behind the shared bus, anywhere.
 
-mod metrics;
-
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ledger::postgres::{Database, READER};
 use crate::ledger::worker::{Counters, Worker, WorkerError};
 use crate::spend::fleet::{FleetError, FleetView};
+use crate::telemetry::metrics::{self, Row};
 use clap::{Args, Subcommand};
-use metrics::Row;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -57,7 +57,7 @@ pub enum Require {
     Full,
 }
 
-/// `[listen]`: the loopback ports that the kernel redirects to.
+/// `[listen]`: the loopback ports that the kernel redirects to, and where the daemon tells how it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
@@ -65,11 +65,13 @@ pub struct Listen {
     pub tcp_port: u16,
     /// DNS over UDP and TCP, default 15053.
     pub dns_port: u16,
+    /// Where the daemon's `/metrics`, `/healthz` and `/readyz` are served. Default none.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Default for Listen {
     fn default() -> Listen {
-        Listen { tcp_port: 15001, dns_port: 15053 }
+        Listen { tcp_port: 15001, dns_port: 15053, metrics: None }
     }
 }
 
@@ -79,6 +81,8 @@ impl Default for Listen {
 pub struct Upstream {
     /// An HTTP proxy that everything goes through. Default none.
     pub proxy: Option<ProxyUrl>,
+    /// A file with that URL, for one with a password; the data path's user must be able to read it.
+    pub proxy_file: Option<PathBuf>,
     /// Names (`host`, `.suffix`), addresses and ranges that are reached without the proxy.
     pub no_proxy: Vec<String>,
     /// PEM files with roots, beside the system's.
@@ -99,6 +103,7 @@ impl Default for Upstream {
     fn default() -> Upstream {
         Upstream {
             proxy: None,
+            proxy_file: None,
             no_proxy: Vec::new(),
             roots: Vec::new(),
             nameservers: Vec::new(),
@@ -302,6 +307,9 @@ pub(super) fn check(config: &Config) -> Result<(), Found> {
     }
     if config.admin_group.as_deref().is_some_and(|group| !account(group)) {
         return found("admin_group", "a group's name is 1 to 32 of a-z, 0-9, _ and -");
+    }
+    if config.upstream.proxy.is_some() && config.upstream.proxy_file.is_some() {
+        return found("upstream.proxy", "write either `proxy` or `proxy_file`");
     }
     let Journal { segment_bytes, limit_bytes } = config.journal;
     let limits = config.limits;

@@ -257,6 +257,27 @@ fn a_proxys_password_is_not_printed() -> Outcome {
     let proxy = config.upstream.proxy.clone().ok_or("no proxy")?;
     assert_eq!((proxy.host(), proxy.port(), proxy.userinfo()), ("proxy.example", 8080, Some("me:secret")));
     assert!(!format!("{config:?}").contains("secret"));
+    let both = parse("[upstream]\nproxy = \"http://p\"\nproxy_file = \"p\"").map_err(|error| error.to_string());
+    assert!(both.is_err_and(|message| message.contains("either `proxy` or `proxy_file`")));
+    Ok(())
+}
+
+/// Whatever may carry a password can stand in a file of its own.
+#[test]
+fn every_secret_has_a_file() -> Outcome {
+    let config = parse(
+        "[upstream]\nproxy_file = \"a\"\n[kafka]\nservers = \"k:1\"\n[kafka.sasl]\nmechanism = \"SCRAM-SHA-512\"\nuser = \"u\"\n\
+         password_file = \"b\"\n[postgres]\nurl_file = \"c\"\n[redis]\nurl_file = \"d\"\n",
+    )?;
+    let named = (config.upstream.proxy_file.is_some(), config.kafka.and_then(|kafka| kafka.sasl).is_some());
+    assert_eq!(named, (true, true));
+    assert!(config.postgres.is_some_and(|place| place.url_file.is_some()));
+    assert!(config.redis.is_some_and(|place| place.url_file.is_some()));
+    // And a password can stand nowhere else.
+    assert!(
+        parse("[kafka]\nservers = \"k:1\"\n[kafka.sasl]\nmechanism = \"PLAIN\"\nuser = \"u\"\npassword = \"x\"\n")
+            .is_err()
+    );
     Ok(())
 }
 

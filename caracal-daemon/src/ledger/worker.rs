@@ -34,6 +34,8 @@ const GATHER: Duration = Duration::from_millis(20);
 /// How long to wait after something failed, and between two tries to sign what is not signed yet.
 const RETRY: Duration = Duration::from_millis(500);
 const GLANCE: Duration = Duration::from_millis(100);
+/// How long PostgreSQL may take over one step. Behind a cut that nobody tells of it would be waited for a quarter of an hour.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why a worker cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,9 @@ pub enum WorkerError {
     /// A file or a thread.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// The database.
+    #[error("PostgreSQL did not answer in time")]
+    Late,
 }
 
 impl From<StoreError> for WorkerError {
@@ -255,7 +260,7 @@ impl Worker {
             self.regroup().await;
             for (partition, taken) in messages {
                 let first = taken.first().map_or(0, |taken| taken.offset);
-                if let Err(error) = self.write(partition, taken).await {
+                if let Err(error) = in_time(self.write(partition, taken)).await {
                     self.failed(partition, Some(first), &error);
                 }
             }
@@ -308,7 +313,7 @@ impl Worker {
         }
         self.failed_at = None;
         for partition in self.waiting.clone() {
-            match self.open(partition).await {
+            match in_time(self.open(partition)).await {
                 Ok(log) => {
                     let next = log.fleet.next_offset();
                     tracing::info!(partition, next, "took over the log");
@@ -414,12 +419,13 @@ impl Worker {
             if unsigned(log) == 0 {
                 continue;
             }
-            let done = match log.fleet.plan(&[]).await {
-                Ok(plan) => log.fleet.commit(plan, Some(&log.signer)).await.map(drop),
-                Err(error) => Err(error),
+            let sign = async {
+                let plan = log.fleet.plan(&[]).await?;
+                log.fleet.commit(plan, Some(&log.signer)).await?;
+                Ok(())
             };
-            if let Err(error) = done {
-                self.failed(partition, None, &error.into());
+            if let Err(error) = in_time(sign).await {
+                self.failed(partition, None, &error);
             }
         }
     }
@@ -431,6 +437,7 @@ impl Worker {
         self.failed_at = Some(Instant::now());
         self.logs.remove(&partition);
         self.waiting.insert(partition);
+        self.hosts_at.down();
         if let Some(first) = first {
             self.seek(partition, first);
         }
@@ -449,6 +456,12 @@ impl Worker {
         let behind = self.logs.values_mut().map(unsigned).sum();
         self.counters.unsigned.store(behind, Ordering::Relaxed);
     }
+}
+
+/// Gives up after a while. What was begun is dropped with its connection: the log is then opened anew, and says itself what
+/// was committed.
+async fn in_time<T>(work: impl Future<Output = Result<T, WorkerError>>) -> Result<T, WorkerError> {
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(WorkerError::Late))
 }
 
 fn unsigned(log: &mut Log) -> u64 {

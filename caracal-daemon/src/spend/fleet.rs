@@ -30,6 +30,13 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1
 ";
 
+/// `KEYS`: the watermarks. `ARGV`: the pattern of all keys of the view.
+const FORGET: &str = "\
+local keys = redis.call('KEYS', ARGV[1])
+for i = 1, #keys do redis.call('DEL', keys[i]) end
+return #keys
+";
+
 /// Why the view did not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
@@ -39,6 +46,9 @@ pub enum FleetError {
     /// Redis.
     #[error("Redis: {0}")]
     Redis(#[from] redis::RedisError),
+    /// The database.
+    #[error("PostgreSQL did not answer in time")]
+    Late,
     /// What Redis holds is not what a worker wrote.
     #[error("Redis holds something else under {0}: `caracald worker spend --rebuild` makes the view anew")]
     Foreign(String),
@@ -182,16 +192,31 @@ impl FleetView {
     }
 
     /// Brings in charges of every log that are not in the view; gives how many rows that were. Call it until it gives 0.
+    /// A view that was made from another ledger, as before a database was restored, is made anew.
     ///
     /// # Errors
-    /// PostgreSQL's or Redis's; what was brought in stays.
+    /// PostgreSQL's or Redis's, or PostgreSQL does not answer; what was brought in stays.
     pub async fn step(&mut self, ledger: &mut Database) -> Result<u64, FleetError> {
+        let step = tokio::time::timeout(2 * PATIENCE, self.try_step(ledger)).await;
+        step.unwrap_or_else(|_| {
+            ledger.down();
+            Err(FleetError::Late)
+        })
+    }
+
+    async fn try_step(&mut self, ledger: &mut Database) -> Result<u64, FleetError> {
         let marks = self.marks().await?;
         let mut count = 0;
         for log in logs(ledger).await? {
             let mark = marks.get(&log).copied().unwrap_or(0);
             let rows = charges(ledger, log, mark).await?;
             let Some(to) = rows.last().map(|row| row.upto) else { continue };
+            if mark > 0 && !is_commit(ledger, log, mark).await? {
+                // The ledger has the same charges in other commits: from here on one would count twice, or never.
+                tracing::warn!(log, mark, "the view was made from another copy of the ledger; it is made anew");
+                self.forget().await?;
+                return Ok(rows.len() as u64);
+            }
             count += rows.len() as u64;
             self.add(log, mark, to, &rows).await?;
         }
@@ -239,13 +264,11 @@ impl FleetView {
     /// # Errors
     /// When Redis does not answer.
     pub async fn forget(&mut self) -> Result<(), FleetError> {
+        // All at once, with the watermarks: a step of another worker comes before it or finds its watermark gone.
         let mut connection = self.up().await?;
-        // The watermarks last: a worker in between adds nothing to what is gone.
-        let mut keys = self.keys("*").await?;
-        keys.sort_by_key(|key| key.ends_with(":mark"));
-        for key in keys {
-            let () = redis::cmd("DEL").arg(key).query_async(&mut connection).await?;
-        }
+        let pattern = format!("{}:*", self.prefix);
+        let forget = redis::Script::new(FORGET);
+        let _: u64 = forget.key(format!("{}:mark", self.prefix)).arg(pattern).invoke_async(&mut connection).await?;
         Ok(())
     }
 
@@ -373,6 +396,17 @@ async fn charges(ledger: &mut Database, log: i32, mark: u64) -> Result<Vec<Charg
     };
     let rows: Result<Vec<Charge>, sqlx::Error> = rows.await;
     told(ledger, rows)
+}
+
+/// Whether a commit with charges ended at this size.
+async fn is_commit(ledger: &mut Database, log: i32, size: u64) -> Result<bool, StoreError> {
+    let row = async {
+        let connection = ledger.up().await?;
+        let row = sqlx::query("SELECT EXISTS (SELECT FROM charges WHERE log = $1 AND upto = $2) AS there");
+        row.bind(log).bind(signed(size)).fetch_one(connection).await?.try_get("there")
+    };
+    let row: Result<bool, sqlx::Error> = row.await;
+    told(ledger, row)
 }
 
 fn told<T>(ledger: &mut Database, rows: Result<T, sqlx::Error>) -> Result<T, StoreError> {

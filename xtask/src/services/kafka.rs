@@ -76,6 +76,8 @@ fn pom() -> String {
 /// When Java is too old, or Kafka does not come up.
 pub(super) fn start(checkout: &Checkout, place: &Place) -> Result<()> {
     let (port, controller) = (place.port()?, place.port_named("controller")?);
+    // Where clients are sent: elsewhere, where a test put something between them and the broker.
+    let advertised = if place.dir().join("advertised").exists() { place.port_named("advertised")? } else { port };
     let properties = place.dir().join("server.properties");
     let data = place.dir().join("data");
     fs::write(
@@ -83,7 +85,7 @@ pub(super) fn start(checkout: &Checkout, place: &Place) -> Result<()> {
         format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
              listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}\ncontroller.listener.names=CONTROLLER\n\
              listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={}\n\
              offsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use crate::progress::Wait;
 
 /// How long a service may take to answer after its start, or to end.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(300);
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// Where one service lives.

@@ -1,4 +1,5 @@
-//! `/metrics` (Prometheus text), `/healthz` and `/readyz` of a worker, over plain HTTP on the address that is configured.
+//! `/metrics` (Prometheus text), `/healthz` and `/readyz` of a role, over plain HTTP on the address that is configured.
+//! Tells numbers about the process and no name of an agent, a host or a model. Refuses what is no GET of one of the three.
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -18,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A metric.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Row {
+pub struct Row {
     name: &'static str,
     kind: &'static str,
     help: &'static str,
@@ -26,8 +27,14 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub(super) fn counter(name: &'static str, help: &'static str, value: u64) -> Row {
+    /// A value that only grows.
+    pub(crate) fn counter(name: &'static str, help: &'static str, value: u64) -> Row {
         Row { name, kind: "counter", help, value }
+    }
+
+    /// A value that goes up and down.
+    pub(crate) fn gauge(name: &'static str, help: &'static str, value: u64) -> Row {
+        Row { name, kind: "gauge", help, value }
     }
 }
 
@@ -40,14 +47,14 @@ impl From<(&'static str, &'static str, &'static str, u64)> for Row {
 /// Serves on a thread of its own, for ever.
 ///
 /// # Errors
-/// When the address cannot be taken.
-pub(super) fn serve(
+/// When the address cannot be taken, or the thread not be started.
+pub(crate) fn serve(
     address: SocketAddr,
     rows: impl Fn() -> Vec<Row> + Send + Sync + 'static,
     ready: impl Fn() -> bool + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
     let listener =
-        std::net::TcpListener::bind(address).map_err(|error| anyhow::anyhow!("[worker] listen {address}: {error}"))?;
+        std::net::TcpListener::bind(address).map_err(|error| anyhow::anyhow!("metrics on {address}: {error}"))?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = Arc::new(move |path: &str| answer(path, &rows, &ready));
