@@ -130,6 +130,9 @@ impl Gate {
         }
         Telemetry::count(&self.telemetry.connections);
         let known = self.flows.take_connection(netns, peer);
+        // Asked after the look-up: of a connection that has been reset meanwhile, the source address may be another socket's by
+        // now, and the flow that of another agent. What has a peer still has its address.
+        let known = known.filter(|_| stream.peer_addr().is_ok());
         let known = known.and_then(|flow| Some((flow, self.roster.agent(CgroupId(flow.agent))?)));
         let Some((flow, agent)) = known else {
             Telemetry::count(&self.telemetry.refusals);
