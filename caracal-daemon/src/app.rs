@@ -118,7 +118,8 @@ pub fn run(args: &DataPathArgs, config: &Path) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -> anyhow::Result<()> {
-    let child::Received { signing, orders, doors, flows, vouch, sockets, lease, sources, resolving, predecessors } = received;
+    let child::Received { signing, orders, doors, flows, vouch, sockets, lease, sources, resolving, predecessors } =
+        received;
     let telemetry = Arc::new(Telemetry::default());
     let limits = Limits::new(config.limits.connections, config.limits.connections_per_agent);
     let drain = Duration::from_millis(config.upgrade.drain_ms);

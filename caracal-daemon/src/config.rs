@@ -26,7 +26,7 @@ pub use rates::Rate;
 pub use rules::{AgentEntry, AgentPattern, AllowRule, DenyRule, Glob, InboundRule, RuleMode};
 pub use sections::{
     Clamp, ClientCertificate, Instance, Journal, Limits, Listen, Nameserver, PolicyFiles, Prices, ProxyUrl, Require,
-    SplitDns, Upstream, Websocket, Upgrade,
+    SplitDns, Upgrade, Upstream, Websocket,
 };
 pub use starter::starter;
 pub use unix::UnixRule;

@@ -1,8 +1,8 @@
 //! Whose a connection is. The kernel files each under its source address, and a source address can be somebody else's a
 //! moment later: what one agent left behind must not be served in the name of another.
 
-use crate::hang;
 use crate::STAND_IN;
+use crate::hang;
 use serde_json::{Map, json};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -80,7 +80,8 @@ fn two(name: &str, work: impl FnOnce(&Two<'_>) -> u64) {
         scene.wire.clear();
         let two = Two { scene: &scene, daemon, thief, owner };
         let served = work(&two);
-        assert!(served > 0, "the owner never came through: nothing was tried\n{}", two.daemon.logs());
+        // A round whose lease ran out on a busy machine tries nothing.
+        assert!(served >= u64::from(ROUNDS) / 2, "the owner came through {served} times\n{}", two.daemon.logs());
         scene.wire.silent();
         let _ran = two.daemon.verify();
         Map::from_iter([("rounds".to_owned(), json!(ROUNDS)), ("served".to_owned(), json!(served))])
@@ -101,7 +102,8 @@ impl Two<'_> {
             let stopped = hang::processes(vec![path]);
             first.go("over");
             second.go("\n");
-            until("it has the port", Duration::from_millis(300), || second.said().lines().count() > 1).unwrap_or_default();
+            until("it has the port", Duration::from_millis(300), || second.said().lines().count() > 1)
+                .unwrap_or_default();
             let _at = stopped.release();
             until("the owner is answered", PATIENCE, || second.ended()).expect("an end");
             let said = (first.said(), second.said());

@@ -97,9 +97,8 @@ impl World<'_> {
 
 fn world(name: &str, limit: &str, more: &str, work: impl FnOnce(&mut World<'_>) -> Map<String, serde_json::Value>) {
     report::case("money", name, || {
-        let place = tempfile::Builder::new().prefix("caracal-upgraded-").tempdir_in(
-            caracald().parent().expect("a directory"),
-        );
+        let place =
+            tempfile::Builder::new().prefix("caracal-upgraded-").tempdir_in(caracald().parent().expect("a directory"));
         let place = place.expect("a directory");
         support::netns::open_to_all(place.path()).expect("its mode");
         let binary = place.path().join("caracald");

@@ -333,7 +333,8 @@ impl State {
     /// Takes money from every level or from none. A level in `behind` has somebody waiting for it already.
     fn take(&mut self, scope: &Scope, least: NanoUsd, most: NanoUsd, behind: &HashSet<WindowKey>) -> Taken {
         if self.closed {
-            let sentence = "is being upgraded, and this call came too late for the one before. Send it again.".to_owned();
+            let sentence =
+                "is being upgraded, and this call came too late for the one before. Send it again.".to_owned();
             return Taken::Denied(refuse(Reason::ShuttingDown, sentence));
         }
         if self.frozen.contains(&(scope.provider, Arc::clone(&scope.model))) {

@@ -46,11 +46,23 @@ pub fn road() -> Result<(OwnedFd, OwnedFd), KeeperError> {
 }
 
 impl Predecessors {
-    /// Takes what the keeper before an upgrade left.
+    /// Takes what the keeper before an upgrade left, and ends its other children, of which nobody knows any more: its canary.
+    /// To be called before this keeper has a child.
     ///
     /// # Errors
     /// When the variable is there and what it names is not.
     pub fn take() -> Result<Predecessors, KeeperError> {
+        let left = Predecessors::named_to_us()?;
+        let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+        for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            if !left.has(pid) && std::env::var_os(VARIABLE).is_some() {
+                end(Pid::from_raw(pid.cast_signed()));
+            }
+        }
+        Ok(left)
+    }
+
+    fn named_to_us() -> Result<Predecessors, KeeperError> {
         let Some(text) = std::env::var_os(VARIABLE) else { return Ok(Predecessors::default()) };
         let wrong = || KeeperError::Refused(format!("{VARIABLE} is not for people: start caracald without it"));
         let mut all = VecDeque::new();
@@ -112,10 +124,14 @@ impl Predecessors {
 
 impl Predecessor {
     fn end(self) {
-        // Our own child, which nobody has waited for: the number is its.
-        let _ = kill(self.pid, Signal::SIGKILL);
-        let _ = waitpid(self.pid, None);
+        end(self.pid);
     }
+}
+
+/// Ends our own child, which nobody has waited for: the number is its.
+fn end(child: Pid) {
+    let _ = kill(child, Signal::SIGKILL);
+    let _ = waitpid(child, None);
 }
 
 #[cfg(test)]

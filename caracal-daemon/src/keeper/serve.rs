@@ -27,8 +27,8 @@ use super::listeners::Listeners;
 use super::live::Live;
 use super::namespaces::Namespaces;
 use super::order::{Order, Orders};
-use super::predecessors::{self, Predecessors};
 use super::places::{host_id, make_directories, take_lock};
+use super::predecessors::{self, Predecessors};
 use super::refusals;
 use super::upgrade::{self, HandedOver};
 use super::{KeeperError, Signer, flows, namespaces, signing, sockets, truth, vouch};
@@ -358,8 +358,7 @@ impl Keeper<'_> {
             }
         }
         let predecessors = self.predecessors.borrow();
-        let error =
-            upgrade::become_program(self.program, self.lock.as_fd(), &self.inherited.sockets, &predecessors);
+        let error = upgrade::become_program(self.program, self.lock.as_fd(), &self.inherited.sockets, &predecessors);
         Err(format!("{}: {error}", self.program.display()))
     }
 
