@@ -8,12 +8,14 @@ mod elsewhere;
 mod holds;
 mod metrics;
 mod orders;
+mod parting;
+mod predecessors;
 mod prober;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
@@ -33,6 +35,7 @@ use crate::config::Config;
 use crate::dns::answer::Transport;
 use crate::dns::serve::{self as dns, Desk};
 use crate::intercept::{self, Stack};
+use crate::journal::Successor;
 use crate::keeper::child;
 use crate::keeper::flows::RemoteFlows;
 use crate::keeper::sandbox;
@@ -59,6 +62,9 @@ pub struct DataPathArgs {
     /// The group to become.
     #[arg(long)]
     gid: u32,
+    /// How many data paths from before an upgrade still end what they had begun.
+    #[arg(long, default_value_t = 0)]
+    predecessors: usize,
     /// The state directory; below it, `data` is this process's own.
     #[arg(long)]
     state: PathBuf,
@@ -82,6 +88,19 @@ struct App {
     stop: watch::Sender<bool>,
     desk: Arc<Desk>,
     elsewhere: elsewhere::Elsewhere,
+    predecessors: predecessors::Predecessors,
+    /// Set once another data path has the journal.
+    successor: OnceLock<Arc<Successor>>,
+    /// How long what is open may go on then.
+    drain: Duration,
+}
+
+impl App {
+    /// Whether something is open that may end by itself.
+    fn is_busy(&self) -> bool {
+        let open = self.gate.telemetry.open.load(Ordering::Relaxed) > 0 || self.gate.limits.in_use();
+        open || self.desk.is_busy() || self.stack.reads_on()
+    }
 }
 
 /// Runs the data path until the keeper says stop.
@@ -89,7 +108,7 @@ struct App {
 /// # Errors
 /// When it was not started by the keeper, or a stage cannot be built.
 pub fn run(args: &DataPathArgs, config: &Path) -> anyhow::Result<ExitCode> {
-    let received = child::receive()?;
+    let received = child::receive(args.predecessors)?;
     crate::cli::attach::start_logging();
     // Before a thread is started and before a byte is parsed: every thread inherits this.
     sandbox::confine(Uid::from_raw(args.uid), Gid::from_raw(args.gid))?;
@@ -100,11 +119,14 @@ pub fn run(args: &DataPathArgs, config: &Path) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -> anyhow::Result<()> {
-    let child::Received { signing, orders, doors, flows, vouch, sockets, lease, sources, resolving } = received;
+    let child::Received { signing, orders, doors, flows, vouch, sockets, lease, sources, resolving, predecessors } =
+        received;
     let telemetry = Arc::new(Telemetry::default());
     let limits = Limits::new(config.limits.connections, config.limits.connections_per_agent);
     let listen = config.listen.metrics;
-    let (stack, stages) = build::build(args, config, signing, doors, &telemetry).await?;
+    let drain = Duration::from_millis(config.upgrade.drain_ms);
+    let roads = build::Roads { signing, doors, predecessors };
+    let (stack, stages, predecessors) = build::build(args, config, roads, &telemetry).await?;
     let gate = Arc::new(Gate {
         netns: args.netns,
         flows: Flows::new(sources, resolving, RemoteFlows::new(flows)?),
@@ -124,6 +146,9 @@ async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -
         begun: watch::channel(false).0,
         handing_over: AtomicBool::new(false),
         front: Mutex::default(),
+        predecessors,
+        successor: OnceLock::new(),
+        drain,
         stop: watch::channel(false).0,
     });
     orders::obey(orders, Arc::clone(&app))?;
@@ -209,8 +234,11 @@ fn desk(gate: &Arc<Gate>, stack: &Arc<Stack>, stages: &build::Stages) -> Desk {
 
 /// Lets streams end, then writes out what is counted and hands the journal's last records to the ledger.
 async fn finish(app: &Arc<App>) {
+    if let Some(successor) = app.successor.get() {
+        return parting::drain(app, Arc::clone(successor)).await;
+    }
     let waited = tokio::time::timeout(DRAIN, async {
-        while app.gate.telemetry.open.load(Ordering::Relaxed) > 0 || app.gate.limits.in_use() || app.desk.is_busy() {
+        while app.is_busy() || app.predecessors.count() > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });

@@ -127,6 +127,17 @@ impl Budgets {
         }
     }
 
+    /// The hold of a call that another process of this host sent, and whose end this one will record.
+    #[must_use]
+    pub fn restore(&self, windows: Vec<WindowKey>, amount: NanoUsd, who: (&'static str, Arc<str>)) -> Hold {
+        Pool::restore(&self.0, windows, amount, who)
+    }
+
+    /// Gives no hold any more: another process has the budgets. Holds that are open end as they would.
+    pub fn close(&self) {
+        Pool::close(&self.0);
+    }
+
     /// Puts other specs in force. What was settled and is held stays; calls that wait are looked at again.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ pub use rates::Rate;
 pub use rules::{AgentEntry, AgentPattern, AllowRule, DenyRule, Glob, InboundRule, RuleMode};
 pub use sections::{
     Clamp, ClientCertificate, Instance, Journal, Limits, Listen, Nameserver, PolicyFiles, Prices, ProxyUrl, Require,
-    SplitDns, Upstream, Websocket,
+    SplitDns, Upgrade, Upstream, Websocket,
 };
 pub use starter::starter;
 pub use unix::UnixRule;
@@ -84,6 +84,8 @@ pub struct Config {
     pub journal: Journal,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[upgrade]`.
+    pub upgrade: Upgrade,
     /// `[prices]`.
     pub prices: Prices,
     /// `[clamp]`.
@@ -148,6 +150,7 @@ impl Default for Config {
             upstream: Upstream::default(),
             journal: Journal::default(),
             limits: Limits::default(),
+            upgrade: Upgrade::default(),
             prices: Prices::default(),
             clamp: Clamp::default(),
             websocket: Websocket::default(),

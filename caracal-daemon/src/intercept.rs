@@ -24,7 +24,7 @@ pub(crate) mod tests;
 
 pub(crate) use settle::warned;
 pub use stack::{Limits, Parts, Stack};
-pub use tally::Tally;
+pub use tally::{Doings, Tally};
 
 use crate::capture::Captured;
 use crate::event::Kind;
@@ -60,10 +60,11 @@ const UNWANTED_TIME: Duration = Duration::from_secs(5);
 /// Serves one captured connection to its end.
 pub async fn intercept(stack: Arc<Stack>, captured: Captured) {
     let _open = opening::OpenConnection::new(stack.telemetry.clone());
+    let begins = opening::Beginning::new(stack.telemetry.clone());
     let (origin, stream) = begin(stack, captured);
     // Small writes are whole messages here: waiting to fill a segment only delays them.
     stream.set_nodelay(true).ok();
-    connection(origin, Rewind::new(stream)).await;
+    connection(origin, Rewind::new(stream), begins).await;
 }
 
 /// Closes a connection of an agent that has too many, and records that.
@@ -89,19 +90,19 @@ fn begin(stack: Arc<Stack>, captured: Captured) -> (Origin, TcpStream) {
 }
 
 /// A connection to a known place, of unknown protocol.
-async fn connection<S>(origin: Origin, mut stream: Rewind<S>)
+async fn connection<S>(origin: Origin, mut stream: Rewind<S>, begins: opening::Beginning)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // A tcp rule first: in its protocol the server may speak first, and there would be nothing to sniff.
     if let Some((host, decision, grant)) = passage::unread(&origin) {
-        return passage::pass(&origin, stream, &host, &decision, &grant).await;
+        return passage::pass(&origin, stream, &host, (&decision, &grant), begins).await;
     }
     // What does it speak? Read without taking: TLS that passes through must reach the upstream whole.
     match opening::first_words(&origin, &mut stream).await {
-        Some(Protocol::Tls) => encrypted(origin, stream).await,
-        Some(Protocol::Http1) => requests(origin, None, stream, Alpn::Http1).await,
-        Some(Protocol::H2c) => requests(origin, None, stream, Alpn::H2).await,
+        Some(Protocol::Tls) => encrypted(origin, stream, begins).await,
+        Some(Protocol::Http1) => requests(origin, None, stream, Alpn::Http1, begins).await,
+        Some(Protocol::H2c) => requests(origin, None, stream, Alpn::H2, begins).await,
         Some(Protocol::Other) => {
             opening::refuse_connection(&origin, &origin.host, &sentence::unknown_protocol(&origin))
         }
@@ -110,7 +111,7 @@ where
 }
 
 /// TLS: passed through by rule, or ended here.
-async fn encrypted<S>(origin: Origin, stream: Rewind<S>)
+async fn encrypted<S>(origin: Origin, stream: Rewind<S>, begins: opening::Beginning)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -137,21 +138,27 @@ where
     let address = if hello.name.is_some() { None } else { origin.address };
     // A passthrough rule next: after this point the bytes are ours.
     if let Some((decision, grant)) = passage::allowed(&origin, &name, address, Mode::TlsPassthrough) {
-        return passage::pass(&origin, hello.into_stream(), &name, &decision, &grant).await;
+        return passage::pass(&origin, hello.into_stream(), &name, (&decision, &grant), begins).await;
     }
     // Only what the upstream speaks, so that both sides speak the same.
     let offer = opening::offer(&origin, &name, address.is_none(), hello.alpn).await;
     let accepted = timeout(limit, opening::accept(&origin, hello, &name, offer)).await;
     let Ok(Some((stream, alpn))) = accepted else { return };
-    requests(origin, Some(name), stream, alpn).await;
+    requests(origin, Some(name), stream, alpn, begins).await;
 }
 
 /// HTTP to the end of the connection.
-async fn requests<S>(origin: Origin, name: Option<Arc<str>>, mut stream: Rewind<S>, alpn: Alpn)
-where
+async fn requests<S>(
+    origin: Origin,
+    name: Option<Arc<str>>,
+    mut stream: Rewind<S>,
+    alpn: Alpn,
+    begins: opening::Beginning,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let tls = name.is_some();
+    drop(begins);
     if let Some(name) = &name {
         match timeout(origin.stack.limits.first_byte, stream.peek(1)).await {
             Ok(Ok(first)) if !first.is_empty() => origin.stack.trust.trusted(&origin.agent.name, &origin.process),
@@ -186,6 +193,7 @@ where
 
 /// One request: decided, and answered by the upstream or by us.
 async fn answer(session: Arc<Session>, mut request: Request<Incoming>) -> Answer {
+    let _begins = opening::Beginning::new(session.origin.stack.telemetry.clone());
     Telemetry::count(&session.origin.stack.telemetry.requests);
     // A head with two readings never got here: this one stands in its place.
     if let Some(refusal) = session.wire.refusal(request.headers()) {
@@ -286,7 +294,8 @@ async fn forward(session: &Arc<Session>, asked: &Asked, mut request: Request<Inc
             forward::strip_answer(response.headers_mut(), switched);
             if let (true, Some(agent_side)) = (switched, agent_side) {
                 session.wire.upgrade();
-                upgrade::splice(agent_side, hyper::upgrade::on(&mut response));
+                let open = opening::OpenConnection::new(session.origin.stack.telemetry.clone());
+                upgrade::splice(agent_side, hyper::upgrade::on(&mut response), open);
                 return response.map(|_| Download::empty());
             }
             response.map(|body| Download::Stream(Streamed::new(body, lease)))
@@ -317,9 +326,12 @@ fn tunnel(session: &Arc<Session>, mut request: Request<Incoming>) -> Answer {
     };
     session.wire.upgrade();
     // Boxed, because the story contains itself.
+    let open = opening::OpenConnection::new(origin.stack.telemetry.clone());
     let story: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+        let _open = open;
+        let begins = opening::Beginning::new(origin.stack.telemetry.clone());
         if let Some(stream) = connect::tunnel(upgrade).await {
-            connection(origin, Rewind::new(stream)).await;
+            connection(origin, Rewind::new(stream), begins).await;
         }
     });
     tokio::spawn(story);

@@ -17,6 +17,7 @@ pub mod read;
 pub(crate) mod recover;
 mod relay;
 pub(crate) mod segment;
+pub(crate) mod successor;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ mod writer;
 pub use head::SignedHead;
 pub use read::{Entry, ReadError, Reader};
 pub use recover::Recovered;
+pub use successor::Successor;
 pub use tail::Tail;
 
 use crate::clock::Clock;
@@ -38,7 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
-use writer::Message;
+use writer::{Message, Parting};
 
 /// A record's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,7 +212,11 @@ impl Journal {
         {
             return Err(JournalError::Unavailable(why));
         }
-        let sealed = self.seal(&draft)?;
+        self.append_sealed(self.seal(&draft)?).await
+    }
+
+    /// Appends a record that another process of this host has made, as [`Journal::append`] does.
+    pub(crate) async fn append_sealed(&self, sealed: Sealed) -> Result<(), JournalError> {
         self.take_room().await?;
         if let Some(slot) = self.keep.put(&sealed, Some(self.tail.durable())) {
             return self.send(Message::Append { sealed, done: None, slot: Some(slot) });
@@ -278,6 +284,21 @@ impl Journal {
         let (done, waiting) = oneshot::channel();
         self.send(Message::Flush(done))?;
         waiting.await.map_err(|_| stopped())?
+    }
+
+    /// Lets go of the journal: all that was appended is durable when this returns, another process may open it, and what is
+    /// appended from now on is that one's to write. Nobody may read it through this handle any more.
+    ///
+    /// # Errors
+    /// When it cannot: then it is this process's as before.
+    pub async fn part(&self, successor: Arc<Successor>) -> Result<(), JournalError> {
+        // What is kept from now on would be in the next one's file.
+        self.keep.set_closed(true);
+        let (done, waiting) = oneshot::channel();
+        self.send(Message::Part(Parting { keep: Arc::clone(&self.keep), successor, done }))?;
+        let parted = waiting.await.map_err(|_| stopped())?;
+        self.keep.set_closed(parted.is_ok());
+        parted
     }
 
     /// Deletes whole segments whose records are all below `sequence` and below what [`Journal::publish_from`] keeps. For

@@ -24,6 +24,7 @@ pub mod namespaces;
 pub mod order;
 mod parting;
 pub mod places;
+pub mod predecessors;
 pub mod refusals;
 pub mod release;
 pub mod sandbox;

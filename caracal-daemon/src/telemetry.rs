@@ -11,6 +11,8 @@ pub struct Telemetry {
     pub connections: AtomicU64,
     /// Connections open now.
     pub open: AtomicU64,
+    /// Connections that have not shown yet what they are, and requests without an answer.
+    pub beginning: AtomicU64,
     /// Requests decided.
     pub requests: AtomicU64,
     /// Refusals of every stage.

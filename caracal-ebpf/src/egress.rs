@@ -4,7 +4,7 @@
 //! sockets.
 
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::generated::bpf_sk_fullsock;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_sk_fullsock};
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use caracal_common::denial::{Hook, Why};
@@ -51,7 +51,7 @@ fn decide(ctx: &SkBuffContext, packet: &mut Packet, whose: &mut u64) -> Result<(
             return resolving(ctx, packet);
         }
         if packet.protocol == TCP && (packet.to_port == settings.tcp_port || packet.to_port == settings.dns_port) {
-            redirected(ctx, why)?;
+            let _ = redirected(ctx, why)?;
             return lease();
         }
     }
@@ -69,19 +69,41 @@ fn decide(ctx: &SkBuffContext, packet: &mut Packet, whose: &mut u64) -> Result<(
     }
 }
 
+/// How long a source port that has sent a query is its agent's, nanoseconds. A query that the daemon has not read yet is known
+/// by its port alone; it is read long before, or the lease has shut the door.
+const KEEPS_PORT_NS: u64 = 2_000_000_000;
+
 /// Writes down whose query this is: a datagram's source port is known only now.
 #[inline(always)]
 #[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would not fit the stack")]
 fn resolving(ctx: &SkBuffContext, packet: &Packet) -> Result<(), Why> {
     let flow = redirected(ctx, Why::Datagram)?;
-    let source = Source { netns: flow.netns, addr: packet.from, port: packet.from_port, pad: [0; 6] };
+    // SAFETY: as `redirected` says.
+    let (netns, agent) = unsafe { ((*flow).netns, (*flow).agent) };
+    let source = Source { netns, addr: packet.from, port: packet.from_port, pad: [0; 6] };
+    // SAFETY: takes nothing and cannot fail.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if let Some(before) = RESOLVING.get_ptr(&source) {
+        // SAFETY: not null; an entry that makes room for another meanwhile reads as that one's, which is refused.
+        let (other, at) = unsafe { ((*before).agent, (*before).at_ns) };
+        if other != agent && now < at + KEEPS_PORT_NS {
+            return Err(Why::Datagram);
+        }
+    }
+    // The hook that redirected it may have run long ago: from now on the port is this agent's.
+    // SAFETY: as `redirected` says; whoever writes it writes the time.
+    let flow = unsafe {
+        (*flow).at_ns = now;
+        &*flow
+    };
     RESOLVING.insert(&source, flow, 0).map_err(|_| Why::MapFull)
 }
 
 /// What the sending socket asked for, if a hook sent it to the daemon from a namespace that has the daemon's listener
-/// still: in another one, the same address and port are somebody else's.
+/// still: in another one, the same address and port are somebody else's. It lives as long as the socket, which the packet
+/// holds. A pointer: a copy would not fit the 512 bytes of stack.
 #[inline(always)]
-fn redirected(ctx: &SkBuffContext, otherwise: Why) -> Result<&Flow, Why> {
+fn redirected(ctx: &SkBuffContext, otherwise: Why) -> Result<*mut Flow, Why> {
     // SAFETY: the context is the hook's own.
     let sk: *mut bpf_sock = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
     if sk.is_null() {
@@ -90,11 +112,10 @@ fn redirected(ctx: &SkBuffContext, otherwise: Why) -> Result<&Flow, Why> {
     // SAFETY: not null.
     let sk = unsafe { bpf_sk_fullsock(sk) };
     let Some(flow) = socket_flow(sk.cast()) else { return Err(otherwise) };
-    // By reference throughout: a copy would not fit the 512 bytes of stack.
-    // SAFETY: the storage lives as long as the socket, which the packet holds.
-    let flow = unsafe { &*flow };
-    if flow.port == 0 {
+    // SAFETY: the storage lives as long as the socket.
+    let (port, netns) = unsafe { ((*flow).port, (*flow).netns) };
+    if port == 0 {
         return Err(otherwise);
     }
-    if listened(flow.netns) { Ok(flow) } else { Err(Why::UnknownNamespace) }
+    if listened(netns) { Ok(flow) } else { Err(Why::UnknownNamespace) }
 }

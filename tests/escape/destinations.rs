@@ -101,10 +101,16 @@ fn no_connection_arrives_at_another_ones_destination() {
         // Threads do not run in step; all but a tenth were open at one moment.
         assert!(*most_open >= open as u64 / 10 * 9, "only {most_open} of {open} were open at once: {}", ran.screen());
         report::figure("escape", "destinations_open_at_once", *most_open);
+        let reason = |line: &str| {
+            let (count, reason) = line.strip_prefix("failed ")?.split_once(' ')?;
+            Some((reason.to_owned(), json!(count.parse::<u64>().ok()?)))
+        };
+        let reasons: Map<_, _> = ran.stdout.lines().filter_map(reason).collect();
         let packets = scene.wire.packets();
         let carried: Vec<_> = packets.iter().filter(|packet| packet.carries()).take(5).collect();
         assert!(carried.is_empty(), "bytes left the host outside the data path: {carried:?}");
         let mut more = Map::new();
+        more.insert("failed_by".into(), reasons.into());
         more.insert("connections".into(), json!(count));
         more.insert("open_at_once".into(), json!(most_open));
         more.insert("failed".into(), json!(failed));

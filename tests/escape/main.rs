@@ -9,6 +9,7 @@ mod facts;
 mod foreign_program;
 mod hang;
 mod hung;
+mod identity;
 mod live;
 mod sequences;
 mod sockets;

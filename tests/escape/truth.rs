@@ -120,7 +120,10 @@ fn a_pin_that_is_unlinked_is_put_back() {
 fn a_bpf_file_system_that_is_unmounted_is_mounted_and_filled_again() {
     plain("bpffs unmounted", |world| {
         let a = &world.scene.net.a;
+        let hosts = || std::fs::read_dir("/sys/fs/bpf/caracal").map_or(0, |all| all.flatten().count());
+        let before = hosts();
         let took = seen(world, "it is put back", || drop(a.shell("umount /sys/fs/bpf").expect("unmounted")));
+        assert_eq!(hosts(), before, "the new pins are this test's own, not the host's");
         held(world);
         opens(world);
         // The new pins are as good as the old ones: they hold without a process, and are adopted.

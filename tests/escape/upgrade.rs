@@ -24,6 +24,44 @@ fn install(into: &Path) {
     std::fs::rename(&fresh, into).expect("it takes the name");
 }
 
+/// What an upgrade must not leave more of: the keeper's descriptors (maps, programs, links and roads are such), its memory,
+/// pins, and data paths that have nothing to end.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    descriptors: usize,
+    pins: usize,
+    keeper_kib: u64,
+    processes: usize,
+}
+
+fn left(world: &World<'_>) -> Left {
+    let keeper = world.daemon.keeper().expect("a keeper");
+    let status = std::fs::read_to_string(format!("/proc/{keeper}/status")).unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
+    let pins = format!("find /sys/fs/bpf/caracal/{}-v1 | wc -l", world.daemon.instance());
+    Left {
+        descriptors: std::fs::read_dir(format!("/proc/{keeper}/fd")).map_or(0, |all| all.flatten().count()),
+        pins: world.scene.net.a.shell(&pins).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0),
+        keeper_kib: resident.unwrap_or(0),
+        processes: world.daemon.processes().len(),
+    }
+}
+
+/// The same once everything that was open has ended.
+fn settled(world: &World<'_>) -> Left {
+    let ended = || world.daemon.json(&["status"])["data_path"]["predecessors"] == 0;
+    until("the data paths from before have ended", PATIENCE, ended).expect("they end");
+    let mut least = left(world);
+    // A canary's visit and a look at processes have a few for a moment.
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = left(world);
+        least.descriptors = least.descriptors.min(now.descriptors);
+        least.processes = least.processes.min(now.processes);
+    }
+    least
+}
+
 /// Tells, at its end, that it is over.
 struct Over<'a>(&'a AtomicBool);
 
@@ -58,6 +96,7 @@ fn upgrades_under_load_lose_no_connection_and_leak_nothing() {
         let run = world.scene.agent("/usr/bin/python3").cgroup(&world.cgroup.path()).arg(script);
         let run = run.arg(world.daemon.ca()).args(["example.com", "203.0.113.10"]).arg(&stop);
         let mut load = run.spawn(Stdio::from(file), Stdio::null()).expect("python3 starts");
+        let before = settled(world);
         // Beside it, something that must never get out, tried all the while.
         let over = AtomicBool::new(false);
         let leaks = std::thread::scope(|scope| {
@@ -78,10 +117,10 @@ fn upgrades_under_load_lose_no_connection_and_leak_nothing() {
                 tried
             });
             for round in 0..rounds {
-                let before = std::fs::canonicalize(&binary).expect("the program");
+                let program = std::fs::canonicalize(&binary).expect("the program");
                 let keeper = world.daemon.keeper();
                 let path = world.daemon.data_path();
-                install(&before);
+                install(&program);
                 let ran = world.daemon.command(&["upgrade"]).ran();
                 assert_eq!(ran.code, Some(0), "round {round}: {}\n{}", ran.screen(), world.daemon.logs());
                 assert_eq!(world.daemon.keeper(), keeper, "the keeper keeps its number");
@@ -95,6 +134,13 @@ fn upgrades_under_load_lose_no_connection_and_leak_nothing() {
         });
         std::fs::write(&stop, "").expect("the load stops");
         until("the load ends", PATIENCE, || load.try_wait().is_ok_and(|status| status.is_some())).expect("it ends");
+        let after = settled(world);
+        let grown = after.keeper_kib.saturating_sub(before.keeper_kib);
+        let same = |of: fn(&Left) -> usize| of(&before) == of(&after);
+        assert!(same(|left| left.pins) && same(|left| left.processes), "{before:?} {after:?}");
+        // The first upgrade moves a few; none may be left of each.
+        assert!(after.descriptors < before.descriptors + 8, "{before:?} {after:?}");
+        assert!(grown < 16 << 10, "the keeper has grown by {grown} KiB: {before:?} {after:?}");
         // What ends the connections of a data path that is no more has no owner, and so goes by the default route; it is
         // known by the data path's address, and carries nothing.
         let own = [IpAddr::from([203, 0, 113, 1]), IpAddr::from([0x2001, 0xdb8, 0xca, 0, 0, 0, 0, 1])];
@@ -113,6 +159,15 @@ fn upgrades_under_load_lose_no_connection_and_leak_nothing() {
         assert_eq!(upgraded.count() as u64, rounds, "each upgrade is a record");
         let _ran = world.daemon.verify();
         report::figure("escape", "upgrades", rounds);
-        json!({ "rounds": rounds, "requests": requests, "failed": failed.len(), "other_attempts": leaks })
+        let counts = |left: Left| {
+            json!({
+                "descriptors": left.descriptors, "pins": left.pins, "keeper_kib": left.keeper_kib,
+                "processes": left.processes,
+            })
+        };
+        json!({
+            "rounds": rounds, "requests": requests, "failed": failed.len(), "other_attempts": leaks,
+            "before": counts(before), "after": counts(after),
+        })
     });
 }

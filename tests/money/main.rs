@@ -12,6 +12,7 @@ mod providers;
 mod shared;
 mod socket;
 mod unmetered;
+mod upgraded;
 mod vault;
 
 use support::daemon::Daemon;

@@ -2,6 +2,7 @@
 
 use crate::{Namespace, PROBE, RULES, case, controlled};
 use std::time::Duration;
+use support::daemon::Daemon;
 use support::netns::{AGENT_UID, until};
 use support::wire::CANARY_PORT;
 
@@ -99,6 +100,89 @@ fn a_route_of_its_own_leads_nowhere() {
             assert!(ran.stdout.ends_with(" 200"), "{}", ran.screen());
         },
     );
+}
+
+/// Whoever is root in a namespace may translate addresses there, the daemon's listener's too: what leaves is judged as it is then.
+#[test]
+fn what_a_namespace_s_root_translates_leads_nowhere() {
+    let canary = format!("203.0.113.10:{CANARY_PORT}");
+    let translate = |protocol: &str, port: u16| {
+        let to = format!("-p {protocol} --dport {port}");
+        format!(
+            "iptables -w -t nat -A PREROUTING -i lo {to} -j DNAT --to-destination {canary} && \
+             iptables -w -t nat -A OUTPUT {to} -j DNAT --to-destination {canary}"
+        )
+    };
+    let (tcp, dns) = (Daemon::TCP_PORT, Daemon::DNS_PORT);
+    let rules = format!(
+        "ip link set lo up && for each in all lo eth0; do echo 1 > /proc/sys/net/ipv4/conf/$each/route_localnet; \
+         echo 0 > /proc/sys/net/ipv4/conf/$each/rp_filter; done && echo 1 > /proc/sys/net/ipv4/ip_forward && \
+         iptables -w -t nat -A POSTROUTING -o eth0 -j MASQUERADE && {} && {}",
+        translate("tcp", tcp),
+        translate("udp", dns)
+    );
+    let tries = [("tcp", tcp), ("udp", dns), ("udp-connected", dns)];
+    controlled(
+        "a namespace whose root translates what is sent to the daemon",
+        RULES,
+        |scene, cgroup| {
+            let made = Namespace::new(scene, cgroup);
+            cable(scene, &made);
+            let _ran = made.run(scene, "sh").args(["-c", rules.as_str()]).ran().ok();
+            for (kind, port) in tries {
+                scene.wire.clear();
+                let to = format!("127.0.0.1:{port}");
+                let _ran = made.run(scene, PROBE).cgroup(&cgroup.path()).args([kind, &to]).ran();
+                assert!(!scene.wire.packets().is_empty(), "the control does not leak: {kind}");
+            }
+            made
+        },
+        |world, namespace| {
+            let places = ["203.0.113.10:7777", "203.0.113.53:53", "127.0.0.1:15001", "127.0.0.1:15053"];
+            for (kind, place) in
+                ["tcp", "udp", "udp-connected"].into_iter().flat_map(|kind| places.map(|to| (kind, to)))
+            {
+                let _ran = namespace.run(world.scene, PROBE).cgroup(&world.cgroup.path()).args([kind, place]).ran();
+                world.scene.wire.silent();
+            }
+        },
+    );
+}
+
+/// What `status` lists as `namespace_root`, shown to be so: below the address, on the device itself, packets for the daemon's
+/// listener can be sent out by another. Only who has CAP_NET_ADMIN over a namespace with a cable can do this.
+#[test]
+fn a_namespace_s_root_redirects_the_loopback_device_as_the_level_says() {
+    let dns = Daemon::DNS_PORT;
+    case("a namespace whose root redirects its loopback device", RULES, |world| {
+        let namespace = Namespace::new(world.scene, world.cgroup);
+        cable(world.scene, &namespace);
+        let ran = world.within(&namespace, &world.fetch("https://example.com/hello")).ok();
+        assert!(ran.stdout.ends_with(" 200"), "{}", ran.screen());
+        let arrived = || -> u64 {
+            let read = world.scene.net.a.shell("awk '/out:/ {print $3}' /proc/net/dev").expect("a number");
+            read.trim().parse().expect("a number")
+        };
+        let queries = || {
+            let before = arrived();
+            for _ in 0..5 {
+                let run = namespace.run(world.scene, PROBE).cgroup(&world.cgroup.path());
+                let _ran = run.args(["udp", "203.0.113.53:53"]).ran();
+            }
+            arrived() - before
+        };
+        // A cable says something by itself now and then.
+        assert!(queries() < 5, "queries go to the daemon");
+        let lines = format!(
+            "tc qdisc add dev lo clsact && tc filter add dev lo egress protocol ip u32 match ip dport {dns} 0xffff \
+             action mirred egress redirect dev eth0"
+        );
+        let _ran = namespace.run(world.scene, "sh").args(["-c", &lines]).ran().ok();
+        let out = queries();
+        let status = world.daemon.json(&["status"]);
+        let listed = status["enforced"]["uncovered"].to_string().contains("namespace_root");
+        assert_eq!(out >= 5, listed, "{out} packets");
+    });
 }
 
 fn signal(pid: i32, signal: i32) {

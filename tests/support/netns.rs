@@ -70,6 +70,8 @@ impl Net {
         let a = Host::new(move || {
             mount(Some(&resolver), &std::fs::canonicalize("/etc/resolv.conf")?, None, libc::MS_BIND)?;
             mount(Some(&users), Path::new("/etc/passwd"), None, libc::MS_BIND)?;
+            // The host's goes first: a test that unmounts its own must find nothing below it.
+            while umount(Path::new("/sys/fs/bpf")) {}
             mount(Some(Path::new("bpf")), Path::new("/sys/fs/bpf"), Some("bpf"), 0)
         })?;
         let net = Net { a, b, files };
@@ -165,6 +167,14 @@ fn mount(source: Option<&Path>, target: &Path, kind: Option<&str>, flags: libc::
     let done = unsafe { libc::mount(or_null(&source), place.as_ptr(), or_null(&kind), flags, std::ptr::null()) };
     ensure!(done == 0, "mounting {}: {}", target.display(), io::Error::last_os_error());
     Ok(())
+}
+
+/// Takes the topmost file system off; whether there was one.
+fn umount(target: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt as _;
+    let Ok(place) = CString::new(target.as_os_str().as_bytes()) else { return false };
+    // SAFETY: a C string that outlives the call.
+    unsafe { libc::umount2(place.as_ptr(), libc::MNT_DETACH) == 0 }
 }
 
 impl Host {

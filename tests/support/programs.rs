@@ -35,6 +35,12 @@ pub fn go_judge() -> PathBuf {
     std::env::var_os("CARACAL_JUDGE").map_or_else(|| tool("go/bin/judge"), PathBuf::from)
 }
 
+/// systemd-resolved, unpacked and not installed: a package would change the host's own resolver.
+#[must_use]
+pub fn resolved() -> PathBuf {
+    std::env::var_os("CARACAL_RESOLVED").map_or_else(|| tool("resolved/systemd-resolved"), PathBuf::from)
+}
+
 /// The directory whose `node_modules` has `openai`, `@anthropic-ai/sdk` and `@modelcontextprotocol/sdk`.
 #[must_use]
 pub fn node_prefix() -> PathBuf {

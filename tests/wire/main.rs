@@ -5,6 +5,7 @@ mod curl;
 mod dns;
 mod python;
 mod refusals;
+mod resolvers;
 mod streams;
 mod upstream;
 

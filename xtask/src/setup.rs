@@ -6,6 +6,7 @@ mod clients;
 mod go;
 mod kernel;
 mod packages;
+mod resolved;
 
 use anyhow::Result;
 

@@ -2,6 +2,7 @@
 //! cannot keep records does not start.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
 use super::DataPathArgs;
+use super::parting::Keys;
+use super::predecessors::{Inheritance, Predecessors};
 use crate::budget::escrow::Holder;
 use crate::budget::{BudgetSpec, Budgets, Per, RateSpec, Rates, Wait};
 use crate::bus::publish::Publisher;
@@ -50,6 +53,8 @@ pub(super) struct Stages {
     pub(super) budgets: Arc<Budgets>,
     /// Where budgets are shared with other hosts.
     pub(super) escrow: Option<Refill>,
+    /// The keys, wherever they are.
+    pub(super) signer: Arc<Keys>,
     rates: Rates,
     pub(super) state: StateDir,
     file: PathBuf,
@@ -57,16 +62,26 @@ pub(super) struct Stages {
     trouble: Mutex<Option<String>>,
 }
 
+/// The roads that stages use.
+pub(super) struct Roads {
+    /// To the keys.
+    pub(super) signing: UnixStream,
+    /// To sockets in agents' namespaces.
+    pub(super) doors: UnixStream,
+    /// To data paths from before an upgrade.
+    pub(super) predecessors: Vec<OwnedFd>,
+}
+
 /// Builds them all.
 pub(super) async fn build(
     args: &DataPathArgs,
     config: Config,
-    signing: UnixStream,
-    doors: UnixStream,
+    Roads { signing, doors, predecessors }: Roads,
     telemetry: &Arc<Telemetry>,
-) -> anyhow::Result<(Arc<Stack>, Stages)> {
+) -> anyhow::Result<(Arc<Stack>, Stages, Predecessors)> {
     let clock = Clock::system();
-    let signer: Arc<dyn Signer> = Arc::new(RemoteSigner::new(signing));
+    let keys = Arc::new(Keys::new(RemoteSigner::new(signing)));
+    let signer: Arc<dyn Signer> = Arc::clone(&keys) as Arc<dyn Signer>;
     let state = StateDir::new(&args.state);
     let mut ledger = Ledger::open(SqliteStore::open(&state.ledger()).await?, &args.host_id).await?;
     let options = journal::Options {
@@ -77,6 +92,8 @@ pub(super) async fn build(
     };
     let (journal, _) = Journal::open(&state.journal(), &state.detail_keys(), &args.host_id, options, &clock)?;
     let mut recovery = ledger.recover(&journal).await?;
+    // What a data path before an upgrade has under way still ends.
+    let under_way = if predecessors.is_empty() { Vec::new() } else { std::mem::take(&mut recovery.open) };
     for outcome in recovery.charge_open(clock.now()) {
         journal.durable(outcome).await?;
     }
@@ -106,6 +123,7 @@ pub(super) async fn build(
     let meter = Arc::new(metered(book, &config));
     let rates = Rates::new(rates_of(&config));
     let budgets = Arc::new(Budgets::new(specs(&config), clock.clone(), recovery.totals)?);
+    let inheritance = Inheritance::take(predecessors, under_way, &budgets);
     let escrow = escrow(&config, &args.host_id, &state, &budgets)?;
     for book in [meter.book(), meter.own_book()] {
         freeze(&budgets, &book, &overruns);
@@ -143,6 +161,7 @@ pub(super) async fn build(
         .append(Draft { kind: crate::event::Kind::Lifecycle, at: clock.now(), data, detail: Detail::default() })
         .await
         .ok();
+    let predecessors = Predecessors::serve(inheritance, &stack, &journal, &clock, &signer)?;
     let stages = Stages {
         clock,
         policy,
@@ -152,12 +171,13 @@ pub(super) async fn build(
         publisher,
         budgets,
         escrow,
+        signer: keys,
         rates,
         state,
         file: config.file,
         trouble: Mutex::new(trouble),
     };
-    Ok((stack, stages))
+    Ok((stack, stages, predecessors))
 }
 
 impl Stages {

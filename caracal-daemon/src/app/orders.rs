@@ -9,7 +9,7 @@ use caracal_common::denial::{Hook, Why};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use super::{App, elsewhere};
+use super::{App, elsewhere, parting};
 use crate::agent::CgroupId;
 use crate::event::{Data, Detail, Draft, Kind};
 use crate::keeper::frame;
@@ -90,6 +90,12 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
             hand_over(app);
             Ok(Value::Null)
         }
+        Order::Part => {
+            let road = descriptors.into_iter().next().ok_or("the road did not come with the order")?;
+            let parted = parting::part(app, road).await;
+            app.stop.send_replace(true);
+            parted.map(|()| Value::Null)
+        }
     }
 }
 
@@ -114,7 +120,6 @@ fn hand_over(app: &App) {
     app.front.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
     app.elsewhere.leave();
     app.stack.leave();
-    app.stop.send_replace(true);
 }
 
 /// One durable record a kind, with its exact count. Answers how many were recorded: the keeper hands the rest over
@@ -180,6 +185,7 @@ fn status(app: &App) -> Value {
         "budgets": app.stages.budgets(None),
         "untrusting": untrusting,
         "namespaces": app.elsewhere.count(),
+        "predecessors": app.predecessors.count(),
     })
 }
 

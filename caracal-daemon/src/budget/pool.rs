@@ -64,6 +64,8 @@ pub(crate) struct State {
     ahead: Vec<WindowKey>,
     pub(crate) frozen: HashSet<(&'static str, Arc<str>)>,
     pub(crate) allow_uncovered: bool,
+    /// The next data path has the budgets.
+    pub(super) closed: bool,
 }
 
 /// One budget above a call, now.
@@ -138,6 +140,7 @@ impl Pool {
             ahead,
             frozen: HashSet::new(),
             allow_uncovered: false,
+            closed: false,
         };
         Ok(Pool { clock, state: Mutex::new(state) })
     }
@@ -186,6 +189,28 @@ impl Pool {
     fn hold(pool: &Arc<Pool>, scope: &Scope, amount: NanoUsd, windows: Vec<WindowKey>) -> Hold {
         let who = (scope.provider, Arc::clone(&scope.model));
         Hold { amount, windows, held: amount, who, sent: false, pool: Some(Arc::clone(pool)) }
+    }
+
+    /// A hold that another process took from these windows, and whose call was sent.
+    pub(crate) fn restore(
+        pool: &Arc<Pool>,
+        windows: Vec<WindowKey>,
+        amount: NanoUsd,
+        who: (&'static str, Arc<str>),
+    ) -> Hold {
+        pool.with(|state| {
+            for key in &windows {
+                let cell = state.cells.entry(key.clone()).or_default();
+                cell.held = cell.held.saturating_add(amount);
+            }
+        });
+        Hold { amount, windows, held: amount, who, sent: true, pool: Some(Arc::clone(pool)) }
+    }
+
+    /// Grants nothing any more; who waits is told so.
+    pub(crate) fn close(pool: &Arc<Pool>) {
+        pool.with(|state| state.closed = true);
+        Pool::serve(pool);
     }
 
     /// Ends a hold, or a part of it, in the windows that it was taken from; then serves who waits. Gives the limits that
@@ -307,6 +332,11 @@ impl State {
 
     /// Takes money from every level or from none. A level in `behind` has somebody waiting for it already.
     fn take(&mut self, scope: &Scope, least: NanoUsd, most: NanoUsd, behind: &HashSet<WindowKey>) -> Taken {
+        if self.closed {
+            let sentence =
+                "is being upgraded, and this call came too late for the one before. Send it again.".to_owned();
+            return Taken::Denied(refuse(Reason::ShuttingDown, sentence));
+        }
         if self.frozen.contains(&(scope.provider, Arc::clone(&scope.model))) {
             let sentence = format!(
                 "refuses model {:?}: a bill was above what its price allows, so the price is wrong. Correct its entry in the price book and reload.",

@@ -101,9 +101,10 @@ impl Pool {
             let known = shares.iter().map(|(key, ends, _)| (key.clone(), *ends));
             let own = state.shared_windows();
             for (key, ends) in known.chain(own).collect::<Vec<_>>() {
-                let settled = state.settled(&key);
+                // What the process before this one still has under way is not given back.
+                let taken = state.used(&key).taken();
                 let slice = state.shared.slices.entry(key).or_default();
-                *slice = Slice::taken_up(settled, ends);
+                *slice = Slice::taken_up(taken, ends);
             }
         });
     }
@@ -190,10 +191,6 @@ impl State {
     /// What a shared budget allows in this window; `None` when it is over, or not shared any more.
     fn shared_limit(&self, key: &WindowKey) -> Option<NanoUsd> {
         self.budget(key).filter(|_| self.is_current(key)).map(|budget| budget.spec.limit)
-    }
-
-    fn settled(&self, key: &WindowKey) -> NanoUsd {
-        self.cells.get(key).map_or(NanoUsd::ZERO, |cell| cell.settled)
     }
 
     fn used(&self, key: &WindowKey) -> Use {

@@ -129,7 +129,11 @@ impl Gate {
             return Ok(Accepted::Probe(stream));
         }
         Telemetry::count(&self.telemetry.connections);
-        let known = self.flows.take_connection(netns, peer);
+        // Of a connection that was reset meanwhile the source address may be another socket's, and the flow that of another
+        // agent: it is asked for no such one, and a connection that has a peer after the look-up had its address all along.
+        let lives = || stream.peer_addr().is_ok();
+        let known = if lives() { self.flows.take_connection(netns, peer) } else { None };
+        let known = known.filter(|_| lives());
         let known = known.and_then(|flow| Some((flow, self.roster.agent(CgroupId(flow.agent))?)));
         let Some((flow, agent)) = known else {
             Telemetry::count(&self.telemetry.refusals);

@@ -243,6 +243,21 @@ impl Default for Limits {
     }
 }
 
+/// `[upgrade]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upgrade {
+    /// How long connections that were open at an upgrade may go on at the program from before it, milliseconds. What is open
+    /// then is cut, and charged in full. Default 600,000: ten minutes.
+    pub drain_ms: u64,
+}
+
+impl Default for Upgrade {
+    fn default() -> Upgrade {
+        Upgrade { drain_ms: 600_000 }
+    }
+}
+
 /// `[prices]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -336,6 +351,9 @@ pub(super) fn check(config: &Config) -> Result<(), Found> {
     let waits = [timeouts.connect_timeout_ms, timeouts.tls_timeout_ms];
     if waits.iter().any(|ms| !(1..=86_400_000).contains(ms)) {
         return found("upstream", "timeouts are 1 ms to 86400000 ms (a day)");
+    }
+    if !(1..=86_400_000).contains(&config.upgrade.drain_ms) {
+        return found("upgrade.drain_ms", "1 ms to 86400000 ms (a day)");
     }
     if timeouts.split_dns.iter().any(|split| split.servers.is_empty() || split.domain.is_empty()) {
         return found("upstream.split_dns", "each entry names a `domain` and at least one of `servers`");

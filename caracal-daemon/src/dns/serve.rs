@@ -90,10 +90,9 @@ impl std::fmt::Debug for Desk {
 }
 
 impl Desk {
-    async fn answer(&self, query: &[u8], netns: u64, from: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
-        let Some(agent) = (self.who)(netns, from, transport) else {
-            return answer::refused(query);
-        };
+    /// The answer to a query of this agent's; one of nobody's that we know is refused.
+    async fn answer(&self, query: &[u8], agent: Option<Arc<Agent>>, transport: Transport) -> Option<Vec<u8>> {
+        let Some(agent) = agent else { return answer::refused(query) };
         let policy = self.policy.current();
         let answer = answer::answer(query, transport, &agent, &policy, &self.resolver).await?;
         if let Some((host, decision)) = &answer.decided {
@@ -134,7 +133,8 @@ async fn one_datagram(
     (netns, from): (u64, SocketAddr),
     permit: OwnedSemaphorePermit,
 ) {
-    if let Some(bytes) = desk.answer(&query, netns, from, Transport::Udp).await {
+    let agent = (desk.who)(netns, from, Transport::Udp);
+    if let Some(bytes) = desk.answer(&query, agent, Transport::Udp).await {
         socket.send_to(&bytes, from).await.ok();
     }
     drop(permit);
@@ -154,11 +154,12 @@ pub async fn tcp(listener: TcpListener, netns: u64, desk: Arc<Desk>) {
         };
         // Without a permit or a share the connection is closed at once: the asker tries again or goes without.
         let Ok(permit) = desk.places.connections.clone().try_acquire_owned() else { continue };
-        let agent = (desk.who)(netns, from, Transport::Tcp).map(|agent| agent.cgroup);
-        let Some(share) = desk.places.shares.take(agent) else { continue };
+        // Once, and asked of the connection after the look-up: see `capture::listen::Gate::accept`.
+        let agent = (desk.who)(netns, from, Transport::Tcp).filter(|_| stream.peer_addr().is_ok());
+        let Some(share) = desk.places.shares.take(agent.as_ref().map(|agent| agent.cgroup)) else { continue };
         let desk = desk.clone();
         tokio::spawn(async move {
-            one_connection(stream, netns, from, &desk).await;
+            one_connection(stream, agent, &desk).await;
             drop((permit, share));
         });
     }
@@ -199,10 +200,10 @@ impl Drop for Share {
 }
 
 /// Messages with a length of two bytes before each (RFC 1035 4.2.2).
-async fn one_connection(mut stream: TcpStream, netns: u64, from: SocketAddr, desk: &Desk) {
+async fn one_connection(mut stream: TcpStream, agent: Option<Arc<Agent>>, desk: &Desk) {
     for _ in 0..MOST_ON_ONE {
         let Ok(Ok(query)) = tokio::time::timeout(IDLE, read_message(&mut stream)).await else { return };
-        let Some(bytes) = desk.answer(&query, netns, from, Transport::Tcp).await else { return };
+        let Some(bytes) = desk.answer(&query, agent.clone(), Transport::Tcp).await else { return };
         let Ok(length) = u16::try_from(bytes.len()) else { return };
         let mut framed = Vec::with_capacity(bytes.len() + 2);
         framed.extend_from_slice(&length.to_be_bytes());

@@ -4,7 +4,7 @@
 //! detail sealed, on the caller's thread. Long free text is cut; budget windows never are, since money hangs on them.
 
 use super::seal::{DetailKeys, SealError};
-use super::{Data, Detail, Draft, Hash, Usage, WindowKey};
+use super::{Data, Detail, Draft, Hash, Kind, Usage, WindowKey};
 use crate::clock::UnixNanos;
 use base64::Engine as _;
 use rand::RngCore as _;
@@ -63,6 +63,12 @@ impl Sealed {
     /// The record's id.
     pub(crate) fn id(&self) -> Option<&str> {
         id_in(&self.0)
+    }
+
+    /// Whether it is of this kind.
+    pub(crate) fn is(&self, kind: Kind) -> bool {
+        let rest = self.0.strip_prefix(br#""type":""#).and_then(|rest| rest.strip_prefix(kind.code().as_bytes()));
+        rest.is_some_and(|rest| rest.starts_with(b"\""))
     }
 
     /// The record without its place.

@@ -16,9 +16,10 @@ pub fn is_asked<B>(request: &http::Request<B>) -> bool {
     request.version() == http::Version::HTTP_11 && request.headers().contains_key(http::header::UPGRADE)
 }
 
-/// Copies between the agent's and the upstream's connection, once both have left HTTP.
-pub fn splice(agent: OnUpgrade, upstream: OnUpgrade) {
+/// Copies between the agent's and the upstream's connection, once both have left HTTP. Keeps `open` until the end.
+pub fn splice(agent: OnUpgrade, upstream: OnUpgrade, open: impl Send + 'static) {
     tokio::spawn(async move {
+        let _open = open;
         let both = async { tokio::try_join!(agent, upstream) };
         if let Ok(Ok((agent, upstream))) = tokio::time::timeout(HAND_OVER, both).await {
             copy(&mut TokioIo::new(agent), &mut TokioIo::new(upstream)).await;

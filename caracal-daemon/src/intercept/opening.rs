@@ -99,10 +99,10 @@ pub(super) fn refuse_connection(origin: &Origin, host: &str, refusal: &Refusal) 
 }
 
 /// Counts a connection among the open ones while it is.
-pub(super) struct OpenConnection(Arc<Telemetry>);
+pub(crate) struct OpenConnection(Arc<Telemetry>);
 
 impl OpenConnection {
-    pub(super) fn new(telemetry: Arc<Telemetry>) -> OpenConnection {
+    pub(crate) fn new(telemetry: Arc<Telemetry>) -> OpenConnection {
         Telemetry::count(&telemetry.open);
         OpenConnection(telemetry)
     }
@@ -111,5 +111,21 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts what an upgrade waits for a moment: a connection until it is known what it is, a request until it is answered.
+pub(crate) struct Beginning(Arc<Telemetry>);
+
+impl Beginning {
+    pub(crate) fn new(telemetry: Arc<Telemetry>) -> Beginning {
+        Telemetry::count(&telemetry.beginning);
+        Beginning(telemetry)
+    }
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        self.0.beginning.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,6 +1,7 @@
 //! Connections whose content is not read, because a rule says so: `tcp` and `tls-passthrough`.
 
 use crate::http::upgrade;
+use crate::intercept::opening::Beginning;
 use crate::intercept::record::About;
 use crate::intercept::session::Origin;
 use crate::meter::Surface;
@@ -43,8 +44,13 @@ pub(crate) fn unread(origin: &Origin) -> Option<(Arc<str>, Decision, Grant)> {
 }
 
 /// Dials `host` and copies both ways. Where it has the address that the agent asked for, that one is tried first.
-pub(crate) async fn pass<S>(origin: &Origin, mut stream: S, host: &str, decision: &Decision, grant: &Grant)
-where
+pub(crate) async fn pass<S>(
+    origin: &Origin,
+    mut stream: S,
+    host: &str,
+    (decision, grant): (&Decision, &Grant),
+    begins: Beginning,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let about = About { action: Some(Action::Connect), host, port: origin.port, ..About::default() };
@@ -78,7 +84,10 @@ where
         first: origin.address,
     };
     match origin.stack.pool.dialer().tcp(route).await {
-        Ok(mut upstream) => upgrade::copy(&mut stream, &mut upstream).await,
+        Ok(mut upstream) => {
+            drop(begins);
+            upgrade::copy(&mut stream, &mut upstream).await;
+        }
         Err(refusal) => origin.refused(&refusal, about, &decision.policies),
     }
 }

@@ -180,6 +180,12 @@ impl Stack {
         self.remembered.clear();
     }
 
+    /// Whether an answer is still read whose agent has hung up.
+    #[must_use]
+    pub fn reads_on(&self) -> bool {
+        self.drains.available_permits() < self.limits.drains
+    }
+
     /// Writes every count that is still open: before the process ends.
     pub async fn flush(&self) {
         self.recorder.flush().await;

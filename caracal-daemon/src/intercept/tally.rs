@@ -1,11 +1,13 @@
 //! What each agent did since it started, for the last words of `run`. A convenience: records are the truth.
 //! Bounded per agent; what does not fit is counted, not kept.
 
+mod pairs;
 mod words;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::agent::CgroupId;
@@ -19,20 +21,21 @@ use crate::refusal::Reason;
 const MOST: usize = 256;
 
 /// One agent's doings.
-#[derive(Debug, Default)]
-struct Doings {
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Doings {
     /// Calls and charges by model: as many as the price book has.
     models: BTreeMap<String, (u64, NanoUsd)>,
     agent: String,
     requests: u64,
     calls: u64,
     spent: NanoUsd,
+    #[serde(with = "pairs")]
     refused: BTreeMap<Refused, Refusals>,
     observed: BTreeMap<String, Observed>,
     left_out: u64,
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Refused {
     host: String,
     /// 0 for a look-up.
@@ -42,7 +45,7 @@ struct Refused {
     about: Option<String>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Refusals {
     count: u64,
     /// The sentence of the first.
@@ -76,6 +79,16 @@ impl Tally {
         }
     }
 
+    /// Gives what was noted, and begins anew.
+    pub(crate) fn take(&self) -> HashMap<CgroupId, Doings> {
+        std::mem::take(&mut *self.all())
+    }
+
+    /// Adds what an agent did at the hands of another data path.
+    pub(crate) fn add(&self, agent: CgroupId, doings: Doings) {
+        self.all().entry(agent).or_default().add(doings);
+    }
+
     /// Forgets an agent that is gone.
     pub fn forget(&self, agent: CgroupId) {
         self.all().remove(&agent);
@@ -104,6 +117,35 @@ impl Tally {
 }
 
 impl Doings {
+    fn add(&mut self, other: Doings) {
+        if self.agent.is_empty() {
+            self.agent = other.agent;
+        }
+        for (model, (calls, spent)) in other.models {
+            let mine = self.models.entry(model).or_default();
+            *mine = (mine.0 + calls, mine.1.saturating_add(spent));
+        }
+        self.requests += other.requests;
+        self.calls += other.calls;
+        self.spent = self.spent.saturating_add(other.spent);
+        self.left_out += other.left_out;
+        for (refused, more) in other.refused {
+            if self.refused.len() >= MOST && !self.refused.contains_key(&refused) {
+                self.left_out += 1;
+                continue;
+            }
+            let mine = self.refused.entry(refused).or_insert(Refusals { count: 0, sentence: more.sentence });
+            mine.count += more.count;
+        }
+        for (key, observed) in other.observed {
+            if self.observed.len() >= MOST && !self.observed.contains_key(&key) {
+                self.left_out += 1;
+                continue;
+            }
+            self.observed.insert(key, observed);
+        }
+    }
+
     fn refuse(&mut self, draft: &Draft) {
         let sentence = draft.detail.sentence.clone().unwrap_or_default();
         let reason = draft.data.reason.unwrap_or_default();
@@ -216,6 +258,28 @@ mod tests {
         assert_eq!(told(&[lookup(), lookup(), request("/1"), request("/2")]), once);
         assert_eq!(told(&[request("/1"), request("/2"), lookup()]), once);
         assert_eq!(told(&[lookup()]), [("a.test, looked up (host_not_allowed)".to_owned(), 0, 1)]);
+    }
+
+    #[test]
+    fn what_another_data_path_noted_is_added() {
+        let lookup = draft(Action::Resolve, "b.test", None, Reason::HostNotAllowed, "");
+        let outcome = |cost| Draft {
+            kind: Kind::Outcome,
+            data: Data { model: Some("m".into()), cost: Some(NanoUsd(cost)), ..Data::default() },
+            ..draft(Action::Llm, "a.test", None, Reason::PriceUnknown, "")
+        };
+        let (before, after) = (Tally::default(), Tally::default());
+        [lookup.clone(), outcome(3)].iter().for_each(|draft| before.note(CgroupId(1), draft));
+        [lookup, outcome(4)].iter().for_each(|draft| after.note(CgroupId(1), draft));
+        for told in before.take() {
+            let sent = serde_json::to_vec(&told).expect("JSON");
+            let (agent, doings) = serde_json::from_slice(&sent).expect("the same");
+            after.add(agent, doings);
+        }
+        let summary = after.summary(CgroupId(1), false);
+        assert_eq!((&summary["calls"], &summary["spent_nano_usd"]), (&json!(2), &json!(7)));
+        assert_eq!(summary["refused"][0]["count"], 2, "{summary}");
+        assert!(before.take().is_empty());
     }
 
     #[test]

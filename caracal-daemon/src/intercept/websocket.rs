@@ -11,6 +11,7 @@ use crate::http::pool::SendError;
 use crate::http::upgrade;
 use crate::http::websocket::{Kind, Message, Reader, Side, write};
 use crate::intercept::metered::BEYOND;
+use crate::intercept::opening::OpenConnection;
 use crate::intercept::paid::{self, Prepared, Refused};
 use crate::intercept::session::{Answer, Asked, Decided, Session, no_journal};
 use crate::intercept::settle::{Ticket, Unknown};
@@ -84,7 +85,11 @@ pub(crate) async fn open(
             session.wire.upgrade();
             let upstream_side = hyper::upgrade::on(&mut response);
             let socket = Socket { session: session.clone(), asked, provider, decided, chain: Chain::default() };
-            tokio::spawn(socket.story(agent_side, upstream_side));
+            let open = OpenConnection::new(session.origin.stack.telemetry.clone());
+            tokio::spawn(async move {
+                let _open = open;
+                socket.story(agent_side, upstream_side).await;
+            });
             response.map(|_| Download::empty())
         }
         Err(SendError::NotSent(refusal) | SendError::Failed(refusal)) => {

@@ -16,7 +16,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const NAME: &str = "kept";
 const DRAFT: &str = "kept.new";
@@ -35,7 +35,14 @@ pub(crate) const ROOM: usize = PLACE - HEAD;
 pub(crate) struct Keep {
     base: NonNull<u8>,
     length: NonZeroUsize,
-    free: Mutex<Vec<u32>>,
+    free: Mutex<Free>,
+}
+
+#[derive(Debug, Default)]
+struct Free {
+    places: Vec<u32>,
+    /// Another process is about to keep its records here.
+    closed: bool,
 }
 
 // SAFETY: the mapping is plain memory; each place is written by the one owner of its `Slot` only, and its two words that
@@ -111,9 +118,28 @@ impl Keep {
                 free.push(index);
             }
         }
-        *keep.free.lock().unwrap_or_else(PoisonError::into_inner) = free;
+        keep.free().places = free;
         found.sort_by(|one, other| one.sealed.id().cmp(&other.sealed.id()));
         Ok((keep, found))
+    }
+
+    /// Whether more may be kept here; closed before another process opens the file.
+    pub(crate) fn set_closed(&self, closed: bool) {
+        self.free().closed = closed;
+    }
+
+    /// Whether nothing is kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.free().places.len() == self.length.get() / PLACE - 1
+    }
+
+    fn take(&self) -> Option<u32> {
+        let mut free = self.free();
+        if free.closed { None } else { free.places.pop() }
+    }
+
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps `sealed`, which stands for one event. `handed` is the sequence number at or behind which the journal will
@@ -123,7 +149,7 @@ impl Keep {
         if bytes.len() > ROOM {
             return None;
         }
-        let index = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        let index = self.take()?;
         let slot = Slot { keep: Arc::clone(self), index };
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let to = slot.start();
@@ -154,7 +180,7 @@ impl Slot {
     /// The record is written, or not to be: the place is free.
     pub(crate) fn written(self) {
         self.count().store(0, Ordering::Release);
-        self.keep.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
+        self.keep.free().places.push(self.index);
     }
 
     fn start(&self) -> NonNull<u8> {
@@ -280,7 +306,7 @@ mod tests {
         file.write_all_at(b"?", at + 100).expect("written");
         let (keep, found) = open(dir.path());
         assert!(found.is_empty());
-        assert_eq!(keep.free.lock().expect("free").len(), 8);
+        assert_eq!(keep.free().places.len(), 8);
         drop(keep);
         file.write_all_at(b"?", 0).expect("written");
         assert!(Keep::open(dir.path(), 8).expect_err("another file").to_string().contains("move it aside"));

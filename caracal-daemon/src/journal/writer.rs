@@ -2,10 +2,11 @@
 
 use super::bell::Bell;
 use super::frame::{self, FRAME_BYTES, MAX_FRAME_BYTES};
-use super::kept::Slot;
+use super::kept::{Keep, Slot};
 use super::recover::{self, Recovered};
 use super::relay::{Relay, Waiter as Answer};
 use super::segment::{self, HEADER_BYTES, Segment};
+use super::successor::{self, Successor};
 use super::{JournalError, Options, Receipt, Start, Tail};
 use crate::clock::monotonic_ns;
 use crate::event::Sealed;
@@ -24,6 +25,8 @@ const MAX_GROUP_BYTES: usize = 4 << 20;
 const MAX_UNSYNCED_BYTES: usize = 1 << 20;
 /// How often a failing disk is tried.
 const RETRY: Duration = Duration::from_millis(200);
+/// How long records that are kept may take to come to a writer that is about to let go.
+const PARTS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the writer is asked.
 #[derive(Debug)]
@@ -36,6 +39,16 @@ pub(crate) enum Message {
     Flush(oneshot::Sender<Result<(), JournalError>>),
     /// Delete segments that hold nothing at or above this.
     Release(u64),
+    /// Let go of the journal once all before it is durable and nothing is kept; what comes then is the successor's.
+    Part(Parting),
+}
+
+/// The journal goes to the next data path.
+#[derive(Debug)]
+pub(crate) struct Parting {
+    pub(crate) keep: Arc<Keep>,
+    pub(crate) successor: Arc<Successor>,
+    pub(crate) done: oneshot::Sender<Result<(), JournalError>>,
 }
 
 impl Message {
@@ -43,7 +56,7 @@ impl Message {
     pub(crate) fn is_waited_for(&self) -> bool {
         match self {
             Message::Append { done, .. } => done.is_some(),
-            Message::Probe(_) | Message::Flush(_) => true,
+            Message::Probe(_) | Message::Flush(_) | Message::Part(_) => true,
             Message::Release(_) => false,
         }
     }
@@ -118,9 +131,14 @@ pub(crate) fn start(
     queue: Receiver<Message>,
 ) -> Result<(Handle, Recovered), JournalError> {
     let (mut writer, recovered) = open(dir, options, tail, room, Arc::clone(&bell))?;
+    let (rings, permits) = (Arc::clone(&bell), Arc::clone(&writer.room));
     let run = move || {
         set_priority(FIRST);
-        writer.run(&queue);
+        let Some(Parting { successor, done, .. }) = writer.run(&queue) else { return };
+        // With it goes the lock.
+        drop(writer);
+        let _ = done.send(Ok(()));
+        successor::serve(&successor, &queue, &rings, &permits);
     };
     let thread = std::thread::Builder::new().name("journal".into()).spawn(run);
     let thread = thread.map_err(|error| JournalError::Unavailable(error.to_string()))?;
@@ -234,7 +252,9 @@ fn set_priority(nice: libc::c_int) {
 }
 
 impl Writer {
-    fn run(&mut self, queue: &Receiver<Message>) {
+    /// Works until the queue ends, or the journal goes to a successor.
+    fn run(&mut self, queue: &Receiver<Message>) -> Option<Parting> {
+        let mut parting = None;
         loop {
             match self.receive(queue) {
                 Ok(first) => {
@@ -242,16 +262,43 @@ impl Writer {
                         // Others are about to ask too, if they get a core: one sync for all of them. Nobody there, no wait.
                         std::thread::yield_now();
                     }
-                    self.group(first, queue);
+                    parting = self.group(first, queue);
                 }
                 Err(RecvTimeoutError::Timeout) => self.tick(),
                 Err(RecvTimeoutError::Disconnected) => break,
+            }
+            match parting.take().map(|parting| self.part(parting, queue)) {
+                None | Some(None) => {}
+                parted @ Some(Some(_)) => {
+                    parting = parted.flatten();
+                    break;
+                }
             }
         }
         let _ = self.advance().and_then(|()| self.sync());
         if let Some(spare) = self.spare.take() {
             let _ = spare.join();
         }
+        parting
+    }
+
+    /// Gives `parting` back once all is durable and nothing is kept. Otherwise says so, and goes on as before.
+    fn part(&mut self, parting: Parting, queue: &Receiver<Message>) -> Option<Parting> {
+        let until = monotonic_ns().saturating_add(u64::try_from(PARTS_WITHIN.as_nanos()).unwrap_or(0));
+        // Whoever has kept a record is about to hand it over.
+        while !self.failing && !parting.keep.is_empty() && monotonic_ns() < until {
+            match queue.recv_timeout(Duration::from_millis(5)) {
+                Ok(message) => drop(self.group(message, queue)),
+                Err(_) => self.tick(),
+            }
+        }
+        self.tick();
+        if !self.failing && self.waiting.is_empty() && self.unsynced.is_empty() && parting.keep.is_empty() {
+            return Some(parting);
+        }
+        let why = "records are still to be written".to_owned();
+        let _ = parting.done.send(Err(JournalError::Unavailable(self.tail.failure().unwrap_or(why))));
+        None
     }
 
     fn receive(&self, queue: &Receiver<Message>) -> Result<Message, RecvTimeoutError> {
@@ -267,8 +314,9 @@ impl Writer {
         look().or_else(|| self.bell.wait(within, look)).unwrap_or(Err(RecvTimeoutError::Timeout))
     }
 
-    /// Takes `first` and all that is queued behind it, and writes it.
-    fn group(&mut self, first: Message, queue: &Receiver<Message>) {
+    /// Takes `first` and all that is queued behind it, and writes it; up to a parting, which it gives back.
+    fn group(&mut self, first: Message, queue: &Receiver<Message>) -> Option<Parting> {
+        let mut parting = None;
         let mut bytes = 0;
         let mut flushes = Vec::new();
         let mut probes = Vec::new();
@@ -282,8 +330,10 @@ impl Writer {
                 Message::Probe(done) => probes.push(done),
                 Message::Flush(done) => flushes.push(done),
                 Message::Release(sequence) => self.release(sequence),
+                Message::Part(wanted) => parting = Some(wanted),
             }
-            message = if bytes < MAX_GROUP_BYTES { queue.try_recv().ok() } else { None };
+            let more = bytes < MAX_GROUP_BYTES && parting.is_none();
+            message = if more { queue.try_recv().ok() } else { None };
         }
         let result = match self.attempt(!flushes.is_empty()) {
             Ok(()) => self.recovered(),
@@ -292,6 +342,7 @@ impl Writer {
         for done in flushes.into_iter().chain(probes) {
             let _ = done.send(result.clone());
         }
+        parting
     }
 
     /// Nothing came: sync what is due, or try a failing disk again.

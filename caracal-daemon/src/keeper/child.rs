@@ -1,6 +1,6 @@
 //! Starts the data path: this same binary, with its sockets and maps at fixed descriptors, as a user without rights.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -110,6 +110,8 @@ pub struct Received {
     pub sources: OwnedFd,
     /// Queries' flows.
     pub resolving: OwnedFd,
+    /// The roads of data paths from before an upgrade, which still end what they had begun.
+    pub predecessors: Vec<OwnedFd>,
 }
 
 /// The keeper's ends of the roads to a data path.
@@ -137,6 +139,7 @@ pub fn start(
     netns: u64,
     user: User,
     inherited: &Inherited,
+    predecessors: &[BorrowedFd<'_>],
 ) -> Result<(Child, Roads), KeeperError> {
     let failed = |error: std::io::Error| KeeperError::Gone(format!("the data path cannot be started: {error}"));
     let (signing, signing_child) = UnixStream::pair().map_err(failed)?;
@@ -145,7 +148,7 @@ pub fn start(
     let (flows, flows_child) = UnixStream::pair().map_err(failed)?;
     let (vouch, vouch_child) = UnixStream::pair().map_err(failed)?;
     let s = &inherited.sockets;
-    let sources: [RawFd; COUNT] = [
+    let always: [RawFd; COUNT] = [
         signing_child.as_raw_fd(),
         orders_child.as_raw_fd(),
         doors_child.as_raw_fd(),
@@ -161,6 +164,7 @@ pub fn start(
         inherited.sources.as_raw_fd(),
         inherited.resolving.as_raw_fd(),
     ];
+    let sources: Vec<RawFd> = always.into_iter().chain(predecessors.iter().map(AsRawFd::as_raw_fd)).collect();
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("caracald: data path")
@@ -171,6 +175,7 @@ pub fn start(
         .args(["--netns", &netns.to_string()])
         .args(["--uid", &user.uid.to_string()])
         .args(["--gid", &user.gid.to_string()])
+        .args(["--predecessors", &predecessors.len().to_string()])
         .arg("--state")
         .arg(&config.state_dir)
         .env_clear()
@@ -180,27 +185,28 @@ pub fn start(
     if let Some(filter) = std::env::var_os("RUST_LOG") {
         command.env("RUST_LOG", filter);
     }
+    let mut aside = vec![0; sources.len()];
     // SAFETY: between fork and exec only dup2, fcntl, setrlimit and prctl are called, none of which takes a lock.
-    unsafe { command.pre_exec(move || place(&sources)) };
+    unsafe { command.pre_exec(move || place(&sources, &mut aside)) };
     let child = command.spawn().map_err(failed)?;
     Ok((child, Roads { signing, orders, doors, flows, vouch }))
 }
 
-/// Puts the descriptors at their numbers, first out of each other's way.
-fn place(sources: &[RawFd; COUNT]) -> std::io::Result<()> {
+/// Puts the descriptors at their numbers, first out of each other's way: at numbers that are noted in `aside`, which is as
+/// long as they are many.
+fn place(sources: &[RawFd], aside: &mut [RawFd]) -> std::io::Result<()> {
     let check = |result: libc::c_int| if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result) };
     // Whatever else the keeper was started with stays behind. A kernel without the call (before 5.11) has only what
     // the keeper's own start left open.
     // SAFETY: marks descriptors, closes none yet.
     unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    let mut aside = [0; COUNT];
     for (slot, source) in aside.iter_mut().zip(sources) {
         // SAFETY: plain descriptor duplication.
         *slot = check(unsafe { libc::fcntl(*source, libc::F_DUPFD_CLOEXEC, 100) })?;
     }
-    for (target, source) in (FIRST..).zip(aside) {
+    for (target, source) in (FIRST..).zip(&*aside) {
         // SAFETY: dup2 gives a descriptor without CLOEXEC.
-        check(unsafe { libc::dup2(source, target) })?;
+        check(unsafe { libc::dup2(*source, target) })?;
     }
     // Everybody waits for the journal's thread, so that one may go ahead of others: 30 stands for nice -10 (setrlimit(2)).
     let nice = libc::rlimit { rlim_cur: 30, rlim_max: 30 };
@@ -211,13 +217,14 @@ fn place(sources: &[RawFd; COUNT]) -> std::io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
 }
 
-/// Takes the inherited descriptors, once, at the data path's start.
+/// Takes the inherited descriptors, once, at the data path's start, with so many roads of `predecessors`.
 ///
 /// # Errors
 /// When they are not there: this verb is not for people.
-pub fn receive() -> Result<Received, KeeperError> {
-    let mut taken = Vec::with_capacity(COUNT);
-    for fd in (FIRST..).take(COUNT) {
+pub fn receive(predecessors: usize) -> Result<Received, KeeperError> {
+    let count = COUNT + predecessors.min(super::predecessors::MOST);
+    let mut taken = Vec::with_capacity(count);
+    for fd in (FIRST..).take(count) {
         // SAFETY: only asks whether the descriptor is open.
         if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
             return Err(KeeperError::Refused("data-path is started by the keeper: use `caracald attach`".to_owned()));
@@ -241,6 +248,7 @@ pub fn receive() -> Result<Received, KeeperError> {
         lease: next()?,
         sources: next()?,
         resolving: next()?,
+        predecessors: fds.collect(),
     })
 }
 

@@ -11,6 +11,7 @@ pub use watch::{Again, Flights};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -155,6 +156,15 @@ impl Governor {
             Some(orders) => orders.give(order),
             None => Err("the data path is not running; the door is shut. See the daemon's log".to_owned()),
         }
+    }
+
+    /// Orders something of the data path, with descriptors.
+    ///
+    /// # Errors
+    /// When it is not running, or says no.
+    pub fn order_with(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Answer {
+        let orders = self.orders().ok_or("the data path is not running")?;
+        orders.give_with(order, descriptors)
     }
 
     /// The CA's certificate, PEM.

@@ -88,9 +88,14 @@ const PARTS: [(&[&str], &str, &str); 6] = [
 ];
 
 /// What no level covers.
-const NEVER: [(&str, &str); 3] = [
+const NEVER: [(&str, &str); 4] = [
     ("store_and_forward", "what an agent writes into files or logs that a service outside sends on"),
     ("connected_unix_sockets", "unix sockets that were connected before the cgroup was attached"),
+    (
+        "namespace_root",
+        "whoever has CAP_NET_ADMIN over a network namespace that has another way out than loopback: what was sent to the \
+         daemon's listener there can be sent that way instead (tc)",
+    ),
     (
         "host_root",
         "a root process in the host's own namespaces: routes, kernel settings, modules, block devices, units and cron files",

@@ -88,8 +88,11 @@ pub enum Order {
     },
     /// Finish and exit.
     Stop,
-    /// Take nothing new, finish, and exit; the lease is left as it is. Another data path comes.
+    /// Take nothing new; the lease is left as it is. Another data path comes.
     HandOver,
+    /// Let go of journal, ledger and budgets, then end what is open and exit. The road to the data path that comes is with
+    /// the order. Answered once that one may start; an error: it may start once this one has ended.
+    Part,
 }
 
 /// Which records.

@@ -2,6 +2,7 @@
 //!
 //! Order matters: whatever is pinned denies until the data path has proved itself, so nothing here can open the door.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use super::live::Live;
 use super::namespaces::Namespaces;
 use super::order::{Order, Orders};
 use super::places::{host_id, make_directories, take_lock};
+use super::predecessors::{self, Predecessors};
 use super::refusals;
 use super::upgrade::{self, HandedOver};
 use super::{KeeperError, Signer, flows, namespaces, signing, sockets, truth, vouch};
@@ -58,6 +60,7 @@ pub fn serve(
     let signals = block_signals()?;
     let program = std::env::current_exe().map_err(|error| KeeperError::Kernel(error.to_string()))?;
     let handed_over = HandedOver::take()?;
+    let predecessors = Predecessors::take()?;
     let upgraded = handed_over.is_some();
     let (held, handed_listeners) = handed_over.map(|handed| (handed.lock, handed.listeners)).unzip();
     let places = Places::of(config);
@@ -144,6 +147,7 @@ pub fn serve(
         lock: &lock,
         program: &program,
         upgraded,
+        predecessors: RefCell::new(predecessors),
     };
     keeper.supervise(&signals, cgroups, ready)
 }
@@ -164,6 +168,8 @@ struct Keeper<'a> {
     program: &'a Path,
     /// The one before handed over.
     upgraded: bool,
+    /// Data paths from before an upgrade.
+    predecessors: RefCell<Predecessors>,
 }
 
 impl Keeper<'_> {
@@ -218,6 +224,7 @@ impl Keeper<'_> {
             }
             let _ = self.governor.kernel().close_lease();
             self.governor.set_orders(None);
+            self.predecessors.borrow_mut().end();
             pause = if started.elapsed() > Duration::from_secs(10) {
                 Duration::from_millis(100)
             } else {
@@ -228,7 +235,9 @@ impl Keeper<'_> {
     }
 
     fn start(&self) -> Result<Child, KeeperError> {
-        let (child, roads) = child::start(self.config, self.host_id, self.netns, self.user, self.inherited)?;
+        let predecessors = self.predecessors.borrow();
+        let (child, roads) =
+            child::start(self.config, self.host_id, self.netns, self.user, self.inherited, &predecessors.roads())?;
         let keys: Arc<dyn Signer> = Arc::clone(self.keys) as Arc<dyn Signer>;
         thread("signing", move || signing::serve(roads.signing, &keys))?;
         let governor = Arc::clone(self.governor);
@@ -309,8 +318,13 @@ impl Keeper<'_> {
                     if let Err(why) = self.upgrade(child) {
                         tracing::error!(%why, "No upgrade.");
                     }
+                    if self.predecessors.borrow().has(child.id()) {
+                        // It has let go of everything already.
+                        return Ok(false);
+                    }
                 }
                 Ok(Signal::SIGCHLD) => {
+                    self.predecessors.borrow_mut().reap();
                     if let Ok(Some(status)) = child.try_wait() {
                         tracing::error!(
                             status = describe(status),
@@ -336,9 +350,26 @@ impl Keeper<'_> {
         let until = monotonic_ns() + u64::try_from(upgrade::AT_MOST.as_nanos()).unwrap_or(0);
         self.governor.order(&Order::HandOver)?;
         self.governor.kernel().set_lease(until).map_err(|error| error.to_string())?;
-        self.wait_for_end(child);
-        let error = upgrade::become_program(self.program, self.lock.as_fd(), &self.inherited.sockets);
+        match self.part(child) {
+            Ok(road) => self.predecessors.borrow_mut().add(child.id(), road),
+            Err(why) => {
+                tracing::warn!(why, "What is open has {} s to end before the upgrade.", DRAIN.as_secs());
+                self.wait_for_end(child);
+            }
+        }
+        let predecessors = self.predecessors.borrow();
+        let error = upgrade::become_program(self.program, self.lock.as_fd(), &self.inherited.sockets, &predecessors);
         Err(format!("{}: {error}", self.program.display()))
+    }
+
+    /// Has the data path let go of what its successor needs; gives the successor's end of the road between the two.
+    fn part(&self, child: &mut Child) -> Result<OwnedFd, String> {
+        let (theirs, ours) = predecessors::road().map_err(|error| error.to_string())?;
+        self.governor.order_with(&Order::Part, &[theirs.as_fd()])?;
+        match child.try_wait() {
+            Ok(None) => Ok(ours),
+            _ => Err("it has ended".to_owned()),
+        }
     }
 
     /// Shuts the door, lets streams end, and waits for the journal to be written out.
@@ -346,6 +377,7 @@ impl Keeper<'_> {
         let _ = self.governor.kernel().close_lease();
         let _ = self.governor.order(&Order::Stop);
         self.wait_for_end(child);
+        self.predecessors.borrow_mut().end();
         let _ = self.governor.kernel().close_lease();
         let _ = fs::remove_file(&self.places.control);
     }

@@ -2,8 +2,8 @@
 //! and the lock over; new connections wait in the sockets meanwhile and none is refused. Programs and pins stand all the
 //! while. Never starts a program that cannot say its version, and goes on as it was when that fails.
 //!
-//! The old data path ends before the new one begins, since one journal has one writer: open streams have until the drain
-//! limit, and what they did is in the journal before the next one reads it.
+//! One journal has one writer: the old data path lets go of journal, ledger and budgets before the new one begins. What is
+//! open at the old one goes on there, and what it records then is written by the new one (`predecessors.rs`).
 
 use std::ffi::{CString, OsString};
 use std::io;
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::KeeperError;
 use super::listeners::{LISTENERS, Listeners};
+use super::predecessors::{self, Predecessors};
 
 /// The variable that names the descriptors, in their order: the lock, then the listeners.
 const VARIABLE: &str = "CARACAL_HANDED_OVER";
@@ -73,17 +74,26 @@ pub fn try_program(path: &Path) -> Result<String, String> {
 
 /// Becomes the program at `path`, with this process's arguments, environment and signal mask. Comes back only when it
 /// could not.
-pub fn become_program(path: &Path, lock: BorrowedFd<'_>, listeners: &Listeners) -> io::Error {
+pub fn become_program(
+    path: &Path,
+    lock: BorrowedFd<'_>,
+    listeners: &Listeners,
+    predecessors: &Predecessors,
+) -> io::Error {
     let mut handed = vec![lock.as_raw_fd()];
     handed.extend(listeners.descriptors().iter().map(|fd| fd.as_fd().as_raw_fd()));
     let named: Vec<String> = handed.iter().map(ToString::to_string).collect();
+    handed.extend(predecessors.roads().iter().map(AsRawFd::as_raw_fd));
     let text = |bytes: Vec<u8>| CString::new(bytes).map_err(io::Error::other);
     let prepared = (|| -> io::Result<_> {
         let program = CString::new(path.as_os_str().as_bytes())?;
         let arguments: Vec<CString> =
             std::env::args_os().map(OsString::into_vec).map(text).collect::<io::Result<_>>()?;
-        let mut environment = vec![text(format!("{VARIABLE}={}", named.join(",")).into_bytes())?];
-        for (name, value) in std::env::vars_os().filter(|(name, _)| name != VARIABLE) {
+        let left = format!("{}={}", predecessors::VARIABLE, predecessors.named());
+        let mut environment =
+            vec![text(format!("{VARIABLE}={}", named.join(",")).into_bytes())?, text(left.into_bytes())?];
+        let ours = |name: &OsString| name == VARIABLE || name == predecessors::VARIABLE;
+        for (name, value) in std::env::vars_os().filter(|(name, _)| !ours(name)) {
             environment.push(text([name.as_bytes(), b"=", value.as_bytes()].concat())?);
         }
         Ok((program, arguments, environment))

@@ -8,7 +8,7 @@ use std::fmt::Write;
 const MAX_PATHS: usize = 8;
 
 /// One thing that was allowed only because of `--learn`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Observed {
     /// The name, or the address as text.
     pub host: String,

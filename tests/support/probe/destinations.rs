@@ -6,11 +6,12 @@ use crate::raw;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use socket2::Socket;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use support::catalogue::ECHO_PORTS;
 
@@ -22,13 +23,20 @@ const REUSED: u16 = 32;
 struct Tally {
     right: AtomicU64,
     wrong: AtomicU64,
-    failed: AtomicU64,
+    /// Of those that failed, how many at which step for which reason.
+    failed: Mutex<BTreeMap<String, u64>>,
     open: AtomicUsize,
     most_open: AtomicUsize,
 }
 
+impl Tally {
+    fn failed(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What `probe destinations` does: prints `right N wrong N failed N open N`, the last being the most that were open at
-/// once, and a line for each wrong one.
+/// once, and before it a line for each wrong one and one `failed N REASON` for each reason.
 pub(crate) fn run(seed: u64, count: u64, open: usize) -> ExitCode {
     let tally = Tally::default();
     let each = open / usize::try_from(THREADS).unwrap_or(1);
@@ -38,7 +46,11 @@ pub(crate) fn run(seed: u64, count: u64, open: usize) -> ExitCode {
             scope.spawn(move || worker(seed, thread, count / THREADS, each, tally));
         }
     });
-    let [right, wrong, failed] = [&tally.right, &tally.wrong, &tally.failed].map(|count| count.load(Ordering::SeqCst));
+    let [right, wrong] = [&tally.right, &tally.wrong].map(|count| count.load(Ordering::SeqCst));
+    let failed: u64 = tally.failed().values().sum();
+    for (reason, count) in &*tally.failed() {
+        println!("failed {count} {reason}");
+    }
     let open = tally.most_open.load(Ordering::SeqCst);
     println!("right {right} wrong {wrong} failed {failed} open {open}");
     ExitCode::SUCCESS
@@ -69,9 +81,7 @@ fn worker(seed: u64, thread: u64, count: u64, open: usize, tally: &Tally) {
                 }
             }
             Err(error) => {
-                if tally.failed.fetch_add(1, Ordering::SeqCst) < 5 {
-                    eprintln!("{to}: {} {}", error.step, error.error);
-                }
+                *tally.failed().entry(format!("{}: {}", error.step, error.error)).or_default() += 1;
             }
         }
         while kept.len() > open {

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{go, packages};
+use super::{go, packages, resolved};
 use crate::{checkout::Checkout, pins, progress};
 
 /// Where the installed clients are.
@@ -20,6 +20,8 @@ pub(crate) struct Clients {
     pub(crate) node: PathBuf,
     /// The judges of the ledger that are written in Go.
     pub(crate) judge: PathBuf,
+    /// systemd-resolved.
+    pub(crate) resolved: PathBuf,
 }
 
 /// Installs the clients that are missing or have another version than the pinned one.
@@ -32,6 +34,7 @@ pub(crate) fn install(checkout: &Checkout) -> Result<Clients> {
         python: python(checkout, &tools.join("python"), "the Python SDKs", pins::PYTHON)?,
         node: node(checkout, &tools.join("node"), pins::NODE)?,
         judge: go::judge(checkout)?,
+        resolved: resolved::unpack(checkout)?,
     })
 }
 
@@ -62,11 +65,12 @@ pub(crate) const AGENTS: [(&str, &str); 2] = [("Claude Code", "@anthropic-ai/cla
 
 impl Clients {
     /// Tells the contracts where the clients are.
-    pub(crate) fn environment(&self) -> [(&'static str, PathBuf); 3] {
+    pub(crate) fn environment(&self) -> [(&'static str, PathBuf); 4] {
         [
             ("CARACAL_PYTHON", self.python.clone()),
             ("CARACAL_NODE", self.node.clone()),
             ("CARACAL_JUDGE", self.judge.clone()),
+            ("CARACAL_RESOLVED", self.resolved.clone()),
         ]
     }
 

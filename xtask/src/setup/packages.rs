@@ -80,6 +80,7 @@ pub(crate) const TEST: &[(&str, Probe)] = &[
     ("postgresql-client", Probe::Program("psql")),
     ("musl-tools", Probe::Program("musl-gcc")),
     ("nscd", Probe::Program("nscd")),
+    ("golang-go", Probe::Program("go")),
 ];
 
 /// What the demo plays with.

@@ -29,7 +29,9 @@ pub struct Use {
 }
 
 impl Use {
-    fn taken(&self) -> NanoUsd {
+    /// Both.
+    #[must_use]
+    pub fn taken(&self) -> NanoUsd {
         self.settled.saturating_add(self.held)
     }
 }
@@ -77,8 +79,8 @@ impl Slice {
     /// A slice that was another process's of this host, which is gone: what that one did not spend goes back with the first
     /// claim. It is not spent from: a vault that came from a backup may have lent it to another host meanwhile.
     #[must_use]
-    pub fn taken_up(settled: NanoUsd, ends: Option<UnixNanos>) -> Slice {
-        Slice { granted: settled, ends, ..Slice::default() }
+    pub fn taken_up(taken: NanoUsd, ends: Option<UnixNanos>) -> Slice {
+        Slice { granted: taken, ends, ..Slice::default() }
     }
 
     /// A call asks for as much as `most`.

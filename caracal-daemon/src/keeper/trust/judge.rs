@@ -19,8 +19,8 @@ use crate::cli::trust::bundle::SYSTEM_BUNDLES;
 const MOST_BYTES: u64 = 4 << 20;
 /// So much of a program is searched for the mark of its compiler.
 const MOST_PROGRAM: u64 = 256 << 20;
-/// What the Go linker writes into every program (`debug/buildinfo`).
-const GO: &[u8] = b"\xff Go buildinf:";
+/// What the Go linker writes into every program (`debug/buildinfo`), backwards: forwards it would stand in this program too.
+const GO_BACKWARDS: &[u8] = b":fnidliub oG \xff";
 
 /// How it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,11 +152,11 @@ fn is_go(pid: u32) -> bool {
     while let Some(room) = buffer.get_mut(kept..) {
         let Ok(length @ 1..) = file.read(room) else { return false };
         let filled = buffer.get(..kept + length).unwrap_or_default();
-        if contains(filled, GO) {
+        if filled.windows(GO_BACKWARDS.len()).any(|bytes| bytes.iter().rev().eq(GO_BACKWARDS)) {
             return true;
         }
         // The mark may lie across two reads.
-        let tail = filled.len().saturating_sub(GO.len());
+        let tail = filled.len().saturating_sub(GO_BACKWARDS.len());
         kept = filled.len() - tail;
         buffer.copy_within(tail..tail + kept, 0);
     }

@@ -1,0 +1,176 @@
+//! Paid streams that last over upgrades: each goes on at the program that it began at, and its charge is written by the
+//! program that has the journal then. What the bill says is what the ledger says, to the nano-USD.
+
+use crate::{STAND_IN, rules, settled};
+use serde_json::{Map, json};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+use support::daemon::{Cgroup, Daemon, alive, caracald};
+use support::netns::until;
+use support::report;
+use support::scene::Scene;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Replaces the program as a package manager does: another file takes the name.
+fn install(into: &Path) {
+    let fresh = into.with_extension("new");
+    let copied = std::process::Command::new("cp").arg(caracald()).arg(&fresh).status().expect("cp");
+    assert!(copied.success());
+    std::fs::rename(&fresh, into).expect("it takes the name");
+}
+
+/// One stream of an agent: curl, and what it got.
+struct Stream {
+    child: Child,
+    out: PathBuf,
+}
+
+impl Stream {
+    /// Begins one that stands still after two events, until [`go`].
+    fn begin(scene: &Scene, cgroup: &Cgroup, ca: &Path, cap: u64) -> Stream {
+        let body = json!({
+            "model": "gpt-4o-mini", "stream": true, "max_tokens": cap,
+            "messages": [{"role": "user", "content": format!("[[id={cap} output=40 stop=2]]")}],
+        });
+        let out = scene.file(&format!("stream.{cap}"), "");
+        let file = std::fs::OpenOptions::new().append(true).open(&out).expect("a file");
+        let run = scene.agent("curl").cgroup(&cgroup.path()).args(["-sS", "-N", "--max-time", "300"]);
+        let run = run.arg("--cacert").arg(ca).args(["-H", "authorization: Bearer stand-in"]);
+        let run = run.args(["-H", "content-type: application/json", "-d", &body.to_string()]);
+        let run = run.arg("https://api.openai.com/v1/chat/completions");
+        let child = run.spawn(Stdio::from(file), Stdio::inherit()).expect("curl starts");
+        let stream = Stream { child, out };
+        until("the stream stands still", PATIENCE, || stream.said().contains("data:")).expect("a stream");
+        stream
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.out).unwrap_or_default()
+    }
+}
+
+/// Lets a stream go on.
+fn go(scene: &Scene, cgroup: &Cgroup, ca: &Path, cap: u64) {
+    let run = scene.agent("curl").cgroup(&cgroup.path()).args(["-sS", "--max-time", "60"]).arg("--cacert").arg(ca);
+    let _ran = run.arg(format!("https://example.com/go/{cap}")).ran().ok();
+}
+
+struct World<'a> {
+    scene: &'a Scene,
+    cgroup: &'a Cgroup,
+    daemon: Daemon<'a>,
+    binary: PathBuf,
+    ca: PathBuf,
+}
+
+impl World<'_> {
+    /// Upgrades; gives the data path from before it.
+    fn upgrade(&self) -> i32 {
+        let before = self.daemon.data_path().expect("a data path");
+        install(&self.binary);
+        let ran = self.daemon.command(&["upgrade"]).ran();
+        assert_eq!(ran.code, Some(0), "{}\n{}", ran.screen(), self.daemon.logs());
+        let another = || self.daemon.data_path().is_some_and(|other| other != before);
+        until("another data path serves", PATIENCE, another).expect("another data path");
+        before
+    }
+
+    fn finish(&self, cap: u64, mut stream: Stream) {
+        go(self.scene, self.cgroup, &self.ca, cap);
+        let mut status = None;
+        until("the stream ends", PATIENCE, || {
+            status = stream.child.try_wait().ok().flatten();
+            status.is_some()
+        })
+        .unwrap_or_else(|error| panic!("{error}: {}\n{}", stream.said(), self.daemon.logs()));
+        let whole = status.is_some_and(|status| status.success()) && stream.said().contains("[DONE]");
+        assert!(whole, "{cap} broke off: {status:?} {}\n{}", stream.said(), self.daemon.logs());
+    }
+
+    fn held(&self) -> u64 {
+        let budgets = self.daemon.json(&["budgets"]);
+        budgets[0]["held_nano_usd"].as_u64().unwrap_or_else(|| panic!("{budgets}"))
+    }
+}
+
+fn world(name: &str, limit: &str, more: &str, work: impl FnOnce(&mut World<'_>) -> Map<String, serde_json::Value>) {
+    report::case("money", name, || {
+        let place =
+            tempfile::Builder::new().prefix("caracal-upgraded-").tempdir_in(caracald().parent().expect("a directory"));
+        let place = place.expect("a directory");
+        support::netns::open_to_all(place.path()).expect("its mode");
+        let binary = place.path().join("caracald");
+        install(&binary);
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let cgroup = Cgroup::new();
+        let rules = format!("{}\n[[allow]]\nhosts = [\"example.com\"]\n{more}", rules(limit));
+        let mut daemon = Daemon::configured(&scene, &rules);
+        daemon.attach(&cgroup.path());
+        daemon.install(&binary);
+        daemon.restart();
+        let ca = daemon.ca();
+        scene.wire.clear();
+        let mut world = World { scene: &scene, cgroup: &cgroup, daemon, binary, ca };
+        let more = work(&mut world);
+        scene.wire.silent();
+        let _ran = world.daemon.verify();
+        world.daemon.stop();
+        more
+    });
+}
+
+#[test]
+fn streams_last_over_upgrades_and_are_charged_exactly() {
+    world("streams over upgrades", "100 USD", "", |world| {
+        let begin = |cap| Stream::begin(world.scene, world.cgroup, &world.ca, cap);
+        let one = begin(1_001);
+        let first = world.upgrade();
+        assert!(alive(first), "it has a stream to end");
+        let (two, held) = (begin(1_002), world.held());
+        assert!(held > 0);
+        let second = world.upgrade();
+        assert!(alive(first) && alive(second));
+        assert_eq!(world.held(), held, "both calls are held at the third data path");
+        let three = begin(1_003);
+        // The second one's first, then the first one's, which has seen two successors.
+        for (cap, stream, path) in [(1_002, two, Some(second)), (1_001, one, Some(first)), (1_003, three, None)] {
+            world.finish(cap, stream);
+            if let Some(path) = path {
+                until("its data path ends", PATIENCE, || !alive(path)).expect("it ends");
+            }
+        }
+        let (records, audit) = settled(world.scene, &world.daemon);
+        assert_eq!((audit.requests, audit.lost, audit.doubled), (3, 0, 0), "{audit:?}\n{records:#?}");
+        assert_eq!(audit.ledger, audit.bill, "each is charged what was billed");
+        assert_eq!(world.held(), 0);
+        Map::from_iter([("upgrades".to_owned(), json!(2)), ("streams".to_owned(), json!(3))])
+    });
+}
+
+#[test]
+fn what_an_upgrade_has_to_cut_is_charged_in_full() {
+    // A second for what is open, and the old data path killed: the bill is not known in either case, and no hold is lost.
+    world("streams that an upgrade cuts", "100 USD", "\n[upgrade]\ndrain_ms = 1000\n", |world| {
+        let cut = Stream::begin(world.scene, world.cgroup, &world.ca, 1_001);
+        let first = world.upgrade();
+        until("its time is over", PATIENCE, || !alive(first)).expect("it ends");
+        let killed = Stream::begin(world.scene, world.cgroup, &world.ca, 1_002);
+        let second = world.upgrade();
+        // SAFETY: kill takes integers; the pid is the daemon's child.
+        unsafe { libc::kill(second, libc::SIGKILL) };
+        until("the holds are charged", PATIENCE, || world.held() == 0).expect("charged");
+        let records = world.daemon.records();
+        let calls = support::ledger::calls(&records);
+        assert_eq!(calls.len(), 2);
+        for call in calls.values() {
+            assert_eq!((call.settle.as_str(), call.cost, call.outcomes), ("charged_max", Some(call.hold), 1));
+        }
+        for mut stream in [cut, killed] {
+            until("the agent is told", PATIENCE, || stream.child.try_wait().is_ok_and(|status| status.is_some()))
+                .expect("the connection breaks off");
+        }
+        Map::from_iter([("cut".to_owned(), json!(2))])
+    });
+}
