@@ -35,7 +35,7 @@ pub use listing::{Difference, Listed, Listing, ListingError};
 pub use provider::Provider;
 pub use signature::{SignatureError, verify};
 pub use surface::{Extra, Unmetered};
-pub use turn::{Chain, Message, Said, is_cancel, said};
+pub use turn::{Answer, Chain, Heard, is_stray};
 pub use usage::{Ending, Reading, SoFar, Terms, UsageReader};
 
 use crate::event::{Served, Usage};
@@ -95,7 +95,8 @@ pub enum Surface {
     Paid(Provider, Operation),
     /// What the configuration prices by the call.
     Priced(Arc<Priced>),
-    /// A WebSocket upgrade of a paid surface: answered with 426, on which Codex falls back to HTTP.
+    /// A WebSocket's handshake with a priced host: answered with 426, on which Codex falls back to HTTP, or opened where the
+    /// configuration says that its messages are metered.
     Websocket(Provider),
     /// A paid call that is billed by other units than tokens of text: refused with its reason, unless a rule prices it.
     Unmetered(Provider, Unmetered),
@@ -343,12 +344,6 @@ impl Call {
     #[must_use]
     pub fn priced_as(&self) -> Arc<str> {
         Arc::clone(&self.price.name)
-    }
-
-    /// The price is a guess on the dear side.
-    #[must_use]
-    pub fn price_assumed(&self) -> bool {
-        self.price.assumed
     }
 
     /// Reads the usage of the answer to the request that `edit` gave.
