@@ -213,7 +213,8 @@ impl Meter {
     /// What this request is.
     #[must_use]
     pub fn surface(&self, host: &str, method: &http::Method, path: &str, headers: &http::HeaderMap) -> Surface {
-        let built_in = surface::surface(&self.bases.load(), host, method, path, headers);
+        let bases = self.bases.load();
+        let built_in = |path: &str| surface::surface(&bases, host, method, path, headers);
         self.own.load().surface(built_in, host, path)
     }
 
@@ -231,7 +232,7 @@ impl Meter {
         self.read_at(provider, operation, "", headers, body)
     }
 
-    /// The same where the path, without its query, may name the model and the way of the answer.
+    /// The same where the path may name the model and the way of the answer, and its query what of it is told.
     ///
     /// # Errors
     /// As [`Meter::read`], and a path that names no model where it must.
@@ -243,6 +244,10 @@ impl Meter {
         headers: &http::HeaderMap,
         body: &Bytes,
     ) -> Result<Call, Refusal> {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        if provider == Provider::Google {
+            gemini::heads(query, headers)?;
+        }
         let decoded = body::decode(headers, body, self.body_limit)?;
         let text = body::text(&decoded.bytes)?;
         let walked = body::walk(text)?;
