@@ -3,7 +3,6 @@
 //! Never buffers a body that streams, and adds nothing to a request. Next: `policy`.
 
 pub mod body;
-pub mod connect;
 pub mod forward;
 pub mod framing;
 pub mod head;

@@ -14,6 +14,7 @@ mod remember;
 mod sentence;
 mod session;
 mod settle;
+mod socket;
 mod stack;
 mod tally;
 mod unstoppable;
@@ -32,7 +33,7 @@ use crate::http::body::{Download, Streamed, Upload};
 use crate::http::framing::Wire;
 use crate::http::head::{self, Expected};
 use crate::http::pool::SendError;
-use crate::http::{connect, forward, serve, upgrade};
+use crate::http::{forward, serve, upgrade};
 use crate::meter::Surface;
 use crate::policy::{Action, Ask, Mode};
 use crate::refusal::Refusal;
@@ -227,7 +228,10 @@ async fn answer(session: Arc<Session>, mut request: Request<Incoming>) -> Answer
         Surface::Websocket(provider) if websocket::is_metered(&session, &asked, provider) => {
             websocket::open(&session, asked, provider, request, decided).await
         }
-        Surface::Websocket(_) => session.refuse(&asked, &sentence::unmetered(&asked), &decided.policies),
+        Surface::Websocket(_) => {
+            discard(request).await;
+            session.refuse(&asked, &sentence::unmetered(&asked), &decided.policies)
+        }
         Surface::Unmetered(provider, why) if !decided.grant.free => {
             discard(request).await;
             session.refuse(&asked, &sentence::unmetered_call(&asked, provider, why), &decided.policies)
@@ -279,7 +283,7 @@ async fn forward(session: &Arc<Session>, asked: &Asked, mut request: Request<Inc
     if let Err(error) = session.origin.stack.recorder.allowed(&session.origin.agent, draft).await {
         return session.refuse(asked, &no_journal(&error), &decided.policies);
     }
-    // An upgrade leaves HTTP, and with it what could be metered: only hosts without a price.
+    // An upgrade leaves HTTP, and with it what could be read: only on hosts without a price.
     let upgrades = asked.surface == Surface::Unpriced && upgrade::is_asked(&request);
     let agent_side = upgrades.then(|| hyper::upgrade::on(&mut request));
     let mut request = request.map(Upload::Stream);
@@ -307,8 +311,10 @@ async fn forward(session: &Arc<Session>, asked: &Asked, mut request: Request<Inc
 }
 
 /// A CONNECT, of an agent that was told to use a proxy: answered here, and what comes out of it told as a story of its own.
+/// The proxy is never asked: what stands in the tunnel is judged like any other connection to that host, so a refusal can be
+/// said inside its TLS, where the client prints it.
 fn tunnel(session: &Arc<Session>, mut request: Request<Incoming>) -> Answer {
-    let upgrade = hyper::upgrade::on(&mut request);
+    let agent_side = hyper::upgrade::on(&mut request);
     let (parts, _) = request.into_parts();
     let target = match head::connect_target(&parts) {
         Ok(target) if session.expected.tls || session.origin.tunnelled || session.alpn == Alpn::H2 => {
@@ -330,7 +336,7 @@ fn tunnel(session: &Arc<Session>, mut request: Request<Incoming>) -> Answer {
     let story: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
         let _open = open;
         let begins = opening::Beginning::new(origin.stack.telemetry.clone());
-        if let Some(stream) = connect::tunnel(upgrade).await {
+        if let Some(stream) = upgrade::handed(agent_side).await {
             connection(origin, Rewind::new(stream), begins).await;
         }
     });

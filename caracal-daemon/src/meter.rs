@@ -35,7 +35,7 @@ pub use listing::{Difference, Listed, Listing, ListingError};
 pub use provider::Provider;
 pub use signature::{SignatureError, verify};
 pub use surface::{Extra, Unmetered};
-pub use turn::{Chain, Message, Said, is_cancel, said};
+pub use turn::{Answer, Chain, Heard, is_stray};
 pub use usage::{Ending, Reading, SoFar, Terms, UsageReader};
 
 use crate::event::{Served, Usage};
@@ -95,7 +95,8 @@ pub enum Surface {
     Paid(Provider, Operation),
     /// What the configuration prices by the call.
     Priced(Arc<Priced>),
-    /// A WebSocket upgrade of a paid surface: answered with 426, on which Codex falls back to HTTP.
+    /// A WebSocket's handshake with a priced host: answered with 426, on which Codex falls back to HTTP, or opened where the
+    /// configuration says that its messages are metered.
     Websocket(Provider),
     /// A paid call that is billed by other units than tokens of text: refused with its reason, unless a rule prices it.
     Unmetered(Provider, Unmetered),
@@ -212,7 +213,8 @@ impl Meter {
     /// What this request is.
     #[must_use]
     pub fn surface(&self, host: &str, method: &http::Method, path: &str, headers: &http::HeaderMap) -> Surface {
-        let built_in = surface::surface(&self.bases.load(), host, method, path, headers);
+        let bases = self.bases.load();
+        let built_in = |path: &str| surface::surface(&bases, host, method, path, headers);
         self.own.load().surface(built_in, host, path)
     }
 
@@ -230,7 +232,7 @@ impl Meter {
         self.read_at(provider, operation, "", headers, body)
     }
 
-    /// The same where the path, without its query, may name the model and the way of the answer.
+    /// The same where the path may name the model and the way of the answer, and its query what of it is told.
     ///
     /// # Errors
     /// As [`Meter::read`], and a path that names no model where it must.
@@ -242,6 +244,10 @@ impl Meter {
         headers: &http::HeaderMap,
         body: &Bytes,
     ) -> Result<Call, Refusal> {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        if provider == Provider::Google {
+            gemini::heads(query, headers)?;
+        }
         let decoded = body::decode(headers, body, self.body_limit)?;
         let text = body::text(&decoded.bytes)?;
         let walked = body::walk(text)?;
@@ -343,12 +349,6 @@ impl Call {
     #[must_use]
     pub fn priced_as(&self) -> Arc<str> {
         Arc::clone(&self.price.name)
-    }
-
-    /// The price is a guess on the dear side.
-    #[must_use]
-    pub fn price_assumed(&self) -> bool {
-        self.price.assumed
     }
 
     /// Reads the usage of the answer to the request that `edit` gave.

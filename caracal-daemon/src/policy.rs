@@ -16,6 +16,7 @@ mod source;
 pub mod sugar;
 pub mod table;
 
+pub(crate) use facts::other_readings;
 pub use engine::Engine;
 pub use set::PolicySet;
 pub use source::{PolicyError, PolicyProblem};

@@ -53,6 +53,45 @@ fn a_chain_on_a_socket_is_charged_to_the_nano_usd() {
 }
 
 #[test]
+fn an_upgrade_in_a_header_makes_no_call_free() {
+    for metered in [true, false] {
+        report::plain("money", &format!("a call that asks for an upgrade too is charged, sockets metered: {metered}"), || {
+            let scene = Scene::new(STAND_IN).expect("the scene stands");
+            let rules = rules("5 USD").replace("metered = true", &format!("metered = {metered}"));
+            let mut daemon = Daemon::start(&scene, &rules);
+            let ran = program(&daemon, "post").ok();
+            for upgrade in ["x", "websocket", "h2c"] {
+                assert!(ran.stdout.contains(&format!("{upgrade}: HTTP/1.1 200")), "{}", ran.screen());
+            }
+            let (records, charges, bill) = charged(&scene, &daemon);
+            assert_eq!((bill.len(), &charges), (3, &bill), "left: the ledger, right: the bill\n{records:#?}");
+            assert!(scene.log("socket").is_empty());
+            daemon.stop();
+        });
+    }
+}
+
+#[test]
+fn stray_messages_and_failures_on_a_socket_end_no_call() {
+    report::plain("money", "responses over a WebSocket: a cancel before a call, an error in an answer", || {
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let mut daemon = Daemon::start(&scene, &rules("5 USD"));
+        let ran = program(&daemon, "stray").ok();
+        for said in [
+            "cancel, then one: ['error', 'response.completed']",
+            "two and three: ['error', 'response.completed', 'response.completed']",
+        ] {
+            assert!(ran.stdout.contains(said), "{said}: {}", ran.screen());
+        }
+        let (records, charges, bill) = charged(&scene, &daemon);
+        assert_eq!((bill.len(), &charges), (3, &bill), "left: the ledger, right: the bill\n{records:#?}");
+        let kinds: Vec<String> = scene.log("message").iter().map(|line| line["type"].to_string()).collect();
+        assert_eq!(kinds, ["\"response.create\""; 3], "the cancel is not sent");
+        daemon.stop();
+    });
+}
+
+#[test]
 fn a_socket_that_breaks_off_is_charged_at_least_its_bill() {
     for (mode, settle) in [("leave", "settled"), ("cut", "charged_max")] {
         report::plain("money", &format!("a WebSocket breaks off in an answer: {mode}"), || {

@@ -1,6 +1,8 @@
 """OpenAI's responses over a WebSocket: a chain of calls, as the `websockets` package sees them."""
 import asyncio
 import json
+import socket as plain
+import ssl
 import sys
 
 import websockets
@@ -27,12 +29,46 @@ async def ask(socket, message):
             return event["type"], None, event["response"]["error"]["message"]
 
 
+async def ends(socket, count):
+    """Reads to the end of so many answers: which ends and errors there were."""
+    seen = []
+    while sum(kind != "error" for kind in seen) < count:
+        kind = json.loads(await asyncio.wait_for(socket.recv(), 60))["type"]
+        seen += [kind] if kind in ("error", "response.completed") else []
+    return seen
+
+
+def post(upgrade):
+    """A whole call over HTTP/1.1 that asks for an upgrade as well."""
+    body = json.dumps({"model": "gpt-5-mini", "max_output_tokens": 300, "input": "Hello. [[output=40]]"})
+    head = ["POST /v1/responses HTTP/1.1", "Host: api.openai.com", "Connection: Upgrade", f"Upgrade: {upgrade}",
+            "Content-Type: application/json", "x-stand-in: socket", f"Content-Length: {len(body)}", "", body]
+    with plain.create_connection(("api.openai.com", 443), 60) as tcp:
+        with ssl.create_default_context().wrap_socket(tcp, server_hostname="api.openai.com") as tls:
+            tls.sendall("\r\n".join(head).encode())
+            return tls.recv(1 << 16).split(b"\r\n", 1)[0].decode()
+
+
 async def main(mode):
+    if mode == "post":
+        for upgrade in ("x", "websocket", "h2c"):
+            print(f"{upgrade}:", post(upgrade))
+        return
     heads = {"x-stand-in": "socket", "authorization": "Bearer stand-in"}
     async with websockets.connect("wss://api.openai.com/v1/responses", additional_headers=heads) as socket:
         if mode == "beyond":
             print("beyond:", *(await ask(socket, create("[[beyond=2500]]", 16)))[::2])
             print("again:", *(await ask(socket, create("Hello. [[output=5]]", 17)))[::2])
+            return
+        if mode == "stray":
+            # A message that costs nothing before a call: whatever is answered to it ends no call.
+            await socket.send(json.dumps({"type": "response.cancel"}))
+            await socket.send(json.dumps(create("One. [[output=40]]", 300)))
+            print("cancel, then one:", await ends(socket, 1))
+            # An answer that fails in the middle and goes on, and a dear call behind it.
+            await socket.send(json.dumps(create("Two. [[output=4 error=4]]", 20)))
+            await socket.send(json.dumps(create("Three. [[output=60]]", 30_000)))
+            print("two and three:", await ends(socket, 2))
             return
         if mode == "leave":
             await socket.send(json.dumps(create("[[output=40 slow=20]]", 200)))

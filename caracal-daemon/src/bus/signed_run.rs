@@ -142,12 +142,6 @@ impl SignedRun {
         let signed = head::signed_bytes(&self.host, self.head.sequence, &self.head.leaf);
         if key.verify(&signed, &self.head.signature) { Ok(()) } else { Err(Unfit::WrongSignature) }
     }
-
-    /// The sequence number of the first record.
-    #[must_use]
-    pub fn first(&self) -> u64 {
-        self.records.first().map_or(0, |first| first.sequence)
-    }
 }
 
 /// The CloudEvents source of a record, read without reading the record.

@@ -91,7 +91,9 @@ pub fn strip_answer(headers: &mut HeaderMap, upgraded: bool) {
     }
 }
 
-fn strip(headers: &mut HeaderMap) {
+/// Takes out what belongs to one hop, and what `Connection` names. Done before a head is read for its price: what the agent
+/// declares away afterwards, the upstream would not see.
+pub(crate) fn strip(headers: &mut HeaderMap) {
     let wants_trailers = headers.get_all(TE).iter().any(|value| {
         value.to_str().is_ok_and(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers")))
     });

@@ -23,7 +23,7 @@ pub(crate) const BEYOND: Bounds = Bounds { bytes: 4 << 20, time: Duration::from_
 /// How much of an answer is read for nobody.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    bytes: u64,
+    pub(crate) bytes: u64,
     pub(crate) time: Duration,
 }
 

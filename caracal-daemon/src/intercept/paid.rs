@@ -14,8 +14,9 @@ use crate::meter::{Call, Edited, Operation, Provider};
 use crate::policy::{Action, Ask};
 use crate::refusal::{Reason, Refusal, Side, Stage};
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderValue};
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -32,7 +33,8 @@ pub(crate) async fn call(
     request: Request<Incoming>,
     decided: &Decided,
 ) -> Answer {
-    let (parts, incoming) = request.into_parts();
+    let (mut parts, incoming) = request.into_parts();
+    forward::strip(&mut parts.headers);
     // The whole body, because nothing about its price is known before its last byte.
     let body = match body::collect(incoming, session.origin.stack.limits.priced_body).await {
         Ok(body) => body,
@@ -41,14 +43,15 @@ pub(crate) async fn call(
     };
     // The refusal that the same call was given a moment ago, because clients ask many times.
     let stack = &session.origin.stack;
-    let equal = (&session.origin.agent.name, &asked.target, &asked.path, &body);
+    let place = parts.uri.path_and_query().map_or(asked.path.as_str(), PathAndQuery::as_str);
+    let equal = (&session.origin.agent.name, &asked.target, place, &body);
     if let Some((refusal, model)) = stack.remembered.get(&equal_key(&equal), stack.clock.now()) {
         if let Some(model) = model {
             asked.model.get_or_init(|| model);
         }
         return session.refuse(asked, &refusal, &[]);
     }
-    match prepare(session, asked, provider, operation, &parts.headers, &body, decided).await {
+    match prepare(session, asked, provider, operation, &parts, &body, decided).await {
         Ok(prepared) => answer(session, asked, parts, body.clone(), prepared, decided).await,
         Err((refusal, policies)) => {
             stack.remembered.put(&equal_key(&equal), &refusal, asked.model.get(), stack.clock.now());
@@ -88,12 +91,13 @@ async fn prepare(
     asked: &Asked,
     provider: Provider,
     operation: Operation,
-    headers: &HeaderMap,
+    parts: &Parts,
     body: &Bytes,
     decided: &Decided,
 ) -> Result<Prepared, Refused> {
     // What is asked for and the longest bill of it.
-    let read = session.origin.stack.meter.read_at(provider, operation, &asked.path, headers, body);
+    let place = parts.uri.path_and_query().map_or(asked.path.as_str(), PathAndQuery::as_str);
+    let read = session.origin.stack.meter.read_at(provider, operation, place, &parts.headers, body);
     granted_call(session, asked, read.map_err(|refusal| (refusal, Vec::new()))?, decided).await
 }
 
@@ -255,7 +259,7 @@ fn rebuild(parts: Parts, body: Bytes, edited: &Edited, tls: bool) -> Option<(Req
 
 /// What makes two calls equal, hashed whole.
 fn equal_key<'a>(
-    equal: &(&'a Arc<str>, &'a crate::http::head::Target, &'a String, &'a Bytes),
+    equal: &(&'a Arc<str>, &'a crate::http::head::Target, &'a str, &'a Bytes),
 ) -> (&'a str, &'a str, u16, &'a str, &'a [u8]) {
     (equal.0, &equal.1.host, equal.1.port, equal.2, equal.3)
 }

@@ -13,6 +13,7 @@ use crate::policy::{Action, Ask};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HeaderValue};
 use http::{Method, Request};
+use http_body::Body;
 use hyper::body::Incoming;
 use std::sync::Arc;
 
@@ -24,12 +25,14 @@ pub(crate) async fn call(
     request: Request<Incoming>,
     decided: &Decided,
 ) -> Answer {
-    // Listening to a server of tools, or leaving it, calls nothing.
-    let reads = matches!(asked.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
+    // Listening to a server of tools, or leaving it, calls nothing. With a body it may, whatever the method is called.
+    let reads = matches!(asked.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS)
+        && request.body().is_end_stream();
     if entry.provider == Provider::Mcp && reads {
         return unpaid(session, asked, request, decided).await;
     }
-    let (parts, incoming) = request.into_parts();
+    let (mut parts, incoming) = request.into_parts();
+    forward::strip(&mut parts.headers);
     let body = match body::collect(incoming, session.origin.stack.limits.priced_body).await {
         Ok(body) => body,
         Err(CollectError::TooLong) => return session.refuse(asked, &paid::too_large(session), &[]),

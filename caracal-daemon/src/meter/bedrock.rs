@@ -33,7 +33,8 @@ pub(crate) fn model(id: &str) -> &str {
 fn heads(headers: &HeaderMap) -> Result<(), Refusal> {
     for (name, why) in UNPRICED {
         let standard = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"standard");
-        if headers.get(name).is_some_and(|value| !standard(value)) {
+        // Each of them: which one counts of two is not known.
+        if !headers.get_all(name).iter().all(standard) {
             return Err(unbounded(why, "Leave it out of the request."));
         }
     }
@@ -61,8 +62,11 @@ pub(crate) fn invoke(
     stream: bool,
 ) -> Result<Shape, Refusal> {
     heads(headers)?;
-    let named = headers.get("x-amzn-bedrock-service-tier").map(|value| value.to_str().unwrap_or("?"));
-    let tiers = vec![tier(named)?];
+    let mut named = headers.get_all("x-amzn-bedrock-service-tier").iter().map(|value| value.to_str().unwrap_or("?"));
+    let tiers = vec![tier(named.next())?];
+    if named.next().is_some() {
+        return Err(super::refuse_agent(Reason::AmbiguousRequest, "cannot price a call with two service tiers.".to_owned()));
+    }
     let shape = if model.contains("anthropic.") {
         anthropic::messages(text, walked)?
     } else if model.contains("openai.") {

@@ -15,6 +15,34 @@ use std::io::Read;
 /// Most JSON values in one body: bounds the memory of what is read from it.
 const MAX_VALUES: u64 = 1_000_000;
 
+/// Members at the top of a body that its bill depends on. Some servers (Go's `encoding/json`) take a key whatever its case, and
+/// the last of two: another spelling of one would be a second reading.
+const SPELLED: [&str; 13] = [
+    "model",
+    "models",
+    "messages",
+    "input",
+    "tools",
+    "stream",
+    "stream_options",
+    "n",
+    "best_of",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "service_tier",
+];
+
+/// Whether `key` is one of `names` to who does not look at its case, and is not that name.
+pub(crate) fn is_respelled(key: &str, names: &[&str]) -> bool {
+    // The long s and the sign for kelvin count as the letters that they stand for.
+    let plain = key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    !plain && {
+        let folded = key.to_lowercase().to_uppercase();
+        names.iter().any(|name| *name != key && name.to_uppercase() == folded)
+    }
+}
+
 /// Log2 of the largest zstd window that is decoded: 8 MiB, as RFC 9659 allows for HTTP.
 pub(crate) const ZSTD_WINDOW_LOG: u32 = 23;
 
@@ -90,7 +118,7 @@ pub(crate) struct Walked {
 pub(crate) fn walk(text: &str) -> Result<Walked, Refusal> {
     let mut walked = Walked::default();
     let mut json = serde_json::Deserializer::from_str(text);
-    let done = Value { walked: &mut walked, key: "" }.deserialize(&mut json).and_then(|()| json.end());
+    let done = Value { walked: &mut walked, key: "", top: true }.deserialize(&mut json).and_then(|()| json.end());
     match done {
         Ok(()) => Ok(walked),
         Err(_) if walked.values > MAX_VALUES => Err(refuse(
@@ -112,7 +140,7 @@ pub(crate) fn walk(text: &str) -> Result<Walked, Refusal> {
 /// The cause without anything of the body in it.
 fn cause(error: &serde_json::Error) -> &'static str {
     match error.classify() {
-        serde_json::error::Category::Data => "a key stands twice in one object",
+        serde_json::error::Category::Data => "a key stands twice in one object, or in two spellings",
         serde_json::error::Category::Eof => "it ends too early",
         _ => "malformed",
     }
@@ -121,6 +149,8 @@ fn cause(error: &serde_json::Error) -> &'static str {
 struct Value<'w, 'k> {
     walked: &'w mut Walked,
     key: &'k str,
+    /// It is the document.
+    top: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for Value<'_, '_> {
@@ -173,7 +203,7 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while items.next_element_seed(Value { walked: &mut *self.walked, key: "" })?.is_some() {}
+        while items.next_element_seed(Value { walked: &mut *self.walked, key: "", top: false })?.is_some() {}
         Ok(())
     }
 
@@ -182,8 +212,8 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         while let Some(key) = members.next_key_seed(Key)? {
             self.walked.cache_control |= key == "cache_control";
             self.walked.cache_point |= key == "cachePoint";
-            members.next_value_seed(Value { walked: &mut *self.walked, key: &key })?;
-            if !keys.insert(key) {
+            members.next_value_seed(Value { walked: &mut *self.walked, key: &key, top: false })?;
+            if (self.top && is_respelled(&key, &SPELLED)) || !keys.insert(key) {
                 return Err(A::Error::custom("duplicate key"));
             }
         }
@@ -321,6 +351,11 @@ mod tests {
             assert_eq!(walk(&text).map_err(|refusal| refusal.reason), Err(Reason::AmbiguousRequest), "{text}");
         }
         assert!(walk(&format!("{{{many}\"k\":1}}")).is_ok());
+        for text in [r#"{"model":"a","Model":"b"}"#, r#"{"MAX_TOKENS":9}"#, r#"{"max_to\u212aens":9}"#, "{\"me\u{17f}\u{17f}ages\":[]}"]
+        {
+            assert_eq!(walk(text).map_err(|refusal| refusal.reason), Err(Reason::AmbiguousRequest), "{text}");
+        }
+        assert!(walk(r#"{"model":"a","metadata":{"Model":1,"ID":2,"id":3},"maxTokens":1,"generationConfig":{}}"#).is_ok());
         assert!(walk(r#"{"a":{"x":1},"b":{"x":1}}"#).is_ok());
     }
 

@@ -6,6 +6,7 @@ use super::shape::{Shape, Tongue};
 use super::{Call, Operation, Provider, Surface, refuse};
 use crate::config::{Config, Glob};
 use crate::money::NanoUsd;
+use crate::policy::other_readings;
 use crate::refusal::{Reason, Refusal};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -75,18 +76,27 @@ impl Own {
         Arc::clone(&self.book)
     }
 
-    /// The surface by these entries, where the built-in one leaves it open.
-    pub(super) fn surface(&self, built_in: Surface, host: &str, path: &str) -> Surface {
-        if !matches!(built_in, Surface::Unpriced | Surface::Unknown(_) | Surface::Unmetered(..)) {
-            return built_in;
-        }
+    /// The surface by these entries, where the built-in one leaves it open. A path that an upstream may take for another one
+    /// has the price of an entry only if each of its readings has.
+    pub(super) fn surface(&self, built_in: impl Fn(&str) -> Surface, host: &str, path: &str) -> Surface {
         let path = path.split(['?', '#']).next().unwrap_or(path);
+        let written = built_in(path);
+        let open = |surface: &Surface| matches!(surface, Surface::Unpriced | Surface::Unknown(_) | Surface::Unmetered(..));
+        if !open(&written) {
+            return written;
+        }
         let here = || self.entries.iter().filter(|entry| entry.host == host);
-        let fits = |entry: &&Arc<Priced>| entry.paths.is_empty() || entry.paths.iter().any(|glob| glob.matches(path));
-        match (here().find(fits), here().next()) {
+        let fits = |path: &str| {
+            here().find(|entry| entry.paths.is_empty() || entry.paths.iter().any(|glob| glob.matches(path)))
+        };
+        let same = |entry: &Arc<Priced>, reading: &String| {
+            open(&built_in(reading)) && fits(reading).is_some_and(|other| Arc::ptr_eq(entry, other))
+        };
+        let found = fits(path).filter(|entry| other_readings(path).iter().all(|reading| same(entry, reading)));
+        match (found, here().next()) {
             (Some(entry), _) => Surface::Priced(Arc::clone(entry)),
-            (None, Some(entry)) if built_in == Surface::Unpriced => Surface::Unknown(entry.provider),
-            _ => built_in,
+            (None, Some(entry)) if written == Surface::Unpriced => Surface::Unknown(entry.provider),
+            _ => written,
         }
     }
 }

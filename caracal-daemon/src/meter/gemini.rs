@@ -9,10 +9,27 @@ use super::book::Tier;
 use super::refuse;
 use super::shape::{Caching, CapHome, Raw, Searches, Shape, Tongue, home, parse, unbounded};
 use crate::refusal::{Reason, Refusal};
+use http::HeaderMap;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
 const INLINE: &str = "Send the content inline.";
+/// Parameters of the query that change nothing of what an answer says. Others do: `fields` leaves the usage out of it, and
+/// `$httpHeaders` sets heads (<https://cloud.google.com/apis/docs/system-parameters>).
+const QUERY: [&str; 6] = ["key", "alt", "$alt", "prettyPrint", "$prettyPrint", "quotaUser"];
+
+/// Refuses what lets an agent choose which part of an answer is told.
+pub(crate) fn heads(query: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut names = query.split('&').filter(|part| !part.is_empty());
+    let other = names.any(|part| !QUERY.contains(&part.split('=').next().unwrap_or(part)));
+    if other || headers.contains_key("x-goog-fieldmask") {
+        return Err(unbounded(
+            "a parameter of its query, or a field mask, may leave out of the answer what it costs",
+            "Leave it out of the request.",
+        ));
+    }
+    Ok(())
+}
 
 #[derive(Deserialize)]
 struct Body<'a> {

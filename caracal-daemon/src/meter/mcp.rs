@@ -2,13 +2,13 @@
 //! Gives the one tool call in it, if there is one. Refuses two at once and a body with two readings.
 //! Source: <https://modelcontextprotocol.io/specification/2025-11-25/basic/transports>.
 
-use super::body::{decode, text, walk};
+use super::body::{decode, is_respelled, text, walk};
 use super::shape::{Raw, parse};
 use super::{Meter, refuse_agent};
 use crate::refusal::{Reason, Refusal};
 use bytes::Bytes;
 use http::HeaderMap;
-use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// Longest id that is answered to, bytes.
 const MAX_ID: usize = 256;
@@ -24,20 +24,19 @@ pub struct Asked {
     pub tool: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Message<'a> {
-    #[serde(default, borrow)]
-    id: Raw<'a>,
-    #[serde(default, borrow)]
-    method: Raw<'a>,
-    #[serde(default, borrow)]
-    params: Raw<'a>,
-}
+/// An object, and its members by name.
+type Object<'a> = BTreeMap<String, Raw<'a>>;
 
-#[derive(Deserialize)]
-struct Params<'a> {
-    #[serde(default, borrow)]
-    name: Raw<'a>,
+/// A member. Its name in another spelling is refused: servers in Go took it for the same (`encoding/json` looks at no case), and
+/// the last of two, so that one tool would be decided and another one called.
+fn member<'a>(object: &Object<'a>, name: &str) -> Result<Raw<'a>, Refusal> {
+    if object.keys().any(|key| is_respelled(key, &[name])) {
+        return Err(refuse_agent(
+            Reason::AmbiguousRequest,
+            format!("cannot decide a message that spells {name:?} in another way."),
+        ));
+    }
+    Ok(object.get(name).copied().unwrap_or_default())
 }
 
 impl Meter {
@@ -54,12 +53,13 @@ impl Meter {
 /// Reads one message or a batch.
 pub(crate) fn read(text: &str) -> Result<Asked, Refusal> {
     walk(text)?;
-    let list: Vec<Message<'_>> =
+    let list: Vec<Object<'_>> =
         if text.trim_start().starts_with('[') { parse(text, "the body")? } else { vec![parse(text, "the body")?] };
     let mut found = Asked::default();
     let alone = list.len() == 1;
     for message in list {
-        let method: Option<String> = message.method.get("method")?;
+        let method: Option<String> = member(&message, "method")?.get("method")?;
+        let (id, params) = (member(&message, "id")?, member(&message, "params")?);
         let calls = method.as_deref() == Some("tools/call");
         if calls && found.tool.is_some() {
             return Err(refuse_agent(
@@ -68,11 +68,11 @@ pub(crate) fn read(text: &str) -> Result<Asked, Refusal> {
             ));
         }
         if calls || alone {
-            found.id = message.id.text().filter(|id| id.len() <= MAX_ID).map(str::to_owned);
+            found.id = id.text().filter(|id| id.len() <= MAX_ID).map(str::to_owned);
         }
         if calls {
-            let name = message.params.get::<Params<'_>>("params")?.map(|params| params.name).unwrap_or_default();
-            let name: Option<String> = name.get("params.name")?;
+            let params = params.get::<Object<'_>>("params")?.unwrap_or_default();
+            let name: Option<String> = member(&params, "name")?.get("params.name")?;
             found.tool = Some(name.filter(|name| (1..=MAX_TOOL).contains(&name.len())).ok_or_else(|| {
                 refuse_agent(Reason::AmbiguousRequest, "cannot decide a call of a tool without a name.".to_owned())
             })?);
@@ -113,6 +113,12 @@ mod tests {
             r#"{"method":"tools/call"}"#.to_owned(),
             r#"{"method":7}"#.to_owned(),
             format!("{}\n{}", call("1", "a"), call("2", "b")),
+            // What a server that does not look at the case of a key would do: call `b`.
+            r#"{"id":1,"Method":"tools/call","params":{"name":"b"}}"#.to_owned(),
+            r#"{"id":1,"method":"ping","METHOD":"tools/call","params":{"name":"b"}}"#.to_owned(),
+            r#"{"id":1,"method":"tools/call","params":{"name":"a","Name":"b"}}"#.to_owned(),
+            r#"{"id":1,"method":"tools/call","params":{"name":"a"},"Params":{"name":"b"}}"#.to_owned(),
+            "{\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"a\"},\"param\u{17f}\":{\"name\":\"b\"}}".to_owned(),
             "name=a".to_owned(),
             String::new(),
         ] {

@@ -74,6 +74,8 @@ struct Body<'a> {
     #[serde(default, borrow)]
     models: Raw<'a>,
     #[serde(default, borrow)]
+    preset: Raw<'a>,
+    #[serde(default, borrow)]
     data_sources: Raw<'a>,
 }
 
@@ -89,6 +91,7 @@ fn forbidden(body: &Body<'_>) -> Result<(), Refusal> {
         (body.enable_search, "`enable_search` searches without a limit", "Leave it out of the request."),
         (body.plugins, "`plugins` have prices of their own", "Leave them out of the request."),
         (body.models, "`models` lets another model answer", "Name one model."),
+        (body.preset, "`preset` adds a stored template that is not in the request", INLINE),
         (body.data_sources, "`data_sources` adds input that is not in the request", INLINE),
         (
             body.prediction,

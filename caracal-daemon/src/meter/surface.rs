@@ -72,12 +72,13 @@ pub(crate) fn surface(extra: &[Extra], host: &str, method: &Method, path: &str, 
     let mine = extra.iter().find(|extra| fits(&extra.host, host));
     let base = BASES.iter().find(|base| fits(base.host, host));
     let provider = known.or(mine.map(|extra| extra.provider)).or(base.map(|base| base.provider));
+    // Only what can become a socket is one (RFC 6455, 4.1): any other request goes by its path, since a server may ignore the
+    // header and answer (RFC 9110, 7.8). Nothing that is paid by its path is a GET.
+    let socket = *method == Method::GET && asks_for_websocket(headers);
     match provider {
-        None => unlisted(host, path, headers),
-        Some(provider) if headers.contains_key(UPGRADE) && is_realtime(path) => {
-            Surface::Unmetered(provider, Unmetered::Realtime)
-        }
-        Some(provider) if headers.contains_key(UPGRADE) => Surface::Websocket(provider),
+        None => unlisted(host, path, socket),
+        Some(provider) if socket && is_realtime(path) => Surface::Unmetered(provider, Unmetered::Realtime),
+        Some(provider) if socket => Surface::Websocket(provider),
         Some(Provider::OpenAi) if mine.is_none_or(|extra| extra.base.is_none()) => openai(method, path),
         Some(Provider::Anthropic) => anthropic(method, path),
         Some(Provider::Google) => google(method, path),
@@ -95,6 +96,12 @@ pub(crate) fn surface(extra: &[Extra], host: &str, method: &Method, path: &str, 
             }
         }
     }
+}
+
+/// Whether `Upgrade` names a WebSocket, alone or among others.
+fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    let names = headers.get_all(UPGRADE).iter().filter_map(|value| value.to_str().ok());
+    names.flat_map(|value| value.split(',')).any(|name| name.trim().eq_ignore_ascii_case("websocket"))
 }
 
 /// A session of speech: OpenAI's path, at whoever speaks its shape, and Gemini's method.
@@ -129,17 +136,13 @@ const UNPRICED: &[(&str, Provider)] = &[
 ];
 
 /// Hosts that are not priced, and those that would be if their prices were known.
-fn unlisted(host: &str, path: &str, headers: &HeaderMap) -> Surface {
+fn unlisted(host: &str, path: &str, socket: bool) -> Surface {
     if let Some((_, provider)) = UNPRICED.iter().find(|(pattern, _)| fits(pattern, host)) {
         return Surface::Unknown(*provider);
     }
     // A subscription's model calls; the rest of that host costs nothing.
     if host == "chatgpt.com" && path.starts_with("/backend-api/codex/") && path.contains("responses") {
-        return if headers.contains_key(UPGRADE) {
-            Surface::Websocket(Provider::OpenAi)
-        } else {
-            Surface::Unknown(Provider::OpenAi)
-        };
+        return if socket { Surface::Websocket(Provider::OpenAi) } else { Surface::Unknown(Provider::OpenAi) };
     }
     Surface::Unpriced
 }

@@ -83,7 +83,7 @@ fn another_book_prices_from_then_on() -> Outcome {
     assert!(meter.read(Provider::OpenAi, Operation::Chat, &HeaderMap::new(), &body).is_err());
     meter.replace(book);
     let call = meter.read(Provider::OpenAi, Operation::Chat, &HeaderMap::new(), &body)?;
-    assert!(call.price_book.starts_with("mine@") && call.price_assumed());
+    assert!(call.price_book.starts_with("mine@") && call.price.assumed);
     // 10 input tokens (the model's most) and 10 output tokens at $1 per million.
     assert_eq!(call.most(), NanoUsd(20_000));
     Ok(())

@@ -41,48 +41,23 @@ impl Chain {
     }
 }
 
-/// A message of the agent's.
-#[derive(Debug)]
-pub enum Message {
-    /// A paid call.
-    Create(Box<Call>),
-    /// It costs nothing.
-    Free,
-}
-
-/// What a message of the provider's says of the call that is open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
-    /// It goes on.
-    More,
-    /// It has ended; the response's id, if it has one.
-    Ended(Option<String>),
-    /// The provider refused it.
-    Refused,
-}
-
 impl Meter {
-    /// Reads a message of the agent's.
+    /// Reads a message of the agent's: a paid call.
     ///
     /// # Errors
-    /// As [`Meter::read`], and a type of message that is not known to cost nothing.
-    pub fn message(&self, provider: Provider, chain: &Chain, message: &Bytes) -> Result<Message, Refusal> {
+    /// As [`Meter::read`], and every other type of message. What costs nothing is refused too: the provider's answer to it
+    /// could be taken for the answer to a call.
+    pub fn message(&self, provider: Provider, chain: &Chain, message: &Bytes) -> Result<Call, Refusal> {
         let decoded = decode(&HeaderMap::new(), message, self.body_limit)?;
         let text = text(&decoded.bytes)?;
         let walked = walk(text)?;
         let (kind, previous) = openai::turn(text)?;
-        match kind.as_str() {
-            "response.create" => {}
-            "response.cancel" => return Ok(Message::Free),
-            _ => {
-                let shown: String = kind.chars().filter(char::is_ascii_graphic).take(48).collect();
-                return Err(refuse_agent(
-                    Reason::WebsocketUnmetered,
-                    format!(
-                        "does not pass a message of type {shown:?} on: it may cost anything. Send response.create."
-                    ),
-                ));
-            }
+        if kind != "response.create" {
+            let shown: String = kind.chars().filter(char::is_ascii_graphic).take(48).collect();
+            return Err(refuse_agent(
+                Reason::WebsocketUnmetered,
+                format!("does not pass a message of type {shown:?} on: only response.create is metered."),
+            ));
         }
         let mut shape = openai::responses(text, walked, true)?;
         shape.stream = true;
@@ -92,8 +67,7 @@ impl Meter {
                 None => shape.whole_context = true,
             }
         }
-        let call = self.call(provider, Operation::Responses, shape, decoded.bytes, false)?;
-        Ok(Message::Create(Box::new(call)))
+        self.call(provider, Operation::Responses, shape, decoded.bytes, false)
     }
 }
 
@@ -103,6 +77,26 @@ impl Call {
     pub fn reader_of_messages(&self) -> UsageReader {
         UsageReader::of_messages(&self.shape)
     }
+}
+
+/// The answer to the open call, as far as it is known: its response's id. What comes before that is told, or with another
+/// one, is no part of it.
+#[derive(Debug, Default)]
+pub struct Answer(Option<String>);
+
+/// What a text of the provider's is to the open call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It goes on.
+    More,
+    /// It has ended; the response's id.
+    Ended(String),
+    /// The provider refused it.
+    Refused,
+    /// Something failed in the middle of it. Its end may still come.
+    Failed,
+    /// It cannot follow what came before: from here on nothing of this socket is certain.
+    Stray,
 }
 
 #[derive(Deserialize)]
@@ -119,24 +113,37 @@ struct Response<'a> {
     id: Option<Cow<'a, str>>,
 }
 
-/// What a message of the provider's says. `begun`: the open call has a response already.
-#[must_use]
-pub fn said(message: &[u8], begun: bool) -> Said {
-    let Ok(event) = serde_json::from_slice::<Event<'_>>(message) else { return Said::More };
-    match &*event.kind {
-        "response.completed" | "response.incomplete" | "response.failed" | "response.cancelled" => {
-            Said::Ended(event.response.and_then(|response| response.id).map(Cow::into_owned))
+impl Answer {
+    /// Takes the next text of the provider's.
+    pub fn hear(&mut self, text: &[u8]) -> Heard {
+        let Ok(event) = serde_json::from_slice::<Event<'_>>(text) else { return Heard::Stray };
+        let id = event.response.and_then(|response| response.id).filter(|id| !id.is_empty());
+        let mine = self.0.as_deref();
+        match (&*event.kind, id) {
+            ("error", _) if mine.is_some() => Heard::Failed,
+            ("error", _) => Heard::Refused,
+            ("response.created", Some(id)) if mine.is_none() => {
+                self.0 = Some(id.into_owned());
+                Heard::More
+            }
+            ("response.created", _) => Heard::Stray,
+            ("response.completed" | "response.incomplete" | "response.failed" | "response.cancelled", id) => match id {
+                Some(id) if mine == Some(&*id) => Heard::Ended(id.into_owned()),
+                _ => Heard::Stray,
+            },
+            (kind, id) if kind.starts_with("response.") => {
+                let mine = mine.is_some_and(|mine| id.is_none_or(|id| id == mine));
+                if mine { Heard::More } else { Heard::Stray }
+            }
+            _ => Heard::More,
         }
-        "error" if begun => Said::Ended(None),
-        "error" => Said::Refused,
-        _ => Said::More,
     }
 }
 
-/// A message of the agent's that may come while a call is open.
+/// Whether a text of the provider's, while no call is open, is a part of a response: nobody would be charged for it.
 #[must_use]
-pub fn is_cancel(message: &[u8]) -> bool {
-    serde_json::from_slice::<Event<'_>>(message).is_ok_and(|event| event.kind == "response.cancel")
+pub fn is_stray(text: &[u8]) -> bool {
+    serde_json::from_slice::<Event<'_>>(text).map_or(true, |event| event.kind.starts_with("response."))
 }
 
 #[cfg(test)]
@@ -155,10 +162,7 @@ mod tests {
     }
 
     fn call(meter: &Meter, chain: &Chain, message: &Bytes) -> Result<Call, Refusal> {
-        match meter.message(Provider::OpenAi, chain, message)? {
-            Message::Create(call) => Ok(*call),
-            Message::Free => Err(refuse_agent(Reason::PriceUnknown, "is free.".to_owned())),
-        }
+        meter.message(Provider::OpenAi, chain, message)
     }
 
     #[test]
@@ -187,8 +191,13 @@ mod tests {
     fn other_messages_are_refused_by_type() -> Outcome {
         let (meter, chain) = (Meter::new(PriceBook::built_in()?, []), Chain::default());
         let read = |text: &str| meter.message(Provider::OpenAi, &chain, &Bytes::copy_from_slice(text.as_bytes()));
-        assert!(matches!(read(r#"{"type":"response.cancel"}"#)?, Message::Free));
-        for text in [r#"{"type":"session.update"}"#, r#"{"type":"response.create\u0000"}"#, "{}", r#"{"type":null}"#] {
+        for text in [
+            r#"{"type":"response.cancel"}"#,
+            r#"{"type":"session.update"}"#,
+            r#"{"type":"response.create\u0000"}"#,
+            "{}",
+            r#"{"type":null}"#,
+        ] {
             let refusal = read(text).err().ok_or("passed")?;
             assert_eq!(refusal.reason, Reason::WebsocketUnmetered, "{text}");
         }
@@ -205,16 +214,49 @@ mod tests {
         let meter = Meter::new(PriceBook::built_in()?, []);
         let call = call(&meter, &Chain::default(), &create(""))?;
         let mut reader = call.reader_of_messages();
+        let mut answer = Answer::default();
         let last =
             r#"{"type":"response.completed","response":{"id":"r1","usage":{"input_tokens":10,"output_tokens":5}}}"#;
         for message in [r#"{"type":"response.created","response":{"id":"r1","usage":null}}"#, "{\n}", last] {
-            assert_eq!(said(message.as_bytes(), true) == Said::Ended(Some("r1".to_owned())), message == last);
+            assert_eq!(answer.hear(message.as_bytes()) == Heard::Ended("r1".to_owned()), message == last);
             reader.feed(Bytes::copy_from_slice(message.as_bytes()));
         }
         let usage = reader.finish().usage.ok_or("a usage")?;
         assert_eq!((usage.input, usage.output), (10, 5));
-        let error = br#"{"type":"error","status":400,"error":{"message":"no"}}"#;
-        assert_eq!((said(error, false), said(error, true)), (Said::Refused, Said::Ended(None)));
         Ok(())
+    }
+
+    #[test]
+    fn only_its_own_end_ends_a_call() {
+        let created = |id: &str| format!(r#"{{"type":"response.created","response":{{"id":"{id}"}}}}"#);
+        let completed = |id: &str| format!(r#"{{"type":"response.completed","response":{{"id":"{id}","usage":{{}}}}}}"#);
+        let error = r#"{"type":"error","status":400,"error":{"message":"no"}}"#.to_owned();
+        let delta = r#"{"type":"response.output_text.delta","delta":"x"}"#.to_owned();
+        let ended = Heard::Ended("a".to_owned());
+        for (texts, last) in [
+            (vec![created("a"), delta.clone(), completed("a")], ended.clone()),
+            (vec![created("a"), r#"{"type":"codex.rate_limits"}"#.to_owned(), completed("a")], ended.clone()),
+            (vec![error.clone()], Heard::Refused),
+            // A failure in the middle is no end: the answer may go on, and its own end settles it.
+            (vec![created("a"), error.clone()], Heard::Failed),
+            (vec![created("a"), error, delta.clone(), completed("a")], ended),
+            // The end of another one, or of none; what comes before the answer has begun; a second one.
+            (vec![created("a"), completed("b")], Heard::Stray),
+            (vec![created("a"), completed("")], Heard::Stray),
+            (vec![completed("a")], Heard::Stray),
+            (vec![delta], Heard::Stray),
+            (vec![created("")], Heard::Stray),
+            (vec![created("a"), created("b")], Heard::Stray),
+            (vec![created("a"), r#"{"type":"response.in_progress","response":{"id":"b"}}"#.to_owned()], Heard::Stray),
+            // Two readings, and none.
+            (vec![created("a"), r#"{"type":"x","type":"response.completed"}"#.to_owned()], Heard::Stray),
+            (vec![created("a"), "word".to_owned()], Heard::Stray),
+        ] {
+            let mut answer = Answer::default();
+            let heard = texts.iter().map(|text| answer.hear(text.as_bytes())).last();
+            assert_eq!(heard, Some(last), "{texts:?}");
+        }
+        assert!(is_stray(completed("a").as_bytes()) && is_stray(b"word"));
+        assert!(!is_stray(br#"{"type":"error"}"#) && !is_stray(br#"{"type":"codex.rate_limits"}"#));
     }
 }

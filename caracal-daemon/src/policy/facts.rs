@@ -100,7 +100,7 @@ fn ends_in_number(host: &str) -> bool {
 
 /// What an upstream may take the path for that decodes `%xx`, joins slashes, drops `;parameters`, turns `\` into `/`
 /// and removes dot segments (RFC 3986, 6.2.2).
-fn other_readings(path: &str) -> Vec<String> {
+pub(crate) fn other_readings(path: &str) -> Vec<String> {
     let bytes = path.as_bytes();
     let plain = !bytes.iter().any(|b| matches!(b, b'%' | b'\\' | b';'))
         && !bytes.windows(2).any(|two| matches!(two, b"//" | b"/."));

@@ -11,7 +11,7 @@ mod table;
 
 pub use amount::Amount;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The longest export, bytes.
 pub const MAX_BYTES: u64 = 64 << 20;
@@ -34,9 +34,9 @@ pub enum ExportError {
         /// Why.
         why: String,
     },
-    /// Not the last page.
+    /// Not the last page of a report.
     #[error(
-        "the last page says that there are more: fetch them all (`next_page`) and put them into one file, one after the other"
+        "a page says that there are more, and they do not follow: fetch them all (`next_page`) and put them into one file, one after the other"
     )]
     MorePages,
     /// Money in another currency.
@@ -84,6 +84,24 @@ pub struct Billed {
 }
 
 impl Billed {
+    /// Nothing of each kind that is told.
+    fn nothing(&self) -> Billed {
+        let zero = |told: Option<u64>| told.map(|_| 0);
+        Billed {
+            requests: zero(self.requests),
+            input: zero(self.input),
+            cache_read: zero(self.cache_read),
+            cache_write: zero(self.cache_write),
+            output: zero(self.output),
+            amount: self.amount.map(|_| Amount::default()),
+        }
+    }
+
+    /// Input tokens, where those in no cache and those of the caches are counted apart.
+    fn with_cache(uncached: u64, read: Option<u64>, written: Option<u64>) -> u64 {
+        uncached.saturating_add(read.unwrap_or(0)).saturating_add(written.unwrap_or(0))
+    }
+
     /// Adds `other`; what one of both tells is told by the sum.
     pub fn add(&mut self, other: &Billed) {
         let tokens = |to: &mut Option<u64>, more: Option<u64>| {
@@ -119,29 +137,71 @@ pub struct Line {
     pub billed: Billed,
 }
 
+/// A provider and a day, UTC.
+pub type Place = (String, String);
+
 /// An export, read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Export {
     /// What it is, for people.
     pub form: &'static str,
-    /// The days that it is about, also those on which nothing was billed.
-    pub days: BTreeSet<String>,
-    /// The providers that it is about.
-    pub providers: BTreeSet<String>,
+    /// The providers' days that it is about, also those on which nothing was billed, and nothing of each kind that it tells
+    /// of such a day. Of any other provider or day, and of any other kind, it tells nothing at all.
+    pub told: BTreeMap<Place, Billed>,
     /// Its lines.
     pub lines: Vec<Line>,
 }
 
 impl Export {
-    fn push(&mut self, line: Line) -> Result<(), ExportError> {
-        if self.lines.len() >= MAX_ROWS {
+    /// Adds one report.
+    fn take(&mut self, report: Report) -> Result<(), ExportError> {
+        if self.lines.len() + report.lines.len() > MAX_ROWS {
             return Err(ExportError::TooLong);
         }
-        self.days.insert(line.day.clone());
-        self.providers.insert(line.provider.clone());
-        self.lines.push(line);
+        let mut by_place: BTreeMap<Place, Billed> = BTreeMap::new();
+        let mut by_provider: BTreeMap<&str, Billed> = BTreeMap::new();
+        for line in &report.lines {
+            let nothing = line.billed.nothing();
+            by_place.entry((line.provider.clone(), line.day.clone())).or_default().add(&nothing);
+            by_provider.entry(&line.provider).or_default().add(&nothing);
+        }
+        for place in report.places {
+            // A day without a line is told as the others of its report are.
+            by_place.entry(place).or_insert_with_key(|(provider, _)| {
+                by_provider.get(provider.as_str()).copied().unwrap_or_default()
+            });
+        }
+        for (place, nothing) in by_place {
+            self.told.entry(place).or_default().add(&nothing);
+        }
+        self.lines.extend(report.lines);
         Ok(())
     }
+
+    /// Its days, in order.
+    #[must_use]
+    pub fn days(&self) -> BTreeSet<&str> {
+        self.told.keys().map(|(_, day)| day.as_str()).collect()
+    }
+
+    /// The providers that it is about.
+    #[must_use]
+    pub fn providers(&self) -> BTreeSet<&str> {
+        self.told.keys().map(|(provider, _)| provider.as_str()).collect()
+    }
+
+    /// Only these days of it.
+    pub fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.told.retain(|(_, day), _| wanted(day));
+        self.lines.retain(|line| wanted(&line.day));
+    }
+}
+
+/// One report: its places, also those without a line, and its lines.
+#[derive(Debug, Default)]
+struct Report {
+    places: BTreeSet<Place>,
+    lines: Vec<Line>,
 }
 
 /// Reads an export.
@@ -157,13 +217,18 @@ pub fn read(text: &str) -> Result<Export, ExportError> {
     }
 }
 
-/// The day of a date or time that begins with `YYYY-MM-DD`, or of Unix seconds.
+/// The day, UTC, of a date (`2026-11-24`), or of a time that says how far it is from UTC.
 fn day(text: &str) -> Option<String> {
-    if let Ok(seconds) = text.parse::<i64>() {
-        return jiff::Timestamp::from_second(seconds).ok().map(|at| at.strftime("%Y-%m-%d").to_string());
+    match text.len() {
+        10 => text.parse::<jiff::civil::Date>().ok().map(|date| date.to_string()),
+        11.. => text.parse::<jiff::Timestamp>().ok().map(|at| at.strftime("%Y-%m-%d").to_string()),
+        _ => None,
     }
-    let date: jiff::civil::Date = text.get(..10)?.parse().ok()?;
-    Some(date.to_string())
+}
+
+/// The day, UTC, of Unix seconds.
+fn day_of_seconds(seconds: i64) -> Option<String> {
+    jiff::Timestamp::from_second(seconds).ok().map(|at| at.strftime("%Y-%m-%d").to_string())
 }
 
 #[cfg(test)]

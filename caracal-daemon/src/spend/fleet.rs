@@ -2,7 +2,9 @@
 //! charges behind a watermark; gives integer sums by host, agent, provider, model and minute, hour or day.
 //!
 //! Each step is one script that adds and moves the watermark together, and does nothing when the watermark is there
-//! already. What Redis loses, the next step brings back. Never the authority for a decision.
+//! already. What a script has written stays when it fails, so it looks at all that it will touch before it writes: a step
+//! is done whole, or not at all and may be tried again. What Redis loses, the next step brings back. Never the authority for
+//! a decision.
 
 use crate::ledger::books::Spend;
 use crate::ledger::postgres::{Database, failed, number, signed};
@@ -17,13 +19,28 @@ const STEP_ROWS: i64 = 500;
 const PATIENCE: Duration = Duration::from_secs(10);
 const DAY: i64 = 86_400;
 
+/// The largest number of a view: far above any bill, and so far below Redis's largest (2^63 - 1) that the script's floating
+/// point can tell the two apart.
+const MOST: u64 = 9_000_000_000_000_000_000;
+
 /// `KEYS`: the watermarks, then buckets. `ARGV`: the log, where the watermark must be, where it goes, how many pairs follow of
-/// a bucket and its end in Unix seconds; then a bucket, a field and what is added, over and over.
+/// a bucket and its end in Unix seconds; then a bucket, a field and what is added, over and over. Gives 1 when it is done, 0
+/// when it was, -1 when the watermark is elsewhere, and the name of a key that holds something else.
 const STEP: &str = "\
+for i = 1, #KEYS do
+  local kind = redis.call('TYPE', KEYS[i]).ok
+  if kind ~= 'hash' and kind ~= 'none' then return KEYS[i] end
+end
 local mark = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
+if not mark then return KEYS[1] end
 if mark >= tonumber(ARGV[3]) then return 0 end
 if mark ~= tonumber(ARGV[2]) then return -1 end
 local at = 5 + 2 * tonumber(ARGV[4])
+for i = at, #ARGV, 3 do
+  local key = KEYS[tonumber(ARGV[i])]
+  local there = redis.call('HGET', key, ARGV[i + 1]) or '0'
+  if not there:match('^%d+$') or tonumber(there) + tonumber(ARGV[i + 2]) > 9e18 then return key end
+end
 for i = at, #ARGV, 3 do redis.call('HINCRBY', KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2]) end
 for i = 5, at - 1, 2 do redis.call('EXPIREAT', KEYS[tonumber(ARGV[i])], ARGV[i + 1]) end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
@@ -36,6 +53,24 @@ local keys = redis.call('KEYS', ARGV[1])
 for i = 1, #keys do redis.call('DEL', keys[i]) end
 return #keys
 ";
+
+/// What the script gave.
+#[derive(Debug)]
+enum Done {
+    /// Whether it went on, and why not.
+    Code,
+    /// This key holds something else.
+    Foreign(String),
+}
+
+impl redis::FromRedisValue for Done {
+    fn from_redis_value(value: redis::Value) -> Result<Done, redis::ParsingError> {
+        if let redis::Value::Int(_) = value {
+            return Ok(Done::Code);
+        }
+        String::from_redis_value(value).map(Done::Foreign)
+    }
+}
 
 /// Why the view did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -238,7 +273,8 @@ impl FleetView {
                     keys.len() - 1
                 });
                 for (name, value) in Spend::NUMBERS.iter().zip(row.spend.numbers()).filter(|(_, value)| *value > 0) {
-                    *sums.entry((at + 1, field(&row.key, name))).or_default() += value;
+                    let sum = sums.entry((at + 1, field(&row.key, name))).or_default();
+                    *sum = sum.saturating_add(value).min(MOST);
                 }
             }
         }
@@ -255,8 +291,10 @@ impl FleetView {
             call.arg(*at).arg(field).arg(*value);
         }
         // 0: another worker was faster. -1: Redis lost what it had, or another worker is in between: the next step reads anew.
-        let _: i64 = call.invoke_async(&mut connection).await?;
-        Ok(())
+        match call.invoke_async(&mut connection).await? {
+            Done::Code => Ok(()),
+            Done::Foreign(key) => Err(FleetError::Foreign(key)),
+        }
     }
 
     /// Deletes the view; the next steps make it anew.
@@ -448,30 +486,4 @@ fn set(row: &mut Spend, name: &str, value: u64) -> Option<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_number_has_its_place() {
-        let mut row = Spend::default();
-        for (value, name) in (1..).zip(Spend::NUMBERS) {
-            set(&mut row, name, value).expect("a name");
-        }
-        assert_eq!(row.numbers(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
-        assert_eq!(set(&mut row, "other", 1), None);
-    }
-
-    #[test]
-    fn names_are_read_back_whatever_stands_in_them() {
-        let key = FleetKey { host: "h|\"".into(), agent: "a,b".into(), provider: "p".into(), model: "[m]".into() };
-        assert_eq!(read_field(&field(&key, "nano")), Some((key, "nano".to_owned())));
-        assert_eq!(read_field("nano"), None);
-    }
-
-    #[test]
-    fn buckets_end_when_they_are_old() {
-        assert_eq!(Width::Hour.bucket("2026-11-24T10:05"), "2026-11-24T10");
-        assert_eq!(Width::Minute.ends("1970-01-01T00:01"), Some(60 + 2 * DAY));
-        assert_eq!(Width::Day.ends("2026-11-24T10:05"), None);
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! The ledger held against a provider's own account. Takes an export and the charges in the ledger; gives both sides by day
 //! and model, what differs, and what would put it right. Pure. Says what it knows: nothing here changes a charge.
 
-use super::export::{Billed, Export};
+use super::export::{Billed, Export, Place};
 use crate::ledger::charges::Charged;
 use crate::money::NanoUsd;
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,47 +134,40 @@ impl Row {
 #[derive(Debug)]
 pub struct Reconciliation<'a> {
     export: &'a Export,
-    rows: BTreeMap<(String, String, String), Row>,
-    /// Days and providers of which the export does not tell the models apart.
-    whole: BTreeSet<(String, String)>,
-    told: Billed,
+    rows: BTreeMap<RowKey, Row>,
+    /// The parts of each row, by key and workspace.
+    parts: BTreeMap<RowKey, BTreeMap<(String, String), Billed>>,
+    /// Providers' days of which the export does not tell the models apart.
+    whole: BTreeSet<Place>,
 }
+
+/// Day, provider, model.
+type RowKey = (String, String, String);
 
 impl<'a> Reconciliation<'a> {
     /// The provider's side of `export`.
     #[must_use]
     pub fn new(export: &'a Export) -> Reconciliation<'a> {
         let nameless = export.lines.iter().filter(|line| line.model.is_empty());
-        let whole = nameless.map(|line| (line.day.clone(), line.provider.clone())).collect();
-        let mut told = Billed::default();
-        let mut all = Reconciliation { export, rows: BTreeMap::new(), whole, told };
+        let whole = nameless.map(|line| (line.provider.clone(), line.day.clone())).collect();
+        let mut all = Reconciliation { export, rows: BTreeMap::new(), parts: BTreeMap::new(), whole };
         for line in &export.lines {
-            told.add(&line.billed);
-            let row = all.row(&line.day, &line.provider, &line.model);
-            row.billed.add(&line.billed);
-            if line.key.is_empty() && line.workspace.is_empty() {
-                continue;
-            }
-            let same = |part: &&mut Part| part.key == line.key && part.workspace == line.workspace;
-            match row.parts.iter_mut().find(same) {
-                Some(part) => part.billed.add(&line.billed),
-                None => row.parts.push(Part {
-                    key: line.key.clone(),
-                    workspace: line.workspace.clone(),
-                    billed: line.billed,
-                }),
+            let key = all.key(&line.day, &line.provider, &line.model);
+            all.row(&key).billed.add(&line.billed);
+            if !line.key.is_empty() || !line.workspace.is_empty() {
+                let parts = all.parts.entry(key).or_default();
+                parts.entry((line.key.clone(), line.workspace.clone())).or_default().add(&line.billed);
             }
         }
-        all.told = told;
         all
     }
 
-    /// Adds a charge, if it is of a day and provider that the export is about.
+    /// Adds a charge, if it is of a provider's day that the export is about.
     pub fn add(&mut self, charged: &Charged) {
         let fields = &charged.charge.record.data;
         let at = jiff::Timestamp::from_nanosecond(i128::from(charged.charge.record.at.0)).unwrap_or_default();
         let (day, provider) = (at.strftime("%Y-%m-%d").to_string(), fields.provider.as_deref().unwrap_or_default());
-        if !self.export.days.contains(&day) || !self.export.providers.contains(provider) {
+        if !self.export.told.contains_key(&(provider.to_owned(), day.clone())) {
             return;
         }
         let asked = fields.model.clone().unwrap_or_default();
@@ -185,7 +178,8 @@ impl<'a> Reconciliation<'a> {
         }
         let used = fields.usage().unwrap_or_default();
         let answered = fields.response_model.clone().unwrap_or_else(|| asked.clone());
-        let own = &mut self.row(&day, provider, &answered).ledger;
+        let key = self.key(&day, provider, &answered);
+        let own = &mut self.row(&key).ledger;
         let written = used.cache_write_5m.saturating_add(used.cache_write_1h);
         let input = used.input.saturating_add(used.cache_read).saturating_add(written);
         own.calls = own.calls.saturating_add(u64::from(!released));
@@ -202,34 +196,31 @@ impl<'a> Reconciliation<'a> {
         }
     }
 
-    fn row(&mut self, day: &str, provider: &str, model: &str) -> &mut Row {
-        let whole = self.whole.contains(&(day.to_owned(), provider.to_owned()));
-        let model = if whole { String::new() } else { canonical(model) };
-        let key = (day.to_owned(), provider.to_owned(), model.clone());
-        self.rows.entry(key).or_insert_with(|| Row {
-            day: day.to_owned(),
-            provider: provider.to_owned(),
-            model,
-            ..Row::default()
+    fn key(&self, day: &str, provider: &str, model: &str) -> RowKey {
+        let whole = self.whole.contains(&(provider.to_owned(), day.to_owned()));
+        (day.to_owned(), provider.to_owned(), if whole { String::new() } else { canonical(model) })
+    }
+
+    fn row(&mut self, key: &RowKey) -> &mut Row {
+        self.rows.entry(key.clone()).or_insert_with(|| {
+            let (day, provider, model) = key.clone();
+            Row { day, provider, model, ..Row::default() }
         })
     }
 
-    /// The rows, by day. What the export tells of some models and not of one, it tells to be nothing.
+    /// The rows, by day. What the export tells of some models of a provider's day and not of one, it tells to be nothing.
     #[must_use]
-    pub fn rows(self) -> Vec<Row> {
-        let told = self.told;
-        let zero = |told: Option<u64>| told.map(|_| 0);
-        let floor = Billed {
-            requests: zero(told.requests),
-            input: zero(told.input),
-            cache_read: zero(told.cache_read),
-            cache_write: zero(told.cache_write),
-            output: zero(told.output),
-            amount: told.amount.map(|_| super::export::Amount::default()),
-        };
-        let mut rows: Vec<Row> = self.rows.into_values().collect();
-        rows.iter_mut().for_each(|row| row.billed.add(&floor));
-        rows
+    pub fn rows(mut self) -> Vec<Row> {
+        let part = |((key, workspace), billed)| Part { key, workspace, billed };
+        let filled = self.rows.into_iter().map(|(key, mut row)| {
+            row.parts = self.parts.remove(&key).unwrap_or_default().into_iter().map(part).collect();
+            let (day, provider, _) = key;
+            if let Some(nothing) = self.export.told.get(&(provider, day)) {
+                row.billed.add(nothing);
+            }
+            row
+        });
+        filled.collect()
     }
 }
 

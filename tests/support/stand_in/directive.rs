@@ -12,6 +12,7 @@
 //! | `cut=N` | the connection breaks after N events |
 //! | `reset` | it breaks with a reset |
 //! | `stop=N` | the stream stands still after N events until `/go/ID` is asked of a site, or nobody listens |
+//! | `error=N` | on a socket: an error after N events, and the answer goes on |
 //! | `beyond=N` | N tokens of a hundred letters each are generated, whatever the cap |
 //! | `no-usage` | the answer does not say what it cost, and it is billed |
 //! | `late-usage` | the usage comes after a pause |
@@ -43,6 +44,8 @@ pub struct Directive {
     pub reset: bool,
     /// Stand still after this many events.
     pub stop: Option<usize>,
+    /// An error after this many events of a socket, and the answer goes on.
+    pub error: Option<usize>,
     /// Generate this many tokens, whatever the cap.
     pub beyond: Option<u64>,
     /// Leave the usage out.
@@ -87,6 +90,7 @@ impl Directive {
                 "cut" => self.cut = usize::try_from(number()).ok(),
                 "reset" => self.reset = true,
                 "stop" => self.stop = usize::try_from(number()).ok(),
+                "error" => self.error = usize::try_from(number()).ok(),
                 "beyond" => self.beyond = Some(number()),
                 "no-usage" => self.no_usage = true,
                 "late-usage" => self.late_usage = true,

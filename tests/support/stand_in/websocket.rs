@@ -7,7 +7,7 @@ use base64::Engine as _;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::upgrade::Upgraded;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -17,10 +17,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 /// RFC 6455, 1.3.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Is this an upgrade to a WebSocket?
+/// Is this an upgrade to a WebSocket? Any other request with the header is answered as if it had none (RFC 9110, 7.8).
 #[must_use]
 pub fn asked(request: &Request<Incoming>) -> bool {
-    request.headers().get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    request.method() == Method::GET
+        && request.headers().get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Switches protocols; `work` has the socket from then on.
@@ -86,6 +87,9 @@ pub fn responses(world: Arc<World>, request: Request<Incoming>) -> Response<Out>
             let message: Value = serde_json::from_slice(&payload)?;
             world.log.write(&json!({"event": "message", "type": message["type"], "cap": message["max_output_tokens"]}));
             if message["type"] != "response.create" {
+                // There is nothing to cancel, and nothing else is known.
+                let error = json!({"type": "error", "status": 400, "error": {"message": "no active response"}});
+                send(&mut stream, 0x81, error.to_string().as_bytes()).await?;
                 continue;
             }
             let before = message["previous_response_id"].as_str().and_then(|id| contexts.get(id)).copied();
@@ -96,10 +100,16 @@ pub fn responses(world: Arc<World>, request: Request<Incoming>) -> Response<Out>
                 continue;
             };
             contexts.insert(turn.id.clone(), bytes + 4 * turn.delivery.plan.tokens.output);
+            let (fails, mut sent) = (turn.delivery.directive.error, 0);
             let mut stream_of = turn.delivery.messages(turn.events);
             while let Some(event) = stream_of.recv().await {
                 let Ok(text) = event else { return Ok(()) };
                 send(&mut stream, 0x81, text.as_bytes()).await?;
+                sent += 1;
+                if fails == Some(sent) {
+                    let error = json!({"type": "error", "status": 500, "error": {"message": "in the middle"}});
+                    send(&mut stream, 0x81, error.to_string().as_bytes()).await?;
+                }
             }
         }
     })

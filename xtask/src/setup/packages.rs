@@ -50,9 +50,10 @@ pub(crate) const SERVICES: &[(&str, Probe)] = &[
     ("util-linux", Probe::Program("setpriv")),
 ];
 
-/// What the unit tests start: a vault of shared budgets.
+/// What the unit tests start: a vault of shared budgets, and the view of all hosts' spend.
 pub(crate) const UNIT: &[(&str, Probe)] = &[
     ("postgresql", Probe::Succeeds(&["sh", "-c", "ls /usr/lib/postgresql/*/bin/postgres"])),
+    ("redis-server", Probe::Program("redis-server")),
     ("util-linux", Probe::Program("setpriv")),
 ];
 

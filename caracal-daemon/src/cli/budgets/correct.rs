@@ -42,15 +42,18 @@ pub struct CorrectArgs {
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: String,
     /// The call, as `caracald events --json` names it.
-    #[arg(long, value_name = "ID", required_unless_present_any = ["agent", "model", "provider", "budget", "host", "day"],
-          conflicts_with_all = ["agent", "model", "provider", "budget", "host", "day", "at_hold"])]
+    #[arg(long, value_name = "ID", required_unless_present_any = ["agent", "model", "models", "provider", "budget", "host", "day"],
+          conflicts_with_all = ["agent", "model", "models", "provider", "budget", "host", "day", "at_hold"])]
     call: Option<uuid::Uuid>,
     /// Charges of agents that match.
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     agent: Option<Glob>,
+    /// Charges of this model or tool, as it was asked for.
+    #[arg(long, value_name = "NAME", conflicts_with = "models")]
+    model: Option<String>,
     /// Charges of models or tools that match.
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
-    model: Option<Glob>,
+    models: Option<Glob>,
     /// Charges of this provider, as `caracald spend --by provider` names it.
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
@@ -131,7 +134,8 @@ fn find(args: &CorrectArgs, state: &Path) -> anyhow::Result<Vec<Charged>> {
             let host = charged.detail.as_ref().and_then(|detail| detail.host.as_deref());
             let in_budget = |name: &String| fields.windows.iter().any(|window| *window.budget == **name);
             let wanted = fits(&args.agent, fields.agent.as_deref())
-                && fits(&args.model, fields.model.as_deref())
+                && args.model.as_ref().is_none_or(|name| fields.model.as_ref() == Some(name))
+                && fits(&args.models, fields.model.as_deref())
                 && fits(&args.host, host)
                 && args.provider.as_ref().is_none_or(|name| fields.provider.as_ref() == Some(name))
                 && args.budget.as_ref().is_none_or(in_budget)

@@ -58,10 +58,11 @@ pub(super) fn run(args: &ReconcileArgs, state: &StateDir) -> anyhow::Result<Exit
         export::read(&text(&args.file)?)
             .map_err(|error| anyhow::anyhow!("{}: {error} ({})", args.file.display(), error.code()))?,
     );
-    ensure!(!export.days.is_empty(), "{}: no day in it is asked for", args.file.display());
+    ensure!(!export.told.is_empty(), "{}: no day in it is asked for", args.file.display());
     let mut both = Reconciliation::new(&export);
-    let day = |text: Option<&String>| text.and_then(|day| day.parse().ok());
-    let span = Span::days(day(export.days.first()), day(export.days.last()));
+    let days = export.days();
+    let day = |text: Option<&&str>| text.and_then(|day| day.parse().ok());
+    let span = Span::days(day(days.first()), day(days.last()));
     crate::cli::ledger::block_on(async {
         charges::each(state, span, |charged| {
             both.add(&charged);
@@ -96,12 +97,10 @@ fn text(file: &Path) -> anyhow::Result<String> {
 
 /// The part of an export that is asked for.
 fn within(args: &ReconcileArgs, mut export: Export) -> Export {
-    let wanted = |day: &String| {
-        args.since.is_none_or(|since| *day >= since.to_string())
-            && args.until.is_none_or(|until| *day <= until.to_string())
-    };
-    export.days.retain(wanted);
-    export.lines.retain(|line| wanted(&line.day));
+    export.retain(|day| {
+        args.since.is_none_or(|since| *day >= *since.to_string())
+            && args.until.is_none_or(|until| *day <= *until.to_string())
+    });
     export
 }
 
@@ -121,7 +120,7 @@ fn json(args: &ReconcileArgs, export: &Export, shown: &[&Row], differing: usize)
     };
     let rows: Vec<serde_json::Value> = shown.iter().map(row).collect::<serde_json::Result<_>>()?;
     serde_json::to_string(&serde_json::json!({
-        "export": export.form, "days": export.days, "providers": export.providers,
+        "export": export.form, "days": export.days(), "providers": export.providers(),
         "tolerance_nano_usd": args.tolerance, "differing": differing, "rows": rows,
     }))
 }
@@ -132,7 +131,8 @@ fn whole(more: i128) -> i64 {
 }
 
 fn print(args: &ReconcileArgs, export: &Export, shown: &[&Row], all: usize, differing: usize) {
-    let (first, last) = (export.days.first().map_or("", String::as_str), export.days.last().map_or("", String::as_str));
+    let days = export.days();
+    let (first, last) = (days.first().copied().unwrap_or(""), days.last().copied().unwrap_or(""));
     println!("{}, {first} to {last}: {differing} of {all} days and models differ", export.form);
     if shown.is_empty() {
         return;
@@ -254,13 +254,20 @@ fn commands(args: &ReconcileArgs, row: &Row) -> Vec<String> {
             quoted(&format!("reconciled with {}", args.file.file_name().unwrap_or_default().display())),
         )
     };
-    row.proposals(args.tolerance).into_iter().map(command).collect()
+    // An agent chooses the names that it asks for: one that a shell, a terminal or a reader could take for something else is
+    // left to `--call`.
+    let plain = |proposal: &Proposal| is_plain(&row.provider) && is_plain(&proposal.model);
+    row.proposals(args.tolerance).into_iter().filter(plain).map(command).collect()
+}
+
+fn is_plain(word: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@".contains(&byte);
+    !word.is_empty() && !word.starts_with('-') && word.bytes().all(plain)
 }
 
 /// A word for a shell.
 fn quoted(word: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@".contains(&byte);
-    if !word.is_empty() && word.bytes().all(plain) {
+    if is_plain(word) {
         return word.to_owned();
     }
     format!("'{}'", crate::cli::events::text(Some(word)).replace('\'', r"'\''"))
@@ -314,6 +321,18 @@ mod tests {
         assert_eq!(code(&state, &csv(charges, cost + 1), &["--tolerance", "0", "--json", "--correct"]), differs);
         assert_eq!(code(&state, &csv(charges, cost + 1), &["--all"]), same);
         assert_eq!(code(&state, &csv(charges + 1, cost), &["--correct"]), differs);
+    }
+
+    #[test]
+    fn a_name_that_is_not_plain_is_in_no_command() {
+        let line = Line::try_parse_from(["reconcile", "bill.csv"]).expect("a command line");
+        let mut row = Row { day: "2026-11-24".into(), provider: "openai".into(), ..Row::default() };
+        row.billed.amount = export::Amount::parse("1");
+        for (model, printed) in [("gpt-4o", 1), ("gpt-*", 0), ("a b", 0), ("--by=9", 0), ("m\u{1b}[2K", 0), ("", 0)] {
+            row.ledger.models = [model.to_owned()].into();
+            assert_eq!(row.proposals(NanoUsd::ZERO).len(), 1);
+            assert_eq!(commands(&line.args, &row).len(), printed, "{model:?}");
+        }
     }
 
     #[test]

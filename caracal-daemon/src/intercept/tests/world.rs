@@ -396,6 +396,13 @@ async fn upstream(mut request: Request<Incoming>, log: Arc<UpstreamLog>) -> Resu
             answer.headers_mut().insert("content-type", "application/json".parse().expect("value"));
             answer
         }
+        // A server that ignores what it does not know of an upgrade answers the request that it finds.
+        "/v1/responses" => {
+            let answer = r#"{"id":"r1","status":"completed","model":"gpt-5-mini","usage":{"input_tokens":10,"output_tokens":5,"total_tokens":15}}"#;
+            let mut answer = Response::new(full(answer));
+            answer.headers_mut().insert("content-type", "application/json".parse().expect("value"));
+            answer
+        }
         "/ws" => {
             let upgrade = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {

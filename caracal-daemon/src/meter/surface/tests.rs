@@ -80,6 +80,30 @@ fn litellm_40010_a_websocket_is_never_unmetered() {
 }
 
 #[test]
+fn a_header_never_takes_a_paid_call_away() {
+    const GOOGLE: &str = "generativelanguage.googleapis.com";
+    const AWS: &str = "bedrock-runtime.us-east-1.amazonaws.com";
+    for name in ["websocket", "WebSocket, x", "x", "h2c", ""] {
+        let headers = HeaderMap::from_iter([(UPGRADE, http::HeaderValue::from_static(name))]);
+        for (host, path) in [
+            ("api.openai.com", "/v1/responses"),
+            ("api.openai.com", "/v1/chat/completions"),
+            ("api.anthropic.com", "/v1/messages"),
+            (GOOGLE, "/v1beta/models/gemini-2.5-pro:generateContent"),
+            (AWS, "/model/us.amazon.nova-pro-v1:0/converse"),
+            ("mine.openai.azure.com", "/openai/deployments/realtime/chat/completions"),
+            ("api.mistral.ai", "/v1/chat/completions"),
+            ("openrouter.ai", "/api/v1/chat/completions"),
+        ] {
+            let is = surface(&[], host, &Method::POST, path, &headers);
+            assert!(matches!(is, Surface::Paid(..)), "{name:?} {host}{path}: {is:?}");
+        }
+        let is = surface(&[], "chatgpt.com", &Method::POST, "/backend-api/codex/responses", &headers);
+        assert_eq!(is, Surface::Unknown(Provider::OpenAi));
+    }
+}
+
+#[test]
 fn gemini_bedrock_and_the_compatible_are_known() {
     use Operation::{Chat, Converse, EmbedContent, Embeddings, Generate, Invoke, Responses};
     use Provider::{Azure, Bedrock, DeepSeek, Google, Groq, Mistral, OpenRouter, Together, Xai};

@@ -1,9 +1,10 @@
 //! The JSON of OpenAI's Usage and Costs API and of Anthropic's Admin API: pages of buckets of results, one page after the
-//! other or in an array.
+//! other or in an array. A report is the pages of one request: each says whether another one follows.
 
-use super::{Amount, Billed, Export, ExportError, Line, day, table::of_line_item};
+use super::{Amount, Billed, Export, ExportError, Line, Report, day, day_of_seconds, table::of_line_item};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use std::collections::{BTreeMap, HashSet};
 
 #[derive(Deserialize)]
 struct Page<'a> {
@@ -20,12 +21,14 @@ struct Bucket<'a> {
     /// Anthropic's: RFC 3339.
     starting_at: Option<String>,
     #[serde(borrow, alias = "result")]
-    results: Vec<Found<'a>>,
+    results: Vec<&'a RawValue>,
 }
 
 /// A result of either provider: what a kind of result does not have is `None`.
 #[derive(Deserialize)]
 struct Found<'a> {
+    /// OpenAI's: `organization.costs.result`, `organization.usage.completions.result`, ...
+    object: Option<String>,
     #[serde(borrow)]
     amount: Option<&'a RawValue>,
     currency: Option<String>,
@@ -58,70 +61,111 @@ struct Money<'a> {
     currency: String,
 }
 
-pub(super) fn read(text: &str) -> Result<Export, ExportError> {
-    let mut export = Export { form: "OpenAI's or Anthropic's API", ..Export::default() };
-    let mut more = false;
-    for page in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
-        let unknown =
-            |error: serde_json::Error| ExportError::Unknown(format!("its JSON is no page of buckets: {error}"));
-        let text = page.map_err(unknown)?.get();
-        let pages: Vec<Page<'_>> = if text.starts_with('[') {
-            serde_json::from_str(text).map_err(unknown)?
-        } else {
-            vec![serde_json::from_str(text).map_err(unknown)?]
-        };
-        for page in pages {
-            more = page.has_more;
-            page.data.into_iter().try_for_each(|bucket| take(&mut export, bucket))?;
-        }
-    }
-    if more {
-        return Err(ExportError::MorePages);
-    }
-    Ok(export)
+/// The reports of a text.
+#[derive(Default)]
+struct Reading {
+    export: Export,
+    /// The report that is being read: its provider, and what it tells of once a result says so.
+    open: Option<(Report, &'static str, Option<String>)>,
+    /// What is told already: a bucket, and all of a result but its numbers.
+    known: HashSet<String>,
 }
 
-fn take(export: &mut Export, bucket: Bucket<'_>) -> Result<(), ExportError> {
-    let (provider, begins) = match (bucket.start_time, &bucket.starting_at) {
-        (Some(seconds), _) => ("openai", seconds.to_string()),
-        (None, Some(at)) => ("anthropic", at.clone()),
-        (None, None) => {
-            return Err(ExportError::Unknown("a bucket has neither `start_time` nor `starting_at`".to_owned()));
+pub(super) fn read(text: &str) -> Result<Export, ExportError> {
+    let mut reading = Reading::default();
+    reading.export.form = "OpenAI's or Anthropic's API";
+    for page in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
+        let text = page.map_err(|error| unknown(&error))?.get();
+        let pages: Vec<Page<'_>> = if text.starts_with('[') {
+            serde_json::from_str(text).map_err(|error| unknown(&error))?
+        } else {
+            vec![serde_json::from_str(text).map_err(|error| unknown(&error))?]
+        };
+        for page in pages {
+            page.data.into_iter().try_for_each(|bucket| reading.take(bucket))?;
+            if !page.has_more && let Some((report, ..)) = reading.open.take() {
+                reading.export.take(report)?;
+            }
         }
-    };
-    let fault = |why: &str| ExportError::Row { at: format!("the bucket of {begins}"), why: why.to_owned() };
-    let day = day(&begins).ok_or_else(|| fault("that is no time"))?;
-    export.days.insert(day.clone());
-    export.providers.insert(provider.to_owned());
-    for found in bucket.results {
-        let amount = found.amount.map(|amount| money(provider, amount, &found, &day)).transpose()?;
-        let (input, written) = match found.uncached_input_tokens {
-            None => (found.input_tokens, found.input_cache_write_tokens),
-            Some(uncached) => {
-                let written = found.cache_creation.unwrap_or_default();
-                let written = written.ephemeral_5m_input_tokens.saturating_add(written.ephemeral_1h_input_tokens);
-                let read = found.cache_read_input_tokens.unwrap_or(0);
-                (Some(uncached.saturating_add(read).saturating_add(written)), Some(written))
+    }
+    // The page that would end it is missing.
+    if reading.open.is_some() { Err(ExportError::MorePages) } else { Ok(reading.export) }
+}
+
+fn unknown(error: &serde_json::Error) -> ExportError {
+    ExportError::Unknown(format!("its JSON is no page of buckets: {error}"))
+}
+
+impl Reading {
+    fn take(&mut self, bucket: Bucket<'_>) -> Result<(), ExportError> {
+        let (provider, begins, day) = match (bucket.start_time, bucket.starting_at) {
+            (Some(seconds), _) => ("openai", seconds.to_string(), day_of_seconds(seconds)),
+            (None, Some(at)) => ("anthropic", at.clone(), day(&at)),
+            (None, None) => {
+                return Err(ExportError::Unknown("a bucket has neither `start_time` nor `starting_at`".to_owned()));
             }
         };
-        let model = found.model.or_else(|| found.line_item.as_deref().map(of_line_item)).unwrap_or_default();
-        export.push(Line {
-            day: day.clone(),
-            provider: provider.to_owned(),
-            model,
-            key: found.api_key_id.unwrap_or_default(),
-            workspace: found.workspace_id.or(found.project_id).unwrap_or_default(),
-            billed: Billed {
-                requests: found.num_model_requests,
-                input,
-                cache_read: found.input_cached_tokens.or(found.cache_read_input_tokens),
-                cache_write: written,
-                output: found.output_tokens,
-                amount,
-            },
-        })?;
+        let fault = |why: &str| ExportError::Row { at: format!("the bucket of {begins}"), why: why.to_owned() };
+        let day = day.ok_or_else(|| fault("that is no time"))?;
+        let (report, of, told) = self.open.get_or_insert_with(|| (Report::default(), provider, None));
+        if *of != provider {
+            return Err(ExportError::MorePages);
+        }
+        report.places.insert((provider.to_owned(), day.clone()));
+        for result in bucket.results {
+            let found: Found<'_> = serde_json::from_str(result.get()).map_err(|error| unknown(&error))?;
+            // Another report before the last page of this one.
+            let kind = found.object.clone().unwrap_or_else(|| found.amount.is_some().to_string());
+            if told.get_or_insert_with(|| kind.clone()) != &kind {
+                return Err(ExportError::MorePages);
+            }
+            if !self.known.insert(format!("{begins} {kind} {}", but_numbers(result)?)) {
+                return Err(fault("it has a result twice, or two exports overlap: put each day into the file once"));
+            }
+            if self.known.len() > super::MAX_ROWS {
+                return Err(ExportError::TooLong);
+            }
+            report.lines.push(line(provider, &day, found)?);
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// All of a result that says what it is about, in one spelling.
+fn but_numbers(result: &RawValue) -> Result<String, ExportError> {
+    let mut members: BTreeMap<String, serde_json::Value> =
+        serde_json::from_str(result.get()).map_err(|error| unknown(&error))?;
+    // Counts are numbers or objects of them, and an amount may be a text.
+    members.retain(|name, value| name != "amount" && !value.is_number() && !value.is_object() && !value.is_null());
+    serde_json::to_string(&members).map_err(|error| unknown(&error))
+}
+
+fn line(provider: &str, day: &str, found: Found<'_>) -> Result<Line, ExportError> {
+    let amount = found.amount.map(|amount| money(provider, amount, &found, day)).transpose()?;
+    let (input, written) = match found.uncached_input_tokens {
+        None => (found.input_tokens, found.input_cache_write_tokens),
+        Some(uncached) => {
+            let written = found.cache_creation.unwrap_or_default();
+            let written = Some(written.ephemeral_5m_input_tokens.saturating_add(written.ephemeral_1h_input_tokens));
+            (Some(Billed::with_cache(uncached, found.cache_read_input_tokens, written)), written)
+        }
+    };
+    let model = found.model.or_else(|| found.line_item.as_deref().map(of_line_item)).unwrap_or_default();
+    Ok(Line {
+        day: day.to_owned(),
+        provider: provider.to_owned(),
+        model,
+        key: found.api_key_id.unwrap_or_default(),
+        workspace: found.workspace_id.or(found.project_id).unwrap_or_default(),
+        billed: Billed {
+            requests: found.num_model_requests,
+            input,
+            cache_read: found.input_cached_tokens.or(found.cache_read_input_tokens),
+            cache_write: written,
+            output: found.output_tokens,
+            amount,
+        },
+    })
 }
 
 /// OpenAI writes `{"value": 0.06, "currency": "usd"}` in dollars, Anthropic `"amount": "123.45", "currency": "USD"` in cents.

@@ -1,12 +1,14 @@
 //! The CSV of OpenAI's dashboard and of Anthropic's Console, and a plain one of one's own. Columns are found by their names.
 
-use super::{Amount, Billed, Export, ExportError, Line, csv, day};
+use super::{Amount, Billed, Export, ExportError, Line, Report, csv, day, day_of_seconds};
 
 /// The columns of a form, by what they are. An empty name is a column that the form does not have.
 struct Form {
     name: &'static str,
     provider: &'static str,
     day: &'static str,
+    /// The day's column has Unix seconds.
+    seconds: bool,
     model: &'static str,
     key: &'static str,
     workspace: &'static str,
@@ -25,6 +27,7 @@ const NONE: Form = Form {
     name: "",
     provider: "",
     day: "",
+    seconds: false,
     model: "",
     key: "",
     workspace: "",
@@ -44,6 +47,7 @@ const FORMS: [Form; 5] = [
         name: "OpenAI's costs (dashboard)",
         provider: "openai",
         day: "start_time",
+        seconds: true,
         model: "line_item",
         key: "api_key_id",
         workspace: "project_id",
@@ -55,6 +59,7 @@ const FORMS: [Form; 5] = [
         name: "OpenAI's usage (dashboard)",
         provider: "openai",
         day: "start_time",
+        seconds: true,
         model: "model",
         key: "api_key_id",
         workspace: "project_id",
@@ -108,6 +113,10 @@ pub(super) fn read(text: &str) -> Result<Export, ExportError> {
     let mut rows = csv::rows(text)?.into_iter();
     let Some((_, header)) = rows.next() else { return Err(ExportError::Unknown("it is empty".to_owned())) };
     let header: Vec<String> = header.iter().map(|name| name.trim().to_ascii_lowercase()).collect();
+    let twice = |(at, name): (usize, &String)| !name.is_empty() && header.iter().take(at).any(|known| known == name);
+    if header.iter().enumerate().any(twice) {
+        return Err(ExportError::Unknown("a column stands twice in its header".to_owned()));
+    }
     let has = |name: &str| !name.is_empty() && header.iter().any(|known| known == name);
     let fits = |form: &&Form| {
         let told = [form.amount, form.input, form.uncached].into_iter().any(has);
@@ -117,13 +126,16 @@ pub(super) fn read(text: &str) -> Result<Export, ExportError> {
         let shown: String = header.join(",").chars().filter(|shown| !shown.is_control()).take(120).collect();
         return Err(ExportError::Unknown(format!("its columns are {shown:?}")));
     };
-    let mut export = Export { form: form.name, ..Export::default() };
-    if !form.provider.is_empty() {
-        export.providers.insert(form.provider.to_owned());
-    }
+    let (mut export, mut report) = (Export { form: form.name, ..Export::default() }, Report::default());
     for (line, fields) in rows {
-        Reader { form, header: &header, line, fields: &fields }.take(&mut export)?;
+        let row = Reader { form, header: &header, line, fields: &fields };
+        // A field too few or too many moves all that follow it: what stands under a name would be another thing.
+        if fields.len() != header.len() {
+            return Err(row.fault(format!("it has {} fields, and the header {}", fields.len(), header.len())));
+        }
+        row.take(&mut report)?;
     }
+    export.take(report)?;
     Ok(export)
 }
 
@@ -135,11 +147,23 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn take(&self, export: &mut Export) -> Result<(), ExportError> {
+    fn take(&self, report: &mut Report) -> Result<(), ExportError> {
         let form = self.form;
         let begins = self.text(form.day);
-        let day = day(begins).ok_or_else(|| self.fault(format!("{begins:?} is no day; write it like 2026-11-24")))?;
-        export.days.insert(day.clone());
+        let day = if form.seconds { begins.parse().ok().and_then(day_of_seconds) } else { day(begins) };
+        let day = day.ok_or_else(|| {
+            let how = if form.seconds { "in Unix seconds" } else { "like 2026-11-24" };
+            self.fault(format!("{begins:?} is no day; write it {how}"))
+        })?;
+        let provider = if form.provider.is_empty() {
+            self.text("provider").to_ascii_lowercase()
+        } else {
+            form.provider.to_owned()
+        };
+        if provider.is_empty() {
+            return Err(self.fault("it names no provider".to_owned()));
+        }
+        report.places.insert((provider.clone(), day.clone()));
         let mut written = None;
         for name in form.cache_writes {
             if let Some(more) = self.count(name)? {
@@ -149,10 +173,7 @@ impl Reader<'_> {
         let cache_read = self.count(form.cache_read)?;
         let input = match self.count(form.uncached)? {
             None => self.count(form.input)?,
-            Some(uncached) => {
-                let cached = cache_read.unwrap_or(0).saturating_add(written.unwrap_or(0));
-                Some(uncached.saturating_add(cached))
-            }
+            Some(uncached) => Some(Billed::with_cache(uncached, cache_read, written)),
         };
         let billed = Billed {
             requests: self.count(form.requests)?,
@@ -166,18 +187,11 @@ impl Reader<'_> {
             // A day on which nothing was billed.
             return Ok(());
         }
-        let provider = if form.provider.is_empty() {
-            self.text("provider").to_ascii_lowercase()
-        } else {
-            form.provider.to_owned()
-        };
-        if provider.is_empty() {
-            return Err(self.fault("it names no provider".to_owned()));
-        }
         let model = self.text(form.model);
         let model = if form.model == "line_item" { of_line_item(model) } else { model.to_owned() };
         let (key, workspace) = (self.text(form.key).to_owned(), self.text(form.workspace).to_owned());
-        export.push(Line { day, provider, model, key, workspace, billed })
+        report.lines.push(Line { day, provider, model, key, workspace, billed });
+        Ok(())
     }
 
     fn text(&self, name: &str) -> &str {

@@ -19,20 +19,21 @@ fn openai_costs_are_dollars_by_line_item() {
     let export = read(json).expect("an export");
     assert_eq!(nano(&export), [text("2024-11-01", "gpt-4o-2024-08-06", 60_000_000), text("2024-11-01", "", 12_000)]);
     assert_eq!(export.lines[0].workspace, "proj_a");
-    assert_eq!(export.days.iter().collect::<Vec<_>>(), ["2024-11-01", "2024-11-02"]);
+    assert_eq!(export.days().into_iter().collect::<Vec<_>>(), ["2024-11-01", "2024-11-02"]);
     let csv = "\u{feff}start_time,end_time,start_time_iso,end_time_iso,amount_value,amount_currency,quantity,quantity_unit,line_item,user_id,api_key_id,project_id\r\n\
         1730505600,1730592000,2024-11-02T00:00:00+00:00,,,,,,,,,\r\n\
         1730419200,1730505600,2024-11-01T00:00:00+00:00,,0.003835980000000000000000000000,usd,1000,tokens,\"gpt-5-nano, input_tokens\",,key_1,proj_a\r\n";
     let export = read(csv).expect("an export");
     assert_eq!(nano(&export), [text("2024-11-01", "gpt-5-nano", 3_835_980)]);
-    assert_eq!((export.lines[0].key.as_str(), export.days.len()), ("key_1", 2));
+    assert_eq!((export.lines[0].key.as_str(), export.days().len()), ("key_1", 2));
 }
 
 #[test]
 fn openai_usage_counts_cached_tokens_within_the_input() {
     let page = |more: bool| {
+        let starts = if more { 1_730_419_200 } else { 1_730_505_600 };
         format!(
-            r#"{{"object":"page","data":[{{"object":"bucket","start_time":1730419200,"end_time":1730505600,"results":[
+            r#"{{"object":"page","data":[{{"object":"bucket","start_time":{starts},"results":[
             {{"object":"organization.usage.completions.result","input_tokens":1000,"output_tokens":500,"input_cached_tokens":800,
               "num_model_requests":5,"project_id":null,"api_key_id":"key_1","model":"gpt-4o","batch":null}}]}}],"has_more":{more}}}"#
         )
@@ -77,6 +78,67 @@ fn anthropic_usage_is_disjoint_and_its_costs_are_cents() {
     assert_eq!(nano(&read(csv).expect("an export")), [text("2026-11-24", "Claude Sonnet 4.5", 1_250_000_000)]);
 }
 
+/// A page of OpenAI's; `results` of the day `start`.
+fn page(start: u64, results: &str, more: bool) -> String {
+    format!(r#"{{"data":[{{"start_time":{start},"results":[{results}]}}],"has_more":{more}}}"#)
+}
+
+#[test]
+fn what_is_told_is_told_of_a_providers_day_and_a_kind() {
+    let told = |export: &Export| -> Vec<(String, String, bool, bool)> {
+        let kinds = |((provider, day), of): (&Place, &Billed)| {
+            (provider.clone(), day.clone(), of.input.is_some(), of.amount.is_some())
+        };
+        export.told.iter().map(kinds).collect()
+    };
+    let place = |provider: &str, day: &str, tokens, money| (provider.to_owned(), day.to_owned(), tokens, money);
+    let csv = "day,provider,model,input_tokens,amount_usd\n2026-11-24,openai,m,1,\n2026-11-25,anthropic,n,,1\n2026-11-26,openai,,,\n";
+    assert_eq!(
+        told(&read(csv).expect("an export")),
+        [
+            place("anthropic", "2026-11-25", false, true),
+            place("openai", "2026-11-24", true, false),
+            // Nothing was billed on it, of what is told of the others.
+            place("openai", "2026-11-26", true, false),
+        ]
+    );
+    // Usage of one and costs of the other, in one file.
+    let usage = r#"{"object":"organization.usage.completions.result","input_tokens":1,"output_tokens":1,"model":"m"}"#;
+    let costs = r#"{"data":[{"starting_at":"2024-11-01T00:00:00Z","results":[{"currency":"USD","amount":"1","model":"n"}]}]}"#;
+    let export = read(&format!("{}\n{costs}", page(1_730_419_200, usage, false))).expect("an export");
+    assert_eq!(
+        told(&export),
+        [place("anthropic", "2024-11-01", false, true), place("openai", "2024-11-01", true, false)]
+    );
+}
+
+#[test]
+fn a_report_has_all_its_pages_and_each_result_once() {
+    let usage = |tokens: u64| {
+        format!(
+            r#"{{"object":"organization.usage.completions.result","input_tokens":{tokens},"output_tokens":1,"model":"m","project_id":null}}"#
+        )
+    };
+    let cost = r#"{"object":"organization.costs.result","amount":{"value":1,"currency":"usd"},"line_item":"m, input"}"#;
+    let (first, second) = (1_730_419_200, 1_730_505_600);
+    let whole = [page(first, &usage(1), true), page(second, &usage(2), false), page(first, cost, false)];
+    assert_eq!(read(&whole.join("\n")).expect("an export").lines.len(), 3);
+    // The second page of the first report is missing, and the last page of the file is the end of another one.
+    assert_eq!(read(&[&whole[0][..], &whole[2]].join("\n")), Err(ExportError::MorePages));
+    assert_eq!(read(&whole[0]), Err(ExportError::MorePages));
+    for twice in [
+        vec![page(first, &usage(1), true), page(first, &usage(1), false)],
+        // Exported again when more was billed.
+        vec![page(first, &usage(1), false), page(first, &usage(7), false)],
+        vec![page(first, &format!("{},{}", usage(1), usage(2)), false)],
+    ] {
+        let error = read(&twice.join("\n")).expect_err("it counts twice");
+        assert_eq!(error.code(), "export_row", "{error}");
+    }
+    let other = usage(1).replace("null", "\"proj_a\"");
+    assert_eq!(read(&page(first, &format!("{},{other}", usage(1)), false)).expect("an export").lines.len(), 2);
+}
+
 #[test]
 fn a_plain_table_is_anybodys() {
     let csv = "day,provider,model,requests,input_tokens,cache_read_tokens,cache_write_tokens,output_tokens,amount_usd\n\
@@ -99,6 +161,14 @@ fn what_is_not_known_is_refused_and_says_where() {
         ("day,provider,model,amount_usd\n2026-11-24,openai,m,a lot\n", "export_row"),
         ("day,provider,model,amount_usd\n2026-11-24,,m,1\n", "export_row"),
         ("day,provider,model,input_tokens\n2026-11-24,openai,m,1.5\n", "export_row"),
+        // A row that is short or long, a column twice, a day that is read as seconds, one that is another day in UTC.
+        ("day,provider,model,amount_usd\n2026-11-24,openai,m\n", "export_row"),
+        ("day,provider,model,amount_usd\n2026-11-24,openai,m,1,2\n", "export_row"),
+        ("day,provider,model,amount_usd,amount_usd\n2026-11-24,openai,m,1,2\n", "export_unknown"),
+        ("day,provider,model,amount_usd\n20261124,openai,m,1\n", "export_row"),
+        ("day,provider,model,amount_usd\n1730419200,openai,m,1\n", "export_row"),
+        ("day,provider,model,amount_usd\n2026-11-24 23:00,openai,m,1\n", "export_row"),
+        ("start_time,amount_value,amount_currency\n2026-11-24,1,usd\n", "export_row"),
         ("start_time,amount_value,amount_currency\n1730419200,1,eur\n", "export_currency"),
         (r#"{"data":[{"start_time":0,"results":[{"amount":{"value":1,"currency":"eur"}}]}]}"#, "export_currency"),
         (r#"{"data":[{"start_time":0,"results":[{"amount":{"value":"x","currency":"usd"}}]}]}"#, "export_row"),

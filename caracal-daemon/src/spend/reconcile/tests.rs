@@ -125,3 +125,39 @@ fn names_lose_their_dates_and_nothing_else() {
         assert_eq!(canonical(name), want);
     }
 }
+
+/// Each provider and day for itself: of what the export does not tell nothing is taken off.
+#[test]
+fn what_is_not_told_is_not_billed_at_nothing() {
+    let anthropic = {
+        let mut charged = charged("claude-haiku-4-5", "", 700, true);
+        charged.charge.record.data.provider = Some("anthropic".into());
+        charged
+    };
+    let charges = [charged("gpt-4o", "", 5_000, true), anthropic];
+    // OpenAI on another day, and Anthropic on this one.
+    let rows = compare(
+        "day,provider,model,amount_usd\n2026-11-23,openai,gpt-4o,0.5\n2026-11-24,anthropic,claude-haiku-4-5,0.0000005\n",
+        &charges,
+    );
+    let shown: Vec<_> = rows.iter().map(|row| (row.provider.as_str(), row.money())).collect();
+    assert_eq!(shown, [("openai", Some(500_000_000)), ("anthropic", Some(500 - 700))]);
+    // Tokens of one and money of the other, on the same day.
+    let rows = compare(
+        "day,provider,model,input_tokens,amount_usd\n2026-11-24,openai,gpt-4o,0,\n2026-11-24,anthropic,claude-haiku-4-5,,0.0000007\n",
+        &charges,
+    );
+    assert_eq!(rows.iter().map(Row::money).collect::<Vec<_>>(), [Some(0), None]);
+    assert!(rows.iter().all(|row| !row.differs(NanoUsd::ZERO) && row.proposals(NanoUsd::ZERO).is_empty()), "{rows:?}");
+    // The control: a day that is told, and has nothing.
+    let rows = compare(&format!("{HEAD}2026-11-24,openai,gpt-5,,1,10,4,5,0.5\n"), &charges);
+    assert_eq!(rows[0].proposals(NanoUsd::ZERO).len(), 1, "{rows:?}");
+}
+
+#[test]
+fn many_keys_are_grouped_once() {
+    let lines: String = (0..60_000).map(|n| format!("2026-11-24,openai,gpt-4o,key{},1,1,0,1,0.1\n", n / 2)).collect();
+    let rows = compare(&format!("{HEAD}{lines}"), &[]);
+    assert_eq!((rows.len(), rows[0].parts.len()), (1, 30_000));
+    assert!(rows[0].parts.iter().all(|part| part.billed.requests == Some(2)));
+}

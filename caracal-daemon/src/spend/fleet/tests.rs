@@ -1,0 +1,115 @@
+use super::*;
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+#[test]
+fn each_number_has_its_place() {
+    let mut row = Spend::default();
+    for (value, name) in (1..).zip(Spend::NUMBERS) {
+        set(&mut row, name, value).expect("a name");
+    }
+    assert_eq!(row.numbers(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
+    assert_eq!(set(&mut row, "other", 1), None);
+}
+
+#[test]
+fn names_are_read_back_whatever_stands_in_them() {
+    let key = FleetKey { host: "h|\"".into(), agent: "a,b".into(), provider: "p".into(), model: "[m]".into() };
+    assert_eq!(read_field(&field(&key, "nano")), Some((key, "nano".to_owned())));
+    assert_eq!(read_field("nano"), None);
+}
+
+#[test]
+fn buckets_end_when_they_are_old() {
+    assert_eq!(Width::Hour.bucket("2026-11-24T10:05"), "2026-11-24T10");
+    assert_eq!(Width::Minute.ends("1970-01-01T00:01"), Some(60 + 2 * DAY));
+    assert_eq!(Width::Day.ends("2026-11-24T10:05"), None);
+}
+
+/// A Redis of its own on loopback, gone with the test.
+struct Server {
+    process: Child,
+    url: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    async fn start() -> Server {
+        let dir = tempfile::tempdir().expect("a directory");
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
+        let port = port.expect("a port").port();
+        let process = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string(), "--dir"])
+            .arg(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server runs: `cargo xtask test unit` installs it");
+        let server = Server { process, url: format!("redis://127.0.0.1:{port}"), _dir: dir };
+        let (mut view, deadline) = (server.view(), Instant::now() + Duration::from_secs(60));
+        while view.ping().await.is_err() {
+            view.down();
+            assert!(Instant::now() < deadline, "Redis does not answer");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        server
+    }
+
+    fn view(&self) -> FleetView {
+        FleetView::new(&self.url, "test").expect("a view")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A charge of `nano` of this model.
+fn charged(model: &str, nano: u64) -> Charge {
+    let key = FleetKey { host: "h".into(), agent: "a".into(), provider: "p".into(), model: model.into() };
+    let mut spend = Spend::default();
+    set(&mut spend, "nano", nano).expect("a name");
+    Charge { upto: 7, key, minute: "2126-11-24T10:05".into(), spend }
+}
+
+/// What a script wrote stays when it fails: one that fails half-way would add the first half again at each retry.
+#[tokio::test]
+async fn a_step_that_cannot_be_done_whole_does_nothing() {
+    let server = Server::start().await;
+    let (mut view, day) = (server.view(), "{caracal:test}:spend:day:2126-11-24");
+    let mut connection = view.up().await.expect("a connection");
+    let rows = [charged("a", 5), charged("z", 6)];
+    let last = field(&rows[1].key, "nano");
+    let most = i64::MAX.to_string();
+    // The last bucket is no hash; the last number is none, or has no room.
+    for planted in [vec!["SET", day, "x"], vec!["HSET", day, &last, "x"], vec!["HSET", day, &last, &most]] {
+        let () = redis::cmd("FLUSHALL").query_async(&mut connection).await.expect("empty");
+        let mut command = redis::cmd(planted[0]);
+        let () = command.arg(&planted[1..]).query_async(&mut connection).await.expect("planted");
+        for _ in 0..3 {
+            let refused = view.add(1, 0, 7, &rows).await.expect_err("it was done");
+            assert!(matches!(&refused, FleetError::Foreign(key) if key == day), "{planted:?}: {refused}");
+        }
+        let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.expect("keys");
+        assert_eq!(keys, [day], "{planted:?}: nothing but what was there");
+        let () = redis::cmd("DEL").arg(day).query_async(&mut connection).await.expect("gone");
+        view.add(1, 0, 7, &rows).await.expect("done");
+        view.add(1, 0, 7, &rows).await.expect("done already");
+        let sums = view.sums(Width::Day, "").await.expect("sums");
+        let nano: Vec<u64> = sums.values().map(|row| row.net().0).collect();
+        assert_eq!(nano, [5, 6]);
+    }
+}
+
+#[tokio::test]
+async fn sums_do_not_wrap() {
+    let server = Server::start().await;
+    let mut view = server.view();
+    view.add(1, 0, 7, &[charged("a", u64::MAX), charged("a", u64::MAX)]).await.expect("done");
+    let sums = view.sums(Width::Day, "").await.expect("sums");
+    assert_eq!(sums.values().map(|row| row.net().0).collect::<Vec<_>>(), [MOST]);
+}
