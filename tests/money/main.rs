@@ -3,15 +3,20 @@
 mod beyond;
 mod broken;
 mod corrections;
+mod cost;
+mod crowd;
 mod cuts;
+mod folder;
 mod kills;
 mod many;
 mod planted;
 mod prices;
 mod providers;
+mod reload;
 mod shared;
 mod socket;
 mod unmetered;
+mod usable;
 mod vault;
 
 use support::daemon::Daemon;
