@@ -152,6 +152,17 @@ impl Budgets {
         Pool::correct(&self.0, windows, nano)
     }
 
+    /// What corrections took off what was charged before this start, where they did: what a vault was told of must not fall.
+    pub fn credited(&self, credits: HashMap<WindowKey, NanoUsd>) {
+        self.0.with(|state| {
+            for (key, nano) in credits {
+                if let Some(cell) = state.cells.get_mut(&key) {
+                    cell.credited = nano;
+                }
+            }
+        });
+    }
+
     /// The current window of each budget, and of each agent or model that a budget is divided by and that has called.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Status> {

@@ -10,6 +10,7 @@ pub mod events;
 pub mod hosts;
 pub mod ledger;
 pub mod manual;
+pub mod measure;
 pub mod policy;
 pub mod prices;
 pub mod run;
@@ -89,6 +90,8 @@ pub enum Verb {
     Ca(ca::CaArgs),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
+    #[command(hide = true)]
+    Measure(measure::MeasureArgs),
     /// The unprivileged half of the daemon; started by it.
     #[command(hide = true)]
     DataPath(crate::app::DataPathArgs),
@@ -152,6 +155,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Completions(args) => manual::completions(&args),
         Verb::Man(args) => manual::man(&args),
         Verb::DataPath(args) => crate::app::run(&args, config),
+        Verb::Measure(args) => measure::run(&args),
         Verb::Canary => Ok(crate::keeper::canary::run().map(|()| ExitCode::SUCCESS)?),
     }
 }

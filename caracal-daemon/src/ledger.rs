@@ -83,6 +83,8 @@ pub enum LedgerError {
 pub struct Recovery {
     /// What was charged to each budget window.
     pub totals: HashMap<WindowKey, NanoUsd>,
+    /// What corrections took off that, where they did: it is not in `totals` any more.
+    pub credited: HashMap<WindowKey, NanoUsd>,
     /// Paid calls whose outcome is not recorded.
     pub open: Vec<OpenIntent>,
 }
@@ -271,8 +273,11 @@ impl<S: Store> Ledger<S> {
         }
         let mut open: Vec<OpenIntent> = self.open.values().cloned().collect();
         open.sort_by(|one, other| (one.at, &one.call).cmp(&(other.at, &other.call)));
-        let totals = self.store.totals().await?.into_iter().map(|(key, total)| (key, total.net())).collect();
-        Ok(Recovery { totals, open })
+        let all = self.store.totals().await?;
+        let credits = all.iter().filter(|(_, total)| total.credited > NanoUsd::ZERO);
+        let credited = credits.map(|(key, total)| (key.clone(), total.credited)).collect();
+        let totals = all.into_iter().map(|(key, total)| (key, total.net())).collect();
+        Ok(Recovery { totals, credited, open })
     }
 
     /// Appends the leaves of another copy of a ledger of this host, in their order, and keeps its books; nothing is signed.

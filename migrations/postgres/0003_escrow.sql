@@ -42,6 +42,7 @@ CREATE TABLE escrow_shares (
     "window" text   NOT NULL,
     granted  bigint NOT NULL CHECK (granted >= 0),   -- all that it may spend
     settled  bigint NOT NULL CHECK (settled >= 0),   -- what it said is spent
+    credited bigint NOT NULL CHECK (credited >= 0),  -- what it said corrections took off; both together only grow
     lost     bigint NOT NULL CHECK (lost >= 0),      -- what it had and knows nothing of any more: spent, for all that anybody can say
     PRIMARY KEY (holder, budget, scope, "window"),
     FOREIGN KEY (budget, scope, "window") REFERENCES escrow_windows

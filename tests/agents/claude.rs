@@ -1,6 +1,6 @@
 //! Claude Code.
 
-use crate::{AMPLE, NOTHING, case};
+use crate::{AMPLE, Denial, NOTHING, case, denied};
 use std::time::Duration;
 use support::daemon::Daemon;
 use support::ledger::Record;
@@ -38,7 +38,7 @@ fn a_session() {
 
 #[test]
 fn a_denied_call_is_one_request_and_the_sentence_is_on_screen() {
-    case("Claude Code, out of budget: one request, the sentence", NOTHING, |scene, daemon| {
+    denied("Claude Code, out of budget: one request, the sentence", NOTHING, |scene, daemon| {
         let ran = claude(daemon, "Say hello.").ran();
         assert!(ran.screen().contains("Caracal") && ran.screen().contains("nothing"), "{}", ran.screen());
         // The prompt's own call, and at most the title that a smaller model is asked for at the same time. Refusals are
@@ -58,6 +58,7 @@ fn a_denied_call_is_one_request_and_the_sentence_is_on_screen() {
             "{records:#?}"
         );
         assert!(scene.bill().is_empty());
+        Denial::of(&ran.screen(), asked(&records, "claude-opus"))
     });
 }
 

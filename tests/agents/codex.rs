@@ -1,6 +1,6 @@
 //! Codex. It begins with a WebSocket, which is answered with 426, and goes on over HTTP.
 
-use crate::{AMPLE, NOTHING, case, refused};
+use crate::{AMPLE, Denial, NOTHING, case, denied, refused};
 use std::time::Duration;
 use support::daemon::Daemon;
 use support::netns::Run;
@@ -56,10 +56,12 @@ fn a_session() {
 
 #[test]
 fn a_denied_call_is_one_request_and_the_sentence_is_on_screen() {
-    case("Codex, out of budget: one request, the sentence", NOTHING, |scene, daemon| {
+    denied("Codex, out of budget: one request, the sentence", NOTHING, |scene, daemon| {
         let ran = codex(scene, daemon, "Say hello.").ran();
         assert!(ran.screen().contains("Caracal") && ran.screen().contains("nothing"), "{}", ran.screen());
-        assert_eq!(refused(daemon, "budget_exceeded"), 1, "{:#?}", daemon.records());
+        let requests = refused(daemon, "budget_exceeded");
+        assert_eq!(requests, 1, "{:#?}", daemon.records());
         assert!(scene.bill().is_empty());
+        Denial::of(&ran.screen(), requests)
     });
 }

@@ -3,10 +3,11 @@
 
 mod claude;
 mod codex;
+mod endings;
 mod sdks;
 mod starter;
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use support::daemon::Daemon;
 use support::ledger::{Record, calls};
 use support::scene::Scene;
@@ -40,18 +41,61 @@ window = "day"
 /// Runs `work` in a world with a daemon under `rules`, as one case of `agents.json`. Whatever happens, the ledger is what
 /// the stand-in billed and nothing left the host by another way.
 fn case(name: &str, rules: &str, work: impl FnOnce(&Scene, &Daemon<'_>)) {
+    measured(name, rules, |scene, daemon| {
+        work(scene, daemon);
+        Map::new()
+    });
+}
+
+/// The same for a refusal: how many requests the client made of it, and what it told its user.
+fn denied(name: &str, rules: &str, work: impl FnOnce(&Scene, &Daemon<'_>) -> Denial) {
+    measured(name, rules, |scene, daemon| {
+        let denial = work(scene, daemon);
+        support::report::largest("agents", "requests_on_denial", denial.requests);
+        Map::from_iter([
+            ("requests_on_denial".to_owned(), json!(denial.requests)),
+            ("exception".to_owned(), json!(denial.exception)),
+        ])
+    });
+}
+
+/// What a client made of a refusal.
+struct Denial {
+    /// Requests that it sent.
+    requests: u64,
+    /// The exception's class, or of a program what it writes before our sentence.
+    exception: String,
+}
+
+impl Denial {
+    /// Of what a program printed.
+    #[track_caller]
+    fn of(screen: &str, requests: u64) -> Denial {
+        let class =
+            screen.split_whitespace().find_map(|word| word.strip_suffix(':').filter(|word| word.ends_with("Error")));
+        let before = || {
+            let line = screen.lines().find(|line| line.contains("Caracal"));
+            line.and_then(|line| line.split("Caracal").next())
+                .map(|before| before.trim().trim_end_matches('"').to_owned())
+        };
+        let exception = class.map(str::to_owned).or_else(before).expect("the sentence is on the screen");
+        Denial { requests, exception }
+    }
+}
+
+/// The same, with what was measured.
+fn measured(name: &str, rules: &str, work: impl FnOnce(&Scene, &Daemon<'_>) -> Map<String, Value>) {
     support::report::case("agents", name, || {
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let mut daemon = Daemon::start(&scene, rules);
         scene.wire.clear();
-        work(&scene, &daemon);
+        let mut more = work(&scene, &daemon);
         let bill = scene.bill();
         let records = daemon.records_when(|records| closed(records) >= bill.len());
         same(&records, &bill);
         let _ran = daemon.verify();
         scene.wire.silent();
         daemon.stop();
-        let mut more = Map::new();
         more.insert("paid_calls".into(), json!(bill.len()));
         more.insert("bill_nano".into(), json!(bill.iter().map(|line| line.nano).sum::<u64>()));
         more

@@ -1,6 +1,6 @@
 //! The SDKs of both providers: Python and Node.
 
-use crate::{AMPLE, NOTHING, case, refused};
+use crate::{AMPLE, Denial, NOTHING, case, denied, refused};
 use support::daemon::Daemon;
 use support::netns::Ran;
 use support::programs;
@@ -11,7 +11,7 @@ fn python(daemon: &Daemon<'_>, script: &str) -> Ran {
     run.env("OPENAI_API_KEY", "sk-stand-in").env("ANTHROPIC_API_KEY", "sk-ant-stand-in").ran()
 }
 
-fn node(scene: &Scene, daemon: &Daemon<'_>, script: &str) -> Ran {
+pub(crate) fn node(scene: &Scene, daemon: &Daemon<'_>, script: &str) -> Ran {
     let file = scene.home.path().join("script.mjs");
     std::fs::write(&file, script.replace("NODE_PREFIX", &programs::node_prefix().display().to_string()))
         .expect("a script");
@@ -89,7 +89,7 @@ fn a_tool_that_no_budget_pays_is_one_request_for_mcp_typescript() {
                   const client = new Client({ name: 'contract', version: '1' });\n\
                   await client.connect(new StreamableHTTPClientTransport(new URL('https://mcp.example/mcp')));\n\
                   await client.callTool({ name: 'search', arguments: {} });";
-    case(
+    denied(
         "TypeScript MCP, out of budget: one request, the sentence",
         &format!("{NOTHING}{DESK}{TOOLS}"),
         |scene, daemon| {
@@ -97,8 +97,10 @@ fn a_tool_that_no_budget_pays_is_one_request_for_mcp_typescript() {
             assert_ne!(ran.code, Some(0), "{}", ran.screen());
             assert!(ran.stderr.contains("McpError") && ran.stderr.contains("-32050"), "{}", ran.screen());
             assert!(ran.stderr.contains("Caracal") && ran.stderr.contains("nothing"), "{}", ran.screen());
-            assert_eq!(refused(daemon, "budget_exceeded"), 1);
+            let requests = refused(daemon, "budget_exceeded");
+            assert_eq!(requests, 1);
             assert!(scene.bill().is_empty());
+            Denial::of(&ran.stderr, requests)
         },
     );
 }
@@ -116,51 +118,61 @@ fn a_denied_call_is_one_request_and_our_sentence() {
         ("messages", "anthropic.Anthropic().messages.create(model='claude-haiku-4-5', messages=M, max_tokens=9)"),
     ];
     for (name, call) in calls {
-        case(&format!("Python {name}, out of budget: one request, the sentence"), NOTHING, |scene, daemon| {
+        denied(&format!("Python {name}, out of budget: one request, the sentence"), NOTHING, |scene, daemon| {
             let script = format!("import openai, anthropic\nM = [{{'role': 'user', 'content': 'hello'}}]\n{call}\n");
             let ran = python(daemon, &script);
             assert_eq!(ran.code, Some(1), "{}", ran.screen());
             assert!(ran.stderr.contains("BadRequestError") && ran.stderr.contains("Caracal"), "{}", ran.screen());
             assert!(ran.stderr.contains("nothing"), "the sentence does not name the budget: {}", ran.screen());
-            assert_eq!(refused(daemon, "budget_exceeded"), 1);
+            let requests = refused(daemon, "budget_exceeded");
+            assert_eq!(requests, 1);
             assert!(scene.log("started").is_empty() && scene.bill().is_empty());
+            Denial::of(&ran.stderr, requests)
         });
     }
 }
 
 #[test]
 fn a_denied_call_of_node_is_one_request_and_our_sentence() {
-    case("Node openai, out of budget: one request, the sentence", NOTHING, |scene, daemon| {
+    denied("Node openai, out of budget: one request, the sentence", NOTHING, |scene, daemon| {
         let script = "import { createRequire } from 'node:module';\nconst OpenAI = createRequire('NODE_PREFIX/')('openai');\n\
                       await new OpenAI().chat.completions.create({ model: 'gpt-4o-mini', messages: [{ role: 'user', content: 'hello' }] });";
         let ran = node(scene, daemon, script);
         assert_ne!(ran.code, Some(0), "{}", ran.screen());
         assert!(ran.stderr.contains("Caracal") && ran.stderr.contains("400"), "{}", ran.screen());
-        assert_eq!(refused(daemon, "budget_exceeded"), 1);
+        let requests = refused(daemon, "budget_exceeded");
+        assert_eq!(requests, 1);
         assert!(scene.bill().is_empty());
+        Denial::of(&ran.stderr, requests)
     });
     let calls = [
         ("messages", "create({ model: 'claude-haiku-4-5', max_tokens: 9, messages })"),
         ("messages stream", "stream({ model: 'claude-haiku-4-5', max_tokens: 9, messages }).finalMessage()"),
     ];
     for (name, call) in calls {
-        case(&format!("Node anthropic {name}, out of budget: one request, the sentence"), NOTHING, |scene, daemon| {
-            let script = format!(
-                "import {{ createRequire }} from 'node:module';\nconst Anthropic = createRequire('NODE_PREFIX/')('@anthropic-ai/sdk');\n\
+        denied(
+            &format!("Node anthropic {name}, out of budget: one request, the sentence"),
+            NOTHING,
+            |scene, daemon| {
+                let script = format!(
+                    "import {{ createRequire }} from 'node:module';\nconst Anthropic = createRequire('NODE_PREFIX/')('@anthropic-ai/sdk');\n\
                  const messages = [{{ role: 'user', content: 'hello' }}];\n\
                  try {{ await new Anthropic().messages.{call}; }} catch (error) {{\n\
-                 console.log('class:', error instanceof Anthropic.BadRequestError, 'status:', error.status);\n\
+                 console.log(error.constructor.name + ':', 'class:', error instanceof Anthropic.BadRequestError, 'status:', error.status);\n\
                  console.log('id:', error.requestID === error.error.request_id, error.requestID);\nconsole.log(error.message); }}",
-            );
-            let ran = node(scene, daemon, &script).ok();
-            assert!(ran.stdout.contains("class: true status: 400"), "{}", ran.screen());
-            // The id that the SDK shows is the answer's own, in its head and in its body.
-            let id = ran.stdout.lines().find_map(|line| line.strip_prefix("id: true "));
-            assert!(id.is_some_and(|id| !id.is_empty() && id != "null"), "{}", ran.screen());
-            assert!(ran.stdout.contains("Caracal") && ran.stdout.contains("nothing"), "{}", ran.screen());
-            assert_eq!(refused(daemon, "budget_exceeded"), 1);
-            assert!(scene.log("started").is_empty() && scene.bill().is_empty());
-        });
+                );
+                let ran = node(scene, daemon, &script).ok();
+                assert!(ran.stdout.contains("class: true status: 400"), "{}", ran.screen());
+                // The id that the SDK shows is the answer's own, in its head and in its body.
+                let id = ran.stdout.lines().find_map(|line| line.strip_prefix("id: true "));
+                assert!(id.is_some_and(|id| !id.is_empty() && id != "null"), "{}", ran.screen());
+                assert!(ran.stdout.contains("Caracal") && ran.stdout.contains("nothing"), "{}", ran.screen());
+                let requests = refused(daemon, "budget_exceeded");
+                assert_eq!(requests, 1);
+                assert!(scene.log("started").is_empty() && scene.bill().is_empty());
+                Denial::of(&ran.stdout, requests)
+            },
+        );
     }
 }
 

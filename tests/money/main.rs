@@ -3,16 +3,21 @@
 mod beyond;
 mod broken;
 mod corrections;
+mod cost;
+mod crowd;
 mod cuts;
+mod folder;
 mod kills;
 mod many;
 mod planted;
 mod prices;
 mod providers;
+mod reload;
 mod shared;
 mod socket;
 mod unmetered;
 mod upgraded;
+mod usable;
 mod vault;
 
 use support::daemon::Daemon;

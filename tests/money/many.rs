@@ -36,7 +36,7 @@ fn a_budget_is_never_exceeded_by_sixty_four_clients() {
         assert_eq!(answered, scene.bill().len());
         let (_, audit) = settled(&scene, &daemon);
         let overspend = audit.bill.max(audit.ledger).saturating_sub(LIMIT);
-        report::figure("money", "requests", audit.requests);
+        report::figure("money", "one_daemon_requests", audit.requests);
         report::figure("money", "bill_nano", audit.bill);
         report::figure("money", "ledger_nano", audit.ledger);
         report::largest("money", "overspend_nano", overspend);

@@ -109,6 +109,27 @@ pub struct Call {
     pub outcomes: usize,
 }
 
+/// One budget, as `caracald budgets --json` says it, nano-USD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spending {
+    /// Spent.
+    pub settled: u64,
+    /// Set aside by open calls.
+    pub held: u64,
+}
+
+impl Spending {
+    /// The sum of a budget's parts; `None` when nothing was asked of it yet.
+    #[must_use]
+    pub fn of(budgets: &Value, name: &str) -> Option<Spending> {
+        let rows = budgets.as_array()?.iter().filter(|row| row["budget"] == name);
+        let part = |row: &Value| Some((row["settled_nano_usd"].as_u64()?, row["held_nano_usd"].as_u64()?));
+        let parts: Vec<(u64, u64)> = rows.filter_map(part).collect();
+        let sum = |of: fn(&(u64, u64)) -> u64| parts.iter().map(of).sum();
+        (!parts.is_empty()).then(|| Spending { settled: sum(|part| part.0), held: sum(|part| part.1) })
+    }
+}
+
 /// The calls of these records by their id.
 #[must_use]
 pub fn calls(records: &[Record]) -> BTreeMap<String, Call> {

@@ -3,6 +3,7 @@
 //! Nothing here shares code or data with `caracald`: the tests see it only through its binary.
 
 pub mod catalogue;
+pub mod cpu;
 pub mod daemon;
 pub mod ledger;
 pub mod netns;
@@ -10,4 +11,5 @@ pub mod programs;
 pub mod report;
 pub mod scene;
 pub mod stand_in;
+pub mod tail;
 pub mod wire;

@@ -87,6 +87,19 @@ pub fn figure(subject: &str, key: &str, value: u64) {
     });
 }
 
+/// Writes a figure that is no whole number: a share, a ratio, microseconds.
+pub fn measure(subject: &str, key: &str, value: f64) {
+    update(subject, |report| report["figures"][key] = json!(value));
+}
+
+/// Writes such a figure where several cases have it: the smallest one of this run stays.
+pub fn smallest(subject: &str, key: &str, value: f64) {
+    update(subject, |report| {
+        let before = report["figures"][key].as_f64().unwrap_or(value);
+        report["figures"][key] = json!(before.min(value));
+    });
+}
+
 /// Writes a figure that several cases have: the largest one stays.
 pub fn largest(subject: &str, key: &str, value: u64) {
     update(subject, |report| {

@@ -4,6 +4,7 @@ use crate::netns::{AGENT_UID, NAME_SERVER, Net, Run, until};
 use crate::programs;
 use crate::stand_in::bill::Line;
 use crate::stand_in::names::{FIRST_V4, KNOWN};
+use crate::tail::Tail;
 use crate::wire::Wire;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -47,9 +48,22 @@ impl Scene {
     /// # Errors
     /// When not root, or something does not start.
     pub fn new(stand_in: &str) -> Result<Scene> {
+        Scene::build(stand_in, true)
+    }
+
+    /// The same for very many requests: the stand-in writes its bill and nothing else, so [`Scene::log`] has nothing.
+    ///
+    /// # Errors
+    /// When not root, or something does not start.
+    pub fn quiet(stand_in: &str) -> Result<Scene> {
+        Scene::build(stand_in, false)
+    }
+
+    fn build(stand_in: &str, logs: bool) -> Result<Scene> {
         let net = Net::new()?;
         let wire = Wire::tap(&net)?;
         let files = net.files().to_owned();
+        let requests = if logs { files.join("requests.jsonl") } else { PathBuf::from("/dev/null") };
         let log = std::fs::File::create(files.join("stand-in.err"))?;
         let child = net
             .b
@@ -59,7 +73,7 @@ impl Scene {
             .arg("--bill")
             .arg(files.join("bill.jsonl"))
             .arg("--log")
-            .arg(files.join("requests.jsonl"))
+            .arg(requests)
             .arg("--sites")
             .arg(files.join("sites"))
             .arg("--keys-out")
@@ -126,6 +140,12 @@ impl Scene {
             .into_iter()
             .filter_map(|line| serde_json::from_value(line).ok())
             .collect()
+    }
+
+    /// The same, to be read as it grows.
+    #[must_use]
+    pub fn bill_tail(&self) -> Tail {
+        Tail::new(self.net.files().join("bill.jsonl"))
     }
 
     /// What reached the stand-in: requests, look-ups, starts and ends of paid calls.

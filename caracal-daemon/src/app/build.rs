@@ -22,7 +22,7 @@ use crate::bus::publish::Publisher;
 use crate::clock::Clock;
 use crate::config::{self, Config, ProxyUrl};
 use crate::dns::resolve::{Resolver, Servers};
-use crate::escrow::{Kept, PostgresVault, Refill};
+use crate::escrow::{Kept, PostgresVault, Refill, SqliteVault};
 use crate::event::{Data, Detail, Draft};
 use crate::http::pool::Pool;
 use crate::intercept::{Limits, Parts, Stack};
@@ -123,6 +123,7 @@ pub(super) async fn build(
     let meter = Arc::new(metered(book, &config));
     let rates = Rates::new(rates_of(&config));
     let budgets = Arc::new(Budgets::new(specs(&config), clock.clone(), recovery.totals)?);
+    budgets.credited(recovery.credited);
     let inheritance = Inheritance::take(predecessors, under_way, &budgets);
     let escrow = escrow(&config, &args.host_id, &state, &budgets)?;
     for book in [meter.book(), meter.own_book()] {
@@ -260,14 +261,19 @@ impl Stages {
 
 /// Starts what refills this host's slices, where a budget is shared.
 fn escrow(config: &Config, host: &str, state: &StateDir, budgets: &Arc<Budgets>) -> anyhow::Result<Option<Refill>> {
-    let Some(place) = config.postgres.as_ref().filter(|_| config.budget.iter().any(|budget| budget.shared)) else {
+    if !config.budget.iter().any(|budget| budget.shared) {
         return Ok(None);
-    };
-    let vault = PostgresVault::new(&place.url().context("[postgres]")?)?;
+    }
     let kept = Kept::load(&state.data())?;
     let lot = rand::random::<u64>() >> 1;
     let holder = Holder::new(&kept.id, host, &kept.place()?, config.escrow.lease_ms, lot, kept.known);
-    Ok(Some(Refill::start(vault, holder, kept, Arc::clone(budgets))))
+    let budgets = Arc::clone(budgets);
+    if let Some(file) = config.escrow.file() {
+        return Ok(Some(Refill::start(SqliteVault::new(&file), holder, kept, budgets)));
+    }
+    let Some(place) = config.postgres.as_ref() else { return Ok(None) };
+    let vault = PostgresVault::new(&place.url().context("[postgres]")?)?;
+    Ok(Some(Refill::start(vault, holder, kept, budgets)))
 }
 
 /// Refuses the models that had a bill above its hold, for as long as the price book has the entry that priced it.

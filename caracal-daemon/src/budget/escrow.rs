@@ -8,10 +8,12 @@
 
 mod book;
 mod holder;
+mod session;
 mod slice;
 
 pub use book::Book;
 pub use holder::{Holder, Standing};
+pub use session::{Session, Verdict};
 pub use slice::{Slice, Use};
 
 use crate::clock::UnixNanos;
@@ -106,8 +108,10 @@ pub struct Claim {
     pub limit: NanoUsd,
     /// All that the host may spend in it. Less than the vault says gives the difference back.
     pub granted: NanoUsd,
-    /// What it has spent.
+    /// What it has spent: its charges, less what corrections took off them.
     pub settled: NanoUsd,
+    /// What corrections took off. What was charged is both together, and never falls.
+    pub credited: NanoUsd,
     /// What the next call that waits lacks; less than that helps nobody.
     pub first: NanoUsd,
     /// What all calls that wait lack.
@@ -162,104 +166,12 @@ pub enum VaultError {
 
 /// Where limits are, and slices are given out: one transaction a call.
 pub trait Vault: Send {
+    /// What it is called where its trouble is told.
+    fn name(&self) -> &'static str;
     /// Takes a holder's slices up.
     fn open(&mut self, opening: &Opening) -> impl Future<Output = Result<Opened, VaultError>> + Send;
     /// Hears what a host says, and answers.
     fn step(&mut self, step: &Step) -> impl Future<Output = Result<Stepped, VaultError>> + Send;
-}
-
-/// A holder, as the vault knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// The epoch in force.
-    pub epoch: u64,
-    /// The last step that was taken.
-    pub step: u64,
-    /// The lot of the opening that began the epoch.
-    pub lot: u64,
-    /// Where the host runs.
-    pub place: Arc<str>,
-    /// Its slices are lent to it until then, ms of the vault's clock.
-    pub until: u64,
-}
-
-/// Whether a message is taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Yes.
-    Go,
-    /// Yes, and it shows that the vault forgot something: it came from a backup.
-    Forgot(String),
-    /// Yes, and it shows that the host lost records: all that it had is spent, for all that anybody can say.
-    HostForgot(String),
-    /// Another process has the slices for so long, ms.
-    Busy(u64),
-    /// Somebody else has taken the slices up.
-    Fenced,
-    /// A later step was there before it.
-    Stale,
-}
-
-impl Session {
-    /// Takes the slices up, or says why not. `found` is what the vault has of this holder.
-    #[must_use]
-    pub fn open(found: Option<Session>, opening: &Opening, now: u64) -> (Session, Verdict) {
-        let until = now.saturating_add(opening.lease_ms);
-        let (epoch, step) = found.as_ref().map_or((0, 0), |session| (session.epoch, session.step));
-        let known = opening.known;
-        let lost = epoch < known.epoch || step < known.step;
-        if let Some(found) = &found
-            && !lost
-            && found.place != opening.place
-            && now < found.until
-        {
-            return (found.clone(), Verdict::Busy(found.until - now));
-        }
-        let again = found.is_some_and(|found| found.step == opening.step && found.lot == opening.lot);
-        let session = Session {
-            lot: opening.lot,
-            epoch: epoch.max(known.epoch).saturating_add(1),
-            step: step.max(opening.step),
-            place: Arc::clone(&opening.place),
-            until,
-        };
-        let host = &opening.host;
-        let verdict = if lost {
-            Verdict::Forgot(format!(
-                "{host} was answered up to step {} of epoch {}, and the vault knows step {step} of epoch {epoch}",
-                known.step, known.epoch
-            ))
-        } else if opening.step <= step && !again {
-            Verdict::HostForgot(format!(
-                "{host} has sent {} steps, as far as it knows, and the vault has heard {step}",
-                known.sent
-            ))
-        } else {
-            Verdict::Go
-        };
-        (session, verdict)
-    }
-
-    /// Takes a step, or says why not.
-    pub fn step(&mut self, step: &Step, now: u64) -> Verdict {
-        if self.epoch > step.epoch {
-            return Verdict::Fenced;
-        }
-        let (epoch, last) = (self.epoch, self.step);
-        let lost = epoch < step.epoch || last < step.acked;
-        if !lost && last >= step.step {
-            return Verdict::Stale;
-        }
-        (self.epoch, self.step) = (step.epoch, step.step.max(last));
-        self.until = if step.close { now } else { now.saturating_add(step.lease_ms) };
-        if lost {
-            return Verdict::Forgot(format!(
-                "{} was answered up to step {} of epoch {}, and the vault knows step {last} of epoch {epoch}",
-                step.holder, step.acked, step.epoch
-            ));
-        }
-        Verdict::Go
-    }
 }
 
 /// One window of one budget, as the vault knows it.
@@ -280,6 +192,8 @@ pub struct Share {
     pub granted: NanoUsd,
     /// What it said is spent.
     pub settled: NanoUsd,
+    /// What it said corrections took off.
+    pub credited: NanoUsd,
     /// What it had and knows nothing of any more: its records were lost. Spent, for all that anybody can say.
     pub lost: NanoUsd,
 }
@@ -288,7 +202,7 @@ impl Share {
     /// Its holder knows nothing of it any more. Gives the change to what is said to be spent.
     pub fn forget(&mut self) -> NanoUsd {
         let more = self.granted.saturating_sub(self.settled);
-        *self = Share { granted: NanoUsd::ZERO, settled: NanoUsd::ZERO, lost: self.allotted().max(self.spent()) };
+        *self = Share { lost: self.allotted().max(self.spent()), ..Share::default() };
         more
     }
 
@@ -298,6 +212,11 @@ impl Share {
 
     fn spent(&self) -> NanoUsd {
         self.settled.saturating_add(self.lost)
+    }
+
+    /// What it said was charged. It only grows.
+    fn charged(&self) -> NanoUsd {
+        self.settled.saturating_add(self.credited)
     }
 }
 
@@ -335,16 +254,18 @@ pub fn serve(
 ) -> (Given, Option<Odd>) {
     let before = *share;
     let mut odd = None;
-    if claim.settled < share.settled {
+    let charged = claim.settled.saturating_add(claim.credited);
+    if charged < share.charged() {
         let lost = share.granted.saturating_sub(claim.settled);
         share.lost = share.lost.saturating_add(lost);
         share.granted = claim.settled;
         odd = Some(Odd::HostForgot(format!(
-            "{} knows of {} spent where it had said {}: {lost} more count as spent",
-            terms.holder, claim.settled, share.settled
+            "{} knows of {charged} charged where it had said {}: {lost} more count as spent",
+            terms.holder,
+            share.charged()
         )));
     }
-    share.settled = claim.settled;
+    (share.settled, share.credited) = (claim.settled, claim.credited);
     let told = claim.granted.max(claim.settled);
     if told > share.granted.max(claim.settled) && odd.is_none() {
         let why = format!("{} has {told} where the vault knows of {}", terms.holder, share.granted);

@@ -1,20 +1,25 @@
 //! What is settled and held in each window, and who waits. One lock, held for a few map look-ups, never across a wait.
 
+mod level;
+
 use super::exceeded::exceeded;
-use super::shared::{Bounds, Shared};
+use super::shared::Shared;
 use super::spec::{BudgetSpec, SpecError, check};
 use super::wait::Waiting;
 use super::window::{self, Windows};
-use super::{Hold, Scope, Status, Warning, refuse};
+use super::{Hold, Scope, Warning, refuse};
 use crate::clock::{Clock, UnixNanos};
 use crate::event::WindowKey;
 use crate::money::NanoUsd;
 use crate::refusal::{Reason, Refusal};
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
+
+pub(super) use level::Level;
 
 pub(crate) type Answer = Result<Hold, Refusal>;
 
@@ -33,6 +38,8 @@ impl fmt::Debug for Pool {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cell {
     pub(super) settled: NanoUsd,
+    /// What corrections took off: `settled` and this are what was charged.
+    pub(super) credited: NanoUsd,
     pub(super) held: NanoUsd,
     forget: Option<UnixNanos>,
 }
@@ -50,6 +57,9 @@ pub(super) struct Waiter {
     answer: oneshot::Sender<Answer>,
 }
 
+/// The newest part, and the sum of those before it: settled and held.
+type Former = HashMap<(Arc<str>, Arc<str>), (Arc<str>, (NanoUsd, NanoUsd))>;
+
 /// Everything under the lock.
 pub(crate) struct State {
     pub(super) budgets: Vec<Budget>,
@@ -62,36 +72,12 @@ pub(crate) struct State {
     /// Parts of rolling windows that lay in the future at the start: the clock stood further once, and what was spent then
     /// counts as long as a window has it and the present in it.
     ahead: Vec<WindowKey>,
+    /// Of a rolling budget's parts, by budget and scope: what its former parts sum up to, beside the newest one.
+    former: RefCell<Former>,
     pub(crate) frozen: HashSet<(&'static str, Arc<str>)>,
     pub(crate) allow_uncovered: bool,
     /// The next data path has the budgets.
     pub(super) closed: bool,
-}
-
-/// One budget above a call, now.
-pub(super) struct Level<'s> {
-    pub(super) spec: &'s BudgetSpec,
-    pub(super) key: WindowKey,
-    pub(super) ends: Option<UnixNanos>,
-    forget: Option<UnixNanos>,
-    settled: NanoUsd,
-    pub(super) held: NanoUsd,
-    pub(super) bounds: Bounds,
-}
-
-impl Level<'_> {
-    fn left(&self) -> NanoUsd {
-        self.bounds.limit.saturating_sub(self.taken())
-    }
-
-    pub(super) fn taken(&self) -> NanoUsd {
-        self.settled.saturating_add(self.held)
-    }
-
-    /// Spent here and elsewhere.
-    pub(super) fn spent(&self) -> NanoUsd {
-        self.settled.saturating_add(self.bounds.elsewhere)
-    }
 }
 
 /// What a hold's end changes.
@@ -138,6 +124,7 @@ impl Pool {
             next_id: 0,
             latest: now,
             ahead,
+            former: RefCell::default(),
             frozen: HashSet::new(),
             allow_uncovered: false,
             closed: false,
@@ -154,7 +141,10 @@ impl Pool {
 
     pub(crate) fn reload(pool: &Arc<Pool>, specs: Vec<BudgetSpec>) -> Result<(), SpecError> {
         let budgets = budgets(specs)?;
-        pool.with(|state| state.budgets = budgets);
+        pool.with(|state| {
+            state.budgets = budgets;
+            state.former.get_mut().clear();
+        });
         Pool::serve(pool);
         Ok(())
     }
@@ -223,6 +213,7 @@ impl Pool {
     ) -> Vec<Warning> {
         let warnings = pool.with(|state| {
             for key in windows {
+                state.touch(key);
                 let cell = state.cells.entry(key.clone()).or_default();
                 cell.held = cell.held.saturating_sub(end.held);
                 cell.settled = cell.settled.saturating_add(end.settled);
@@ -239,9 +230,12 @@ impl Pool {
         let amount = NanoUsd(nano.unsigned_abs());
         let warnings = pool.with(|state| {
             for key in windows {
+                state.touch(key);
                 if nano < 0 {
                     if let Some(cell) = state.cells.get_mut(key) {
-                        cell.settled = cell.settled.saturating_sub(amount);
+                        let off = amount.min(cell.settled);
+                        cell.settled = cell.settled.saturating_sub(off);
+                        cell.credited = cell.credited.saturating_add(off);
                     }
                 } else {
                     let cell = state.cells.entry(key.clone()).or_default();
@@ -282,54 +276,6 @@ fn budgets(specs: Vec<BudgetSpec>) -> Result<Vec<Budget>, SpecError> {
 }
 
 impl State {
-    /// The budgets above a call: those that cover it, and all their parents.
-    pub(super) fn levels(&self, scope: &Scope) -> Vec<Level<'_>> {
-        let mut above: Vec<usize> = Vec::new();
-        for (index, budget) in self.budgets.iter().enumerate() {
-            let mut next = covers(&budget.spec, scope).then_some(index);
-            while let Some(index) = next.filter(|index| !above.contains(index)) {
-                above.push(index);
-                let parent = self.budgets.get(index).and_then(|budget| budget.spec.parent.as_ref());
-                next = parent.and_then(|name| self.budgets.iter().position(|other| other.spec.name == *name));
-            }
-        }
-        above
-            .into_iter()
-            .filter_map(|index| self.budgets.get(index))
-            .map(|budget| self.level(budget, scope.part(budget.spec.per)))
-            .collect()
-    }
-
-    fn level<'s>(&self, budget: &'s Budget, part: Arc<str>) -> Level<'s> {
-        let place = budget.windows.at(self.latest);
-        let key = |window| WindowKey { budget: Arc::clone(&budget.spec.name), scope: Arc::clone(&part), window };
-        let newest = key(place.key);
-        let counted: Vec<WindowKey> = place.counted.into_iter().map(key).collect();
-        let present = || std::iter::once(&newest).chain(&counted);
-        let (mut settled, mut held) = self.sum(present());
-        // Of all stretches of a window's length that have the present in them, the fullest.
-        let ahead = || {
-            let mine = self.ahead.iter().filter(|key| key.budget == newest.budget && key.scope == newest.scope);
-            mine.filter(|key| key.window != newest.window && window::is_within(&newest.window, &key.window))
-        };
-        for last in ahead() {
-            let stretch = present().chain(ahead()).filter(|key| window::is_within(&key.window, &last.window));
-            let sum = self.sum(stretch);
-            if sum.0.saturating_add(sum.1) > settled.saturating_add(held) {
-                (settled, held) = sum;
-            }
-        }
-        let bounds = self.shared.bounds(&budget.spec, &newest);
-        Level { spec: &budget.spec, key: newest, ends: place.ends, forget: place.forget, settled, held, bounds }
-    }
-
-    /// What is settled and held in these windows.
-    fn sum<'k>(&self, keys: impl Iterator<Item = &'k WindowKey>) -> (NanoUsd, NanoUsd) {
-        keys.filter_map(|key| self.cells.get(key)).fold(Default::default(), |(settled, held), cell| {
-            (cell.settled.saturating_add(settled), cell.held.saturating_add(held))
-        })
-    }
-
     /// Takes money from every level or from none. A level in `behind` has somebody waiting for it already.
     fn take(&mut self, scope: &Scope, least: NanoUsd, most: NanoUsd, behind: &HashSet<WindowKey>) -> Taken {
         if self.closed {
@@ -392,6 +338,7 @@ impl State {
         if !self.cells.contains_key(key) {
             let now = self.latest;
             let slices = &self.shared.slices;
+            self.former.get_mut().clear();
             self.cells.retain(|key, cell| {
                 // The vault is told of a slice to its end.
                 cell.held > NanoUsd::ZERO || cell.forget.is_none_or(|at| now < at) || slices.contains_key(key)
@@ -455,41 +402,4 @@ impl State {
     pub(crate) fn waiting(&self) -> usize {
         self.queue.len()
     }
-
-    pub(crate) fn snapshot(&mut self) -> Vec<Status> {
-        let mut all = Vec::new();
-        for budget in &self.budgets {
-            let now = budget.windows.at(self.latest);
-            let counts = |key: &WindowKey| {
-                key.budget == budget.spec.name && (key.window == now.key || now.counted.contains(&key.window))
-            };
-            let mut parts: Vec<Arc<str>> =
-                self.cells.keys().filter(|key| counts(key)).map(|key| Arc::clone(&key.scope)).collect();
-            parts.sort();
-            parts.dedup();
-            if parts.is_empty() {
-                parts.push(Arc::from(""));
-            }
-            all.extend(parts.into_iter().map(|part| {
-                let level = self.level(budget, part);
-                Status {
-                    limit: level.spec.limit,
-                    settled: level.settled,
-                    held: level.held,
-                    left: level.bounds.reach.saturating_sub(level.taken()),
-                    ends: level.ends,
-                    slice: level.spec.shared.then(|| self.shared.slices.get(&level.key).cloned().unwrap_or_default()),
-                    soft: level.spec.soft,
-                    per: level.spec.per,
-                    key: level.key,
-                }
-            }));
-        }
-        all
-    }
-}
-
-fn covers(spec: &BudgetSpec, scope: &Scope) -> bool {
-    let tool = || !scope.tool.is_empty() && spec.tools.iter().any(|pattern| pattern.matches(&scope.tool));
-    scope.is_among(&spec.agents, &spec.models, &spec.providers, &spec.hosts) && (spec.tools.is_empty() || tool())
 }

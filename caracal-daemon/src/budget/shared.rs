@@ -79,8 +79,10 @@ impl Shared {
 /// What is said of slices, and whether a call waits for one.
 #[derive(Debug)]
 pub struct Claims {
-    /// At most 256.
+    /// At most 256; those that were spoken of longest ago.
     pub claims: Vec<Claim>,
+    /// There are others.
+    pub more: bool,
     /// A call waits.
     pub waiting: bool,
 }
@@ -145,6 +147,7 @@ impl State {
             }
         }
         let mut slices = std::mem::take(&mut self.shared.slices);
+        let more = slices.len() > MAX_CLAIMS;
         let mut order: Vec<&WindowKey> = slices.keys().collect();
         order.sort_by_key(|key| (!waiting.contains_key(*key), slices.get(*key).map_or(0, Slice::spoke)));
         let chosen: Vec<WindowKey> = order.into_iter().take(MAX_CLAIMS).cloned().collect();
@@ -156,7 +159,7 @@ impl State {
             claims.extend(slices.get_mut(&key).map(|slice| slice.claim(&key, limit, &used, now)));
         }
         self.shared.slices = slices;
-        Claims { claims, waiting: !waiting.is_empty() }
+        Claims { claims, more, waiting: !waiting.is_empty() }
     }
 
     /// What each call in the queue needs, in turn.
@@ -195,7 +198,7 @@ impl State {
 
     fn used(&self, key: &WindowKey) -> Use {
         let cell = self.cells.get(key).copied().unwrap_or_default();
-        Use { settled: cell.settled, held: cell.held, ..Use::default() }
+        Use { settled: cell.settled, credited: cell.credited, held: cell.held, ..Use::default() }
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct Place {
     /// When nothing counts it any more.
     pub(crate) forget: Option<UnixNanos>,
     /// Rolling windows: the other parts, newest first.
-    pub(crate) counted: Vec<Arc<str>>,
+    pub(crate) counted: Arc<[Arc<str>]>,
 }
 
 /// Finds windows and remembers the last one.
@@ -56,7 +56,7 @@ impl Windows {
     fn calendar(&self, now: UnixNanos) -> (UnixNanos, Place) {
         let fixed = |label: String, from: u64, length: u64| {
             let ends = Some(UnixNanos(from.saturating_add(length)));
-            (UnixNanos(from), Place { key: label.into(), ends, forget: ends, counted: Vec::new() })
+            (UnixNanos(from), Place { key: label.into(), ends, forget: ends, counted: nothing() })
         };
         match self.window {
             Window::Minute | Window::Hour => {
@@ -69,7 +69,7 @@ impl Windows {
                 fixed(instant(from).to_zoned(TimeZone::UTC).strftime(form).to_string(), from, length)
             }
             Window::Total => {
-                (UnixNanos(0), Place { key: "total".into(), ends: None, forget: None, counted: Vec::new() })
+                (UnixNanos(0), Place { key: "total".into(), ends: None, forget: None, counted: nothing() })
             }
             Window::Day | Window::Week | Window::Month => {
                 let local = instant(now.0).to_zoned(self.zone.clone());
@@ -95,6 +95,11 @@ impl Windows {
         let after = |parts: u64| Some(UnixNanos(from.0.saturating_add(length.saturating_mul(parts))));
         (from, Place { key: name(part), ends: after(1), forget: after(PARTS + 1), counted })
     }
+}
+
+/// What a window of the calendar counts beside itself.
+fn nothing() -> Arc<[Arc<str>]> {
+    Arc::from([])
 }
 
 /// Length of a part of a rolling window, nanoseconds.

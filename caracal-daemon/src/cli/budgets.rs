@@ -33,7 +33,7 @@ pub struct BudgetsArgs {
     /// After the database of shared budgets was restored or promoted: let hosts spend from them again.
     ///
     /// Wait until every host has reported: what a host has counts from then on, though the database forgot it. Connects to
-    /// [postgres] as its owner.
+    /// [postgres] as its owner, or opens the file in [escrow] folder.
     #[arg(long, conflicts_with = "json")]
     accept: bool,
 }
@@ -67,11 +67,19 @@ pub fn run(args: &BudgetsArgs, config: &Config) -> anyhow::Result<ExitCode> {
 }
 
 fn accept(config: &Config) -> anyhow::Result<ExitCode> {
-    let url = config.postgres.as_ref().ok_or(WorkerError::Missing("postgres"))?.url()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut database = Database::new(&url, None)?;
-    let looked_at =
-        runtime.block_on(async { crate::escrow::accept(database.up().await?).await }).context("PostgreSQL")?;
+    let looked_at = match config.escrow.file() {
+        Some(file) => {
+            anyhow::ensure!(nix::unistd::geteuid().is_root(), crate::keeper::KeeperError::NotRoot);
+            let accepted = runtime.block_on(crate::escrow::accept_file(&file));
+            accepted.with_context(|| file.display().to_string())?
+        }
+        None => {
+            let url = config.postgres.as_ref().ok_or(WorkerError::Missing("postgres"))?.url()?;
+            let mut database = Database::new(&url, None)?;
+            runtime.block_on(async { crate::escrow::accept(database.up().await?).await }).context("PostgreSQL")?
+        }
+    };
     looked_at.iter().for_each(|what| println!("accepted: {what}"));
     println!("hosts spend from shared budgets again");
     Ok(ExitCode::SUCCESS)

@@ -75,6 +75,7 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let directory = TrustDirectory::make()?;
     let trust = trust::prepare(certificate.as_str().unwrap_or_default(), &inherited, &directory.0)?;
     let mut hide = vec![config.runtime_dir.clone(), config.state_dir.clone()];
+    hide.extend(config.escrow.folder.clone());
     hide.extend(name_caches(config, &name));
     let plan =
         SpawnPlan { argv: args.command.clone(), env: trust.apply(&inherited), covers: Cover::trust(&trust), hide };

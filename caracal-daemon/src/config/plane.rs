@@ -113,11 +113,22 @@ pub struct Escrow {
     /// How long slices are spent from while `[postgres]` does not answer, ms; a sixth of it is kept as a margin. A host that is
     /// started elsewhere with this host's state waits for as long. Default 60,000.
     pub lease_ms: u64,
+    /// In place of `[postgres]`: a directory of this host for what its instances share. Each of them names the same one, and
+    /// runs as the same `user`. No other host shares anything through it.
+    pub folder: Option<PathBuf>,
+}
+
+impl Escrow {
+    /// The vault of the instances of this host, where it is in a file.
+    #[must_use]
+    pub fn file(&self) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.join("budgets.sqlite"))
+    }
 }
 
 impl Default for Escrow {
     fn default() -> Escrow {
-        Escrow { lease_ms: 60_000 }
+        Escrow { lease_ms: 60_000, folder: None }
     }
 }
 
@@ -176,10 +187,22 @@ pub(super) fn check(config: &Config) -> Result<(), Found> {
     if !(12_000..=86_400_000).contains(&config.escrow.lease_ms) {
         return found("escrow.lease_ms", "12000 to 86400000 ms: a host speaks every two seconds");
     }
-    if let Some(budget) = config.budget.iter().find(|budget| budget.shared && config.postgres.is_none()) {
-        let message = format!("budget {:?} is shared, so [postgres] must say where its limit is", budget.name);
-        return Err(Found::new(budget.line, "shared", message));
+    if let Some(budget) = config.budget.iter().find(|budget| budget.shared) {
+        let why = match (&config.postgres, &config.escrow.folder) {
+            (Some(_), None) | (None, Some(_)) => return kafka(config),
+            (None, None) => {
+                "is shared, so [postgres] must say where its limit is; for the instances of this host alone, [escrow] folder"
+            }
+            (Some(_), Some(_)) => "is shared in [postgres] or in [escrow] folder: leave one of them out",
+        };
+        return Err(Found::new(budget.line, "shared", format!("budget {:?} {why}", budget.name)));
     }
+    kafka(config)
+}
+
+/// What `[kafka]` must not say.
+fn kafka(config: &Config) -> Result<(), Found> {
+    let found = |key, message: &str| Err(Found::new(0, key, message));
     let Some(kafka) = &config.kafka else { return Ok(()) };
     if kafka.servers.is_empty() {
         return found("kafka.servers", "at least one `host:port`");
@@ -213,7 +236,7 @@ pub(super) fn paths(config: &mut Config) -> impl Iterator<Item = &mut PathBuf> {
         tls.chain(kafka.sasl.iter_mut().map(|sasl| &mut sasl.password_file))
     });
     let places = config.postgres.iter_mut().chain(&mut config.redis).flat_map(|place| &mut place.url_file);
-    kafka.chain(places).chain(std::iter::once(&mut config.worker.keys))
+    kafka.chain(places).chain(&mut config.escrow.folder).chain(std::iter::once(&mut config.worker.keys))
 }
 
 #[cfg(test)]
@@ -250,6 +273,10 @@ mod tests {
             ("[postgres]\n", "url_file"),
             ("[[budget]]\nname = \"b\"\nlimit = \"1 USD\"\nwindow = \"day\"\nshared = true\n", "[postgres]"),
             ("[escrow]\nlease_ms = 1\n", "12000"),
+            (
+                "[postgres]\nurl = \"u\"\n[escrow]\nfolder = \"f\"\n[[budget]]\nname = \"b\"\nlimit = \"1 USD\"\nwindow = \"day\"\nshared = true\n",
+                "leave one of them out",
+            ),
             (
                 "[postgres]\nurl = \"u\"\n[[budget]]\nname = \"b\"\nlimit = \"1 USD\"\nwindow = \"day\"\nshared = true\nkind = \"rolling\"\n",
                 "cannot roll",

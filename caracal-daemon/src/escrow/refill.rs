@@ -19,6 +19,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const SOON: Duration = Duration::from_millis(50);
 /// Between two messages, at least: what comes meanwhile goes together.
 const GAP: Duration = Duration::from_millis(5);
+/// Messages of an orderly end, at most; each speaks of 256 slices.
+const LAST_WORDS: u64 = 64;
 /// For the last word of an orderly end.
 const PARTING: Duration = Duration::from_secs(2);
 
@@ -27,6 +29,9 @@ const PARTING: Duration = Duration::from_secs(2);
 pub struct Progress {
     /// Slices may be spent from for this long, if nothing is heard any more, ms.
     pub lease_ms: u64,
+    /// The same as a time of the clock that never stops.
+    #[serde(skip)]
+    until: u64,
     /// The epoch.
     pub epoch: u64,
     /// Messages that were answered.
@@ -59,7 +64,7 @@ impl Refill {
     #[must_use]
     pub fn progress(&self) -> Progress {
         let mut progress = self.progress.borrow().clone();
-        progress.lease_ms = progress.lease_ms.saturating_sub(clock::boottime_ms());
+        progress.lease_ms = progress.until.saturating_sub(clock::boottime_ms());
         progress
     }
 
@@ -172,18 +177,19 @@ impl<V: Vault> Work<V> {
 
     /// Lends the slices for as long as the lease says, and tells why not.
     fn stand(&mut self, unknown: Option<Arc<str>>) {
+        let vault = self.vault.name();
         let trouble: Option<String> = match self.holder.standing() {
             Standing::Live => unknown.map(|budget| {
-                format!("PostgreSQL has no shared budget {budget:?}; run `caracald setup postgres` with a configuration that has it")
+                format!("{vault} has no shared budget {budget:?}; run `caracald setup postgres` with a configuration that has it")
             }),
-            Standing::Closed => Some("PostgreSQL was not reached yet".to_owned()),
+            Standing::Closed => Some(format!("{vault} was not reached yet")),
             Standing::Busy(ms) => Some(format!(
                 "another process has this host's slices for {} s: it was started elsewhere with a copy of this state, or this \
                  machine has just been started anew",
                 ms.div_ceil(1_000)
             )),
             Standing::Halted(why) => Some(format!(
-                "shared budgets are halted, since the database does not know what it knew: {why}. Once every host has \
+                "shared budgets are halted, since {vault} does not know what it knew: {why}. Once every host has \
                  reported, run `caracald budgets --accept`"
             )),
             Standing::Fenced => Some(
@@ -202,7 +208,8 @@ impl<V: Vault> Work<V> {
         if let Some(trouble) = trouble.as_ref().filter(|trouble| before.as_ref() != Some(trouble)) {
             tracing::warn!(%trouble, "shared budgets");
         }
-        self.report.send_replace(Progress { lease_ms: self.until, epoch: known.epoch, answered: known.step, trouble });
+        let (until, epoch, answered) = (self.until, known.epoch, known.step);
+        self.report.send_replace(Progress { lease_ms: 0, until, epoch, answered, trouble });
     }
 
     /// Before a message is sent: a host that says less than it did has lost records.
@@ -219,13 +226,25 @@ impl<V: Vault> Work<V> {
         if self.holder.must_open() || self.holder.standing() == &Standing::Fenced {
             return;
         }
-        let sent = clock::boottime_ms();
-        let said = self.budgets.claims(sent, true);
-        let step = self.holder.step(said.claims, true);
         self.budgets.lend(0, Some("this daemon ends".into()));
-        if self.keep().await.is_ok() {
-            let _ = tokio::time::timeout(PARTING, self.vault.step(&step)).await;
+        let _ = tokio::time::timeout(PARTING, self.give_back()).await;
+    }
+
+    /// Says of every slice that it is not needed. A message has some of them: those that were spoken of longest ago.
+    async fn give_back(&mut self) -> Result<(), String> {
+        let began = clock::boottime_ms();
+        for turn in 0..LAST_WORDS {
+            // Each turn is later than the one before, so that none speaks of the same slices again.
+            let said = self.budgets.claims(began.saturating_add(turn), true);
+            let (more, step) = (said.more && turn + 1 < LAST_WORDS, self.holder.step(said.claims, !said.more));
+            self.keep().await?;
+            let answer = answered(self.vault.step(&step)).await?;
+            self.hear(&step, &answer, began);
+            if !more {
+                break;
+            }
         }
+        Ok(())
     }
 }
 

@@ -159,7 +159,7 @@ pub fn property(config: &Config, places: &Places) -> Vec<(PathBuf, u32)> {
     property.extend(read.map(|path| (path.clone(), READ_ONLY)));
     property.extend(config.upstream.client_certificate.iter().map(|shown| (shown.key.clone(), SHUT)));
     property.push((Kernel::pin_directory(config.instance.as_str()), SHUT));
-    for shut in [&places.keeper, &places.data] {
+    for shut in [&places.keeper, &places.data].into_iter().chain(&places.shared) {
         walk(shut, &mut property);
     }
     property

@@ -28,6 +28,8 @@ pub struct Places {
     pub runtime: PathBuf,
     /// The control socket.
     pub control: PathBuf,
+    /// What the instances of this host share; the data path's, of each of them.
+    pub shared: Option<PathBuf>,
 }
 
 impl Places {
@@ -40,6 +42,7 @@ impl Places {
             data: state.data(),
             runtime: config.runtime_dir.clone(),
             control: config.runtime_dir.join("control.sock"),
+            shared: config.escrow.folder.clone(),
         }
     }
 
@@ -69,8 +72,11 @@ pub(super) fn make_directories(places: &Places, user: child::User) -> Result<(),
         make(state, 0o755)?;
     }
     make(&places.keeper, 0o700)?;
-    make(&places.data, 0o700)?;
-    std::os::unix::fs::chown(&places.data, Some(user.uid), Some(user.gid)).map_err(|error| failed(&places.data, error))
+    for theirs in std::iter::once(&places.data).chain(&places.shared) {
+        make(theirs, 0o700)?;
+        std::os::unix::fs::chown(theirs, Some(user.uid), Some(user.gid)).map_err(|error| failed(theirs, error))?;
+    }
+    Ok(())
 }
 
 /// One keeper an instance.

@@ -1,13 +1,18 @@
-//! `load`: many clients at once against the Chat Completions API, each request with an output cap of its own.
+//! `load`: many clients at once against a model API, each request with an output cap of its own or as an agent writes it.
 //!
 //! ```text
-//! load --clients N --requests N [--host NAME] [--model NAME] [--cap-base N] [--stream] [--words "slow=5 output=40"]
-//!      [--until FILE] [--mark FILE]
+//! load --clients N --requests N [--shape chat|claude|claude-new|codex] [--model NAME] [--cap-base N] [--cap-cycle N] [--same]
+//!      [--stream] [--stream-every N] [--words "slow=5 output=40"] [--until FILE] [--until-refused] [--count] [--progress FILE]
+//! load --exchange CAP [--shape ...]
 //! ```
-//! Request i asks for at most `cap-base + i` tokens: by that number bill and ledger are compared. Even clients speak
-//! HTTP/2, odd ones HTTP/1.1. With `--until` it goes on until FILE exists, whatever `--requests` says. Roots come from
-//! SSL_CERT_FILE. One JSON line for each request: `{"i":..,"cap":..,"status":..,"complete":..,"text":..}`; `status` is 0
-//! when there was no answer.
+//! Chat request i asks for at most `cap-base + i` tokens (`i` counts anew after `cap-cycle`): by that number bill and ledger
+//! are compared. Even clients speak HTTP/2, odd ones HTTP/1.1. With `--until` it goes on until FILE exists, whatever
+//! `--requests` says; with `--until-refused` no request begins once one was answered 400. `--same`: each request is the first one.
+//! Roots come from SSL_CERT_FILE. One JSON line for each request: `{"i":..,"cap":..,"status":..,"complete":..,"text":..}`;
+//! `status` is 0 when there was no answer. With `--count` one line for all: how many had which status. `--progress` names a file
+//! that is told so every second. `--exchange` prints the largest request with that cap for `caracald prices bill`.
+
+mod shape;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -17,9 +22,10 @@ use hyper::{Request, Response, body::Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use serde_json::json;
+use shape::Shape;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -27,43 +33,78 @@ use tokio::net::TcpStream;
 struct Args {
     clients: u64,
     requests: u64,
+    shape: Shape,
     host: String,
     model: String,
     cap_base: u64,
+    cap_cycle: u64,
+    same: bool,
     stream: bool,
+    stream_every: Option<u64>,
     words: String,
     until: Option<PathBuf>,
+    until_refused: bool,
+    count: bool,
+    progress: Option<PathBuf>,
+    exchange: Option<u64>,
+}
+
+impl Args {
+    /// The output cap of chat request `i`, tokens.
+    fn cap(&self, i: u64) -> u64 {
+        self.cap_base + i % self.cap_cycle
+    }
 }
 
 fn args() -> Result<Args> {
     let mut out = Args {
         clients: 8,
         requests: 8,
-        host: "api.openai.com".into(),
+        shape: Shape::Chat,
+        host: String::new(),
         model: "gpt-4o-mini".into(),
         cap_base: 1_000,
+        cap_cycle: u64::MAX,
+        same: false,
         stream: false,
+        stream_every: None,
         words: String::new(),
         until: None,
+        until_refused: false,
+        count: false,
+        progress: None,
+        exchange: None,
     };
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
-        if flag == "--stream" {
-            out.stream = true;
+        let switch = match flag.as_str() {
+            "--stream" => Some(&mut out.stream),
+            "--same" => Some(&mut out.same),
+            "--until-refused" => Some(&mut out.until_refused),
+            "--count" => Some(&mut out.count),
+            _ => None,
+        };
+        if let Some(switch) = switch {
+            *switch = true;
             continue;
         }
         let value = words.next().with_context(|| format!("{flag} needs a value"))?;
         match flag.as_str() {
             "--clients" => out.clients = value.parse()?,
             "--requests" => out.requests = value.parse()?,
-            "--host" => out.host = value,
+            "--shape" => out.shape = Shape::named(&value)?,
             "--model" => out.model = value,
             "--cap-base" => out.cap_base = value.parse()?,
+            "--cap-cycle" => out.cap_cycle = value.parse()?,
+            "--stream-every" => out.stream_every = Some(value.parse()?),
             "--words" => out.words = value,
             "--until" => out.until = Some(value.into()),
+            "--progress" => out.progress = Some(value.into()),
+            "--exchange" => out.exchange = Some(value.parse()?),
             _ => anyhow::bail!("unknown option {flag}"),
         }
     }
+    out.host = out.shape.host().into();
     Ok(out)
 }
 
@@ -118,28 +159,6 @@ async fn connect(host: &str, config: Arc<rustls::ClientConfig>, two: bool) -> Re
     Ok(Sender::One(sender))
 }
 
-fn request(args: &Args, i: u64, two: bool) -> Result<Request<Full<Bytes>>> {
-    let prompt = format!("Count for me. [[id={i} {}]]", args.words);
-    let mut body = json!({"model": args.model, "max_tokens": args.cap_base + i, "messages": [{"role": "user", "content": prompt}]});
-    if args.stream {
-        body["stream"] = json!(true);
-        // Half of the clients do not ask for the usage: the daemon must.
-        if i.is_multiple_of(2) {
-            body["stream_options"] = json!({"include_usage": true});
-        }
-    }
-    let request = Request::post(if two {
-        format!("https://{}/v1/chat/completions", args.host)
-    } else {
-        "/v1/chat/completions".into()
-    });
-    let request = if two { request } else { request.header("host", &args.host) };
-    Ok(request
-        .header("content-type", "application/json")
-        .header("authorization", "Bearer sk-stand-in")
-        .body(Full::from(body.to_string()))?)
-}
-
 /// Status and body, whole or broken off.
 async fn call(sender: &mut Sender, request: Request<Full<Bytes>>) -> (u16, bool, Vec<u8>) {
     let Ok(response) = sender.send(request).await else { return (0, false, Vec::new()) };
@@ -155,22 +174,61 @@ async fn call(sender: &mut Sender, request: Request<Full<Bytes>>) -> (u16, bool,
     (status, true, bytes)
 }
 
-async fn client(args: Arc<Args>, next: Arc<AtomicU64>, two: bool, config: Arc<rustls::ClientConfig>) -> Result<()> {
-    let mut sender = None;
-    loop {
-        let done = args.until.as_ref().is_some_and(|file| file.exists());
-        let i = next.fetch_add(1, Ordering::Relaxed);
-        if done || (args.until.is_none() && i >= args.requests) {
-            return Ok(());
+/// What all clients share.
+struct Run {
+    args: Args,
+    next: AtomicU64,
+    /// A request was answered 400.
+    refused: AtomicBool,
+    /// How many had which status: 200, 400, none, another.
+    counts: [AtomicU64; 4],
+}
+
+impl Run {
+    /// The number of the next request, if there is one.
+    fn next(&self) -> Option<u64> {
+        let args = &self.args;
+        if args.until_refused && self.refused.load(Ordering::Relaxed) {
+            return None;
         }
-        let mut line = json!({"i": i, "cap": args.cap_base + i, "status": 0, "complete": false, "text": ""});
+        let done = args.until.as_ref().is_some_and(|file| file.exists());
+        let i = self.next.fetch_add(1, Ordering::Relaxed);
+        (!done && (args.until.is_some() || i < args.requests)).then_some(i)
+    }
+
+    fn note(&self, status: u16) {
+        let at = match status {
+            200 => 0,
+            400 => 1,
+            0 => 2,
+            _ => 3,
+        };
+        self.counts[at].fetch_add(1, Ordering::Relaxed);
+        self.refused.fetch_or(status == 400, Ordering::Relaxed);
+    }
+
+    fn counted(&self) -> String {
+        let [answered, refused, none, other] = [0, 1, 2, 3].map(|at| self.counts[at].load(Ordering::Relaxed));
+        json!({"answered": answered, "refused": refused, "unanswered": none, "other": other}).to_string()
+    }
+}
+
+async fn client(run: Arc<Run>, two: bool, config: Arc<rustls::ClientConfig>) -> Result<()> {
+    let args = &run.args;
+    let mut sender = None;
+    while let Some(i) = run.next() {
+        let mut line = json!({"i": i, "cap": args.cap(i), "status": 0, "complete": false, "text": ""});
         if sender.is_none() {
             sender = connect(&args.host, Arc::clone(&config), two).await.ok();
         }
         match &mut sender {
-            None => tokio::time::sleep(Duration::from_millis(50)).await,
+            None => {
+                run.note(0);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
             Some(open) => {
-                let (status, complete, bytes) = call(open, request(&args, i, two)?).await;
+                let (status, complete, bytes) = call(open, args.shape.request(args, i, two)?).await;
+                run.note(status);
                 line["status"] = json!(status);
                 line["complete"] = json!(complete);
                 if status != 200 {
@@ -181,24 +239,47 @@ async fn client(args: Arc<Args>, next: Arc<AtomicU64>, two: bool, config: Arc<ru
                 }
             }
         }
-        println!("{line}");
+        if !args.count {
+            println!("{line}");
+        }
+    }
+    Ok(())
+}
+
+/// Tells the file how far it is, every second.
+async fn progress(run: Arc<Run>, file: PathBuf) {
+    loop {
+        let _full = std::fs::write(&file, run.counted());
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Arc::new(args()?);
-    let next = Arc::new(AtomicU64::new(0));
+    let args = args()?;
+    if let Some(cap) = args.exchange {
+        println!("{}", args.shape.exchange(&args, cap));
+        return Ok(());
+    }
     let (one, two) = (tls(b"http/1.1")?, tls(b"h2")?);
-    let clients: Vec<_> = (0..args.clients)
+    let run =
+        Arc::new(Run { args, next: AtomicU64::new(0), refused: AtomicBool::new(false), counts: Default::default() });
+    let telling = run.args.progress.clone().map(|file| tokio::spawn(progress(Arc::clone(&run), file)));
+    let clients: Vec<_> = (0..run.args.clients)
         .map(|n| {
-            let even = n.is_multiple_of(2);
-            let config = Arc::clone(if even { &two } else { &one });
-            tokio::spawn(client(Arc::clone(&args), Arc::clone(&next), even, config))
+            let second = run.args.shape.two(n);
+            let config = Arc::clone(if second { &two } else { &one });
+            tokio::spawn(client(Arc::clone(&run), second, config))
         })
         .collect();
     for client in clients {
         client.await??;
+    }
+    if let Some(telling) = telling {
+        telling.abort();
+    }
+    if run.args.count {
+        println!("{}", run.counted());
     }
     Ok(())
 }

@@ -104,6 +104,14 @@ pub(super) const GOALS: &[Goal] = &[
         },
     },
     Goal {
+        key: "hold_settle_us_p50",
+        what: "a hold and its end, beside the sync",
+        unit: "us of CPU",
+        bar: 5.0,
+        at_most: true,
+        value: |results| results.hold_settle_us,
+    },
+    Goal {
         key: "rss_idle_mb",
         what: "memory, idle",
         unit: "MB",

@@ -8,7 +8,7 @@ use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -99,6 +99,8 @@ pub(super) struct Results {
     idle_kb: BTreeMap<&'static str, u64>,
     /// Median time of one small durable write on this machine, microseconds.
     pub(super) fdatasync_us: u64,
+    /// CPU time of a hold and its end, microseconds, without the journal's wait; half of all batches of calls took no more.
+    pub(super) hold_settle_us: Option<f64>,
 }
 
 impl Arguments {
@@ -138,6 +140,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     drop(peers);
     drop(scene);
+    if arguments.peers.contains(&PeerName::Caracal) {
+        results.hold_settle_us = Some(hold_settle(&arguments.caracald)?);
+    }
     report.cases.extend(cases(&results));
     report.figures = figures(&results, rounds, milliseconds);
     report.finish(started);
@@ -350,6 +355,13 @@ fn figures(results: &Results, rounds: u32, milliseconds: u64) -> BTreeMap<String
 
 fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
+}
+
+/// What `caracald measure` says of the data path's own code, in one thread.
+fn hold_settle(caracald: &Path) -> Result<f64> {
+    let output = Command::new(caracald).arg("measure").output().context("caracald measure")?;
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).context("caracald measure")?;
+    said.get("hold_settle_us_p50").and_then(serde_json::Value::as_f64).context("caracald measure says no time")
 }
 
 /// What one small durable write costs here: 1 KB into a file that has its size already.

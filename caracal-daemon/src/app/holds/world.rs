@@ -408,7 +408,7 @@ impl<'p> World<'p> {
         assert_eq!(changes.strays, 0, "a hold ended twice");
         let totals = changes.totals.into_iter().map(|(key, total)| (key, total.net())).collect();
         let open = changes.opened.into_values().map(|(_, intent)| intent).collect();
-        let mut recovery = Recovery { totals, open };
+        let mut recovery = Recovery { totals, credited: HashMap::new(), open };
         let outcomes = recovery.charge_open(UnixNanos(1));
         for outcome in outcomes.iter().take(dies_after.unwrap_or(usize::MAX)) {
             self.disk.borrow_mut().records.push(self.paper.write(outcome));

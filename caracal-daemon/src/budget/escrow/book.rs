@@ -144,6 +144,10 @@ impl Book {
 }
 
 impl Vault for Book {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
     async fn open(&mut self, opening: &Opening) -> Result<Opened, VaultError> {
         Ok(self.take_up(opening))
     }

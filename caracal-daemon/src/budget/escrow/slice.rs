@@ -20,6 +20,8 @@ const MEASURE_MS: u64 = 200;
 pub struct Use {
     /// Spent.
     pub settled: NanoUsd,
+    /// What corrections took off what was charged.
+    pub credited: NanoUsd,
     /// Set aside by open calls.
     pub held: NanoUsd,
     /// The least that the call needs which waits first; zero: none waits.
@@ -138,6 +140,7 @@ impl Slice {
             limit: limit.unwrap_or_default(),
             granted: self.granted,
             settled: used.settled,
+            credited: used.credited,
             first,
             need,
             want: want.max(need),

@@ -51,9 +51,11 @@ struct Host {
     place: u64,
     /// What the journal says is spent.
     settled: BTreeMap<WindowKey, u64>,
+    /// What corrections took off.
+    credited: BTreeMap<WindowKey, u64>,
     known: Known,
-    /// A copy of both.
-    backup: (BTreeMap<WindowKey, u64>, Known),
+    /// A copy of all three.
+    backup: (BTreeMap<WindowKey, u64>, BTreeMap<WindowKey, u64>, Known),
     /// Steps that are on their way, of this process or of one before it.
     network: Vec<Step>,
     /// It did not start since it, or the vault, came back from a backup.
@@ -72,21 +74,53 @@ struct World {
 
 #[derive(Clone, Debug)]
 enum Act {
-    Call { host: usize, amount: u64 },
-    End { host: usize, which: usize, part: u64 },
-    Send { host: usize },
-    Deliver { host: usize, which: usize, answered: bool },
-    Lose { host: usize, which: usize },
-    Crash { host: usize },
-    Start { host: usize, moved: bool },
-    Wait { ms: u64 },
+    Call {
+        host: usize,
+        amount: u64,
+    },
+    End {
+        host: usize,
+        which: usize,
+        part: u64,
+    },
+    /// A charge is put right: the provider billed less.
+    Credit {
+        host: usize,
+        amount: u64,
+    },
+    Send {
+        host: usize,
+    },
+    Deliver {
+        host: usize,
+        which: usize,
+        answered: bool,
+    },
+    Lose {
+        host: usize,
+        which: usize,
+    },
+    Crash {
+        host: usize,
+    },
+    Start {
+        host: usize,
+        moved: bool,
+    },
+    Wait {
+        ms: u64,
+    },
     Turn,
     VaultStarts,
     VaultBackup,
     VaultRestored,
     Accept,
-    HostBackup { host: usize },
-    HostRestored { host: usize },
+    HostBackup {
+        host: usize,
+    },
+    HostRestored {
+        host: usize,
+    },
 }
 
 impl World {
@@ -108,7 +142,8 @@ impl World {
     fn used(host: &Host, process: &Process, key: &WindowKey, waits: u64) -> Use {
         let held = process.holds.iter().filter(|(keys, _)| keys.contains(key)).map(|(_, amount)| amount).sum();
         let settled = NanoUsd(host.settled.get(key).copied().unwrap_or(0));
-        Use { settled, held: NanoUsd(held), first: NanoUsd(waits), all: NanoUsd(waits * 2) }
+        let credited = NanoUsd(host.credited.get(key).copied().unwrap_or(0));
+        Use { settled, credited, held: NanoUsd(held), first: NanoUsd(waits), all: NanoUsd(waits * 2) }
     }
 
     fn call(&mut self, at: usize, amount: u64) {
@@ -179,6 +214,22 @@ impl World {
         }
     }
 
+    /// No more than the charge was, and from every window that it was in.
+    fn credit(&mut self, at: usize, amount: u64) {
+        if self.hosts[at].process.is_none() {
+            return;
+        }
+        for key in self.keys() {
+            let host = &mut self.hosts[at];
+            let charged = host.settled.entry(key.clone()).or_default();
+            let off = amount.min(*charged);
+            *charged -= off;
+            *host.credited.entry(key.clone()).or_default() += off;
+            let truth = self.truth.entry(key).or_default();
+            *truth = truth.saturating_sub(off);
+        }
+    }
+
     fn talk(&mut self, at: usize) {
         if let Some(step) = self.step(at) {
             self.deliver(at, &step, true);
@@ -222,6 +273,7 @@ impl World {
         match act {
             Act::Call { host, amount } => self.call(host, amount),
             Act::End { host, which, part } => self.end(host, which, part),
+            Act::Credit { host, amount } => self.credit(host, amount),
             Act::Send { host } => {
                 if let Some(step) = self.step(host).filter(|_| self.hosts[host].network.len() < 4) {
                     self.hosts[host].network.push(step);
@@ -264,15 +316,15 @@ impl World {
             }
             Act::HostBackup { host } => {
                 let host = &mut self.hosts[host];
-                host.backup = (host.settled.clone(), host.known);
+                host.backup = (host.settled.clone(), host.credited.clone(), host.known);
             }
             // It can be seen only where the vault heard of the host since, and remembers.
             Act::HostRestored { host } => {
-                let heard = self.book.heard(&format!("holder-{host}")) > self.hosts[host].backup.1.sent;
+                let heard = self.book.heard(&format!("holder-{host}")) > self.hosts[host].backup.2.sent;
                 if self.hosts[host].process.is_none() && heard && !self.hosts[host].forgetful {
                     let host = &mut self.hosts[host];
                     host.forgetful = true;
-                    (host.settled, host.known) = host.backup.clone();
+                    (host.settled, host.credited, host.known) = host.backup.clone();
                 }
             }
         }
@@ -366,6 +418,7 @@ fn no_short_schedule_overspends() {
         acts.extend([
             Act::Call { host, amount: 100 },
             Act::End { host, which: 0, part: 8 },
+            Act::Credit { host, amount: 60 },
             Act::Send { host },
             Act::Deliver { host, which: 0, answered: true },
             Act::Deliver { host, which: 0, answered: false },
@@ -389,7 +442,7 @@ fn no_short_schedule_overspends() {
         }
         schedules += 1;
     }
-    assert_eq!(schedules, 65_536);
+    assert_eq!(schedules, 104_976);
 }
 
 fn open(book: &mut Book, holder: &mut Holder, now: u64) {
@@ -459,6 +512,29 @@ fn a_vault_that_has_just_started_gives_nothing() {
 }
 
 #[test]
+fn a_credit_gives_money_back_and_is_no_lost_record() {
+    let mut world = World::new(2);
+    world.call(0, 100);
+    world.talk(0);
+    world.call(0, 100);
+    world.end(0, 0, 8);
+    world.talk(0);
+    let before = world.book.window(&key("top", 0));
+    assert_eq!(before.spent, NanoUsd(100));
+    world.act(Act::Credit { host: 0, amount: 40 });
+    world.talk(0);
+    let after = world.book.window(&key("top", 0));
+    assert_eq!(after.spent, NanoUsd(60), "{after:?}");
+    assert!(after.allotted <= before.allotted, "nothing was added: {before:?}, {after:?}");
+    assert!(world.book.incidents().is_empty(), "{:?}", world.book.incidents());
+    // And over a restart, which knows what was charged and what was taken off.
+    world.crash(0);
+    world.start(0, false);
+    world.talk(0);
+    assert_eq!((world.book.window(&key("top", 0)).spent, world.book.incidents().len()), (NanoUsd(60), 0));
+}
+
+#[test]
 fn a_host_that_lost_records_has_spent_all_that_it_had() {
     for told in [true, false] {
         lose_records(told);
@@ -502,7 +578,7 @@ fn slices_grow_with_what_is_taken_and_shrink_near_the_limit() {
         now += TURN_MS;
         book.set(now);
         slice.ask(NanoUsd(10));
-        let used = Use { settled, held: NanoUsd::ZERO, first: NanoUsd(10), all: NanoUsd(10) };
+        let used = Use { settled, first: NanoUsd(10), all: NanoUsd(10), ..Use::default() };
         let claim = slice.claim(&key, Some(NanoUsd(1_000_000)), &used, now);
         let step = holders[0].step(vec![claim.clone()], false);
         let Stepped::Served { given, .. } = ready(Vault::step(&mut book, &step)) else { panic!("it is served") };

@@ -62,7 +62,7 @@ async fn litellm_28247_as_many_restarts_as_there_are_add_nothing() {
     // And the open calls of a crash are charged once, however often a start is tried.
     let totals: HashMap<_, _> = ledger.store().totals.iter().map(|(key, total)| (key.clone(), total.net())).collect();
     let open = ledger.store().state.open.clone();
-    let mut recovery = Recovery { totals: totals.clone(), open };
+    let mut recovery = Recovery { totals: totals.clone(), credited: HashMap::new(), open };
     let outcomes = recovery.charge_open(UnixNanos(9));
     assert_eq!(outcomes.len(), want(30).1);
     assert!(recovery.charge_open(UnixNanos(9)).is_empty());

@@ -230,3 +230,16 @@ proptest! {
         prop_assert_eq!(again, Some(bill));
     }
 }
+
+#[test]
+fn a_beta_that_lets_more_in_is_held_for_what_it_lets_in() -> Outcome {
+    // Claude Code sends `context-1m` with each call. Above 200,000 tokens in, the whole request costs twice as much.
+    for (text, input) in [(400_000, 400_000), (1_400_000, 1_000_000)] {
+        let talk = json!([{"role": "user", "content": "x".repeat(text)}]);
+        let body = json!({"model": "claude-sonnet-4-5", "max_tokens": 1_000, "messages": talk}).to_string();
+        let call = read(Operation::Messages, &body).map_err(|refusal| refusal.sentence)?;
+        let bill = call.charge(&Usage { input, output: 1_000, ..Usage::default() });
+        assert!(bill.0 > 2_000_000_000 && bill <= call.most(), "{bill} billed, {} held", call.most());
+    }
+    Ok(())
+}

@@ -8,6 +8,7 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         12 => (at(), 1..150_u64).prop_map(|(host, amount)| Act::Call { host, amount }),
         6 => (at(), 0..8_usize, 0..=8_u64).prop_map(|(host, which, part)| Act::End { host, which, part }),
+        2 => (at(), 1..150_u64).prop_map(|(host, amount)| Act::Credit { host, amount }),
         12 => at().prop_map(|host| Act::Send { host }),
         12 => (at(), 0..4_usize, prop::bool::weighted(0.85)).prop_map(|(host, which, answered)| Act::Deliver { host, which, answered }),
         2 => (at(), 0..4_usize).prop_map(|(host, which)| Act::Lose { host, which }),
