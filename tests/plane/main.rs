@@ -9,6 +9,7 @@ mod exactly_once;
 mod host;
 mod incidents;
 mod judge;
+mod log;
 mod plane;
 
 /// The report's name.

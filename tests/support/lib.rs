@@ -9,5 +9,6 @@ pub mod netns;
 pub mod programs;
 pub mod report;
 pub mod scene;
+pub mod served;
 pub mod stand_in;
 pub mod wire;
