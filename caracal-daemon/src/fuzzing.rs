@@ -6,6 +6,7 @@
 
 mod connection;
 mod evidence;
+mod log;
 mod paid;
 mod providers;
 mod settings;
@@ -15,6 +16,7 @@ mod tests;
 
 pub use connection::{client_hello, dns_query, first_bytes, http_target, http1_stream, proxy_answer};
 pub use evidence::{checkpoint, frame, journal_segment, kernel_denial, receipt, record};
+pub use log::{bus_message, key_history, log_path};
 pub use paid::{paid_request, usage_answer};
 pub use providers::{provider_answer, provider_request, tool_call};
 pub use settings::{config, policy_table, price_book, provider_export};

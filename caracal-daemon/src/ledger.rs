@@ -14,6 +14,7 @@ pub mod fleet;
 pub mod fleet_verify;
 pub mod hosts;
 mod kept;
+pub mod keyring;
 #[cfg(test)]
 pub(crate) mod memory;
 pub mod note;
@@ -25,9 +26,11 @@ pub mod receipt;
 pub mod run;
 pub mod select;
 pub mod sequence;
+pub mod serve;
 pub mod sqlite;
 pub mod state;
 pub mod store;
+pub mod succession;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tree;
@@ -137,10 +140,18 @@ impl<S: Store> Ledger<S> {
     /// # Errors
     /// When it cannot be read, is damaged, or is another host's.
     pub async fn open(mut store: S, host_id: &str) -> Result<Ledger<S>, LedgerError> {
+        // After a log was frozen, the one in its place has a number behind the host's name.
+        let stored = store.load().await?.position.map(|position| position.origin);
+        let origin = stored.filter(|origin| note::is_of(origin, host_id)).unwrap_or_else(|| note::origin(host_id));
+        Ledger::open_as(store, host_id, origin).await
+    }
+
+    /// Opens the ledger of this origin.
+    pub(crate) async fn open_as(mut store: S, host_id: &str, origin: String) -> Result<Ledger<S>, LedgerError> {
         let state = store.load().await?;
         let mut ledger = Ledger {
             store,
-            origin: note::origin(host_id),
+            origin,
             source: write::source(host_id),
             tree: Tree::default(),
             cursor: Start::default(),
@@ -176,6 +187,11 @@ impl<S: Store> Ledger<S> {
     /// The store.
     pub fn store(&mut self) -> &mut S {
         &mut self.store
+    }
+
+    /// The store, when nothing more is written.
+    pub(crate) fn into_store(self) -> S {
+        self.store
     }
 
     /// Puts `entries` into the ledger, and with a `signer` a checkpoint over all of it, in one commit.

@@ -6,6 +6,8 @@ mod receipts;
 mod tree;
 
 use crate::log::{Logs, size};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::path::{Path, PathBuf};
 
 /// What was forged, so that a judge who does not read it is not asked.
@@ -206,6 +208,13 @@ impl Corpus<'_> {
     }
 }
 
+/// The checkpoint `note` signed by the keys in `private`, whose lines `like` has.
+pub(crate) fn sign_again(private: &Path, like: &str, note: &str) -> String {
+    let lines: Vec<&str> = note.lines().collect();
+    let root = STANDARD.decode(lines[2]).expect("base64").try_into().expect("a root");
+    tree::sign(private, like, lines[1].parse().expect("a size"), &root)
+}
+
 /// The files of a log, as they are; what is changed is replaced, not written into.
 fn corpus_log(log: &Path, case: &Path) {
     let to = case.join("log");
@@ -216,7 +225,7 @@ fn corpus_log(log: &Path, case: &Path) {
 }
 
 /// Adds the files that are not there.
-fn link_missing(from: &Path, to: &Path) {
+pub(crate) fn link_missing(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a directory");
     for entry in std::fs::read_dir(from).expect("a log") {
         let path = entry.expect("an entry").path();

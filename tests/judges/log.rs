@@ -1,6 +1,7 @@
 //! Two logs of real daemons, as `ledger export` writes them: one at two of its states, and another one.
 
 use crate::again::again;
+use crate::served;
 use crate::{LOAD, STAND_IN};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -70,6 +71,7 @@ pub(crate) fn make(dir: &Path) -> Logs {
     }
     daemon.stop();
     again(&daemon, dir);
+    served::judged(&mut daemon, dir);
     let mut daemon = Daemon::start(&scene, RULES);
     grow(&daemon, others, &logs.other);
     keys(&daemon, &logs.keys[1]);
@@ -78,7 +80,7 @@ pub(crate) fn make(dir: &Path) -> Logs {
 }
 
 /// Adds records until the log has a tile that is not full, as forgeries need one, and exports it.
-fn grow(daemon: &Daemon<'_>, requests: u64, to: &Path) {
+pub(crate) fn grow(daemon: &Daemon<'_>, requests: u64, to: &Path) {
     let mut more = requests;
     loop {
         let args = ["--clients", "32", "--words", "output=5", "--requests", &more.to_string()];

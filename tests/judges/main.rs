@@ -7,6 +7,7 @@ mod crates;
 mod forgeries;
 mod log;
 mod panel;
+mod served;
 
 use forgeries::Forgery;
 use panel::Judge;

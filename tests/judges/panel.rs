@@ -44,6 +44,15 @@ pub(crate) fn panel() -> [Judge; 7] {
     ]
 }
 
+/// The judges of others that read a log where it is served: a case has a `url` in place of its `log`.
+pub(crate) fn over_http() -> [(&'static str, fn(&[&Path]) -> Said); 3] {
+    [
+        ("golang.org/x/mod sumdb", |cases| program(go("sumdb"), cases)),
+        ("tessera fsck", |cases| program(go("fsck"), cases)),
+        ("pymerkle", |cases| program(python(), cases)),
+    ]
+}
+
 impl Judge {
     /// Whether the forgery is of something that it reads.
     pub(crate) fn reads(&self, case: &Forgery) -> bool {

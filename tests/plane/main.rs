@@ -12,6 +12,7 @@ mod fleet;
 mod host;
 mod incidents;
 mod judge;
+mod log;
 mod metrics;
 mod plane;
 mod restored;

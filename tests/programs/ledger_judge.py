@@ -4,14 +4,15 @@ cryptography for the signatures.
     ledger_judge.py CASE...
 
 Each CASE is a directory: `keys` (verifier keys, one a line), and either `receipt` (a c2sp.org/tlog-proof), or `log` (the files of a
-c2sp.org/tlog-tiles log; the tiles of hashes are not read, the tree is made of the records) with, perhaps, `kept` (a checkpoint that
-the judge remembers). One JSON line is printed for each."""
+c2sp.org/tlog-tiles log; the tiles of hashes are not read, the tree is made of the records), or `url` (where it is served), with,
+perhaps, `kept` (a checkpoint that the judge remembers). One JSON line is printed for each."""
 
 import base64
 import hashlib
 import json
 import pathlib
 import sys
+import urllib.request
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -85,14 +86,20 @@ def checkpoint(case, note):
     return int(size), decode(root)
 
 
-def records(log, size):
+def read(case, name):
+    """A file of the case's log."""
+    if not (case / "url").exists():
+        return (case / "log" / name).read_bytes()
+    with urllib.request.urlopen(f"{(case / 'url').read_text().strip()}/{name}", timeout=60) as answer:
+        return answer.read()
+
+
+def records(case, size):
     for n in range((size + WIDTH - 1) // WIDTH):
         width = min(WIDTH, size - n * WIDTH)
         must(n < 1000, "the judge reads small logs")
-        path = log / "tile/entries" / f"{n:03}"
-        if width < WIDTH:
-            path = log / "tile/entries" / f"{n:03}.p" / str(width)
-        data, count = path.read_bytes(), 0
+        partial = f".p/{width}" if width < WIDTH else ""
+        data, count = read(case, f"tile/entries/{n:03}{partial}"), 0
         while data:
             length = int.from_bytes(data[:2], "big")
             must(len(data) >= 2 + length, "a bundle ends early")
@@ -102,9 +109,9 @@ def records(log, size):
 
 
 def judge_log(case):
-    size, root = checkpoint(case, (case / "log/checkpoint").read_text())
+    size, root = checkpoint(case, read(case, "checkpoint").decode())
     tree = InmemoryTree(algorithm="sha256")
-    for record in records(case / "log", size):
+    for record in records(case, size):
         tree.append_entry(record)
     must(tree.get_size() == size and tree.get_root() == root, "the records do not give the root")
     if (case / "kept").exists():

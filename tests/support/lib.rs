@@ -10,6 +10,7 @@ pub mod netns;
 pub mod programs;
 pub mod report;
 pub mod scene;
+pub mod served;
 pub mod stand_in;
 pub mod tail;
 pub mod wire;

@@ -82,6 +82,7 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
         Order::Spend { agents } => app.stages.spend(agents).await,
         Order::Budgets { agents } => Ok(app.stages.budgets(agents.as_deref())),
         Order::Correct { asked, uid } => correct(app, &asked, uid).await,
+        Order::Erase { agent } => erase(app, &agent).await,
         Order::Stop => {
             stop(app);
             Ok(Value::Null)
@@ -104,6 +105,16 @@ async fn correct(app: &App, asked: &CorrectionAsked, uid: u32) -> Answer {
     let answer = app.stages.correct(asked, uid).await.map_err(|error| error.to_string())?;
     app.stack.forget_refusals();
     Ok(answer)
+}
+
+/// The key goes from the disk and from memory; the next record of the agent makes a new one.
+async fn erase(app: &App, agent: &str) -> Answer {
+    let erased = app.stages.journal.scribe().keys().erase(agent).map_err(|error| error.to_string())?;
+    if erased {
+        let data = Data { message: Some(format!("the details of agent {agent} were erased")), ..Data::default() };
+        append(app, Kind::Lifecycle, data, Detail::default()).await?;
+    }
+    Ok(Value::Bool(erased))
 }
 
 /// Shuts the door; what is open may end.

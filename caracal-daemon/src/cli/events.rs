@@ -104,6 +104,18 @@ pub fn table(events: &[Event]) -> String {
     table.to_string()
 }
 
+/// The events of many hosts.
+#[must_use]
+pub fn fleet_table(events: &[Event]) -> String {
+    let mut table = Table::new();
+    let header = std::iter::once("host").chain(HEADER);
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+    for event in events {
+        table.add_row(std::iter::once(text(Some(event.host()))).chain(cells(event)));
+    }
+    table.to_string()
+}
+
 fn cells(event: &Event) -> [String; 8] {
     let (record, data) = (&event.record, &event.record.data);
     let at = jiff::Timestamp::from_nanosecond(i128::from(record.at.0)).unwrap_or_default();
@@ -154,6 +166,8 @@ pub(crate) fn text(value: Option<&str>) -> String {
 #[derive(serde::Serialize)]
 struct EventJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<u64>,
     record: &'a serde_json::value::RawValue,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -171,7 +185,16 @@ fn write_json(out: &mut impl std::io::Write, event: &Event) -> anyhow::Result<()
 /// When its record is not JSON.
 pub fn line(event: &Event) -> serde_json::Result<String> {
     let record: &serde_json::value::RawValue = serde_json::from_slice(&event.bytes)?;
-    serde_json::to_string(&EventJson { index: event.index, record, detail: event.detail.as_ref() })
+    serde_json::to_string(&EventJson { log: None, index: event.index, record, detail: event.detail.as_ref() })
+}
+
+/// The same, of a log of many hosts.
+///
+/// # Errors
+/// When its record is not JSON.
+pub fn line_of(log: &str, event: &Event) -> serde_json::Result<String> {
+    let record: &serde_json::value::RawValue = serde_json::from_slice(&event.bytes)?;
+    serde_json::to_string(&EventJson { log: Some(log), index: event.index, record, detail: event.detail.as_ref() })
 }
 
 #[cfg(test)]

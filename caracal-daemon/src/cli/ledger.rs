@@ -1,6 +1,10 @@
-//! `caracald ledger verify|prove|export|query|rebuild|keys`: what an auditor types.
+//! `caracald ledger verify|prove|export|serve|query|rebuild|keys`: what an auditor types.
 
+mod erase;
+mod freeze;
+mod keys;
 mod query;
+mod serve;
 mod verify;
 
 use crate::bus::signed_run::is_host_id;
@@ -42,14 +46,26 @@ enum LedgerCommand {
     Prove(ProveArgs),
     /// Write the ledger as static files (c2sp.org/tlog-tiles).
     Export(ExportArgs),
-    /// Show records by time, agent, decision and model, oldest first; as JSON lines they can be replayed.
+    /// Serve the log over HTTP (c2sp.org/tlog-tiles), read-only, for auditors anywhere: `verify --url` and other tools read it.
+    Serve(serve::ServeArgs),
+    /// Show records by time, host, agent, decision and model, oldest first; as JSON lines they can be replayed.
     Query(query::QueryArgs),
     /// Make the ledger again from its records and compare the roots.
     ///
     /// Ends with 0 when both are the same and with 3 when they differ; it says where.
     Rebuild(query::RebuildArgs),
     /// Print the public keys of the ledger. Give them to an auditor before they are needed.
-    Keys,
+    Keys(keys::KeysArgs),
+    /// Erase what names people and places in an agent's records: delete the key that seals it. The ledger verifies as before.
+    Erase(erase::EraseArgs),
+    /// Close the log with a final signed statement, and begin another one in its place: for keys that somebody else has.
+    ///
+    /// The new log has keys and a name of its own; its first record names the old one, its size and its root.
+    Freeze(freeze::FreezeArgs),
+    /// Make new signing keys and hand over to them: the old keys sign the hand-over, and nothing after it.
+    ///
+    /// Whoever signs meanwhile, a daemon or a worker, goes on with the new keys. What was signed before stays provable.
+    RotateKey(keys::RotateArgs),
 }
 
 #[derive(Args, Debug)]
@@ -83,12 +99,13 @@ pub fn run(args: LedgerArgs, config: &Config, host_id: &str) -> anyhow::Result<E
         LedgerCommand::Prove(args) => prove(&args, &state),
         LedgerCommand::Export(args) if args.fleet => export_fleet(&args, config),
         LedgerCommand::Export(args) => write_export(&args, &state),
-        LedgerCommand::Query(args) => query::query(&args, &state),
-        LedgerCommand::Rebuild(args) => query::rebuild(&args, &state, host_id),
-        LedgerCommand::Keys => {
-            print!("{}", read_text(&state.public_keys())?);
-            Ok(ExitCode::SUCCESS)
-        }
+        LedgerCommand::Serve(args) => serve::run(&args, config, &state),
+        LedgerCommand::Query(args) => query::query(&args, config, &state),
+        LedgerCommand::Rebuild(args) => query::rebuild(&args, config, &state, host_id),
+        LedgerCommand::Keys(args) => keys::keys(&args, config, &state, host_id),
+        LedgerCommand::Erase(args) => erase::run(&args, config, &state),
+        LedgerCommand::Freeze(args) => freeze::run(&args, config, &state, host_id),
+        LedgerCommand::RotateKey(args) => keys::rotate(&args, config, &state, host_id),
     }
 }
 

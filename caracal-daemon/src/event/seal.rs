@@ -107,19 +107,20 @@ impl DetailKeys {
         serde_json::from_slice(plain).ok()
     }
 
-    /// Erases `subject`: deletes its key. What was sealed with it can never be opened again.
+    /// Erases `subject`: deletes its key. What was sealed with it can never be opened again. False if there was none.
     ///
     /// # Errors
     /// When the file is there and cannot be deleted.
-    pub fn erase(&self, subject: &str) -> Result<(), SealError> {
+    pub fn erase(&self, subject: &str) -> Result<bool, SealError> {
         check_subject(subject)?;
         if let Ok(mut cached) = self.cached.write() {
             cached.remove(subject);
         }
         let path = self.path(subject);
         match std::fs::remove_file(&path).and_then(|()| File::open(&self.dir)?.sync_all()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(SealError::Key { path, why: error.to_string() }),
-            _ => Ok(()),
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(SealError::Key { path, why: error.to_string() }),
         }
     }
 
@@ -207,10 +208,11 @@ mod tests {
         let (_dir, scribe) = scribe();
         let first = record(&scribe);
         assert!(scribe.keys().open_detail(&first).is_some());
-        scribe.keys().erase("coder").expect("erased");
+        assert!(scribe.keys().erase("coder").expect("erased"));
         assert_eq!(scribe.keys().open_detail(&first), None);
         let second = record(&scribe);
         assert!(scribe.keys().open_detail(&second).is_some());
+        assert!(!scribe.keys().erase("nobody").expect("nothing to erase"));
         assert_eq!(scribe.keys().open_detail(&first), None, "a new key does not open what the old one sealed");
     }
 

@@ -139,6 +139,9 @@ targets! {
     checkpoint 2_000
     receipt 5_000
     journal_segment 300
+    bus_message 5_000
+    key_history 2_000
+    log_path 10_000
     kernel_denial 5_000
     config 300
     policy_table 1_000

@@ -61,6 +61,11 @@ pub enum Request {
     Budgets,
     /// Put a charge right.
     Correct(CorrectionAsked),
+    /// Delete the key that seals an agent's details.
+    Erase {
+        /// The agent's name.
+        agent: String,
+    },
     /// The CA's certificate, PEM.
     CaCertificate,
 }
@@ -192,6 +197,12 @@ fn answer(request: Request, caller: Caller, governor: &Governor) -> Response {
                 return Err("only root may correct a charge: run it with sudo".to_owned());
             }
             governor.order(&Order::Correct { asked, uid: caller.uid })
+        }
+        Request::Erase { agent } => {
+            if caller.uid != 0 {
+                return Err("only root may erase details: run it with sudo".to_owned());
+            }
+            governor.order(&Order::Erase { agent })
         }
         Request::CaCertificate => Ok(serde_json::Value::String(governor.ca_certificate().to_owned())),
         Request::Run { .. } | Request::Ended => Err("out of turn".to_owned()),

@@ -86,6 +86,11 @@ pub enum Order {
         /// The user id of whoever asked.
         uid: u32,
     },
+    /// Delete the key that seals an agent's details, and record it. Answers whether there was one.
+    Erase {
+        /// The agent's name.
+        agent: String,
+    },
     /// Finish and exit.
     Stop,
     /// Take nothing new; the lease is left as it is. Another data path comes.

@@ -1,16 +1,19 @@
 //! Audits a log from its static files (c2sp.org/tlog-tiles): every record, hash, chain link and charge under its checkpoint.
-//! Takes public keys and files; gives the findings that the audit of the database gives for the same fault. Sums, chain heads and
-//! older checkpoints are not in the files: the database has them, and an auditor keeps checkpoints.
+//! Takes public keys and files; gives the findings that the audit of the database gives for the same fault. Sums, the heads that
+//! hosts signed and older checkpoints are not in the files: the database has them, and an auditor keeps checkpoints.
+
+mod corrections;
 
 use super::export::{bundle_path, tile_path, width};
 use super::files::{Files, FilesError};
 use super::fleet_verify;
 use super::kept::Kept;
-use super::note::{Checkpoint, Verifier};
+use super::note::{self, Checkpoint, Verifier};
 use super::store::{Records, split_hashes};
 use super::tree::{TILE_HEIGHT, TILE_WIDTH, Tile, Tree, empty_root};
 use super::verify::{self, Against, Report};
 use crate::bus::signed_run::source_of;
+use crate::event::Hash;
 use crate::event::write::{MAX_RECORD_BYTES, source};
 use crate::meter::PriceBook;
 use std::sync::Arc;
@@ -33,7 +36,7 @@ pub async fn verify(
 ) -> Result<Report, FilesError> {
     let mut report = Report::default();
     let Some(checkpoint) = open(files, keys, &mut report).await? else { return Ok(report) };
-    let host_id = checkpoint.log_name().unwrap_or_default().to_owned();
+    let host_id = note::host_of(checkpoint.log_name().unwrap_or_default()).to_owned();
     let against = Against { host_id: &host_id, keys, journal: None, signed: None, kept: &[], books };
     let mut kept = Kept::new(kept, &checkpoint.origin, &mut report);
     kept.reached(0, empty_root, &mut report);
@@ -44,7 +47,7 @@ pub async fn verify(
         let first = n == 0;
         for record in Records(&bundle).take(width(checkpoint.size, n, 0)) {
             if first && audit.chains.is_none() {
-                audit.chains = Some(Chains::of(record, &against));
+                audit.chains = Some(Chains::of(record, &against, &checkpoint.origin));
             }
             audit.leaf(record);
         }
@@ -55,6 +58,8 @@ pub async fn verify(
         n += 1;
     }
     audit.edges(files).await?;
+    let (first, made) = ((audit.size(), audit.root()), audit.take_corrections(&host_id));
+    corrections::check(files, &checkpoint, first, made, &mut audit.report).await?;
     Ok(audit.end())
 }
 
@@ -122,11 +127,11 @@ enum Chains<'a> {
 }
 
 impl<'a> Chains<'a> {
-    fn of(first: &[u8], against: &'a Against<'a>) -> Chains<'a> {
+    fn of(first: &[u8], against: &'a Against<'a>, origin: &str) -> Chains<'a> {
         let own = source(against.host_id);
         let found = source_of(first).unwrap_or_default();
         if found == own || found.strip_suffix("/ledger") == Some(&own) {
-            Chains::Host(Box::new(verify::Audit::of_files(against)))
+            Chains::Host(Box::new(verify::Audit::of_files(against, origin.to_owned())))
         } else {
             Chains::Fleet(Box::new(fleet_verify::Audit::of_files()))
         }
@@ -151,6 +156,21 @@ impl Audit<'_> {
 
     fn size(&self) -> u64 {
         self.tree().map_or(0, Tree::size)
+    }
+
+    fn root(&self) -> Hash {
+        self.tree().map_or_else(empty_root, Tree::root)
+    }
+
+    /// The corrections that were read, with their hosts.
+    fn take_corrections(&mut self, host_id: &str) -> corrections::Made {
+        match &mut self.chains {
+            Some(Chains::Host(audit)) => {
+                audit.take_corrections().into_iter().map(|one| (host_id.to_owned(), one)).collect()
+            }
+            Some(Chains::Fleet(audit)) => audit.take_corrections(),
+            None => Vec::new(),
+        }
     }
 
     fn leaf(&mut self, record: &[u8]) {
@@ -212,7 +232,7 @@ impl Audit<'_> {
     }
 
     fn end(mut self) -> Report {
-        let (size, root) = self.tree().map_or((0, empty_root()), |tree| (tree.size(), tree.root()));
+        let (size, root) = (self.size(), self.root());
         self.kept.ends(size, &mut self.report);
         if size < self.checkpoint.size {
             let what = format!("the checkpoint covers {} leaves, and {size} are there", self.checkpoint.size);
@@ -230,10 +250,11 @@ impl Audit<'_> {
         report.root = hex::encode(root);
         report.anomalies = found.anomalies;
         report.repriced = found.repriced;
+        report.not_repriced = found.not_repriced;
         found.findings.into_iter().for_each(|finding| report.find(finding.code, finding.what));
         report
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,7 +5,7 @@
 
 use super::books::{Changes, OpenIntent};
 use super::chain::{Chain, Place};
-use super::sequence::{FORK, RESTART, Sequencer, Turn, event_ms};
+use super::sequence::{FORK, RESTART, Sequencer, Turn, event_ms, is_succession};
 use super::store::{Batch, Store, StoreError};
 use super::tree::Tree;
 use super::{Ingested, Ledger, LedgerError};
@@ -15,6 +15,7 @@ use crate::journal::{Entry, SignedHead, Start};
 use crate::keeper::Signer;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::sync::LazyLock;
 
 /// A message of the partition.
 #[derive(Clone, Debug)]
@@ -97,6 +98,21 @@ pub struct FleetState {
     pub hosts: HashMap<String, HostState>,
 }
 
+impl FleetState {
+    /// Moves it as a commit of `part` does.
+    pub(super) fn apply(&mut self, part: &Part) {
+        self.next_offset = part.offsets.1;
+        for (host, (chain, _)) in &part.chains {
+            self.hosts.entry(host.clone()).or_default().chain = chain.clone();
+        }
+        for (host, changes) in &part.changes {
+            let open = &mut self.hosts.entry(host.clone()).or_default().open;
+            changes.closed.iter().for_each(|call| drop(open.remove(call)));
+            open.extend(changes.opened.iter().map(|(call, (_, intent))| (call.clone(), intent.clone())));
+        }
+    }
+}
+
 /// A store of such a log.
 pub trait FleetStore: Store {
     /// What is stored of it.
@@ -168,6 +184,24 @@ impl<S: FleetStore> Fleet<S> {
     #[must_use]
     pub fn hosts(&self) -> &HashMap<String, HostState> {
         &self.state.hosts
+    }
+
+    /// Begins an empty log with a leaf that says whose place it takes.
+    ///
+    /// # Errors
+    /// The store's, or that it is no such leaf.
+    pub async fn begin(&mut self, leaf: &[u8]) -> Result<(), LedgerError> {
+        if !is_succession(leaf) {
+            return Err(StoreError::Damaged("what is to be its first leaf names no log before it".into()).into());
+        }
+        let mut plan = self.plan(&[]).await?;
+        let mut sequencer =
+            Sequencer::new("", self.ledger.tree.clone(), Start::default(), &NONE).watch(self.ledger.owed);
+        if !sequencer.again(leaf) {
+            return Err(StoreError::Damaged("what is to be its first leaf is no record".into()).into());
+        }
+        (plan.tree, plan.batch, plan.owed_root) = sequencer.finish(&self.ledger.origin);
+        self.commit(plan, None).await.map(drop)
     }
 
     /// Reads `arrivals`, which begin at the next offset or behind it; changes nothing.
@@ -312,7 +346,6 @@ impl<S: FleetStore> Fleet<S> {
         trial: Trial,
         part: &mut Part,
     ) -> (Tree, Batch, u64, Option<Hash>) {
-        static NONE: std::sync::LazyLock<HashMap<String, OpenIntent>> = std::sync::LazyLock::new(HashMap::new);
         let sources: HashMap<&str, String> =
             steps.iter().map(|(_, run, _)| (run.host.as_str(), write::source(&run.host))).collect();
         let mut changes: HashMap<&str, Changes> = HashMap::new();
@@ -367,6 +400,8 @@ impl<S: FleetStore> Fleet<S> {
         (tree, batch, duplicates, owed_root)
     }
 }
+
+static NONE: LazyLock<HashMap<String, OpenIntent>> = LazyLock::new(HashMap::new);
 
 /// What is done with a run.
 #[derive(Debug)]

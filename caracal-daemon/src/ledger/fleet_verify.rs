@@ -1,13 +1,15 @@
 //! Audits a log of several hosts in PostgreSQL: every leaf, tile, checkpoint, chain, signature and sum. Takes the log's public
 //! keys and reads; gives findings. Trusts nothing that is stored but who was enrolled with which key.
 
+mod sums;
+
 use super::books::{Changes, Corrected, OpenIntent, Spend, SpendKey, Total};
 use super::chain::{Chain, Place};
-use super::corrections::{Charge, Found, faults, record_at};
 use super::fleet::{FleetState, FleetStore as _};
+use super::kept::Kept;
 use super::note::{Checkpoint, Verifier};
-use super::postgres::{PostgresStore, chunk, failed, number, total};
-use super::sequence::{FORK, GAP, RESTART};
+use super::postgres::{PostgresStore, chunk, failed, number};
+use super::sequence::{FORK, GAP, RESTART, is_succession};
 use super::store::{Chunk, State, Store as _, StoreError};
 use super::tree::{Tile, Tree};
 use super::verify::Report;
@@ -34,31 +36,35 @@ pub async fn logs(database: &mut super::postgres::Database) -> Result<Vec<(i32, 
     rows.map_err(|error| failed(&error))
 }
 
-/// Audits the log of `store`, whose checkpoints are signed by `keys`. `progress` is told how many of how many leaves are read.
+/// Audits the log of `store`, whose checkpoints are signed by `keys`, and which begins with each of `kept`. `progress` is told how many of how many leaves are read.
 ///
 /// # Errors
 /// When the database cannot be read at all; everything else is a finding.
 pub async fn verify(
     store: &mut PostgresStore,
     keys: &[Verifier],
+    kept: &[Checkpoint],
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Report, StoreError> {
-    run(store, keys, progress).await.map_err(|error| failed(&error))
+    run(store, keys, kept, progress).await.map_err(|error| failed(&error))
 }
 
 async fn run(
     store: &mut PostgresStore,
     keys: &[Verifier],
+    kept: &[Checkpoint],
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Report, sqlx::Error> {
     let fatal = |error: StoreError| sqlx::Error::Decode(error.into());
     let log = store.log();
     // One view, whatever is committed meanwhile.
-    let connection = store.database().up().await?;
-    sqlx::query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(connection).await?;
+    store.freeze().await.map_err(fatal)?;
     let state = store.load().await.map_err(fatal)?;
     let fleet = store.fleet().await.map_err(fatal)?;
     let mut audit = Audit::load(store, keys, log).await?;
+    let origin = state.position.as_ref().map_or("", |position| &position.origin);
+    audit.kept = Kept::new(kept, origin, &mut audit.report);
+    audit.due();
     let size = state.position.as_ref().map_or(0, |position| position.size);
     let mut next = 0_i64;
     loop {
@@ -120,6 +126,7 @@ pub(super) struct Audit {
     /// With the host whose chain they are in.
     corrections: Vec<(String, Corrected)>,
     keys: HashMap<(String, i32), Verifier>,
+    kept: Kept,
     counts: (u64, u64, u64),
     tiles: u64,
 }
@@ -137,6 +144,7 @@ impl Audit {
             hosts: BTreeMap::new(),
             corrections: Vec::new(),
             keys: HashMap::new(),
+            kept: Kept::default(),
             counts: (0, 0, 0),
             tiles: 0,
         }
@@ -149,6 +157,10 @@ impl Audit {
     /// The tiles that were filled since the last call.
     pub(super) fn full(&mut self) -> Vec<Tile> {
         std::mem::take(&mut self.full)
+    }
+
+    pub(super) fn take_corrections(&mut self) -> Vec<(String, Corrected)> {
+        std::mem::take(&mut self.corrections)
     }
 
     pub(super) fn into_report(self) -> Report {
@@ -211,11 +223,11 @@ impl Audit {
             hosts: BTreeMap::new(),
             corrections: Vec::new(),
             keys: enrolled,
+            kept: Kept::default(),
             counts,
             tiles: 0,
         };
         audit.opened.reverse();
-        audit.due();
         Ok(audit)
     }
 
@@ -238,6 +250,7 @@ impl Audit {
     pub(super) fn leaf(&mut self, record: &[u8]) {
         let (index, leaf) = (self.tree.size(), leaf_hash(record));
         match (read_place(record), source_of(record).and_then(|source| source.strip_prefix("/caracal/"))) {
+            _ if index == 0 && is_succession(record) => {}
             (Some((sequence, prev)), Some(source)) => match source.strip_suffix("/ledger") {
                 Some(host) => self.anomaly(index, host, record),
                 None => self.record(index, source, &Entry { sequence, prev, leaf, bytes: record.to_vec() }),
@@ -324,6 +337,7 @@ impl Audit {
     }
 
     fn due(&mut self) {
+        self.kept.reached(self.tree.size(), || self.tree.root(), &mut self.report);
         while let Some((size, _)) = self.checkpoints.pop_front_if(|(size, _)| *size <= self.tree.size()) {
             match self.opened.pop() {
                 Some(Ok(opened))
@@ -348,77 +362,6 @@ impl Audit {
         }
     }
 
-    async fn money(&mut self, store: &mut PostgresStore, log: i32) -> Result<(), sqlx::Error> {
-        let connection = store.database().up().await?;
-        let rows =
-            sqlx::query(r#"SELECT host, budget, scope, "window", nano, credited FROM totals WHERE log = $1"#).bind(log);
-        let mut totals = BTreeMap::new();
-        for row in rows.fetch_all(&mut *connection).await? {
-            let text = |name: &str| row.try_get::<String, _>(name).map(Into::into);
-            let key = WindowKey { budget: text("budget")?, scope: text("scope")?, window: text("window")? };
-            totals.insert((row.try_get::<String, _>("host")?, key), total(&row)?);
-        }
-        let rows = sqlx::query(
-            "SELECT host, agent, provider, model, minute, sum(calls)::bigint AS calls, sum(nano)::bigint AS nano, \
-             sum(input)::bigint AS input, sum(cache_read)::bigint AS cache_read, \
-             sum(cache_write_5m)::bigint AS cache_write_5m, sum(cache_write_1h)::bigint AS cache_write_1h, \
-             sum(output)::bigint AS output, sum(reasoning)::bigint AS reasoning, sum(web_searches)::bigint AS web_searches, \
-             sum(charged_max)::bigint AS charged_max, sum(credited)::bigint AS credited, sum(sent)::bigint AS sent, \
-             sum(received)::bigint AS received FROM charges WHERE log = $1 GROUP BY 1, 2, 3, 4, 5",
-        );
-        let mut charges = BTreeMap::new();
-        for row in rows.bind(log).fetch_all(connection).await? {
-            let key = SpendKey {
-                agent: row.try_get("agent")?,
-                provider: row.try_get("provider")?,
-                model: row.try_get("model")?,
-                day: row.try_get("minute")?,
-            };
-            let mut values = [0; Spend::NUMBERS.len()];
-            for (value, name) in values.iter_mut().zip(Spend::NUMBERS) {
-                *value = number(&row, name)?;
-            }
-            charges.insert((row.try_get::<String, _>("host")?, key), values);
-        }
-        let made = self.hosts.iter().flat_map(|(host, state)| {
-            state.totals.iter().map(move |(key, total)| ((host.clone(), key.clone()), *total))
-        });
-        if made.collect::<BTreeMap<_, _>>() != totals {
-            self.report.find("totals", "the stored totals of budget windows are not those of the records".into());
-        }
-        let made = self.hosts.iter().flat_map(|(host, state)| {
-            state.minutes.iter().map(move |(key, spend)| ((host.clone(), key.clone()), spend.numbers()))
-        });
-        if made.collect::<BTreeMap<_, _>>() != charges {
-            self.report.find("spend", "the stored charges are not those of the records".into());
-        }
-        Ok(())
-    }
-
-    /// Holds each correction against the charge that it names.
-    async fn corrections(&mut self, store: &mut PostgresStore) {
-        let made = std::mem::take(&mut self.corrections);
-        self.report.corrections = made.len() as u64;
-        let mut read: BTreeMap<String, Vec<Found>> = BTreeMap::new();
-        for (host, correction) in made {
-            let began = self.hosts.get(&host).map_or(0, |state| state.chain.began);
-            // A chain that began anew since has another record at this place.
-            let mut leaf = store.leaf_of(&host, correction.sequence, began).await.ok().flatten();
-            if leaf.is_none_or(|leaf| leaf > correction.leaf) {
-                leaf = store.leaf_of(&host, correction.sequence, 0).await.ok().flatten();
-            }
-            let mut charge = None;
-            if let Some(leaf) = leaf {
-                let outcome = record_at(store, leaf).await.ok().flatten().and_then(Charge::of);
-                charge = outcome.filter(|charge| charge.call.to_string() == correction.call);
-            }
-            let record = record_at(store, correction.leaf).await.ok().flatten();
-            read.entry(host).or_default().push(Found { correction, record, charge });
-        }
-        let faults = read.values().flat_map(|of_host| faults(of_host));
-        faults.for_each(|what| self.report.find("correction", what));
-    }
-
     fn end(&mut self, state: &State, fleet: &FleetState, keys: &[Verifier]) {
         self.report.root = hex::encode(self.tree.root());
         self.report.tiles = self.tiles;
@@ -440,6 +383,7 @@ impl Audit {
         if position.is_some_and(|at| keys.iter().all(|key| key.name() != at.origin)) {
             self.report.find("key", "no public key of this log was given".into());
         }
+        self.kept.ends(size, &mut self.report);
         for (size, _) in std::mem::take(&mut self.checkpoints) {
             self.report.find(
                 "truncated",

@@ -1,5 +1,6 @@
 //! Who may write a chain: hosts that an administrator enrolled, with the key that signs their heads.
 
+use super::keyring::Keyring;
 use super::note::{Verifier, host_key_name};
 use super::postgres::{Database, failed};
 use super::store::StoreError;
@@ -64,7 +65,7 @@ impl Hosts {
 /// When there is no host's key in it, or the database's.
 pub async fn enrol(database: &mut Database, text: &str) -> Result<Vec<(String, u32)>, StoreError> {
     let mut added = Vec::new();
-    let keys = Verifier::parse_all(text).map_err(|error| StoreError::Damaged(error.to_string()))?;
+    let keys = Keyring::parse(text).map_err(|error| StoreError::Damaged(error.to_string()))?.keys;
     let hosts = keys.iter().filter_map(|key| {
         let host = key.name().strip_prefix("caracal/")?.strip_suffix("/host")?;
         (is_host_id(host) && key.name() == host_key_name(host)).then_some((host, key))

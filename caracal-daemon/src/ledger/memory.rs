@@ -61,15 +61,7 @@ impl Store for MemoryStore {
         open.sort_by_key(|(leaf, _)| *leaf);
         if let Some(part) = &batch.fleet {
             assert_eq!(self.fleet.next_offset, part.offsets.0);
-            self.fleet.next_offset = part.offsets.1;
-            for (host, (chain, _)) in &part.chains {
-                self.fleet.hosts.entry(host.clone()).or_default().chain = chain.clone();
-            }
-            for (host, changes) in &part.changes {
-                let open = &mut self.fleet.hosts.entry(host.clone()).or_default().open;
-                changes.closed.iter().for_each(|call| drop(open.remove(call)));
-                open.extend(changes.opened.iter().map(|(call, (_, intent))| (call.clone(), intent.clone())));
-            }
+            self.fleet.apply(part);
             self.runs.extend(part.runs.iter().cloned());
             self.incidents.extend(part.incidents.iter().cloned());
         }
@@ -81,6 +73,19 @@ impl Store for MemoryStore {
             head: batch.head.as_ref().map(|head| head.sequence).or(self.state.head),
         };
         if fault == Some(Fault::After) { Err(lost()) } else { Ok(()) }
+    }
+
+    async fn freeze(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn checkpoint(&mut self) -> Result<Option<(u64, String)>, StoreError> {
+        Ok(self.state.checkpoint.clone())
+    }
+
+    async fn chunks_within(&mut self, first: u64, span: (u64, u64), limit: u32) -> Result<Vec<Chunk>, StoreError> {
+        let within = |chunk: &&Chunk| chunk.first >= first && chunk.max_ms >= span.0 && chunk.min_ms <= span.1;
+        Ok(self.chunks.iter().filter(within).take(limit as usize).cloned().collect())
     }
 
     async fn chunk(&mut self, index: u64) -> Result<Option<Chunk>, StoreError> {

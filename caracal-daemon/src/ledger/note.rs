@@ -33,6 +33,16 @@ pub enum NoteError {
     /// A line that claims to be by a trusted key is not.
     #[error("the signature of {0} is wrong")]
     Signature(String),
+    /// The key signs no tree of this size: it was handed over before, or came later.
+    #[error("the key {key} signed a tree of {size} leaves, and its time is {time}")]
+    OutOfTime {
+        /// The key.
+        key: String,
+        /// The tree's leaves.
+        size: u64,
+        /// The sizes that it signs.
+        time: String,
+    },
     /// The log is another one.
     #[error("the checkpoint is of {found:?}, not of {expected:?}")]
     Origin {
@@ -49,6 +59,35 @@ pub fn origin(host_id: &str) -> String {
     format!("caracal/{host_id}/ledger")
 }
 
+/// The name of the log that takes the place of the one of this name: `h`, `h.2`, `h.3`.
+#[must_use]
+pub fn next_name(name: &str) -> String {
+    let (host, generation) = split_name(name);
+    format!("{host}.{}", generation.saturating_add(1))
+}
+
+/// The host whose own log has this name.
+#[must_use]
+pub fn host_of(name: &str) -> &str {
+    split_name(name).0
+}
+
+/// Whether this is the origin of the host's ledger, or of one that took its place.
+#[must_use]
+pub fn is_of(origin: &str, host_id: &str) -> bool {
+    let name = origin.strip_prefix("caracal/").and_then(|rest| rest.strip_suffix("/ledger"));
+    name.is_some_and(|name| host_of(name) == host_id)
+}
+
+/// A log's name without its number, and that.
+fn split_name(name: &str) -> (&str, u32) {
+    let parts = name.rsplit_once('.').and_then(|(host, text)| {
+        let number: u32 = text.parse().ok().filter(|number| *number >= 2)?;
+        (number.to_string() == text && !host.is_empty()).then_some((host, number))
+    });
+    parts.unwrap_or((name, 1))
+}
+
 /// The name of the key that signs a host's chain heads.
 #[must_use]
 pub fn host_key_name(host_id: &str) -> String {
@@ -62,12 +101,15 @@ enum Key {
     P256([u8; 65]),
 }
 
-/// A public key with the name it signs under.
+/// A public key with the name it signs under, and the sizes of trees that it signs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verifier {
     name: String,
     id: [u8; 4],
     key: Key,
+    // Both included; every size, where no hand-over says more.
+    from: u64,
+    until: Option<u64>,
 }
 
 impl Verifier {
@@ -78,7 +120,7 @@ impl Verifier {
         hasher.update(name);
         hasher.update([b'\n', ED25519_TYPE]);
         hasher.update(public);
-        Verifier { name: name.to_owned(), id: first_four(&hasher.finalize().into()), key: Key::Ed25519(public) }
+        Verifier::new(name, &hasher.finalize().into(), Key::Ed25519(public))
     }
 
     /// The verifier of a P-256 key, given its SubjectPublicKeyInfo in DER.
@@ -88,7 +130,43 @@ impl Verifier {
     pub fn p256(name: &str, spki: &[u8]) -> Result<Verifier, NoteError> {
         let point = spki.strip_prefix(&P256_SPKI[..]).and_then(|point| <[u8; 65]>::try_from(point).ok());
         let point = point.ok_or(NoteError::Key("not an uncompressed P-256 public key in DER"))?;
-        Ok(Verifier { name: name.to_owned(), id: first_four(&Sha256::digest(spki).into()), key: Key::P256(point) })
+        Ok(Verifier::new(name, &Sha256::digest(spki).into(), Key::P256(point)))
+    }
+
+    fn new(name: &str, hash: &Hash, key: Key) -> Verifier {
+        Verifier { name: name.to_owned(), id: first_four(hash), key, from: 0, until: None }
+    }
+
+    /// The same key, which signs trees of `from` leaves and more.
+    #[must_use]
+    pub fn from_size(self, from: u64) -> Verifier {
+        Verifier { from, ..self }
+    }
+
+    /// The key signs nothing that is larger than `size`.
+    pub fn ends_at(&mut self, size: u64) {
+        self.until = Some(size);
+    }
+
+    /// Whether no other key took its place.
+    #[must_use]
+    pub fn is_in_force(&self) -> bool {
+        self.until.is_none()
+    }
+
+    /// Whether it signs trees of this size.
+    #[must_use]
+    pub fn signs(&self, size: u64) -> bool {
+        size >= self.from && self.until.is_none_or(|until| size <= until)
+    }
+
+    /// The sizes of trees that it signs, in words.
+    #[must_use]
+    pub fn time(&self) -> String {
+        match self.until {
+            Some(until) => format!("from {} to {until}", self.from),
+            None => format!("from {} on", self.from),
+        }
     }
 
     /// Reads `name+id+key`, the text form of a verifier key.
@@ -221,30 +299,22 @@ impl Checkpoint {
     /// # Errors
     /// When it is malformed, not signed by a trusted key, or one of their lines is wrong.
     pub fn open(note: &str, trusted: &[Verifier]) -> Result<Checkpoint, NoteError> {
-        if note.len() > MAX_NOTE_BYTES {
-            return Err(NoteError::Malformed("it is too long"));
-        }
-        let (text, lines) = note.split_once("\n\n").ok_or(NoteError::Malformed("it has no signatures"))?;
-        let text = format!("{text}\n");
-        let lines = lines.strip_suffix('\n').ok_or(NoteError::Malformed("its last line has no end"))?;
+        let (text, signers) = signers(note, trusted)?;
         let mut checkpoint = Checkpoint::parse_text(&text)?;
-        for line in lines.split('\n') {
-            let (name, signature) = parse_line(line)?;
-            let (id, signature) =
-                signature.split_first_chunk::<4>().ok_or(NoteError::Malformed("a signature is short"))?;
-            let Some(key) = trusted.iter().find(|key| key.name == name && key.id == *id) else { continue };
+        for key in signers {
             if key.name != checkpoint.origin {
                 return Err(NoteError::Origin { found: checkpoint.origin, expected: key.name.clone() });
             }
-            if !key.verify(text.as_bytes(), signature) {
-                return Err(NoteError::Signature(key.to_string()));
+            if !key.signs(checkpoint.size) {
+                let (key, time) = (key.to_string(), key.time());
+                return Err(NoteError::OutOfTime { key, size: checkpoint.size, time });
             }
             checkpoint.signed_by.push(if key.is_ecdsa() { ECDSA_TYPE } else { ED25519_TYPE });
         }
         if checkpoint.signed_by.is_empty() { Err(NoteError::Unsigned) } else { Ok(checkpoint) }
     }
 
-    fn parse_text(text: &str) -> Result<Checkpoint, NoteError> {
+    pub(super) fn parse_text(text: &str) -> Result<Checkpoint, NoteError> {
         let mut lines = text.strip_suffix('\n').unwrap_or(text).split('\n');
         let (Some(origin), Some(size), Some(root), None) = (lines.next(), lines.next(), lines.next(), lines.next())
         else {
@@ -258,6 +328,30 @@ impl Checkpoint {
         }
         Ok(Checkpoint { origin: origin.to_owned(), size: parsed, root, signed_by: Vec::new() })
     }
+}
+
+/// The text of a note, and which of the `trusted` keys signed it. Lines of other keys, such as a witness's, are passed over.
+///
+/// # Errors
+/// When it is no note, or a line of a trusted key is wrong.
+pub fn signers<'k>(note: &str, trusted: &'k [Verifier]) -> Result<(String, Vec<&'k Verifier>), NoteError> {
+    if note.len() > MAX_NOTE_BYTES {
+        return Err(NoteError::Malformed("it is too long"));
+    }
+    let (text, lines) = note.split_once("\n\n").ok_or(NoteError::Malformed("it has no signatures"))?;
+    let text = format!("{text}\n");
+    let lines = lines.strip_suffix('\n').ok_or(NoteError::Malformed("its last line has no end"))?;
+    let mut signers = Vec::new();
+    for line in lines.split('\n') {
+        let (name, signature) = parse_line(line)?;
+        let (id, signature) = signature.split_first_chunk::<4>().ok_or(NoteError::Malformed("a signature is short"))?;
+        let Some(key) = trusted.iter().find(|key| key.name == name && key.id == *id) else { continue };
+        if !key.verify(text.as_bytes(), signature) {
+            return Err(NoteError::Signature(key.to_string()));
+        }
+        signers.push(key);
+    }
+    Ok((text, signers))
 }
 
 fn parse_line(line: &str) -> Result<(&str, Vec<u8>), NoteError> {

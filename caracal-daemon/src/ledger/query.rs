@@ -38,6 +38,13 @@ pub struct Event {
 }
 
 impl Event {
+    /// The host whose chain it is in, or is about.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let source = self.record.source.strip_prefix("/caracal/").unwrap_or(&self.record.source);
+        source.strip_suffix("/ledger").unwrap_or(source)
+    }
+
     /// Whether this is a leaf that the ledger wrote about a host's broken chain.
     #[must_use]
     pub fn is_anomaly(&self) -> bool {

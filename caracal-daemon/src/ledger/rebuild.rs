@@ -1,8 +1,10 @@
 //! Makes a host's ledger again from its records and holds it against the one that is there: the same records give the same root.
 //! Takes the journal, or JSON lines as `ledger query --json` and `events --json` print them; gives how far both agree. Signs nothing.
 
+pub mod kafka;
+
 use super::sqlite::SqliteStore;
-use super::store::{Store as _, StoreError};
+use super::store::{Store, StoreError};
 use super::tree::empty_root;
 use super::{BATCH_BYTES, BATCH_RECORDS, Ledger, LedgerError};
 use crate::event::Hash;
@@ -36,6 +38,19 @@ pub enum RebuildError {
         "the journal begins at record {0}: what stood before is in the ledger only; rebuild from an export of it (`ledger query --json`)"
     )]
     Begins(u64),
+    /// Kafka.
+    #[error(transparent)]
+    Bus(#[from] crate::bus::kafka::BusError),
+    /// The partition does not have what the log was made of.
+    #[error("partition {partition} of topic {topic}: {why}")]
+    Partition {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// What is missing.
+        why: String,
+    },
     /// A leaf does not go on with the one before it.
     #[error("leaf {0} does not follow the one before it: the records are not in order, or some are missing")]
     Broken(u64),
@@ -131,12 +146,11 @@ pub async fn from_journal(
     }
 }
 
-/// Holds what was made again against the ledger that is there.
+/// Holds what was made again against the ledger that is there, in one view of it.
 ///
 /// # Errors
 /// When one of them cannot be read.
-pub async fn compare(rebuilt: &mut Ledger<SqliteStore>, stored: &mut SqliteStore) -> Result<Comparison, RebuildError> {
-    stored.freeze().await?;
+pub async fn compare(rebuilt: &mut Ledger<impl Store>, stored: &mut impl Store) -> Result<Comparison, RebuildError> {
     let position = stored.load().await?.position;
     let (size, stored_size) = (rebuilt.size(), position.as_ref().map_or(0, |at| at.size));
     let rebuilt_root = rebuilt.tree.root();
@@ -154,7 +168,7 @@ pub async fn compare(rebuilt: &mut Ledger<SqliteStore>, stored: &mut SqliteStore
 }
 
 /// The root of the first `size` leaves.
-async fn root(store: &mut SqliteStore, size: u64) -> Result<Hash, StoreError> {
+pub(super) async fn root(store: &mut impl Store, size: u64) -> Result<Hash, StoreError> {
     if size == 0 {
         return Ok(empty_root());
     }
@@ -166,7 +180,7 @@ async fn root(store: &mut SqliteStore, size: u64) -> Result<Hash, StoreError> {
 }
 
 /// The first of `size` leaves whose records are not the same.
-async fn first_difference(one: &mut SqliteStore, other: &mut SqliteStore, size: u64) -> Result<u64, StoreError> {
+async fn first_difference(one: &mut impl Store, other: &mut impl Store, size: u64) -> Result<u64, StoreError> {
     let mut index = 0;
     while index < size {
         let (Some(here), Some(there)) = (one.chunk(index).await?, other.chunk(index).await?) else { return Ok(index) };

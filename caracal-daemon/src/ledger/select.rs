@@ -1,9 +1,8 @@
-//! Plays a ledger's past again: its records by time, agent, decision and model, oldest first, however many there are.
+//! Plays a ledger's past again: its records by time, host, agent, decision and model, oldest first, however many there are.
 //! Takes a selection; hands each record on as it is read. Reads; never writes.
 
 use super::query::{Event, Filter};
-use super::sqlite::SqliteStore;
-use super::store::StoreError;
+use super::store::{Store, StoreError};
 use crate::clock::UnixNanos;
 use crate::event::DetailKeys;
 
@@ -23,6 +22,8 @@ pub struct Selection {
     pub decisions: Vec<String>,
     /// Only records of these models.
     pub models: Vec<String>,
+    /// Only records of these hosts, and what the ledger says of their chains.
+    pub hosts: Vec<String>,
 }
 
 impl Selection {
@@ -33,7 +34,8 @@ impl Selection {
         let among = |wanted: &[String], found: &[Option<&String>]| {
             wanted.is_empty() || found.iter().flatten().any(|found| wanted.contains(found))
         };
-        self.since.is_none_or(|since| at >= since)
+        (self.hosts.is_empty() || self.hosts.iter().any(|host| host == event.host()))
+            && self.since.is_none_or(|since| at >= since)
             && self.until.is_none_or(|until| at < until)
             && among(&self.agents, &[data.agent.as_ref()])
             && among(&self.decisions, &[data.decision.as_ref(), data.settle.as_ref()])
@@ -56,8 +58,8 @@ impl Selection {
 ///
 /// # Errors
 /// The database's.
-pub async fn select(
-    store: &mut SqliteStore,
+pub async fn select<S: Store>(
+    store: &mut S,
     selection: &Selection,
     keys: &DetailKeys,
     each: &mut (dyn FnMut(Event) -> bool + Send),

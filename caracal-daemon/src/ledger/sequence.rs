@@ -19,6 +19,9 @@ pub const FORK: &str = "caracal.fork.v1";
 /// The `type` of a leaf that says that a host began a new chain, after it was enrolled anew.
 pub const RESTART: &str = "caracal.restart.v1";
 
+/// The `type` of the first leaf of a log that takes the place of a frozen one.
+pub const SUCCESSION: &str = "caracal.succession.v1";
+
 /// Whose chain the next entries are of, in a log of several hosts.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
@@ -136,7 +139,7 @@ impl<'a> Sequencer<'a> {
     pub(crate) fn again(&mut self, record: &[u8]) -> bool {
         let Some((sequence, prev)) = write::read_place(record) else { return false };
         let leaf = leaf_hash(record);
-        if is_anomaly(record) {
+        if is_anomaly(record) || is_succession(record) {
             self.explained = true;
             self.append(record, leaf);
             return true;
@@ -251,6 +254,13 @@ fn anomaly_record(source: &str, kind: &str, expected: Start, entry: &Entry) -> V
 pub fn is_anomaly(record: &[u8]) -> bool {
     let kind = record.get(write::PLACE_BYTES..).unwrap_or_default();
     [GAP, FORK].iter().any(|anomaly| kind.starts_with(format!(r#""type":"{anomaly}""#).as_bytes()))
+}
+
+/// Whether this is the first leaf of a log that takes the place of a frozen one.
+#[must_use]
+pub fn is_succession(record: &[u8]) -> bool {
+    let kind = record.get(write::PLACE_BYTES..).unwrap_or_default();
+    kind.starts_with(format!(r#""type":"{SUCCESSION}""#).as_bytes())
 }
 
 /// The time in a record's id, Unix milliseconds; 0 if there is none.

@@ -1,15 +1,19 @@
 //! The embedded store: SQLite, write-ahead log, every commit synced. A record costs a part of one row of 256.
 
-use super::books::{Corrected, OpenIntent, Overrun, Spend, SpendKey, Total};
+mod read;
+mod write;
+
+use super::books::{OpenIntent, Spend, SpendKey, Total};
 use super::store::{Batch, Chunk, Position, State, Store, StoreError, split_hashes};
 use crate::event::{Hash, WindowKey};
-use crate::journal::{SignedHead, Start};
+use crate::journal::Start;
 use crate::money::NanoUsd;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use write::{move_position, write_evidence, write_money};
 
 /// The database's name in the state directory.
 pub const FILE: &str = "ledger.sqlite";
@@ -61,6 +65,15 @@ impl SqliteStore {
         Ok(SqliteStore { path: path.to_owned(), connection })
     }
 
+    /// Ends; the last one to do so merges the write-ahead log into the file and removes it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn close(self) -> Result<(), StoreError> {
+        let path = self.path;
+        self.connection.close().await.map_err(|error| database(&path, &error))
+    }
+
     /// Holds one view of the ledger from now on, whatever is committed meanwhile.
     ///
     /// # Errors
@@ -77,212 +90,6 @@ impl SqliteStore {
     pub async fn thaw(&mut self) -> Result<(), StoreError> {
         let ended = sqlx::query("COMMIT").execute(&mut self.connection).await.map(drop);
         ended.map_err(|error| database(&self.path, &error))
-    }
-
-    /// At most `limit` chunks from `first` on.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn chunks_from(&mut self, first: u64, limit: u32) -> Result<Vec<Chunk>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT first, count, min_ms, max_ms, data FROM events WHERE first >= ? ORDER BY first LIMIT ?",
-        )
-        .bind(signed(first))
-        .bind(limit)
-        .fetch_all(&mut self.connection)
-        .await;
-        self.rows(rows, chunk)
-    }
-
-    /// At most `limit` chunks from `first` on that may hold a record of a time in `span`, Unix milliseconds.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn chunks_within(&mut self, first: u64, span: (u64, u64), limit: u32) -> Result<Vec<Chunk>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT first, count, min_ms, max_ms, data FROM events WHERE first >= ? AND max_ms >= ? AND min_ms <= ? \
-             ORDER BY first LIMIT ?",
-        )
-        .bind(signed(first))
-        .bind(signed(span.0))
-        .bind(signed(span.1))
-        .bind(limit)
-        .fetch_all(&mut self.connection)
-        .await;
-        self.rows(rows, chunk)
-    }
-
-    /// At most `limit` chunks that begin below `first`, the latest first.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn chunks_before(&mut self, first: u64, limit: u32) -> Result<Vec<Chunk>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT first, count, min_ms, max_ms, data FROM events WHERE first < ? ORDER BY first DESC LIMIT ?",
-        )
-        .bind(signed(first))
-        .bind(limit)
-        .fetch_all(&mut self.connection)
-        .await;
-        self.rows(rows, chunk)
-    }
-
-    /// The chunks that may hold a record of this time, Unix milliseconds.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn chunks_at(&mut self, ms: u64) -> Result<Vec<Chunk>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT first, count, min_ms, max_ms, data FROM events WHERE min_ms <= ? AND max_ms >= ? ORDER BY first",
-        )
-        .bind(signed(ms))
-        .bind(signed(ms))
-        .fetch_all(&mut self.connection)
-        .await;
-        self.rows(rows, chunk)
-    }
-
-    /// How many full tiles there are.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn tile_count(&mut self) -> Result<u64, StoreError> {
-        let rows = sqlx::query("SELECT count(*) AS tiles FROM tiles").fetch_all(&mut self.connection).await;
-        Ok(self.rows(rows, |row| number(row, "tiles"))?.first().copied().unwrap_or(0))
-    }
-
-    /// Every checkpoint, smallest first.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn checkpoints(&mut self) -> Result<Vec<(u64, String)>, StoreError> {
-        let rows =
-            sqlx::query("SELECT size, note FROM checkpoints ORDER BY size").fetch_all(&mut self.connection).await;
-        self.rows(rows, |row| Ok((number(row, "size")?, row.try_get("note")?)))
-    }
-
-    /// Every signed head of the host's chain, oldest first.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn heads(&mut self) -> Result<Vec<SignedHead>, StoreError> {
-        let rows = sqlx::query("SELECT sequence, leaf, signature FROM host_heads ORDER BY sequence")
-            .fetch_all(&mut self.connection)
-            .await;
-        self.rows(rows, |row| {
-            Ok(SignedHead {
-                sequence: number(row, "sequence")?,
-                leaf: hash(row, "leaf")?,
-                signature: row.try_get("signature")?,
-            })
-        })
-    }
-
-    /// How many checkpoints and signed heads were ever committed.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn counts(&mut self) -> Result<(u64, u64), StoreError> {
-        let rows = sqlx::query("SELECT checkpoints, heads FROM log").fetch_all(&mut self.connection).await;
-        let rows = self.rows(rows, |row| Ok((number(row, "checkpoints")?, number(row, "heads")?)))?;
-        Ok(rows.first().copied().unwrap_or_default())
-    }
-
-    /// Every row of spend.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn spend(&mut self) -> Result<Vec<(SpendKey, Spend)>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM spend ORDER BY day, agent, provider, model")
-            .fetch_all(&mut self.connection)
-            .await;
-        self.rows(rows, spend_row)
-    }
-
-    /// Every bill above its hold, sorted.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn overruns(&mut self) -> Result<Vec<Overrun>, StoreError> {
-        if !self.has("overruns").await? {
-            return Ok(Vec::new());
-        }
-        let rows = sqlx::query("SELECT provider, model, entry FROM overruns ORDER BY provider, model, entry")
-            .fetch_all(&mut self.connection)
-            .await;
-        self.rows(rows, |row| {
-            Ok(Overrun {
-                provider: row.try_get("provider")?,
-                model: row.try_get("model")?,
-                entry: row.try_get("entry")?,
-            })
-        })
-    }
-
-    /// Every correction, in the order of their leaves; of this call alone, if one is named.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn corrections(&mut self, call: Option<&str>) -> Result<Vec<Corrected>, StoreError> {
-        if !self.has("corrections").await? {
-            return Ok(Vec::new());
-        }
-        let rows = sqlx::query(
-            "SELECT leaf, call, nano, sequence FROM corrections WHERE call = coalesce(?, call) ORDER BY leaf",
-        )
-        .bind(call)
-        .fetch_all(&mut self.connection)
-        .await;
-        self.rows(rows, |row| {
-            Ok(Corrected {
-                leaf: number(row, "leaf")?,
-                call: row.try_get("call")?,
-                nano: row.try_get("nano")?,
-                sequence: number(row, "sequence")?,
-            })
-        })
-    }
-
-    /// Whether the database has a table: it was not written since the version that has it, if not.
-    async fn has(&mut self, table: &str) -> Result<bool, StoreError> {
-        let found = sqlx::query("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ?").bind(table);
-        let found = found.fetch_all(&mut self.connection).await;
-        Ok(!self.rows(found, |_| Ok(()))?.is_empty())
-    }
-
-    /// What was charged to one budget window; nothing if nothing was.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn total(&mut self, key: &WindowKey) -> Result<Total, StoreError> {
-        let row = sqlx::query(r#"SELECT * FROM totals WHERE budget = ? AND scope = ? AND "window" = ?"#)
-            .bind(&*key.budget)
-            .bind(&*key.scope)
-            .bind(&*key.window)
-            .fetch_optional(&mut self.connection)
-            .await;
-        let row = row.map_err(|error| database(&self.path, &error))?;
-        row.map_or(Ok(Total::default()), |row| total_row(&row)).map_err(|error| database(&self.path, &error))
-    }
-
-    /// The triggers that keep evidence from being changed by mistake.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn triggers(&mut self) -> Result<Vec<String>, StoreError> {
-        let rows = sqlx::query("SELECT name FROM sqlite_schema WHERE type = 'trigger' ORDER BY name")
-            .fetch_all(&mut self.connection)
-            .await;
-        self.rows(rows, |row| row.try_get("name"))
-    }
-
-    fn rows<T>(
-        &self,
-        rows: Result<Vec<SqliteRow>, sqlx::Error>,
-        read: impl Fn(&SqliteRow) -> Result<T, sqlx::Error>,
-    ) -> Result<Vec<T>, StoreError> {
-        let rows = rows.and_then(|rows| rows.iter().map(read).collect());
-        rows.map_err(|error| database(&self.path, &error))
     }
 }
 
@@ -302,6 +109,19 @@ impl Store for SqliteStore {
         write_evidence(&mut transaction, batch).await.map_err(fail)?;
         write_money(&mut transaction, batch).await.map_err(fail)?;
         transaction.commit().await.map_err(fail)
+    }
+
+    async fn freeze(&mut self) -> Result<(), StoreError> {
+        SqliteStore::freeze(self).await
+    }
+
+    async fn checkpoint(&mut self) -> Result<Option<(u64, String)>, StoreError> {
+        let found = last_checkpoint(&mut self.connection).await;
+        found.map_err(|error| database(&self.path, &error))
+    }
+
+    async fn chunks_within(&mut self, first: u64, span: (u64, u64), limit: u32) -> Result<Vec<Chunk>, StoreError> {
+        SqliteStore::chunks_within(self, first, span, limit).await
     }
 
     async fn chunk(&mut self, index: u64) -> Result<Option<Chunk>, StoreError> {
@@ -369,6 +189,12 @@ async fn connect_quietly(options: SqliteConnectOptions) -> Result<SqliteConnecti
     waiting.await.map_err(|error| error.to_string())?
 }
 
+async fn last_checkpoint(connection: &mut SqliteConnection) -> Result<Option<(u64, String)>, sqlx::Error> {
+    let row = sqlx::query("SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1");
+    let row = row.fetch_optional(connection).await?;
+    row.map(|row| Ok((number(&row, "size")?, row.try_get("note")?))).transpose()
+}
+
 async fn load(connection: &mut SqliteConnection) -> Result<State, sqlx::Error> {
     let mut state = State::default();
     let row =
@@ -391,156 +217,10 @@ async fn load(connection: &mut SqliteConnection) -> Result<State, sqlx::Error> {
             serde_json::from_str(row.try_get("intent")?).map_err(|error| sqlx::Error::Decode(error.into()))?;
         state.open.push(intent);
     }
-    let row = sqlx::query("SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1")
-        .fetch_optional(&mut *connection)
-        .await?;
-    state.checkpoint =
-        row.map(|row| Ok::<_, sqlx::Error>((number(&row, "size")?, row.try_get("note")?))).transpose()?;
+    state.checkpoint = last_checkpoint(&mut *connection).await?;
     let row = sqlx::query("SELECT max(sequence) AS sequence FROM host_heads").fetch_one(&mut *connection).await?;
     state.head = row.try_get::<Option<i64>, _>("sequence")?.and_then(|sequence| u64::try_from(sequence).ok());
     Ok(state)
-}
-
-/// Moves the position from where the batch began; false if the ledger is not there.
-async fn move_position(connection: &mut SqliteConnection, batch: &Batch) -> Result<bool, sqlx::Error> {
-    let position = &batch.position;
-    if batch.before == 0 {
-        sqlx::query("INSERT OR IGNORE INTO log VALUES (1, ?, 0, ?, 0, ?, 0, 0)")
-            .bind(&position.origin)
-            .bind(&position.root[..])
-            .bind(&[0u8; 32][..])
-            .execute(&mut *connection)
-            .await?;
-    }
-    let moved = sqlx::query(
-        "UPDATE log SET size = ?, root = ?, next_sequence = ?, prev = ?, checkpoints = checkpoints + ?, heads = heads + ? \
-         WHERE id = 1 AND size = ? AND origin = ?",
-    )
-        .bind(signed(position.size))
-        .bind(&position.root[..])
-        .bind(signed(position.cursor.sequence))
-        .bind(&position.cursor.prev[..])
-        .bind(i64::from(batch.checkpoint.is_some()))
-        .bind(i64::from(batch.head.is_some()))
-        .bind(signed(batch.before))
-        .bind(&position.origin)
-        .execute(&mut *connection)
-        .await?;
-    Ok(moved.rows_affected() == 1)
-}
-
-async fn write_evidence(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
-    for chunk in &batch.chunks {
-        sqlx::query("INSERT INTO events VALUES (?, ?, ?, ?, ?)")
-            .bind(signed(chunk.first))
-            .bind(signed(chunk.count))
-            .bind(signed(chunk.min_ms))
-            .bind(signed(chunk.max_ms))
-            .bind(&chunk.data)
-            .execute(&mut *connection)
-            .await?;
-    }
-    for tile in &batch.tiles {
-        sqlx::query("INSERT INTO tiles VALUES (?, ?, ?)")
-            .bind(tile.level)
-            .bind(signed(tile.n))
-            .bind(tile.hashes.as_flattened())
-            .execute(&mut *connection)
-            .await?;
-    }
-    if !batch.chunks.is_empty() {
-        for (level, edge) in (0i64..).zip(&batch.edges) {
-            sqlx::query("INSERT OR REPLACE INTO edges VALUES (?, ?)")
-                .bind(level)
-                .bind(edge.as_flattened())
-                .execute(&mut *connection)
-                .await?;
-        }
-    }
-    if let Some((size, note)) = &batch.checkpoint {
-        sqlx::query("INSERT INTO checkpoints VALUES (?, ?)")
-            .bind(signed(*size))
-            .bind(note)
-            .execute(&mut *connection)
-            .await?;
-    }
-    if let Some(head) = &batch.head {
-        sqlx::query("INSERT INTO host_heads VALUES (?, ?, ?)")
-            .bind(signed(head.sequence))
-            .bind(&head.leaf[..])
-            .bind(&head.signature)
-            .execute(&mut *connection)
-            .await?;
-    }
-    Ok(())
-}
-
-async fn write_money(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
-    for (key, total) in &batch.changes.totals {
-        sqlx::query(
-            "INSERT INTO totals VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET nano = nano + excluded.nano, \
-             credited = credited + excluded.credited",
-        )
-        .bind(&*key.budget)
-        .bind(&*key.scope)
-        .bind(&*key.window)
-        .bind(signed(total.charged.0))
-        .bind(signed(total.credited.0))
-        .execute(&mut *connection)
-        .await?;
-    }
-    for correction in &batch.changes.corrections {
-        sqlx::query("INSERT INTO corrections VALUES (?, ?, ?, ?)")
-            .bind(signed(correction.leaf))
-            .bind(&correction.call)
-            .bind(correction.nano)
-            .bind(signed(correction.sequence))
-            .execute(&mut *connection)
-            .await?;
-    }
-    for call in &batch.changes.closed {
-        sqlx::query("DELETE FROM open_intents WHERE call = ?").bind(call).execute(&mut *connection).await?;
-    }
-    for (call, (leaf, intent)) in &batch.changes.opened {
-        let intent = serde_json::to_string(intent).map_err(|error| sqlx::Error::Encode(error.into()))?;
-        sqlx::query("INSERT OR REPLACE INTO open_intents VALUES (?, ?, ?)")
-            .bind(call)
-            .bind(signed(*leaf))
-            .bind(intent)
-            .execute(&mut *connection)
-            .await?;
-    }
-    for (key, row) in &batch.changes.spend {
-        write_spend(connection, key, row).await?;
-    }
-    for overrun in &batch.changes.overruns {
-        sqlx::query("INSERT OR IGNORE INTO overruns VALUES (?, ?, ?)")
-            .bind(&overrun.provider)
-            .bind(&overrun.model)
-            .bind(&overrun.entry)
-            .execute(&mut *connection)
-            .await?;
-    }
-    Ok(())
-}
-
-async fn write_spend(connection: &mut SqliteConnection, key: &SpendKey, row: &Spend) -> Result<(), sqlx::Error> {
-    let mut query = sqlx::query(
-        "INSERT INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET \
-         calls = calls + excluded.calls, nano = nano + excluded.nano, input = input + excluded.input, \
-         cache_read = cache_read + excluded.cache_read, cache_write_5m = cache_write_5m + excluded.cache_write_5m, \
-         cache_write_1h = cache_write_1h + excluded.cache_write_1h, output = output + excluded.output, \
-         reasoning = reasoning + excluded.reasoning, web_searches = web_searches + excluded.web_searches, \
-         charged_max = charged_max + excluded.charged_max, credited = credited + excluded.credited, \
-         sent = sent + excluded.sent, received = received + excluded.received",
-    );
-    for text in [&key.agent, &key.provider, &key.model, &key.day] {
-        query = query.bind(text);
-    }
-    for value in row.numbers() {
-        query = query.bind(signed(value));
-    }
-    query.execute(&mut *connection).await.map(drop)
 }
 
 fn spend_row(row: &SqliteRow) -> Result<(SpendKey, Spend), sqlx::Error> {

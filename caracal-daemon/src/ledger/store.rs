@@ -123,6 +123,20 @@ pub trait Store: Send {
     /// Commits a batch. After an error nobody knows whether it was: load again.
     fn commit(&mut self, batch: &Batch) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Holds one view of the ledger from now on, whatever is committed meanwhile.
+    fn freeze(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The largest checkpoint: its size and its note.
+    fn checkpoint(&mut self) -> impl Future<Output = Result<Option<(u64, String)>, StoreError>> + Send;
+
+    /// At most `limit` chunks from `first` on that may hold a record of a time in `span`, Unix milliseconds, both included.
+    fn chunks_within(
+        &mut self,
+        first: u64,
+        span: (u64, u64),
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<Chunk>, StoreError>> + Send;
+
     /// The chunk that holds leaf `index`.
     fn chunk(&mut self, index: u64) -> impl Future<Output = Result<Option<Chunk>, StoreError>> + Send;
 

@@ -11,7 +11,7 @@ use crate::bus::dead_letters::{DeadLetters, Raw};
 use crate::bus::kafka::{self, BusError};
 use crate::bus::signed_run::{self, SignedRun, Unfit};
 use crate::config::{Config, Kafka};
-use crate::keeper::ledger_key::LedgerKey;
+use crate::keeper::ledger_key::{LedgerKey, PREDECESSOR};
 use crate::keeper::{KeeperError, Signer};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
@@ -332,6 +332,13 @@ impl Worker {
         let database = Database::new(&self.postgres, Some(WRITER))?;
         let store = PostgresStore::take_over(database, &note::origin(&name), &self.kafka.topic, partition).await?;
         let mut fleet = Fleet::open(store, &name).await?;
+        if fleet.ledger().size() == 0 {
+            match std::fs::read(self.keys.join(&name).join(PREDECESSOR)) {
+                Ok(leaf) => fleet.begin(&leaf).await?,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         fleet.ledger().agree(&signer).await?;
         Ok(Log { fleet, signer, sought: None })
     }

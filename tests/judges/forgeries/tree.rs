@@ -106,7 +106,7 @@ fn root(hashes: &[Hash]) -> Hash {
 }
 
 /// The checkpoint of this size and root, signed with the log's own keys. `like` has the names and ids of the lines.
-fn sign(private: &Path, like: &str, size: usize, root: &Hash) -> String {
+pub(super) fn sign(private: &Path, like: &str, size: usize, root: &Hash) -> String {
     let lines: Vec<&str> = like.lines().collect();
     let signed = format!("{}\n{size}\n{}\n", lines[0], STANDARD.encode(root));
     let pkcs8 = |name: &str| {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"strings"
 
@@ -22,18 +23,34 @@ func tessera(dir string) error {
 	if err != nil {
 		return err
 	}
+	log, err := fetcher(dir)
+	if err != nil {
+		return err
+	}
 	for _, text := range texts {
 		key, err := formats.NewVerifier(text)
 		if err != nil {
 			return err
 		}
 		origin := strings.SplitN(text, "+", 2)[0]
-		files := client.FileFetcher{Root: filepath.Join(dir, "log")}
-		if err := fsck.New(origin, key, files, leaves, fsck.Opts{N: workers}).Check(context.Background()); err != nil {
+		if err := fsck.New(origin, key, log, leaves, fsck.Opts{N: workers}).Check(context.Background()); err != nil {
 			return fmt.Errorf("with %s...: %w", text[:min(len(text), 60)], err)
 		}
 	}
 	return nil
+}
+
+// fetcher is Tessera's own, for files and for servers.
+func fetcher(dir string) (fsck.Fetcher, error) {
+	base, served, err := address(dir)
+	if err != nil || !served {
+		return client.FileFetcher{Root: filepath.Join(dir, "log")}, err
+	}
+	root, err := url.Parse(base + "/")
+	if err != nil {
+		return nil, err
+	}
+	return client.NewHTTPFetcher(root, nil)
 }
 
 // leaves hashes the records of a bundle, as cmd/fsck does.

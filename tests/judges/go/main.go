@@ -4,12 +4,16 @@
 //	judge sumdb|fsck CASE...
 //
 // Each CASE is a directory: `keys` (verifier keys, one a line), and either `receipt` (a c2sp.org/tlog-proof), or `log` (the files of a
-// c2sp.org/tlog-tiles log) with, perhaps, `kept` (a checkpoint that the judge remembers). One JSON line is printed for each.
+// c2sp.org/tlog-tiles log), or `url` (where that log is served); with a log there may be `kept` (a checkpoint that the judge
+// remembers). One JSON line is printed for each.
 package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -58,6 +62,38 @@ func guarded(judge func(string) error, dir string) (err error) {
 		}
 	}()
 	return judge(dir)
+}
+
+// address is where the log of a case is served, if it is.
+func address(dir string) (string, bool, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "url"))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", false, nil
+	}
+	return strings.TrimSpace(string(text)), err == nil, err
+}
+
+// read gives a file of the log of a case.
+func read(dir, name string) ([]byte, error) {
+	base, served, err := address(dir)
+	if err != nil {
+		return nil, err
+	}
+	if !served {
+		return os.ReadFile(filepath.Join(dir, "log", name))
+	}
+	answer, err := http.Get(base + "/" + name)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	switch answer.StatusCode {
+	case http.StatusOK:
+		return io.ReadAll(io.LimitReader(answer.Body, 1<<26))
+	case http.StatusNotFound:
+		return nil, fmt.Errorf("%s: %w", name, os.ErrNotExist)
+	}
+	return nil, fmt.Errorf("%s: the server says %s", name, answer.Status)
 }
 
 // keys are the verifier keys of the log's checkpoints; the key of the host's chain is for other signatures.

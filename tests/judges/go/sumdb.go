@@ -99,8 +99,8 @@ func openCheckpoint(dir string, signed []byte) (tlog.Tree, string, error) {
 	return tlog.Tree{N: size, Hash: root}, lines[0], nil
 }
 
-// tiles reads the tiles of a folder.
-type tiles struct{ root string }
+// tiles reads the tiles of a case's log.
+type tiles struct{ dir string }
 
 func (t tiles) Height() int                     { return tileHeight }
 func (t tiles) SaveTiles([]tlog.Tile, [][]byte) {}
@@ -117,11 +117,11 @@ func (t tiles) ReadTiles(all []tlog.Tile) ([][]byte, error) {
 }
 
 func (t tiles) read(tile tlog.Tile) ([]byte, error) {
-	data, err := os.ReadFile(filepath.Join(t.root, path(tile)))
+	data, err := read(t.dir, path(tile))
 	if errors.Is(err, os.ErrNotExist) && tile.W < 1<<tileHeight {
 		whole := tile
 		whole.W = 1 << tileHeight
-		if data, err = os.ReadFile(filepath.Join(t.root, path(whole))); err == nil && len(data) == tlog.HashSize<<tileHeight {
+		if data, err = read(t.dir, path(whole)); err == nil && len(data) == tlog.HashSize<<tileHeight {
 			data = data[:tile.W*tlog.HashSize]
 		}
 	}
@@ -144,7 +144,7 @@ func sumdb(dir string) error {
 	if signed, err := os.ReadFile(filepath.Join(dir, "receipt")); err == nil {
 		return receipt(dir, signed)
 	}
-	signed, err := os.ReadFile(filepath.Join(dir, "log", "checkpoint"))
+	signed, err := read(dir, "checkpoint")
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ func sumdb(dir string) error {
 	if err != nil {
 		return err
 	}
-	reader := tiles{filepath.Join(dir, "log")}
+	reader := tiles{dir}
 	hashes := tlog.TileHashReader(tree, reader)
 	if root, err := tlog.TreeHash(tree.N, hashes); err != nil || root != tree.Hash {
 		return fmt.Errorf("the tiles do not give the root: %v", err)
@@ -182,10 +182,10 @@ func records(tree tlog.Tree, reader tiles, hashes tlog.HashReader) error {
 	for n := int64(0); n<<tileHeight < tree.N; n++ {
 		width := min(tree.N-n<<tileHeight, 1<<tileHeight)
 		tile := tlog.Tile{H: tileHeight, L: -1, N: n, W: int(width)}
-		data, err := os.ReadFile(filepath.Join(reader.root, path(tile)))
+		data, err := read(reader.dir, path(tile))
 		if errors.Is(err, os.ErrNotExist) && width < 1<<tileHeight {
 			tile.W = 1 << tileHeight
-			data, err = os.ReadFile(filepath.Join(reader.root, path(tile)))
+			data, err = read(reader.dir, path(tile))
 		}
 		if err != nil {
 			return err

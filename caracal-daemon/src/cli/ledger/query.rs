@@ -3,12 +3,14 @@
 use super::{EXIT_UNSOUND, block_on};
 use crate::cli::events;
 use crate::clock::{Clock, UnixNanos};
+use crate::config::Config;
 use crate::event::DetailKeys;
+use crate::ledger::postgres::{Database, PostgresStore, READER};
 use crate::ledger::query::Event;
 use crate::ledger::rebuild::{self, Comparison};
 use crate::ledger::select::{Selection, select};
-use crate::ledger::{Ledger, SqliteStore, StateDir};
-use anyhow::{Context as _, bail};
+use crate::ledger::{Ledger, SqliteStore, StateDir, Store, fleet_verify};
+use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
 use std::collections::VecDeque;
@@ -36,6 +38,12 @@ pub(super) struct QueryArgs {
     /// Only records of this model. Repeatable.
     #[arg(long, value_name = "NAME")]
     model: Vec<String>,
+    /// Only records of this host. Repeatable.
+    #[arg(long, value_name = "ID")]
+    host: Vec<String>,
+    /// Ask the logs of all hosts in PostgreSQL, one after the other, as [postgres] of the configuration names it.
+    #[arg(long)]
+    fleet: bool,
     /// How many of the latest; by default 50 as a table, and all as JSON lines.
     #[arg(long, short = 'n', value_name = "COUNT")]
     limit: Option<usize>,
@@ -46,9 +54,13 @@ pub(super) struct QueryArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct RebuildArgs {
-    /// `journal`, or a file of JSON lines as `ledger query --json` prints them (- for standard input).
-    #[arg(long, value_name = "journal|FILE")]
+    /// `journal`, `kafka` for the logs of all hosts (as [kafka] and [postgres] of the configuration name them), or a file of JSON
+    /// lines as `ledger query --json` prints them (- for standard input).
+    #[arg(long, value_name = "journal|kafka|FILE")]
     from: String,
+    /// With `--from kafka`: only this log, such as fleet-0.
+    #[arg(long, value_name = "NAME")]
+    log: Option<String>,
     /// Keep the ledger that is made, in this file; it must not be there yet. By default it is only compared.
     #[arg(long, value_name = "FILE")]
     into: Option<PathBuf>,
@@ -61,7 +73,7 @@ pub(super) struct RebuildArgs {
 ///
 /// # Errors
 /// When a time is none, or the ledger cannot be read.
-pub(super) fn query(args: &QueryArgs, state: &StateDir) -> anyhow::Result<ExitCode> {
+pub(super) fn query(args: &QueryArgs, config: &Config, state: &StateDir) -> anyhow::Result<ExitCode> {
     let now = Clock::system().now();
     let time = |text: &Option<String>| text.as_deref().map(|text| parse_time(text, now)).transpose();
     let selection = Selection {
@@ -70,20 +82,19 @@ pub(super) fn query(args: &QueryArgs, state: &StateDir) -> anyhow::Result<ExitCo
         agents: args.agent.clone(),
         decisions: args.decision.clone(),
         models: args.model.clone(),
+        hosts: args.host.clone(),
     };
     let keys = DetailKeys::read_only(&state.detail_keys());
     let mut out = BufWriter::new(std::io::stdout());
-    let written = match (args.json, args.limit) {
-        (true, None) => block_on(lines(state, &selection, &keys, &mut out)).map(drop),
-        (json, limit) => {
-            let latest = block_on(latest(state, &selection, &keys, limit.unwrap_or(ROWS)))?;
-            if json {
-                latest.iter().try_for_each(|event| Ok(writeln!(out, "{}", events::line(event)?)?))
-            } else {
-                writeln!(out, "{}", events::table(&latest)).map_err(Into::into)
-            }
+    let asked = Asked { selection: &selection, keys: &keys, json: args.json, limit: args.limit };
+    let written = block_on(async {
+        if args.fleet {
+            let url = config.postgres.as_ref().context("[postgres] is missing in the configuration")?.url()?;
+            asked.of_fleet(&url, &mut out).await
+        } else {
+            asked.of_host(state, &mut out).await
         }
-    };
+    });
     let written = written.and_then(|()| Ok(out.flush()?));
     match written {
         // Whoever reads has had enough, as `head` does.
@@ -96,40 +107,81 @@ pub(super) fn query(args: &QueryArgs, state: &StateDir) -> anyhow::Result<ExitCo
     }
 }
 
-async fn lines(
-    state: &StateDir,
-    selection: &Selection,
-    keys: &DetailKeys,
-    out: &mut (impl std::io::Write + Send),
-) -> anyhow::Result<()> {
-    let mut failed = None;
-    let mut store = SqliteStore::read(&state.ledger()).await?;
-    let mut write = |event: Event| {
-        let written = events::line(&event).map_err(Into::into).and_then(|line| writeln!(out, "{line}"));
-        failed = written.err();
-        failed.is_none()
-    };
-    select(&mut store, selection, keys, &mut write).await?;
-    failed.map_or(Ok(()), |error: std::io::Error| Err(error.into()))
+/// What is asked for, and how it is shown.
+struct Asked<'a> {
+    selection: &'a Selection,
+    keys: &'a DetailKeys,
+    json: bool,
+    limit: Option<usize>,
 }
 
-async fn latest(
-    state: &StateDir,
-    selection: &Selection,
-    keys: &DetailKeys,
-    limit: usize,
-) -> anyhow::Result<Vec<Event>> {
-    let mut found = VecDeque::new();
-    let mut store = SqliteStore::read(&state.ledger()).await?;
-    let mut keep = |event: Event| {
-        found.push_back(event);
-        if found.len() > limit {
-            found.pop_front();
+impl Asked<'_> {
+    async fn of_host(&self, state: &StateDir, out: &mut (impl std::io::Write + Send)) -> anyhow::Result<()> {
+        let mut store = SqliteStore::read(&state.ledger()).await?;
+        if self.json && self.limit.is_none() {
+            return self.lines(&mut store, None, out).await;
         }
-        true
-    };
-    select(&mut store, selection, keys, &mut keep).await?;
-    Ok(found.into())
+        let mut latest = self.latest(&mut store).await?;
+        if self.json {
+            return latest.iter().try_for_each(|event| Ok(writeln!(out, "{}", events::line(event)?)?));
+        }
+        Ok(writeln!(out, "{}", events::table(latest.make_contiguous()))?)
+    }
+
+    /// The logs one after the other as lines; or the latest of all of them.
+    async fn of_fleet(&self, url: &str, out: &mut (impl std::io::Write + Send)) -> anyhow::Result<()> {
+        let logs = fleet_verify::logs(&mut Database::new(url, Some(READER))?).await?;
+        let mut latest: Vec<(String, Event)> = Vec::new();
+        for (log, origin) in logs {
+            let name = origin.split('/').nth(1).unwrap_or_default().to_owned();
+            let mut store = PostgresStore::reader(Database::new(url, Some(READER))?, log);
+            if self.json && self.limit.is_none() {
+                self.lines(&mut store, Some(&name), out).await?;
+                continue;
+            }
+            latest.extend(self.latest(&mut store).await?.into_iter().map(|event| (name.clone(), event)));
+            latest.sort_by_key(|(_, event)| event.record.at);
+            latest.drain(..latest.len().saturating_sub(self.limit.unwrap_or(ROWS)));
+        }
+        if self.json {
+            return latest.iter().try_for_each(|(log, event)| Ok(writeln!(out, "{}", events::line_of(log, event)?)?));
+        }
+        let latest: Vec<Event> = latest.into_iter().map(|(_, event)| event).collect();
+        Ok(writeln!(out, "{}", events::fleet_table(&latest))?)
+    }
+
+    /// Every record that is asked for, as it is read.
+    async fn lines<S: Store>(
+        &self,
+        store: &mut S,
+        log: Option<&str>,
+        out: &mut (impl std::io::Write + Send),
+    ) -> anyhow::Result<()> {
+        let mut failed = None;
+        let mut write = |event: Event| {
+            let line = log.map_or_else(|| events::line(&event), |log| events::line_of(log, &event));
+            let written = line.map_err(Into::into).and_then(|line| writeln!(out, "{line}"));
+            failed = written.err();
+            failed.is_none()
+        };
+        select(store, self.selection, self.keys, &mut write).await?;
+        failed.map_or(Ok(()), |error: std::io::Error| Err(error.into()))
+    }
+
+    /// The last of them, oldest first.
+    async fn latest<S: Store>(&self, store: &mut S) -> anyhow::Result<VecDeque<Event>> {
+        let limit = self.limit.unwrap_or(ROWS);
+        let mut found = VecDeque::new();
+        let mut keep = |event: Event| {
+            found.push_back(event);
+            if found.len() > limit {
+                found.pop_front();
+            }
+            true
+        };
+        select(store, self.selection, self.keys, &mut keep).await?;
+        Ok(found)
+    }
 }
 
 /// A time: of RFC 3339, a day (its beginning, UTC), or so long before `now`.
@@ -165,7 +217,16 @@ fn parse_time(text: &str, now: UnixNanos) -> anyhow::Result<UnixNanos> {
 ///
 /// # Errors
 /// When what is read is no ledger's, or the new one cannot be written.
-pub(super) fn rebuild(args: &RebuildArgs, state: &StateDir, host_id: &str) -> anyhow::Result<ExitCode> {
+pub(super) fn rebuild(
+    args: &RebuildArgs,
+    config: &Config,
+    state: &StateDir,
+    host_id: &str,
+) -> anyhow::Result<ExitCode> {
+    if args.from == "kafka" {
+        return rebuild_fleet(args, config);
+    }
+    ensure!(args.log.is_none(), "--log is for --from kafka");
     let scratch;
     let into = match &args.into {
         Some(path) if path.exists() => bail!("{} is there already: name another file", path.display()),
@@ -185,7 +246,9 @@ pub(super) fn rebuild(args: &RebuildArgs, state: &StateDir, host_id: &str) -> an
             let lines = open(&args.from)?;
             rebuild::from_lines(&mut made, lines, &mut progress).await.with_context(|| args.from.clone())?;
         }
-        anyhow::Ok(rebuild::compare(&mut made, &mut SqliteStore::read(&state.ledger()).await?).await?)
+        let mut stored = SqliteStore::read(&state.ledger()).await?;
+        stored.freeze().await?;
+        anyhow::Ok(rebuild::compare(&mut made, &mut stored).await?)
     })?;
     bar.finish_and_clear();
     if args.json {
@@ -194,6 +257,41 @@ pub(super) fn rebuild(args: &RebuildArgs, state: &StateDir, host_id: &str) -> an
         print!("{}", told(&compared));
     }
     Ok(if compared.is_identical() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNSOUND) })
+}
+
+/// Each log of the database, or the one that is named, from its partition.
+fn rebuild_fleet(args: &RebuildArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    ensure!(args.into.is_none(), "--from kafka compares, and keeps nothing: leave out --into");
+    let kafka = config.kafka.as_ref().context("[kafka] is missing in the configuration")?;
+    let url = config.postgres.as_ref().context("[postgres] is missing in the configuration")?.url()?;
+    let logs = block_on(async { Ok(fleet_verify::logs(&mut Database::new(&url, Some(READER))?).await?) })?;
+    let logs = logs.into_iter().map(|(log, origin)| {
+        let name = origin.split('/').nth(1).unwrap_or_default().to_owned();
+        rebuild::kafka::Named { log, name }
+    });
+    let wanted = |one: &rebuild::kafka::Named| args.log.as_ref().is_none_or(|name| *name == one.name);
+    let logs: Vec<_> = logs.filter(wanted).collect();
+    ensure!(!logs.is_empty(), "PostgreSQL has no such log");
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    let mut same = true;
+    for named in logs {
+        let scratch = Scratch::new(&std::env::temp_dir())?;
+        let mut progress = |leaves: u64| bar.set_message(format!("{}: {leaves} records made again", named.name));
+        let database = Database::new(&url, Some(READER))?;
+        let at = scratch.0.join(crate::ledger::sqlite::FILE);
+        let compared = block_on(async {
+            let made = rebuild::kafka::compare_with_topic(kafka, database, &named, &at, &mut progress).await;
+            made.with_context(|| named.name.clone())
+        })?;
+        same &= compared.is_identical();
+        if args.json {
+            println!("{}", serde_json::json!({ "log": named.name, "compared": compared }));
+        } else {
+            print!("{}\n{}", named.name, told(&compared));
+        }
+    }
+    bar.finish_and_clear();
+    Ok(if same { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNSOUND) })
 }
 
 fn open(name: &str) -> anyhow::Result<Box<dyn BufRead>> {

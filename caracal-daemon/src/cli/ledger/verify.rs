@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::keeper::ledger_key;
 use crate::ledger::fetch::Fetch;
 use crate::ledger::files::Files;
+use crate::ledger::keyring::Keyring;
 use crate::ledger::note::{Checkpoint, Verifier};
 use crate::ledger::postgres::{Database, PostgresStore, READER};
 use crate::ledger::verify::{Against, Report, verify};
@@ -24,6 +25,9 @@ pub(super) struct VerifyArgs {
     /// The public keys: a file, or one key as text. By default those beside the ledger's own keys.
     #[arg(long, value_name = "FILE|KEY")]
     public_key: Option<String>,
+    /// The history of the log's keys, as `ledger keys --history` prints it: what the keys that you trust have handed over to.
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
     /// A price book that records name, or a configuration whose [[mcp]] and [[api]] they name, besides what is in force and the
     /// book that is compiled in: charges are made again from it. Repeatable.
     #[arg(long, value_name = "FILE")]
@@ -54,9 +58,7 @@ pub(super) struct VerifyArgs {
 pub(super) fn run(args: VerifyArgs, config: &Config, state: &StateDir, host_id: &str) -> anyhow::Result<ExitCode> {
     match &args {
         VerifyArgs { fleet: true, .. } => audit_fleet(&args, config),
-        VerifyArgs { receipt: Some(receipt), public_key, json, .. } => {
-            check_receipt(receipt, &keys(public_key.as_deref(), state)?, *json)
-        }
+        VerifyArgs { receipt: Some(receipt), json, .. } => check_receipt(receipt, &keyring(&args, state)?.keys, *json),
         VerifyArgs { folder: Some(dir), .. } => {
             anyhow::ensure!(dir.is_dir(), "{} is no folder", dir.display());
             audit_files(&args, config, Files::Folder(dir.clone()))
@@ -79,9 +81,9 @@ struct Trusted {
 
 /// What the arguments trust.
 fn given(args: &VerifyArgs, config: &Config) -> anyhow::Result<Trusted> {
-    let keys = keys(args.public_key.as_deref(), &StateDir::new(&config.state_dir))?;
+    let Keyring { keys, hand_overs, .. } = keyring(args, &StateDir::new(&config.state_dir))?;
     let books = books(&args.prices, config)?;
-    let mut kept = Vec::new();
+    let mut kept = hand_overs;
     for path in &args.checkpoint {
         kept.push(Checkpoint::open(&read_text(path)?, &keys).with_context(|| path.display().to_string())?);
     }
@@ -168,16 +170,14 @@ fn audit_fleet(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let logs = block_on(async { anyhow::Ok(fleet_verify::logs(&mut Database::new(&url, Some(READER))?).await?) })?;
     for (log, origin) in logs {
         let name = origin.split('/').nth(1).unwrap_or_default();
-        let text = match &args.public_key {
-            Some(given) if Path::new(given).is_file() => read_text(Path::new(given))?,
-            Some(given) => given.clone(),
-            None => read_text(&config.worker.keys.join(name).join(ledger_key::PUBLIC))?,
-        };
-        let keys = Verifier::parse_all(&text)?;
+        let ring = keyring_in(args, &config.worker.keys.join(name))?;
+        let kept = ring.hand_overs_of(&origin);
         let bar = bar("checking");
         let report = block_on(async {
             let mut store = PostgresStore::reader(Database::new(&url, Some(READER))?, log);
-            anyhow::Ok(fleet_verify::verify(&mut store, &keys, &mut |done, all| advance(&bar, done, all)).await?)
+            anyhow::Ok(
+                fleet_verify::verify(&mut store, &ring.keys, &kept, &mut |done, all| advance(&bar, done, all)).await?,
+            )
         })?;
         bar.finish_and_clear();
         sound &= report.findings.is_empty();
@@ -283,11 +283,23 @@ struct ReceiptJson<'a> {
 }
 
 /// The keys that were given as a file or as text, or those of this host.
-fn keys(given: Option<&str>, state: &StateDir) -> anyhow::Result<Vec<Verifier>> {
-    let text = match given {
+fn keyring(args: &VerifyArgs, state: &StateDir) -> anyhow::Result<Keyring> {
+    keyring_in(args, &state.keeper())
+}
+
+/// The same, where `dir` has the keys of the log.
+fn keyring_in(args: &VerifyArgs, dir: &Path) -> anyhow::Result<Keyring> {
+    let text = match args.public_key.as_deref() {
         Some(text) if text.contains('+') && !Path::new(text).exists() => text.to_owned(),
         Some(path) => read_text(Path::new(path))?,
-        None => read_text(&state.public_keys())?,
+        None => match ledger_key::read_history(dir)? {
+            Some(history) => history,
+            None => read_text(&dir.join(ledger_key::PUBLIC))?,
+        },
     };
-    Ok(Verifier::parse_all(&text)?)
+    let mut ring = Keyring::parse(&text)?;
+    if let Some(path) = &args.history {
+        ring.follow(&read_text(path)?).with_context(|| path.display().to_string())?;
+    }
+    Ok(ring)
 }

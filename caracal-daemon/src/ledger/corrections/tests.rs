@@ -89,7 +89,55 @@ async fn audited(dir: &std::path::Path, drafts: &[Draft], batch: usize) -> (Ledg
     let against = Against { host_id: "h", keys: &keys, journal: None, signed: None, kept: &[], books: &[] };
     let mut store = SqliteStore::read(&file).await.expect("a store");
     let report = verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit");
+    // Its files say the same of corrections.
+    let out = dir.join("export");
+    if crate::ledger::export::export(ledger.store(), &out, &mut |_, _| {}).await.is_ok() {
+        let of_files = of_files(&out, &keys).await;
+        assert_eq!(corrections(&of_files), corrections(&report));
+    }
     (ledger, report)
+}
+
+async fn of_files(dir: &std::path::Path, keys: &[Verifier]) -> Report {
+    let mut files = crate::ledger::files::Files::Folder(dir.to_owned());
+    crate::ledger::files_verify::verify(&mut files, keys, &[], &[], &mut |_, _| {}).await.expect("read")
+}
+
+/// How many corrections there are, and what is wrong with them.
+fn corrections(report: &Report) -> (u64, Vec<&str>) {
+    let wrong = report.findings.iter().filter(|finding| finding.code == "correction");
+    (report.corrections, wrong.map(|finding| finding.what.as_str()).collect())
+}
+
+#[tokio::test]
+async fn the_files_of_many_hosts_are_audited_for_their_corrections_too() {
+    use crate::bus::signed_run::tests::Host;
+    use crate::ledger::fleet::{Arrival, Fleet};
+    let call = uuid::Uuid::from_u128(7);
+    let outcome = paid(Kind::Outcome, call);
+    let correction = |nano| charge_at(&outcome, 1).correct(&[], nano, &asker(), None, NOON).expect("allowed");
+    let cost = i64::try_from(outcome.data.cost.expect("a cost").0).expect("small");
+    for (of_both, wrong) in [(vec![-cost], 0), (vec![-cost, -1], 1), (vec![-1, 1, -cost], 0)] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let signer = TestSigner(LedgerKey::open(&dir.path().join("keeper"), "fleet-0").expect("keys"));
+        let mut drafts = vec![paid(Kind::Intent, call), outcome.clone()];
+        drafts.extend(of_both.iter().map(|nano| correction(*nano)));
+        // The records say host h; the log is another's.
+        let run = Host::new("h").sign(entries(&drafts));
+        let mut fleet = Fleet::open(MemoryStore::default(), "fleet-0").await.expect("a log");
+        let plan = fleet.plan(&[Arrival { offset: 0, run: Ok((run, 1)) }]).await.expect("a plan");
+        fleet.commit(plan, Some(&signer)).await.expect("a commit");
+        let out = dir.path().join("export");
+        crate::ledger::export::export(fleet.ledger().store(), &out, &mut |_, _| {}).await.expect("exported");
+        let keys = Verifier::parse_all(&signer.0.public_keys()).expect("public keys");
+        let report = of_files(&out, &keys).await;
+        assert_eq!(
+            (report.corrections, report.findings.len()),
+            (of_both.len() as u64, wrong),
+            "{of_both:?}: {report:?}"
+        );
+        assert!(report.findings.iter().all(|finding| finding.code == "correction"), "{report:?}");
+    }
 }
 
 #[tokio::test]

@@ -200,7 +200,7 @@ async fn serve(dir: PathBuf) -> (String, Arc<AtomicUsize>) {
     (format!("http://{address}/logs/h"), asked)
 }
 
-fn dialer() -> Dialer {
+pub(crate) fn dialer() -> Dialer {
     let root = rcgen::generate_simple_self_signed(["root.test".to_owned()]).expect("a certificate");
     let settings = Settings { roots: vec![root.cert.der().clone()], ..Settings::default() };
     Dialer::new(settings, Arc::new(Resolver::fixed(HashMap::new()))).expect("a dialer")

@@ -1,0 +1,63 @@
+//! `caracald ledger serve`: a log as its files, over HTTP, for auditors anywhere.
+
+use super::block_on;
+use crate::config::Config;
+use crate::ledger::StateDir;
+use crate::ledger::serve::{Logs, serve};
+use anyhow::Context as _;
+use clap::Args;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+#[derive(Args, Debug)]
+pub(super) struct ServeArgs {
+    /// Where to listen. It is plain HTTP: put a proxy with TLS in front of it before others than auditors of your own come.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8780")]
+    listen: SocketAddr,
+    /// Serve the logs of all hosts in PostgreSQL, each below /NAME/, as [postgres] of the configuration names it.
+    #[arg(long)]
+    fleet: bool,
+}
+
+/// Runs `caracald ledger serve` until it is killed.
+///
+/// # Errors
+/// When there is no ledger, or the address cannot be taken.
+pub(super) fn run(args: &ServeArgs, config: &Config, state: &StateDir) -> anyhow::Result<ExitCode> {
+    crate::cli::attach::start_logging();
+    let listener = std::net::TcpListener::bind(args.listen).with_context(|| format!("--listen {}", args.listen))?;
+    listener.set_nonblocking(true)?;
+    let logs = if args.fleet {
+        Logs::fleet(config.postgres.as_ref().context("[postgres] is missing in the configuration")?.url()?)
+    } else {
+        let ledger = state.ledger();
+        anyhow::ensure!(ledger.is_file(), "{}: there is no ledger here", ledger.display());
+        become_owner(&ledger).with_context(|| format!("become the owner of {}", ledger.display()))?;
+        Logs::host(ledger)
+    };
+    let address = listener.local_addr()?;
+    block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let below = if args.fleet { "NAME/" } else { "" };
+        println!("serving http://{address}/{below}checkpoint");
+        serve(listener, Arc::new(logs)).await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Whoever reads strangers' bytes is not root: the ledger's owner, the data path's user, can read it as well.
+fn become_owner(ledger: &Path) -> anyhow::Result<()> {
+    let owner = std::fs::metadata(ledger)?;
+    if !nix::unistd::geteuid().is_root() || owner.uid() == 0 {
+        return Ok(());
+    }
+    let (uid, gid) = (nix::unistd::Uid::from_raw(owner.uid()), nix::unistd::Gid::from_raw(owner.gid()));
+    nix::unistd::setgroups(&[])?;
+    nix::unistd::setresgid(gid, gid, gid)?;
+    nix::unistd::setresuid(uid, uid, uid)?;
+    nix::sys::prctl::set_no_new_privs()?;
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! The logs of many hosts as others read them: served over HTTP, asked, made again from Kafka to the identical root, and signed by
+//! keys that were handed over while their worker runs.
+
+use crate::SUBJECT;
+use crate::host::{Host, Message};
+use crate::plane::{Plane, now, text};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::process::Command;
+use support::report;
+use support::served::Served;
+
+#[test]
+fn logs_are_served_asked_made_again_and_signed_by_new_keys() {
+    report::case(SUBJECT, "logs are served, asked, made again from Kafka and signed by new keys", || {
+        let plane = Plane::start(2);
+        let mut dice = StdRng::seed_from_u64(11);
+        let mut hosts: Vec<Host> = (0..3).map(|at| Host::new(&format!("host-{at}"))).collect();
+        let keys: String = hosts.iter().map(Host::public_key).collect();
+        plane.caracald(&["hosts", "enrol", text(&plane.file("hosts.pub", &keys))]);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let producer = plane.producer();
+        let send = |message: &Message| runtime.block_on(message.send(&producer, &plane.topic));
+        let mut run = |host: &mut Host, size: usize| {
+            let at = now();
+            let records: Vec<_> = (0..size).map(|_| host.record(dice.random(), &at)).collect();
+            host.message(&records)
+        };
+        let worker = plane.worker("ledger");
+        let mut wrote = 0;
+        for round in 0..12 {
+            for host in &mut hosts {
+                let message = run(host, 40);
+                send(&message);
+                // Some come twice.
+                (0..round % 2).for_each(|_| send(&message));
+                wrote += 40;
+            }
+        }
+        // A host that nobody knew when its first message came: a leaf of it stands where it was sent again.
+        let mut late = Host::new("late");
+        let early = run(&mut late, 7);
+        send(&early);
+        plane.settled(wrote);
+        support::netns::until("the stranger is an incident", crate::plane::PATIENCE, || {
+            plane.count("SELECT count(*) FROM incidents") == 1
+        })
+        .expect("an incident");
+        plane.caracald(&["hosts", "enrol", text(&plane.file("late.pub", &late.public_key()))]);
+        send(&early);
+        wrote += 7;
+        plane.settled(wrote);
+
+        let rebuilt = made_again(&plane, wrote);
+        asked(&plane, wrote);
+        served(&plane);
+
+        // New keys for one log, under its running worker.
+        let (name, before) = ("test-0", plane.log_keys(0));
+        let size = plane.count("SELECT size FROM logs WHERE log = 0");
+        plane.caracald(&["ledger", "rotate-key", "--log", name]);
+        for host in &mut hosts {
+            send(&run(host, 30));
+            wrote += 30;
+        }
+        plane.settled(wrote);
+        let history = plane.caracald(&["ledger", "keys", "--log", name, "--history"]);
+        assert!(plane.log_keys(0) != before && history.contains(before.lines().next().expect("a key")));
+        assert!(plane.agrees(&["ledger", "verify", "--fleet"]), "with the history beside the keys");
+        let old = plane.file("old.pub", &before);
+        let grew = plane.count("SELECT size FROM logs WHERE log = 0") > size;
+        assert!(grew, "no record came to {name} after its keys were handed over");
+        let served = Served::start(&plane.config(), &["--fleet"]);
+        let at = format!("{}/{name}", served.url);
+        let with = |words: &[&str]| {
+            let fixed = ["ledger", "verify", "--url", &at, "--public-key", text(&old)];
+            plane.agrees(&[&fixed[..], words].concat())
+        };
+        assert!(!with(&[]), "the old keys alone do not know the new ones");
+        assert!(with(&["--history", text(&plane.file("history", &history))]), "the history leads to them");
+        // A tree that is not of the messages.
+        plane.query(
+            "BEGIN; SET LOCAL session_replication_role = replica; UPDATE tiles SET data = set_byte(data, 5, \
+             get_byte(data, 5) # 1) WHERE log = 0 AND level = 0 AND n = 0; COMMIT",
+        );
+        let again = ["ledger", "rebuild", "--from", "kafka", "--log"];
+        assert!(!plane.agrees(&[&again[..], &[name]].concat()), "another tree is no difference");
+        assert!(plane.agrees(&[&again[..], &["test-1"]].concat()), "the other log is as it was");
+        worker.stop();
+        let mut more = Map::new();
+        more.insert("records".into(), json!(wrote));
+        more.insert("made_again".into(), json!(rebuilt));
+        more
+    });
+}
+
+/// Every log from Kafka; gives how many records were made again.
+fn made_again(plane: &Plane, wrote: u64) -> u64 {
+    let said = plane.caracald(&["ledger", "rebuild", "--from", "kafka", "--json"]);
+    let mut records = 0;
+    for line in said.lines() {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        let compared = &line["compared"];
+        assert_eq!(compared["rebuilt_root"], compared["stored_root"], "{line}");
+        assert_eq!((&compared["rebuilt"], &compared["differs_at"]), (&compared["stored"], &Value::Null), "{line}");
+        records += compared["rebuilt"].as_u64().expect("a number");
+    }
+    assert_eq!((records, said.lines().count()), (wrote, 2));
+    records
+}
+
+/// The questions of `ledger query --fleet` against what PostgreSQL has.
+fn asked(plane: &Plane, wrote: u64) {
+    let ask = |words: &[&str]| -> Vec<Value> {
+        let said = plane.caracald(&[&["ledger", "query", "--fleet", "--json"], words].concat());
+        said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    };
+    let all = ask(&[]);
+    assert_eq!(all.len() as u64, wrote);
+    let places: BTreeSet<String> = all.iter().map(|line| format!("{} {}", line["log"], line["index"])).collect();
+    assert_eq!(places.len() as u64, wrote, "each leaf of each log once");
+    let count = |keep: &dyn Fn(&Value) -> bool| all.iter().filter(|line| keep(&line["record"])).count();
+    assert_eq!(ask(&["--host", "late"]).len(), 7);
+    let of = count(&|record| record["source"] == "/caracal/host-1" && record["data"]["caracal.agent"] == "agent-1");
+    assert!(of > 0);
+    assert_eq!(ask(&["--host", "host-1", "--agent", "agent-1"]).len(), of);
+    let settled = count(&|record| record["data"]["caracal.settle"] == "settled");
+    assert!(settled > 0);
+    assert_eq!(ask(&["--decision", "settled"]).len(), settled);
+    assert_eq!(
+        ask(&["--model", "model-1"]).len(),
+        count(&|record| record["data"]["gen_ai.request.model"] == "model-1")
+    );
+    assert_eq!((ask(&["--until", "2020-01-01"]).len(), ask(&["--since", "2025-01-01", "--limit", "9"]).len()), (0, 9));
+    let table = plane.caracald(&["ledger", "query", "--fleet", "--limit", "5"]);
+    assert!(table.contains("host-") || table.contains("late"), "{table}");
+}
+
+/// Both logs over HTTP: our audit, and judges that nobody here wrote.
+fn served(plane: &Plane) {
+    let served = Served::start(&plane.config(), &["--fleet"]);
+    let dir = tempfile::tempdir().expect("a directory");
+    for partition in 0..2 {
+        let url = format!("{}/test-{partition}", served.url);
+        let keys = plane.file("log.pub", &plane.log_keys(partition));
+        assert!(plane.agrees(&["ledger", "verify", "--url", &url, "--public-key", text(&keys)]), "{url}");
+        let case = dir.path().join(format!("case-{partition}"));
+        std::fs::create_dir(&case).expect("a directory");
+        std::fs::write(case.join("url"), &url).expect("written");
+        // A log's keys, without the key that it has for a host's chain.
+        std::fs::write(case.join("keys"), plane.log_keys(partition)).expect("written");
+        for judge in ["sumdb", "fsck"] {
+            let said = Command::new(support::programs::go_judge()).arg(judge).arg(&case).output().expect("it judges");
+            let said: Value = serde_json::from_slice(&said.stdout).expect("a verdict");
+            assert_eq!(said["accepts"], true, "{judge}: {said}");
+        }
+    }
+}
