@@ -4,29 +4,34 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 use super::App;
 use crate::telemetry::metrics::{Row, serve};
 
-/// How often the address is asked for while somebody has it: the data path before this one, for as long as its streams last.
-const RETRY: Duration = Duration::from_secs(1);
+/// How often the address is asked for while somebody has it, such as the data path before this one, which lets it go in turn.
+const LOOKS_EVERY: Duration = Duration::from_secs(1);
 
-/// Serves on `address` for as long as the process lives. Whoever has the address keeps nothing from starting.
+/// Serves on `address` until another data path comes, whose numbers are asked for then. Whoever has the address keeps nothing
+/// from starting.
 pub(super) fn start(address: SocketAddr, app: Arc<App>) {
     tokio::spawn(async move {
-        let mut told = false;
-        loop {
-            let (rows, ready) = (Arc::clone(&app), Arc::clone(&app));
-            match serve(address, move || self::rows(&rows), move || is_ready(&ready)) {
-                Ok(()) => return,
-                Err(error) if !told => {
-                    tracing::warn!(%error, "Metrics are not served yet; it is tried again.");
-                    told = true;
+        let (mut told, mut serving) = (false, None::<Arc<Notify>>);
+        while app.successor.get().is_none() {
+            if serving.is_none() {
+                let (rows, ready) = (Arc::clone(&app), Arc::clone(&app));
+                match serve(address, move || self::rows(&rows), move || is_ready(&ready)) {
+                    Ok(stop) => serving = Some(stop),
+                    Err(error) if !told => {
+                        tracing::warn!(%error, "Metrics are not served yet; it is tried again.");
+                        told = true;
+                    }
+                    Err(_) => {}
                 }
-                Err(_) => {}
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(LOOKS_EVERY).await;
         }
+        serving.iter().for_each(|stop| stop.notify_one());
     });
 }
 

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 /// Connections at once.
 const CONNECTIONS: usize = 64;
@@ -44,7 +44,7 @@ impl From<(&'static str, &'static str, &'static str, u64)> for Row {
     }
 }
 
-/// Serves on a thread of its own, for ever.
+/// Serves on a thread of its own, until what it gives is notified.
 ///
 /// # Errors
 /// When the address cannot be taken, or the thread not be started.
@@ -52,14 +52,16 @@ pub(crate) fn serve(
     address: SocketAddr,
     rows: impl Fn() -> Vec<Row> + Send + Sync + 'static,
     ready: impl Fn() -> bool + Send + Sync + 'static,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Arc<Notify>> {
     let listener =
         std::net::TcpListener::bind(address).map_err(|error| anyhow::anyhow!("metrics on {address}: {error}"))?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = Arc::new(move |path: &str| answer(path, &rows, &ready));
+    let stop = Arc::new(Notify::new());
+    let stopped = Arc::clone(&stop);
     std::thread::Builder::new().name("metrics".into()).spawn(move || {
-        runtime.block_on(async move {
+        let served = async move {
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
             let room = Arc::new(Semaphore::new(CONNECTIONS));
             while let Ok(place) = Arc::clone(&room).acquire_owned().await {
@@ -81,9 +83,15 @@ pub(crate) fn serve(
                     let _ = served.await;
                 });
             }
+        };
+        runtime.block_on(async {
+            tokio::select! {
+                () = served => {}
+                () = stopped.notified() => {}
+            }
         });
     })?;
-    Ok(())
+    Ok(stop)
 }
 
 fn answer(path: &str, rows: &impl Fn() -> Vec<Row>, ready: &impl Fn() -> bool) -> Response<Full<Bytes>> {
