@@ -59,11 +59,12 @@ fn hurt(plane: &Plane, workers: &mut [Worker], kills: u64, fleet: &Fleet) -> Vec
     let mut states = Vec::new();
     let mut leaves = 0;
     for round in 0..kills {
-        // Spread over the events, so that each blow hits work in progress: there is some to do, and some was done since.
-        fleet.allow(fleet.total * (round + 2) / (kills + 2));
-        let due = fleet.total * (round + 1) / (kills + 2);
-        let flows = || fleet.sent() >= due && plane.count("SELECT sum(size) FROM logs") > leaves;
+        // Spread over the events: what was let loose before is done, and each blow hits what is let loose now.
+        let share = |rounds: u64| fleet.total * rounds / (kills + 2);
+        let flows = || fleet.sent() >= share(round + 1) && plane.count("SELECT sum(size) FROM logs") > leaves;
+        fleet.allow(share(round + 1));
         assert!(until("events flow", PATIENCE, flows).is_ok(), "after {round} kills\n{}", plane.log());
+        fleet.allow(share(round + 2));
         std::thread::sleep(Duration::from_millis(dice.random_range(0..300)));
         // Each at least once, then by lot.
         let at = if round < TARGETS.len() as u64 { round as usize } else { dice.random_range(0..TARGETS.len()) };

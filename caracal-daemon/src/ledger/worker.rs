@@ -260,7 +260,7 @@ impl Worker {
             self.regroup().await;
             for (partition, taken) in messages {
                 let first = taken.first().map_or(0, |taken| taken.offset);
-                if let Err(error) = in_time(self.write(partition, taken)).await {
+                if let Err(error) = in_time(Box::pin(self.write(partition, taken))).await {
                     self.failed(partition, Some(first), &error);
                 }
             }
