@@ -86,10 +86,7 @@ pub(crate) async fn open(
             let upstream_side = hyper::upgrade::on(&mut response);
             let socket = Socket { session: session.clone(), asked, provider, decided, chain: Chain::default() };
             let open = OpenConnection::new(session.origin.stack.telemetry.clone());
-            tokio::spawn(async move {
-                let _open = open;
-                socket.story(agent_side, upstream_side).await;
-            });
+            tokio::spawn(socket.story(agent_side, upstream_side, open));
             response.map(|_| Download::empty())
         }
         Err(SendError::NotSent(refusal) | SendError::Failed(refusal)) => {
@@ -161,7 +158,7 @@ fn listen<R: AsyncRead + Unpin + Send + 'static>(from: R, side: Side, most: usiz
 }
 
 impl Socket {
-    async fn story(mut self, agent: OnUpgrade, upstream: OnUpgrade) {
+    async fn story(mut self, agent: OnUpgrade, upstream: OnUpgrade, _open: OpenConnection) {
         let both = async { tokio::try_join!(agent, upstream) };
         let Ok(Ok((agent, upstream))) = tokio::time::timeout(HAND_OVER, both).await else { return };
         let (from_agent, mut to_agent) = tokio::io::split(TokioIo::new(agent));
