@@ -32,6 +32,7 @@ pub mod serve;
 pub mod signing;
 pub mod sock_diag;
 pub mod sockets;
+mod supervise;
 pub mod sweep;
 pub mod trust;
 pub mod truth;

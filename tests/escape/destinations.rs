@@ -106,11 +106,22 @@ fn no_connection_arrives_at_another_ones_destination() {
             Some((reason.to_owned(), json!(count.parse::<u64>().ok()?)))
         };
         let reasons: Map<_, _> = ran.stdout.lines().filter_map(reason).collect();
+        // Each that failed was refused by the kernel's programs, which count packets of open flows beside: while a busy machine
+        // keeps the daemon from proving itself, the lease runs out.
+        let status = daemon.json(&["status"]);
+        let agents = status["agents"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let counted: u64 = agents.iter().filter_map(|agent| agent["refused_by_kernel"].as_u64()).sum();
+        let refused: u64 =
+            reasons.iter().filter(|(why, _)| why.contains("refused")).filter_map(|(_, n)| n.as_u64()).sum();
+        assert!(refused == *failed && refused <= counted, "{counted} were refused: {reasons:?}: {}", daemon.logs());
+        let lapses = ["is not renewed", "does not vouch"].map(|words| daemon.logs().matches(words).count());
         let packets = scene.wire.packets();
         let carried: Vec<_> = packets.iter().filter(|packet| packet.carries()).take(5).collect();
         assert!(carried.is_empty(), "bytes left the host outside the data path: {carried:?}");
         let mut more = Map::new();
         more.insert("failed_by".into(), reasons.into());
+        more.insert("refused_by_kernel".into(), json!(counted));
+        more.insert("lease_lapses".into(), json!(lapses.iter().sum::<usize>()));
         more.insert("connections".into(), json!(count));
         more.insert("open_at_once".into(), json!(most_open));
         more.insert("failed".into(), json!(failed));

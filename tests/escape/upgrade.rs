@@ -38,7 +38,8 @@ fn left(world: &World<'_>) -> Left {
     let keeper = world.daemon.keeper().expect("a keeper");
     let status = std::fs::read_to_string(format!("/proc/{keeper}/status")).unwrap_or_default();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
-    let pins = format!("find /sys/fs/bpf/caracal/{}-v1 | wc -l", world.daemon.instance());
+    // The fence comes and goes with sockets from outside.
+    let pins = format!("find /sys/fs/bpf/caracal/{}-v1 -not -path '*/fence*' | wc -l", world.daemon.instance());
     Left {
         descriptors: std::fs::read_dir(format!("/proc/{keeper}/fd")).map_or(0, |all| all.flatten().count()),
         pins: world.scene.net.a.shell(&pins).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0),
