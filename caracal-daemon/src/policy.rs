@@ -16,8 +16,8 @@ mod source;
 pub mod sugar;
 pub mod table;
 
-pub(crate) use facts::other_readings;
 pub use engine::Engine;
+pub(crate) use facts::other_readings;
 pub use set::PolicySet;
 pub use source::{PolicyError, PolicyProblem};
 

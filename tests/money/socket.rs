@@ -55,19 +55,23 @@ fn a_chain_on_a_socket_is_charged_to_the_nano_usd() {
 #[test]
 fn an_upgrade_in_a_header_makes_no_call_free() {
     for metered in [true, false] {
-        report::plain("money", &format!("a call that asks for an upgrade too is charged, sockets metered: {metered}"), || {
-            let scene = Scene::new(STAND_IN).expect("the scene stands");
-            let rules = rules("5 USD").replace("metered = true", &format!("metered = {metered}"));
-            let mut daemon = Daemon::start(&scene, &rules);
-            let ran = program(&daemon, "post").ok();
-            for upgrade in ["x", "websocket", "h2c"] {
-                assert!(ran.stdout.contains(&format!("{upgrade}: HTTP/1.1 200")), "{}", ran.screen());
-            }
-            let (records, charges, bill) = charged(&scene, &daemon);
-            assert_eq!((bill.len(), &charges), (3, &bill), "left: the ledger, right: the bill\n{records:#?}");
-            assert!(scene.log("socket").is_empty());
-            daemon.stop();
-        });
+        report::plain(
+            "money",
+            &format!("a call that asks for an upgrade too is charged, sockets metered: {metered}"),
+            || {
+                let scene = Scene::new(STAND_IN).expect("the scene stands");
+                let rules = rules("5 USD").replace("metered = true", &format!("metered = {metered}"));
+                let mut daemon = Daemon::start(&scene, &rules);
+                let ran = program(&daemon, "post").ok();
+                for upgrade in ["x", "websocket", "h2c"] {
+                    assert!(ran.stdout.contains(&format!("{upgrade}: HTTP/1.1 200")), "{}", ran.screen());
+                }
+                let (records, charges, bill) = charged(&scene, &daemon);
+                assert_eq!((bill.len(), &charges), (3, &bill), "left: the ledger, right: the bill\n{records:#?}");
+                assert!(scene.log("socket").is_empty());
+                daemon.stop();
+            },
+        );
     }
 }
 

@@ -65,7 +65,10 @@ pub(crate) fn invoke(
     let mut named = headers.get_all("x-amzn-bedrock-service-tier").iter().map(|value| value.to_str().unwrap_or("?"));
     let tiers = vec![tier(named.next())?];
     if named.next().is_some() {
-        return Err(super::refuse_agent(Reason::AmbiguousRequest, "cannot price a call with two service tiers.".to_owned()));
+        return Err(super::refuse_agent(
+            Reason::AmbiguousRequest,
+            "cannot price a call with two service tiers.".to_owned(),
+        ));
     }
     let shape = if model.contains("anthropic.") {
         anthropic::messages(text, walked)?

@@ -351,11 +351,17 @@ mod tests {
             assert_eq!(walk(&text).map_err(|refusal| refusal.reason), Err(Reason::AmbiguousRequest), "{text}");
         }
         assert!(walk(&format!("{{{many}\"k\":1}}")).is_ok());
-        for text in [r#"{"model":"a","Model":"b"}"#, r#"{"MAX_TOKENS":9}"#, r#"{"max_to\u212aens":9}"#, "{\"me\u{17f}\u{17f}ages\":[]}"]
-        {
+        for text in [
+            r#"{"model":"a","Model":"b"}"#,
+            r#"{"MAX_TOKENS":9}"#,
+            r#"{"max_to\u212aens":9}"#,
+            "{\"me\u{17f}\u{17f}ages\":[]}",
+        ] {
             assert_eq!(walk(text).map_err(|refusal| refusal.reason), Err(Reason::AmbiguousRequest), "{text}");
         }
-        assert!(walk(r#"{"model":"a","metadata":{"Model":1,"ID":2,"id":3},"maxTokens":1,"generationConfig":{}}"#).is_ok());
+        assert!(
+            walk(r#"{"model":"a","metadata":{"Model":1,"ID":2,"id":3},"maxTokens":1,"generationConfig":{}}"#).is_ok()
+        );
         assert!(walk(r#"{"a":{"x":1},"b":{"x":1}}"#).is_ok());
     }
 

@@ -81,7 +81,8 @@ impl Own {
     pub(super) fn surface(&self, built_in: impl Fn(&str) -> Surface, host: &str, path: &str) -> Surface {
         let path = path.split(['?', '#']).next().unwrap_or(path);
         let written = built_in(path);
-        let open = |surface: &Surface| matches!(surface, Surface::Unpriced | Surface::Unknown(_) | Surface::Unmetered(..));
+        let open =
+            |surface: &Surface| matches!(surface, Surface::Unpriced | Surface::Unknown(_) | Surface::Unmetered(..));
         if !open(&written) {
             return written;
         }

@@ -118,7 +118,8 @@ mod tests {
             r#"{"id":1,"method":"ping","METHOD":"tools/call","params":{"name":"b"}}"#.to_owned(),
             r#"{"id":1,"method":"tools/call","params":{"name":"a","Name":"b"}}"#.to_owned(),
             r#"{"id":1,"method":"tools/call","params":{"name":"a"},"Params":{"name":"b"}}"#.to_owned(),
-            "{\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"a\"},\"param\u{17f}\":{\"name\":\"b\"}}".to_owned(),
+            "{\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"a\"},\"param\u{17f}\":{\"name\":\"b\"}}"
+                .to_owned(),
             "name=a".to_owned(),
             String::new(),
         ] {

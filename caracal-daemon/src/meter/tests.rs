@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 
 mod answers;
+mod attacks;
 mod clamps;
 mod issues;
 mod providers;

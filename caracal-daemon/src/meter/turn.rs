@@ -229,7 +229,8 @@ mod tests {
     #[test]
     fn only_its_own_end_ends_a_call() {
         let created = |id: &str| format!(r#"{{"type":"response.created","response":{{"id":"{id}"}}}}"#);
-        let completed = |id: &str| format!(r#"{{"type":"response.completed","response":{{"id":"{id}","usage":{{}}}}}}"#);
+        let completed =
+            |id: &str| format!(r#"{{"type":"response.completed","response":{{"id":"{id}","usage":{{}}}}}}"#);
         let error = r#"{"type":"error","status":400,"error":{"message":"no"}}"#.to_owned();
         let delta = r#"{"type":"response.output_text.delta","delta":"x"}"#.to_owned();
         let ended = Heard::Ended("a".to_owned());

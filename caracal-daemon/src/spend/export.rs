@@ -167,9 +167,9 @@ impl Export {
         }
         for place in report.places {
             // A day without a line is told as the others of its report are.
-            by_place.entry(place).or_insert_with_key(|(provider, _)| {
-                by_provider.get(provider.as_str()).copied().unwrap_or_default()
-            });
+            by_place
+                .entry(place)
+                .or_insert_with_key(|(provider, _)| by_provider.get(provider.as_str()).copied().unwrap_or_default());
         }
         for (place, nothing) in by_place {
             self.told.entry(place).or_default().add(&nothing);

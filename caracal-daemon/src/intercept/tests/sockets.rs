@@ -78,11 +78,8 @@ impl Play {
             model: OnceLock::new(),
             rpc: OnceLock::new(),
         };
-        let ask = Ask {
-            method: Some("GET"),
-            path: Some("/v1/responses"),
-            ..origin.ask(Action::Request, &host, 443, None)
-        };
+        let ask =
+            Ask { method: Some("GET"), path: Some("/v1/responses"), ..origin.ask(Action::Request, &host, 443, None) };
         let decided = granted(&world.stages.policy.current(), &ask).expect("allowed");
         let expected = Expected { name: Some(host), tunnel: None, port: 443, tls: true };
         let session = Session { origin: origin.clone(), expected, alpn: Alpn::Http1, wire: Arc::new(Wire::default()) };

@@ -77,9 +77,6 @@ async fn another_http_is_not_spoken_past_the_rules() {
     }
     let heads = world.log.heads.lock().expect("lock").clone();
     assert!(heads.iter().all(|(_, heads)| heads.iter().all(|(name, _)| name != "upgrade")), "{heads:?}");
-    // The control.
-    let answer = ask(&world, "a.test", "GET /ws", "Upgrade: websocket\r\n", "").await;
-    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
 }
 
 /// What `Connection` names does not go upstream, so it is not read for the price either (a tier of Bedrock's, an encoding).

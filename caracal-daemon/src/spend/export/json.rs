@@ -83,7 +83,9 @@ pub(super) fn read(text: &str) -> Result<Export, ExportError> {
         };
         for page in pages {
             page.data.into_iter().try_for_each(|bucket| reading.take(bucket))?;
-            if !page.has_more && let Some((report, ..)) = reading.open.take() {
+            if !page.has_more
+                && let Some((report, ..)) = reading.open.take()
+            {
                 reading.export.take(report)?;
             }
         }

@@ -104,7 +104,8 @@ fn what_is_told_is_told_of_a_providers_day_and_a_kind() {
     );
     // Usage of one and costs of the other, in one file.
     let usage = r#"{"object":"organization.usage.completions.result","input_tokens":1,"output_tokens":1,"model":"m"}"#;
-    let costs = r#"{"data":[{"starting_at":"2024-11-01T00:00:00Z","results":[{"currency":"USD","amount":"1","model":"n"}]}]}"#;
+    let costs =
+        r#"{"data":[{"starting_at":"2024-11-01T00:00:00Z","results":[{"currency":"USD","amount":"1","model":"n"}]}]}"#;
     let export = read(&format!("{}\n{costs}", page(1_730_419_200, usage, false))).expect("an export");
     assert_eq!(
         told(&export),
