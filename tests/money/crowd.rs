@@ -149,6 +149,8 @@ impl<'a> Crowd<'a> {
         let over = AtomicBool::new(false);
         let (daemons, bills) = (&mut self.daemons, &mut self.bills);
         let mut counts = std::thread::scope(|scope| {
+            // Also when something fails in here: the scope waits for whoever watches.
+            let _over = Over(&over);
             scope.spawn(|| watch(&told, &over, all));
             let running: Vec<_> = loads.into_iter().map(|load| scope.spawn(|| Counts::of(&load.ran().ok()))).collect();
             let enough = (all / 50).clamp(50, 5_000);
@@ -157,7 +159,6 @@ impl<'a> Crowd<'a> {
             hurt(daemons);
             let mut counts = Counts::default();
             running.into_iter().for_each(|one| counts.add(one.join().expect("a load")));
-            over.store(true, Ordering::Relaxed);
             counts
         });
         // While a daemon was down its clients' requests were lost.
@@ -265,6 +266,15 @@ fn load(daemon: &Daemon<'_>, requests: u64, base: u64, progress: Option<&Path>) 
     match progress {
         Some(file) => load.arg("--progress").arg(file),
         None => load,
+    }
+}
+
+/// Says that it is over when it is dropped.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

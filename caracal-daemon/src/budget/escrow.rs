@@ -1,4 +1,5 @@
-//! A budget that many hosts share: its limit is in a vault (PostgreSQL), and each host holds a slice of each window in memory.
+//! A budget that many hosts share: its limit is in a vault (PostgreSQL, or a file for the instances of one host), and each holds a
+//! slice of each window in memory.
 //! Takes what a host says of its slices; gives it more, or says why not. Pure: a vault locks the rows, calls this, and
 //! stores them. Never frees money: what a host does not say is spent is spent.
 //!
