@@ -130,6 +130,35 @@ pub(crate) fn judged(daemon: &mut Daemon<'_>, dir: &Path) {
         let again = daemon.command(&["ledger", "erase", "--agent", &agent, "--yes"]).ran();
         assert!(again.code != Some(0) && again.stderr.contains("there is no key"), "{}", again.screen());
     });
+    report::plain(
+        SUBJECT,
+        "caracald ledger freeze: the log in its place names the old one first and has all of it",
+        || {
+            let old = daemon.state().join("data/ledger.sqlite");
+            let (before, spent) = (verify(daemon, &[]).1, daemon.command(&["spend", "--json"]).ran().ok().stdout);
+            let said = daemon.command(&["ledger", "freeze", "--yes"]).ran().ok().stdout;
+            assert!(said.contains("took its place"), "{said}");
+            let first = daemon.command(&["ledger", "query", "--json"]).ran().ok().stdout;
+            let first: Value = serde_json::from_str(first.lines().next().expect("a record")).expect("JSON");
+            assert_eq!(first["record"]["type"], "caracal.succession.v1");
+            let origin = first["record"]["data"]["caracal.predecessor.origin"].as_str().expect("an origin");
+            assert!(old.exists() && origin.starts_with("caracal/") && !origin.contains('.'), "{origin}");
+            assert_eq!(daemon.command(&["spend", "--json"]).ran().ok().stdout, spent, "the same is spent");
+            daemon.restart();
+            log::grow(daemon, 20, &dir.join("anew"));
+            daemon.stop();
+            let (code, report) = verify(daemon, &[]);
+            assert_eq!(code, Some(0), "{report}");
+            assert!(report["leaves"].as_u64() > before["leaves"].as_u64());
+            let today = keys(daemon, &[]);
+            assert!(today.contains(".2/ledger+"), "{today}");
+            let served = Served::start(&daemon.config(), &[]);
+            let anew = case("in the place of a frozen log", &served.url, &today);
+            for (name, ask) in panel::over_http() {
+                assert_eq!(ask(&[&anew]).get("in the place of a frozen log"), Some(&Ok(())), "{name}");
+            }
+        },
+    );
 }
 
 fn keys(daemon: &Daemon<'_>, words: &[&str]) -> String {
