@@ -56,7 +56,7 @@ impl Fleet {
                 sent: Arc::clone(&sent),
                 allowed: Arc::clone(&allowed),
             };
-            runtime.spawn(play.to_the_end(host, share))
+            runtime.spawn(play.until_the_end(host, share))
         });
         let tasks = tasks.collect();
         Fleet { runtime, tasks, sent, allowed, total }
@@ -114,7 +114,7 @@ struct Play {
 
 impl Play {
     /// Publishes as a host does: runs of many sizes, now and then one again, and never one before the other is there.
-    async fn to_the_end(mut self, mut host: Host, records: u64) -> Host {
+    async fn until_the_end(mut self, mut host: Host, records: u64) -> Host {
         let mut left = records;
         let mut before: Option<Message> = None;
         while left > 0 {
