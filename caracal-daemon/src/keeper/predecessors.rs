@@ -139,6 +139,7 @@ mod tests {
     use super::*;
     use std::process::{Command, Stdio};
 
+    #[expect(clippy::zombie_processes, reason = "what is tested waits for it by its number")]
     fn sleeper(all: &mut Predecessors) -> u32 {
         let child = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().expect("sleep");
         let (_, road) = road().expect("a road");
