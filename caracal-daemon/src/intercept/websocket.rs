@@ -78,7 +78,7 @@ pub(crate) async fn open(
             let socket = Socket::new(session.clone(), asked, provider, decided);
             tokio::spawn(async move {
                 if let Some((agent, upstream)) = upgrade::both(agent_side, upstream_side).await {
-                    socket.story(agent, upstream).await;
+                    Box::pin(socket.story(agent, upstream)).await;
                 }
             });
             response.map(|_| Download::empty())
