@@ -88,7 +88,7 @@ impl Turn {
     }
 
     /// Ends without an end of the provider's.
-    async fn broken(mut self) {
+    async fn broken(mut self: Box<Self>) {
         let why = self.last.map_or(Unknown::Upstream, |last| last.why);
         if let Some(ended) = self.ticket.read(self.reader.finish(), Some(why)) {
             ended.record().await;
@@ -146,7 +146,7 @@ impl Socket {
         let most = self.session.origin.stack.limits.priced_body;
         let mut agent = listen(from_agent, Side::Client, most);
         let mut upstream = listen(from_upstream, Side::Server, MOST_ANSWERED);
-        let mut turn: Option<Turn> = None;
+        let mut turn: Option<Box<Turn>> = None;
         // A call that came while another is open waits for its end: the provider answers one at a time.
         let mut waiting: Option<Bytes> = None;
         let mut here = true;
@@ -220,7 +220,7 @@ impl Socket {
                     }
                 }
                 () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
-                    let failed = turn.as_ref().and_then(Turn::failed);
+                    let failed = turn.as_ref().and_then(|turn| turn.failed());
                     broken(turn).await;
                     if let (true, Some(failed)) = (here, failed) {
                         self.tell(&mut to_agent, Side::Server, &failed).await;
@@ -239,7 +239,7 @@ impl Socket {
 
     /// The agent is gone. The provider bills on for a call that is open, so its end is awaited, within the bounds that hold
     /// for an answer over HTTP.
-    async fn leave(&self, turn: Option<Turn>) -> Option<Turn> {
+    async fn leave(&self, turn: Option<Box<Turn>>) -> Option<Box<Turn>> {
         let mut turn = turn?;
         if turn.last.is_some() {
             return Some(turn);
@@ -256,7 +256,7 @@ impl Socket {
 
     /// A text of the agent's, while no call is open. Gives the call that it opens, or what the agent is told instead; nothing
     /// where the provider took no more.
-    async fn said<W>(&mut self, message: Bytes, to_upstream: &mut W) -> Result<Turn, Option<Message>>
+    async fn said<W>(&mut self, message: Bytes, to_upstream: &mut W) -> Result<Box<Turn>, Option<Message>>
     where
         W: AsyncWrite + Unpin,
     {
@@ -276,7 +276,7 @@ impl Socket {
                     return Err(None);
                 }
                 let answer = meter::Answer::default();
-                Ok(Turn { ticket, reader, call, cap: edited.max_tokens, answer, last: None })
+                Ok(Box::new(Turn { ticket, reader, call, cap: edited.max_tokens, answer, last: None }))
             }
             Err((asked, (refusal, policies))) => {
                 self.session.refuse(&asked, &refusal, &policies);
@@ -306,7 +306,7 @@ impl Socket {
     }
 
     /// A text of the provider's: settles the open call at its end, before the agent gets that.
-    async fn answered(&mut self, turn: Option<Turn>, text: &Bytes) -> (Option<Turn>, Pass) {
+    async fn answered(&mut self, turn: Option<Box<Turn>>, text: &Bytes) -> (Option<Box<Turn>>, Pass) {
         let Some(mut turn) = turn else {
             let stray = meter::is_stray(text).then(|| Pass::Last(Some(Message::close(UNEXPECTED))));
             return (None, stray.unwrap_or(Pass::On));
@@ -338,7 +338,7 @@ impl Socket {
             }
         };
         let failed = turn.failed();
-        let Turn { mut ticket, reader, call, cap, .. } = turn;
+        let Turn { mut ticket, reader, call, cap, .. } = *turn;
         let reading = Reading { refused, ..reader.finish() };
         if let Some(id) = id {
             self.chain.add(id, &call, cap, reading.usage.as_ref());
@@ -350,7 +350,7 @@ impl Socket {
     }
 }
 
-async fn broken(turn: Option<Turn>) {
+async fn broken(turn: Option<Box<Turn>>) {
     if let Some(turn) = turn {
         turn.broken().await;
     }

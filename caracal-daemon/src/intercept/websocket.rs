@@ -81,7 +81,7 @@ pub(crate) async fn open(
             tokio::spawn(async move {
                 let _open = open;
                 if let Some((agent, upstream)) = upgrade::both(agent_side, upstream_side).await {
-                    socket.story(agent, upstream).await;
+                    Box::pin(socket.story(agent, upstream)).await;
                 }
             });
             response.map(|_| Download::empty())

@@ -21,14 +21,12 @@ async fn ask(world: &World, host: &str, line: &str, heads: &str, body: &str) -> 
 async fn a_call_that_asks_for_an_upgrade_too_is_a_paid_call() {
     for websockets in [true, false] {
         let world = World::with(Speaks::Http1, Limits { websockets, ..Limits::default() }, false).await;
-        let mut calls = 0;
-        for upgrade in ["x", "websocket", "h2c"] {
+        for (before, upgrade) in ["x", "websocket", "h2c"].into_iter().enumerate() {
             let heads = format!("Upgrade: {upgrade}\r\nContent-Length: {}\r\n", CALL.len());
             let answer = ask(&world, "api.openai.com", "POST /v1/responses", &heads, CALL).await;
             assert!(answer.starts_with("HTTP/1.1 200"), "{upgrade}: {answer}");
-            calls += 1;
             let outcome = |records: &[super::fixture::Seen]| {
-                records.iter().filter(|record| record.kind == "caracal.outcome.v1").count() == calls
+                records.iter().filter(|record| record.kind == "caracal.outcome.v1").count() == before + 1
             };
             let records = world.records(outcome).await;
             // 10 tokens at 0.25 and 5 at 2 USD a million.
