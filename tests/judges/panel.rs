@@ -23,8 +23,11 @@ pub(crate) struct Judge {
     pub(crate) name: &'static str,
     // What it does not read.
     blind: &'static [Part],
-    ask: fn(&[&Path]) -> Said,
+    ask: Ask,
 }
+
+/// How a judge is asked.
+pub(crate) type Ask = fn(&[&Path]) -> Said;
 
 /// All of them.
 pub(crate) fn panel() -> [Judge; 7] {
@@ -45,7 +48,7 @@ pub(crate) fn panel() -> [Judge; 7] {
 }
 
 /// The judges of others that read a log where it is served: a case has a `url` in place of its `log`.
-pub(crate) fn over_http() -> [(&'static str, fn(&[&Path]) -> Said); 3] {
+pub(crate) fn over_http() -> [(&'static str, Ask); 3] {
     [
         ("golang.org/x/mod sumdb", |cases| program(go("sumdb"), cases)),
         ("tessera fsck", |cases| program(go("fsck"), cases)),
