@@ -271,7 +271,10 @@ async fn audit(state: &StateDir, keys: &[Verifier]) -> Report {
     let signed = crate::keeper::ledger_key::read_signed(&state.keeper()).expect("what was signed");
     let against = Against { host_id: "h", keys, journal: Some(&journal), signed, kept: &[], books: &[] };
     let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
-    verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit")
+    let report = verify(&mut store, &against, &mut |_, _| {}).await.expect("an audit");
+    // Before the file is put back: what is still open would have its say about the next one.
+    store.close().await.expect("closed");
+    report
 }
 
 /// Runs SQL as somebody with an editor would: with the triggers out of the way for a moment.
