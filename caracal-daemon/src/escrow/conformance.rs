@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub(super) const LIMIT: NanoUsd = NanoUsd(1_000_000);
 /// A day: nothing here depends on how long it takes.
 pub(super) const LEASE: u64 = 86_400_000;
-pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The budgets and their limits.
 pub(super) fn limits() -> [(&'static str, NanoUsd); 2] {
