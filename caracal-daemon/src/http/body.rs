@@ -6,6 +6,12 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Sleep, sleep};
+
+/// How long what came before an answer broke off has to reach its reader. Whoever is told of the failure writes nothing more,
+/// and some clients (Node's) throw away what they have not read yet.
+const PARTING: Duration = Duration::from_millis(50);
 
 /// What can go wrong while a body passes.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -50,8 +56,8 @@ impl Body for Upload {
 pub struct Streamed {
     body: Incoming,
     lease: Option<Lease>,
-    /// It broke off, which is not said yet.
-    broken: Option<BodyError>,
+    /// It broke off, which is said when the time has come.
+    broken: Option<(BodyError, Pin<Box<Sleep>>)>,
 }
 
 impl Streamed {
@@ -84,9 +90,9 @@ impl Body for Streamed {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        // What came before goes out first: whoever is told of an error writes nothing more.
-        if let Some(error) = this.broken.take() {
-            return Poll::Ready(Some(Err(error)));
+        if let Some((_, time)) = &mut this.broken {
+            ready!(time.as_mut().poll(context));
+            return Poll::Ready(this.broken.take().map(|(error, _)| Err(error)));
         }
         let frame = match (Pin::new(&mut this.body).poll_frame(context), &mut this.lease) {
             (Poll::Ready(frame), _) => frame,
@@ -96,19 +102,22 @@ impl Body for Streamed {
                 ready!(Pin::new(&mut this.body).poll_frame(context))
             }
         };
-        match &frame {
-            None => this.give_back(),
-            Some(Ok(_)) if this.body.is_end_stream() => this.give_back(),
-            Some(Ok(_)) => {}
-            Some(Err(_)) => {
+        let frame = match frame {
+            Some(Ok(frame)) => Some(Ok(frame)),
+            None => None,
+            Some(Err(error)) => {
                 // A connection that failed is not used again.
                 this.lease = None;
-                this.broken = frame.and_then(Result::err).map(BodyError::from);
-                context.waker().wake_by_ref();
+                let mut time = Box::pin(sleep(PARTING));
+                let _not_yet = time.as_mut().poll(context);
+                this.broken = Some((error.into(), time));
                 return Poll::Pending;
             }
+        };
+        if frame.is_none() || this.body.is_end_stream() {
+            this.give_back();
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
