@@ -137,8 +137,8 @@ fn upgrades_under_load_lose_no_connection_and_leak_nothing() {
         until("the load ends", PATIENCE, || load.try_wait().is_ok_and(|status| status.is_some())).expect("it ends");
         let after = settled(world);
         let grown = after.keeper_kib.saturating_sub(before.keeper_kib);
-        let same = |of: fn(&Left) -> usize| of(&before) == of(&after);
-        assert!(same(|left| left.pins) && same(|left| left.processes), "{before:?} {after:?}");
+        // A canary may be between two of its processes.
+        assert!(before.pins == after.pins && after.processes <= before.processes, "{before:?} {after:?}");
         // The first upgrade moves a few; none may be left of each.
         assert!(after.descriptors < before.descriptors + 8, "{before:?} {after:?}");
         assert!(grown < 16 << 10, "the keeper has grown by {grown} KiB: {before:?} {after:?}");
