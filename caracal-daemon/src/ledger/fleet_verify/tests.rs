@@ -1,8 +1,10 @@
 use super::*;
 use crate::bus::signed_run::SignedRun;
 use crate::bus::signed_run::tests::Host as Signer;
+use crate::journal::Start;
 use crate::ledger::fleet::{Arrival, Fleet, FleetState};
 use crate::ledger::memory::MemoryStore;
+use crate::ledger::sequence::Sequencer;
 
 /// The row that somebody with the worker's rights can write: records from `leaf` on, under a head that is at hand.
 fn row(leaf: u64, run: &SignedRun, (first, last): (u64, u64)) -> Run {
@@ -54,6 +56,21 @@ fn a_head_that_was_signed_over_other_records_is_found() {
     let later = host.run(3);
     let rows = vec![row(0, &genuine, (0, 2)), row(3, &later, (3, 3))];
     assert_eq!(found(&host, &all, rows), ["head_signature"]);
+    // One that the log has, behind a gap that the forger put there: nothing leads to it from the forged record.
+    let beyond = &later.records[2];
+    let open = HashMap::new();
+    let mut sequencer = Sequencer::new("/caracal/a", Tree::default(), Start::default(), &open);
+    sequencer.stand(Start { sequence: 4, prev: forged.leaf });
+    sequencer.anomaly(GAP, beyond);
+    let (_, batch, _) = sequencer.finish("");
+    let gap: Vec<Vec<u8>> = batch.chunks[0].records().map(<[u8]>::to_vec).collect();
+    let spanned = [all.clone(), gap, vec![beyond.bytes.clone()]].concat();
+    let rows = |forged: Vec<Run>| {
+        let last = row(5, &later, (5, 5));
+        [vec![row(0, &genuine, (0, 2))], forged, vec![last]].into_iter().flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(found(&host, &spanned, rows(vec![row(3, &later, (3, 3))])), ["head_signature"]);
+    assert_eq!(found(&host, &spanned, rows(Vec::new())), ["unsigned"]);
     let mut wrong = row(0, &genuine, (0, 2));
     wrong.signature[9] ^= 1;
     assert_eq!(found(&host, &all[..3], vec![wrong]), ["head_signature"]);
