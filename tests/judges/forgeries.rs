@@ -29,6 +29,8 @@ pub(crate) enum Part {
     Bundle,
     /// A receipt.
     Receipt,
+    /// The ECDSA line of its checkpoint.
+    ReceiptEcdsaLine,
     /// The log's keys.
     Keys,
     /// Its ECDSA key.
@@ -48,6 +50,7 @@ impl Part {
             Part::PartialTile => "partial hash tiles",
             Part::Bundle => "entry bundles",
             Part::Receipt => "receipts",
+            Part::ReceiptEcdsaLine => "a receipt's ECDSA line",
             Part::Keys => "keys",
             Part::EcdsaKey => "ECDSA keys",
             Part::Kept => "checkpoints that were kept",

@@ -31,16 +31,24 @@ pub(crate) type Ask = fn(&[&Path]) -> Said;
 
 /// All of them.
 pub(crate) fn panel() -> [Judge; 7] {
-    use Part::{EcdsaKey, EcdsaLine, Kept, PartialTile, Receipt, Tile0, Tile1};
+    use Part::{EcdsaKey, EcdsaLine, Kept, PartialTile, Receipt, ReceiptEcdsaLine, Tile0, Tile1};
     [
         Judge { name: OURS, blind: &[], ask: |cases| ours(cases, None) },
-        Judge { name: OURS_BY_URL, blind: &[Receipt], ask: by_url },
+        Judge { name: OURS_BY_URL, blind: &[Receipt, ReceiptEcdsaLine], ask: by_url },
         Judge { name: "golang.org/x/mod sumdb", blind: &[], ask: |cases| program(go("sumdb"), cases) },
-        Judge { name: "tessera fsck", blind: &[Receipt, Kept], ask: |cases| program(go("fsck"), cases) },
-        Judge { name: "tlog_tiles", blind: &[EcdsaLine, EcdsaKey], ask: |cases| function(crates::tlog_tiles, cases) },
+        Judge {
+            name: "tessera fsck",
+            blind: &[Receipt, ReceiptEcdsaLine, Kept],
+            ask: |cases| program(go("fsck"), cases),
+        },
+        Judge {
+            name: "tlog_tiles",
+            blind: &[EcdsaLine, ReceiptEcdsaLine, EcdsaKey],
+            ask: |cases| function(crates::tlog_tiles, cases),
+        },
         Judge {
             name: "ct-merkle",
-            blind: &[EcdsaLine, EcdsaKey, Tile0, Tile1, PartialTile],
+            blind: &[EcdsaLine, ReceiptEcdsaLine, EcdsaKey, Tile0, Tile1, PartialTile],
             ask: |cases| function(crates::ct_merkle, cases),
         },
         Judge { name: "pymerkle", blind: &[Tile0, Tile1, PartialTile], ask: |cases| program(python(), cases) },

@@ -106,10 +106,10 @@ impl Host {
                 let cost = dice % hold;
                 // Whose call it was, the intent said.
                 let (agent, model) = of_call(&call);
-                let charged = Charged { host: self.id.clone(), agent, model, day: now[..10].into() };
+                let charged = Charged { host: self.id.clone(), agent, model: model.clone(), day: now[..10].into() };
                 *self.charges.entry(charged).or_default() += cost;
                 let data = format!(
-                    r#""caracal.call":"{call}","caracal.cost.nano_usd":{cost},"caracal.settle":"settled","caracal.usage.uncached_input_tokens":{},"gen_ai.usage.output_tokens":7"#,
+                    r#""caracal.call":"{call}","gen_ai.provider.name":"openai","gen_ai.request.model":"{model}","caracal.cost.nano_usd":{cost},"caracal.settle":"settled","caracal.usage.uncached_input_tokens":{},"gen_ai.usage.output_tokens":7,"caracal.terms.tier":"standard""#,
                     dice % 1000
                 );
                 ("outcome", data)

@@ -9,7 +9,7 @@ use crate::intercept::warned;
 use crate::journal::JournalError;
 use crate::keeper::order::CorrectionAsked;
 use crate::ledger::corrections::{Asker, Charge, CorrectionError, record_at};
-use crate::ledger::{SqliteStore, StoreError};
+use crate::ledger::{SqliteStore, StoreError, charges};
 
 /// How long the ledger may take to have all earlier corrections. Orders wait meanwhile, and the keeper for them.
 const CATCH_UP: Duration = Duration::from_secs(5);
@@ -43,7 +43,9 @@ impl Stages {
         let mut store = SqliteStore::read(&self.state.ledger()).await?;
         let missing = || CorrectionError::NoCharge { leaf: asked.leaf, call: asked.call.clone() };
         let charge = record_at(&mut store, asked.leaf).await?.and_then(Charge::of).ok_or_else(missing)?;
-        if charge.call.to_string() != asked.call {
+        // A second outcome of a call is a stray, which was never charged.
+        let first = charges::of_call(&self.state, charge.call).await?;
+        if charge.call.to_string() != asked.call || first.is_none_or(|first| first.leaf != asked.leaf) {
             return Err(missing().into());
         }
         let earlier = store.corrections(Some(&asked.call)).await?;

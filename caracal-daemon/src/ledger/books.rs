@@ -1,6 +1,7 @@
 //! What the records say of money: totals per budget window, open intents, spend per agent, model and day.
 //! Takes records in the ledger's order; gives the changes that commit with them. Pure.
 
+mod fit;
 mod paid;
 
 use crate::clock::UnixNanos;
@@ -231,6 +232,11 @@ pub struct Changes {
     /// Outcomes of calls that were not open, and corrections of calls that still are. They change nothing: counting one would
     /// count a call twice, or take back what was not charged.
     pub strays: u64,
+    /// The leaves of those that say that money was spent or given back. One that was released changes nothing either way: the journal
+    /// may have lost its intent, with which nothing was sent.
+    pub stray_money: Vec<u64>,
+    /// What audits hold against outcomes: those that do not fit their intents. They count all the same, as they always did.
+    pub unfit: Vec<String>,
 }
 
 impl Changes {
@@ -240,7 +246,7 @@ impl Changes {
         if rest.starts_with(br#""type":"caracal.intent.v1""#) {
             self.intent(leaf, record);
         } else if rest.starts_with(br#""type":"caracal.outcome.v1""#) {
-            self.outcome(record, open);
+            self.outcome(leaf, record, open);
         } else if rest.starts_with(br#""type":"caracal.correction.v1""#) {
             self.correction(leaf, record, open);
         }
@@ -263,7 +269,7 @@ impl Changes {
         self.opened.insert(call.into_owned(), (leaf, intent));
     }
 
-    fn outcome(&mut self, record: &[u8], open: &HashMap<String, OpenIntent>) {
+    fn outcome(&mut self, leaf: u64, record: &[u8], open: &HashMap<String, OpenIntent>) {
         let Some(paid) = Paid::read(record) else { return };
         let call = paid.data.call.as_deref().unwrap_or_default();
         let intent = match self.opened.remove(call) {
@@ -275,10 +281,14 @@ impl Changes {
                 }
                 _ => {
                     self.strays += 1;
+                    if paid.data.settle != "released" || paid.data.cost.unwrap_or(0) > 0 {
+                        self.stray_money.push(leaf);
+                    }
                     return;
                 }
             },
         };
+        self.unfit.extend(fit::fault(&intent, &paid).map(|what| format!("leaf {leaf} {what}")));
         let released = paid.data.settle == "released";
         // Without a cost the longest bill is the only sound one.
         let cost = paid.data.cost.unwrap_or(if released { 0 } else { intent.hold.0 });
@@ -317,11 +327,13 @@ impl Changes {
             (&paid.data.call, paid.data.correction, paid.data.corrects, &paid.data.charged_at)
         else {
             self.strays += 1;
+            self.stray_money.push(leaf);
             return;
         };
         let was_open = open.contains_key(&**call) && !self.closed.iter().any(|closed| closed == call);
         if was_open || self.opened.contains_key(&**call) {
             self.strays += 1;
+            self.stray_money.push(leaf);
             return;
         }
         let change = Total::change(nano);

@@ -8,7 +8,7 @@ use super::store::StoreError;
 use crate::event::write::PLACE_BYTES;
 use crate::event::{Detail, DetailKeys, Record};
 use crate::money::NanoUsd;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 const CHUNKS_AT_ONCE: u32 = 64;
@@ -68,7 +68,7 @@ impl Charged {
     }
 }
 
-/// Gives `each` charge within `span`, in the order of the ledger, until it breaks.
+/// Gives `each` charge within `span` (the first outcome of each call there), in the order of the ledger, until it breaks.
 ///
 /// # Errors
 /// When the ledger cannot be read.
@@ -87,7 +87,7 @@ pub async fn each(
     for correction in store.corrections(None).await? {
         corrections.entry(correction.call.clone()).or_default().push(correction);
     }
-    let mut next = 0;
+    let (mut next, mut seen) = (0, HashSet::new());
     loop {
         let chunks = store.chunks_within(next, (span.from, span.to), CHUNKS_AT_ONCE).await?;
         let Some(last) = chunks.last() else { return Ok(()) };
@@ -100,6 +100,10 @@ pub async fn each(
                 }
                 let Some(charge) = Record::parse(record).ok().and_then(Charge::of) else { continue };
                 if !span.has(charge.record.at.0 / 1_000_000) {
+                    continue;
+                }
+                // A second one of a call is a stray, as in the sums.
+                if !seen.insert(charge.call) {
                     continue;
                 }
                 let detail = keys.open_detail(&charge.record);

@@ -1,6 +1,7 @@
 //! Audits a log from its static files (c2sp.org/tlog-tiles): every record, hash, chain link and charge under its checkpoint.
 //! Takes public keys and files; gives the findings that the audit of the database gives for the same fault. Sums, the heads that
-//! hosts signed and older checkpoints are not in the files: the database has them, and an auditor keeps checkpoints.
+//! hosts signed and older checkpoints are not in the files: the database has them, and an auditor keeps checkpoints. The first record
+//! says whether the log is one host's own.
 
 mod corrections;
 
@@ -133,7 +134,7 @@ impl<'a> Chains<'a> {
         if found == own || found.strip_suffix("/ledger") == Some(&own) {
             Chains::Host(Box::new(verify::Audit::of_files(against, origin.to_owned())))
         } else {
-            Chains::Fleet(Box::new(fleet_verify::Audit::of_files()))
+            Chains::Fleet(Box::new(fleet_verify::Audit::of_files(against.books)))
         }
     }
 }
@@ -248,6 +249,7 @@ impl Audit<'_> {
         let mut report = self.report;
         report.leaves = size;
         report.root = hex::encode(root);
+        report.covered = self.checkpoint.size.min(size);
         report.anomalies = found.anomalies;
         report.repriced = found.repriced;
         report.not_repriced = found.not_repriced;

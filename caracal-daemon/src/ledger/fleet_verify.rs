@@ -1,6 +1,8 @@
-//! Audits a log of several hosts in PostgreSQL: every leaf, tile, checkpoint, chain, signature and sum. Takes the log's public
+//! Audits a log of several hosts in PostgreSQL: every leaf, tile, checkpoint, chain, signature, charge and sum. Takes the log's public
 //! keys and reads; gives findings. Trusts nothing that is stored but who was enrolled with which key.
 
+mod heads;
+mod load;
 mod sums;
 
 use super::books::{Changes, Corrected, OpenIntent, Spend, SpendKey, Total};
@@ -8,19 +10,26 @@ use super::chain::{Chain, Place};
 use super::fleet::{FleetState, FleetStore as _};
 use super::kept::Kept;
 use super::note::{Checkpoint, Verifier};
-use super::postgres::{PostgresStore, chunk, failed, number};
+use super::postgres::{PostgresStore, chunk, failed};
 use super::sequence::{FORK, GAP, RESTART, is_succession};
 use super::store::{Chunk, State, Store as _, StoreError};
 use super::tree::{Tile, Tree};
-use super::verify::Report;
+use super::verify::{Report, price};
 use crate::bus::signed_run::source_of;
 use crate::event::write::{PLACE_BYTES, read_place};
 use crate::event::{Hash, WindowKey, leaf_hash};
-use crate::journal::{Entry, head};
+use crate::journal::Entry;
+use crate::keeper::ledger_key::Signed;
+use crate::meter::PriceBook;
+use heads::{Heads, Run};
 use sqlx::Row as _;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
 
 const CHUNKS_AT_ONCE: i64 = 64;
+/// How often a log that is shorter than what its worker signed is looked at, 100 ms apart.
+const TRIES: usize = 20;
 
 /// Every log of the database: its number and its origin.
 ///
@@ -36,34 +45,57 @@ pub async fn logs(database: &mut super::postgres::Database) -> Result<Vec<(i32, 
     rows.map_err(|error| failed(&error))
 }
 
-/// Audits the log of `store`, whose checkpoints are signed by `keys`, and which begins with each of `kept`. `progress` is told how many of how many leaves are read.
+/// What to check against.
+#[derive(Clone, Debug)]
+pub struct Against<'a> {
+    /// The log's public keys.
+    pub keys: &'a [Verifier],
+    /// The largest tree that the worker says it signed. To be read before the database is.
+    pub signed: Option<Signed>,
+    /// Checkpoints that whoever audits kept: the log must begin with each.
+    pub kept: &'a [Checkpoint],
+    /// Price books: outcomes that one of them priced are priced again.
+    pub books: &'a [Arc<PriceBook>],
+}
+
+/// Audits the log of `store`. `progress` is told how many of how many leaves are read.
 ///
 /// # Errors
 /// When the database cannot be read at all; everything else is a finding.
 pub async fn verify(
     store: &mut PostgresStore,
-    keys: &[Verifier],
-    kept: &[Checkpoint],
+    against: &Against<'_>,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Report, StoreError> {
-    run(store, keys, kept, progress).await.map_err(|error| failed(&error))
+    run(store, against, progress).await.map_err(|error| failed(&error))
 }
 
 async fn run(
     store: &mut PostgresStore,
-    keys: &[Verifier],
-    kept: &[Checkpoint],
+    against: &Against<'_>,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Report, sqlx::Error> {
     let fatal = |error: StoreError| sqlx::Error::Decode(error.into());
     let log = store.log();
-    // One view, whatever is committed meanwhile.
-    store.freeze().await.map_err(fatal)?;
-    let state = store.load().await.map_err(fatal)?;
+    // One view, whatever is committed meanwhile. A worker signs a moment before it commits.
+    let signed = against.signed.map_or(0, |signed| signed.size);
+    let mut tries = 0;
+    let state = loop {
+        store.freeze().await.map_err(fatal)?;
+        let state = store.load().await.map_err(fatal)?;
+        tries += 1;
+        if tries == TRIES || state.position.as_ref().map_or(0, |position| position.size) >= signed {
+            break state;
+        }
+        let connection = store.database().up().await?;
+        sqlx::query("COMMIT").execute(connection).await?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
     let fleet = store.fleet().await.map_err(fatal)?;
-    let mut audit = Audit::load(store, keys, log).await?;
+    let mut audit = Audit::load(store, against, log).await?;
     let origin = state.position.as_ref().map_or("", |position| &position.origin);
-    audit.kept = Kept::new(kept, origin, &mut audit.report);
+    audit.origin = origin.to_owned();
+    audit.kept = Kept::new(against.kept, origin, &mut audit.report);
     audit.due();
     let size = state.position.as_ref().map_or(0, |position| position.size);
     let mut next = 0_i64;
@@ -86,22 +118,10 @@ async fn run(
     }
     audit.money(store, log).await?;
     audit.corrections(store).await;
-    audit.end(&state, &fleet, keys);
+    audit.end(&state, &fleet, against.keys);
     let connection = store.database().up().await?;
     sqlx::query("COMMIT").execute(connection).await?;
     Ok(audit.report)
-}
-
-/// A row of `runs`.
-struct Run {
-    leaf: u64,
-    host: String,
-    enrolment: i32,
-    first: u64,
-    last: u64,
-    head_sequence: u64,
-    head: Vec<u8>,
-    signature: Vec<u8>,
 }
 
 /// What was made again for one host.
@@ -109,12 +129,18 @@ struct Run {
 struct Host {
     chain: Chain,
     explained: bool,
+    /// Records that came before are missing.
+    partial: bool,
+    heads: Heads,
     open: HashMap<String, OpenIntent>,
     totals: BTreeMap<WindowKey, Total>,
     minutes: BTreeMap<SpendKey, Spend>,
 }
 
 pub(super) struct Audit {
+    origin: String,
+    signed: Option<Signed>,
+    books: Vec<Arc<PriceBook>>,
     report: Report,
     tree: Tree,
     full: Vec<Tile>,
@@ -122,6 +148,10 @@ pub(super) struct Audit {
     opened: Vec<Result<Checkpoint, String>>,
     /// What the hosts signed; `None` where nobody can say, as in static files.
     runs: Option<VecDeque<Run>>,
+    /// Records behind the end of a run that its signed head names.
+    named: HashSet<(String, u64)>,
+    /// It took the place of another log, which has what came before.
+    succeeds: bool,
     hosts: BTreeMap<String, Host>,
     /// With the host whose chain they are in.
     corrections: Vec<(String, Corrected)>,
@@ -133,14 +163,19 @@ pub(super) struct Audit {
 
 impl Audit {
     /// An audit of records that somebody else brings, and holds against hashes and checkpoint.
-    pub(super) fn of_files() -> Audit {
+    pub(super) fn of_files(books: &[Arc<PriceBook>]) -> Audit {
         Audit {
+            origin: String::new(),
+            signed: None,
+            books: books.to_vec(),
             report: Report::default(),
             tree: Tree::default(),
             full: Vec::new(),
             checkpoints: VecDeque::new(),
             opened: Vec::new(),
             runs: None,
+            named: HashSet::new(),
+            succeeds: false,
             hosts: BTreeMap::new(),
             corrections: Vec::new(),
             keys: HashMap::new(),
@@ -167,70 +202,6 @@ impl Audit {
         self.report
     }
 
-    async fn load(store: &mut PostgresStore, keys: &[Verifier], log: i32) -> Result<Audit, sqlx::Error> {
-        let connection = store.database().up().await?;
-        let rows = sqlx::query("SELECT host, enrolment, verifier FROM hosts").fetch_all(&mut *connection).await?;
-        let mut enrolled = HashMap::new();
-        let mut report = Report::default();
-        for row in rows {
-            let (host, enrolment): (String, i32) = (row.try_get("host")?, row.try_get("enrolment")?);
-            match Verifier::parse(row.try_get("verifier")?) {
-                Ok(key) => drop(enrolled.insert((host, enrolment), key)),
-                Err(error) => report.find("host_key", format!("the key of {host}: {error}")),
-            }
-        }
-        let rows = sqlx::query("SELECT size, note FROM checkpoints WHERE log = $1 ORDER BY size").bind(log);
-        let mut checkpoints = VecDeque::new();
-        for row in rows.fetch_all(&mut *connection).await? {
-            checkpoints.push_back((number(&row, "size")?, row.try_get::<String, _>("note")?));
-        }
-        let opened =
-            checkpoints.iter().map(|(_, note)| Checkpoint::open(note, keys).map_err(|error| error.to_string()));
-        let opened = opened.collect();
-        let rows = sqlx::query(
-            "SELECT leaf, host, enrolment, first, last, head_sequence, head, signature FROM runs WHERE log = $1 ORDER BY leaf",
-        );
-        let mut runs = VecDeque::new();
-        for row in rows.bind(log).fetch_all(&mut *connection).await? {
-            runs.push_back(Run {
-                leaf: number(&row, "leaf")?,
-                host: row.try_get("host")?,
-                enrolment: row.try_get("enrolment")?,
-                first: number(&row, "first")?,
-                last: number(&row, "last")?,
-                head_sequence: number(&row, "head_sequence")?,
-                head: row.try_get("head")?,
-                signature: row.try_get("signature")?,
-            });
-        }
-        let row = sqlx::query(
-            "SELECT checkpoints, runs, (SELECT count(*) FROM tiles WHERE tiles.log = logs.log) AS tiles FROM logs WHERE log = $1",
-        );
-        let row = row.bind(log).fetch_optional(connection).await?;
-        let counts = match &row {
-            Some(row) => (number(row, "checkpoints")?, number(row, "runs")?, number(row, "tiles")?),
-            None => (0, 0, 0),
-        };
-        report.checkpoints = checkpoints.len() as u64;
-        report.heads = runs.len() as u64;
-        let mut audit = Audit {
-            report,
-            tree: Tree::default(),
-            full: Vec::new(),
-            checkpoints,
-            opened,
-            runs: Some(runs),
-            hosts: BTreeMap::new(),
-            corrections: Vec::new(),
-            keys: enrolled,
-            kept: Kept::default(),
-            counts,
-            tiles: 0,
-        };
-        audit.opened.reverse();
-        Ok(audit)
-    }
-
     fn chunk(&mut self, chunk: &Chunk) {
         let at = self.tree.size();
         if chunk.first != at {
@@ -250,7 +221,7 @@ impl Audit {
     pub(super) fn leaf(&mut self, record: &[u8]) {
         let (index, leaf) = (self.tree.size(), leaf_hash(record));
         match (read_place(record), source_of(record).and_then(|source| source.strip_prefix("/caracal/"))) {
-            _ if index == 0 && is_succession(record) => {}
+            _ if index == 0 && is_succession(record) => self.succeeds = true,
             (Some((sequence, prev)), Some(source)) => match source.strip_suffix("/ledger") {
                 Some(host) => self.anomaly(index, host, record),
                 None => self.record(index, source, &Entry { sequence, prev, leaf, bytes: record.to_vec() }),
@@ -267,11 +238,14 @@ impl Audit {
         let kind = record.get(PLACE_BYTES..).unwrap_or_default();
         let is = |name: &str| kind.starts_with(format!(r#""type":"{name}""#).as_bytes());
         let state = self.hosts.entry(host.to_owned()).or_default();
+        state.partial = true;
         if is(GAP) {
             state.explained = true;
         } else if is(FORK) {
             state.chain.forked = true;
         } else if is(RESTART) {
+            self.heads_of(host);
+            let state = self.hosts.entry(host.to_owned()).or_default();
             state.chain = Chain { began: index, ..Chain::default() };
         } else {
             self.report.find("record", format!("leaf {index} is of no kind that a ledger writes"));
@@ -285,6 +259,7 @@ impl Audit {
         if !covered && self.runs.is_some() {
             self.report.find("unsigned", format!("leaf {index} of {host} is in nothing that the host signed"));
         }
+        price(&self.books, index, &entry.bytes, &mut self.report);
         let state = self.hosts.entry(host.to_owned()).or_default();
         let explained = std::mem::take(&mut state.explained);
         match state.chain.pass(entry) {
@@ -294,8 +269,15 @@ impl Audit {
                 self.report.find("chain", format!("leaf {index} does not go on with the chain of {host}: {place:?}"))
             }
         }
+        if !self.named.is_empty() && self.named.contains(&(host.to_owned(), entry.sequence)) {
+            state.heads.seen.insert(entry.sequence, entry.leaf);
+        }
         let mut changes = Changes { minutes: Some(BTreeMap::new()), ..Changes::default() };
         changes.post(index, &entry.bytes, &state.open);
+        changes.unfit.drain(..).for_each(|what| self.report.find("outcome", what));
+        if !self.succeeds && !state.partial {
+            changes.stray_money.drain(..).for_each(|leaf| self.report.stray(leaf));
+        }
         changes.closed.iter().for_each(|call| drop(state.open.remove(call)));
         self.corrections.extend(changes.corrections.into_iter().map(|correction| (host.to_owned(), correction)));
         state.open.extend(changes.opened.into_iter().map(|(call, (_, intent))| (call, intent)));
@@ -312,31 +294,12 @@ impl Audit {
         }
     }
 
-    /// A run has ended: the head was signed by its host, and is the last record where the message ended there.
-    fn signed(&mut self, run: &Run, last: &Entry) {
-        if let Some(state) = self.hosts.get_mut(&run.host) {
-            state.chain.forked = false;
-        }
-        let leaf: Option<Hash> = run.head.as_slice().try_into().ok();
-        let good = match (leaf, self.keys.get(&(run.host.clone(), run.enrolment))) {
-            (Some(leaf), Some(key)) => {
-                key.verify(&head::signed_bytes(&run.host, run.head_sequence, &leaf), &run.signature)
-                    && (run.head_sequence != run.last || leaf == last.leaf)
-            }
-            _ => false,
-        };
-        if !good {
-            self.report.find(
-                "head_signature",
-                format!(
-                    "the head {} of {}'s chain is not signed by its key, or is not its record",
-                    run.head_sequence, run.host
-                ),
-            );
-        }
-    }
-
     fn due(&mut self) {
+        if let Some(signed) = self.signed.filter(|signed| signed.size == self.tree.size())
+            && signed.root != self.tree.root()
+        {
+            self.report.find("signed", format!("the worker signed another root at size {}", signed.size));
+        }
         self.kept.reached(self.tree.size(), || self.tree.root(), &mut self.report);
         while let Some((size, _)) = self.checkpoints.pop_front_if(|(size, _)| *size <= self.tree.size()) {
             match self.opened.pop() {
@@ -345,10 +308,10 @@ impl Audit {
                 {
                     self.report.find("checkpoint", format!("checkpoint {size} is not of these records"));
                 }
-                Some(Ok(opened)) if !opened.is_signed_by_both() => {
+                Some(Ok(opened)) if opened.origin != self.origin || !opened.is_signed_by_both() => {
                     self.report.find("checkpoint", format!("checkpoint {size} is not signed by both keys of this log"));
                 }
-                Some(Ok(_)) => {}
+                Some(Ok(_)) => self.report.covered = size,
                 Some(Err(error)) => self.report.find("checkpoint", format!("checkpoint {size}: {error}")),
                 None => {}
             }
@@ -384,6 +347,16 @@ impl Audit {
             self.report.find("key", "no public key of this log was given".into());
         }
         self.kept.ends(size, &mut self.report);
+        self.report.ends();
+        if let Some(signed) = self.signed.filter(|signed| signed.size > size) {
+            self.report.find(
+                "truncated",
+                format!(
+                    "{} leaves were signed, but {size} are there; a worker that was killed is to be started before",
+                    signed.size
+                ),
+            );
+        }
         for (size, _) in std::mem::take(&mut self.checkpoints) {
             self.report.find(
                 "truncated",
@@ -394,6 +367,8 @@ impl Audit {
             let what = format!("{} signed records up to {}, but leaf {} is not there", run.host, run.last, run.leaf);
             self.report.find("truncated", what);
         }
+        let hosts: Vec<String> = self.hosts.keys().cloned().collect();
+        hosts.iter().for_each(|host| self.heads_of(host));
         let open = |chain: &Chain| (chain.next, chain.prev, chain.began, chain.forked, chain.gaps.clone());
         for (host, made) in &self.hosts {
             let stored = fleet.hosts.get(host);
@@ -408,3 +383,6 @@ impl Audit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

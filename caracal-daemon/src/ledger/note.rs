@@ -288,6 +288,22 @@ impl Checkpoint {
         [ECDSA_TYPE, ED25519_TYPE].iter().all(|kind| self.signed_by.contains(kind))
     }
 
+    /// Whether a key of each kind signed of which `trusted` has one for this log and size.
+    ///
+    /// # Errors
+    /// When the line of one is missing: whoever has one key of the two could leave it out.
+    pub fn must_have_lines_of(&self, trusted: &[Verifier]) -> Result<(), NoteError> {
+        let own = trusted.iter().filter(|key| key.name == self.origin && key.signs(self.size));
+        let missing = |key: &Verifier| {
+            let kind = if key.is_ecdsa() { ECDSA_TYPE } else { ED25519_TYPE };
+            !self.signed_by.contains(&kind)
+        };
+        match own.into_iter().any(missing) {
+            true => Err(NoteError::Key("one of the log's two keys did not sign the checkpoint")),
+            false => Ok(()),
+        }
+    }
+
     /// The name of the log or host, as it stands in the origin; `None` for a log that is no ledger of ours.
     #[must_use]
     pub fn log_name(&self) -> Option<&str> {

@@ -123,6 +123,7 @@ pub fn check(receipt: &str, trusted: &[Verifier]) -> Result<Proven, ReceiptError
         .collect();
     let path = path.filter(|path| path.len() <= MAX_PROOF).ok_or(ReceiptError::Malformed("its path is not hashes"))?;
     let checkpoint = Checkpoint::open(note, trusted)?;
+    checkpoint.must_have_lines_of(trusted)?;
     if !proof::check_inclusion(&leaf_hash(&record), index, checkpoint.size, &path, &checkpoint.root) {
         return Err(ReceiptError::NotIncluded);
     }

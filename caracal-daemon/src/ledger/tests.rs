@@ -7,8 +7,8 @@ use super::tree::tests::naive_root;
 use super::verify::{Against, Report, verify};
 use super::*;
 use crate::clock::{Clock, UnixNanos};
-use crate::event::write::tests::{paid, scribe};
-use crate::event::{Data, Draft, Hash, Kind, Usage, leaf_hash};
+use crate::event::write::tests::paid;
+use crate::event::{Data, Draft, Hash, Kind, Scribe, Usage, leaf_hash};
 use crate::journal::{Options, head};
 use crate::keeper::ledger_key::LedgerKey;
 use proptest::prelude::*;
@@ -17,6 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod forged;
 mod issues;
 
 /// The keeper's part, in the same process.
@@ -47,7 +48,8 @@ fn call(number: u128) -> uuid::Uuid {
 
 /// Chained entries of these drafts.
 pub(crate) fn entries(drafts: &[Draft]) -> Vec<Entry> {
-    let (_dir, scribe) = scribe();
+    let dir = tempfile::tempdir().expect("a directory");
+    let scribe = Scribe::open("h", &dir.path().join("keys")).expect("a scribe");
     let mut prev = [0; 32];
     (0..)
         .zip(drafts)
@@ -436,6 +438,15 @@ async fn a_receipt_convinces_with_the_public_key_alone() {
         assert_eq!(by_index, text);
         assert!(text.len() < 4_096);
     }
+    // With both keys at hand, both must have signed: one of them may be stolen.
+    let whole = receipt::prove(&mut read().await, "3").await.expect("a receipt");
+    let signatures: Vec<&str> = whole.lines().filter(|line| line.starts_with('\u{2014}')).collect();
+    assert_eq!(signatures.len(), 2);
+    for line in signatures {
+        let forged = whole.replacen(&format!("{line}\n"), "", 1);
+        assert!(receipt::check(&forged, &keys).is_err(), "without {line}");
+        assert!(keys[..2].iter().any(|key| receipt::check(&forged, std::slice::from_ref(key)).is_ok()));
+    }
     assert!(receipt::prove(&mut read().await, "450").await.is_err());
     assert!(receipt::prove(&mut read().await, "no such id").await.is_err());
     let text = receipt::prove(&mut read().await, "3").await.expect("a receipt");
@@ -615,20 +626,21 @@ async fn a_bill_above_its_hold_is_remembered_and_a_wrong_charge_is_found() {
     let state = StateDir::new(dir.path());
     std::fs::create_dir(dir.path().join("data")).expect("the data path's directory");
     let book = crate::meter::PriceBook::built_in().expect("a book");
-    let mut outcome = paid(Kind::Outcome, call(1));
+    let (mut intent, mut outcome) = (paid(Kind::Intent, call(1)), paid(Kind::Outcome, call(1)));
+    intent.data.price_book = Some(book.id());
     outcome.data.price_entry = Some("0123456789abcdef".into());
     outcome.data.price_book = Some(book.id());
     let mut ledger =
         Ledger::open(SqliteStore::open(&state.ledger()).await.expect("a store"), "h").await.expect("a ledger");
-    let entries = entries(&[paid(Kind::Intent, call(1)), outcome]);
-    ledger.ingest(&entries, None, None).await.expect("ingested");
+    let (entries, signer) = (entries(&[intent, outcome]), signer(dir.path()));
+    ledger.ingest(&entries, None, Some(&*signer)).await.expect("ingested");
     let overruns = ledger.store().overruns().await.expect("overruns");
     assert_eq!(
         overruns,
         [Overrun { provider: "openai".into(), model: "gpt-5".into(), entry: "0123456789abcdef".into() }]
     );
     drop(ledger);
-    let keys = Verifier::parse_all(&signer(dir.path()).0.public_keys()).expect("keys");
+    let keys = Verifier::parse_all(&signer.0.public_keys()).expect("keys");
     let mut store = SqliteStore::read(&state.ledger()).await.expect("a store");
     let against =
         Against { host_id: "h", keys: &keys, journal: None, signed: None, kept: &[], books: &[Arc::new(book)] };

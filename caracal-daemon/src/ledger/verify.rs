@@ -2,10 +2,12 @@
 //! Takes public keys and reads; gives findings. Trusts nothing that is stored: all of it is made again from the
 //! records' bytes and compared.
 
+mod price;
 mod report;
 mod sums;
 mod tail;
 
+pub(super) use price::price;
 pub use report::{Finding, Report};
 
 use super::books::{Changes, Corrected, OpenIntent, Overrun, Spend, SpendKey, Total};
@@ -15,9 +17,10 @@ use super::sequence::{event_ms, is_anomaly, is_succession};
 use super::sqlite::SqliteStore;
 use super::store::{Chunk, Store as _, StoreError};
 use super::tree::{TILE_WIDTH, Tile, Tree};
-use crate::event::write::{PLACE_BYTES, read_place};
-use crate::event::{Hash, Record, WindowKey, leaf_hash};
-use crate::journal::{self, SignedHead, Start, head};
+use crate::bus::signed_run::source_of;
+use crate::event::write::{read_place, source};
+use crate::event::{Hash, WindowKey, leaf_hash};
+use crate::journal::{SignedHead, Start, head};
 use crate::keeper::ledger_key::Signed;
 use crate::meter::PriceBook;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -125,12 +128,16 @@ pub async fn verify(
 pub(super) struct Audit<'a> {
     against: &'a Against<'a>,
     origin: String,
+    /// What its records say where they are from.
+    source: String,
     report: Report,
     tree: Tree,
     full: Vec<Tile>,
     cursor: Start,
     // A gap leaf stands before the record that it explains.
     explained: bool,
+    // Records that came before are missing.
+    partial: bool,
     checkpoints: VecDeque<(u64, String)>,
     kept: Kept,
     heads: VecDeque<SignedHead>,
@@ -161,11 +168,13 @@ impl<'a> Audit<'a> {
         let mut audit = Audit {
             against,
             origin,
+            source: source(against.host_id),
             report,
             tree: Tree::default(),
             full: Vec::new(),
             cursor: Start::default(),
             explained: false,
+            partial: false,
             checkpoints: checkpoints.into(),
             kept,
             heads: VecDeque::new(),
@@ -258,29 +267,10 @@ impl<'a> Audit<'a> {
         let mut changes = Changes::default();
         changes.post(index, record, &self.open);
         self.book(changes);
-        self.price(index, record);
+        price(self.against.books, index, record, &mut self.report);
         self.tree.append(leaf, &mut self.full);
         self.report.leaves = self.tree.size();
         self.due_checkpoints();
-    }
-
-    /// Makes an outcome's charge again, where its price book is at hand.
-    fn price(&mut self, index: u64, record: &[u8]) {
-        let kind = record.get(PLACE_BYTES..).unwrap_or_default();
-        if self.against.books.is_empty() || !kind.starts_with(br#""type":"caracal.outcome.v1""#) {
-            return;
-        }
-        let Ok(Record { data, .. }) = Record::parse(record) else { return };
-        let Some(bill) = self.against.books.iter().find_map(|book| book.reprice(&data)) else {
-            self.report.not_repriced += u64::from(data.settle.as_deref() == Some("settled"));
-            return;
-        };
-        self.report.repriced += 1;
-        if data.cost != Some(bill) {
-            let charged = data.cost.unwrap_or_default().0;
-            self.report
-                .find("price", format!("leaf {index} charges {charged} nano-USD, but its usage costs {}", bill.0));
-        }
     }
 
     fn chain(&mut self, index: u64, record: &[u8], leaf: Hash) {
@@ -289,14 +279,16 @@ impl<'a> Audit<'a> {
             return;
         };
         if is_succession(record) && index == 0 {
-            self.explained = true;
+            (self.explained, self.partial) = (true, true);
             return;
         }
         if is_anomaly(record) {
             self.report.anomalies += 1;
-            self.explained = true;
+            (self.explained, self.partial) = (true, true);
+            self.from(index, source_of(record).and_then(|source| source.strip_suffix("/ledger")));
             return;
         }
+        self.from(index, source_of(record));
         let here = Start { sequence, prev };
         let explained = std::mem::take(&mut self.explained);
         if here != self.cursor && !(explained && sequence >= self.cursor.sequence) {
@@ -312,6 +304,13 @@ impl<'a> Audit<'a> {
         let in_journal = self.journal.as_mut().and_then(|journal| journal.at(sequence));
         if in_journal.is_some_and(|entry| entry.bytes != record) {
             self.report.find("journal", format!("record {sequence} is another one in the journal than in the ledger"));
+        }
+    }
+
+    /// A host's own ledger has no other's records.
+    fn from(&mut self, index: u64, source: Option<&str>) {
+        if source != Some(&self.source) {
+            self.report.find("source", format!("leaf {index} is not of the host whose ledger this is"));
         }
     }
 
@@ -343,7 +342,7 @@ impl<'a> Audit<'a> {
                     self.report
                         .find("checkpoint", format!("checkpoint {size} is not signed by both keys of this ledger"));
                 }
-                Ok(_) => {}
+                Ok(_) => self.report.covered = size,
                 Err(error) => self.report.find("checkpoint", format!("checkpoint {size}: {error}")),
             }
         }
@@ -356,36 +355,10 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// Goes on into what only the journal has. Gives the sequence number of a record that is there while the one before
-    /// it is not.
-    fn tail(&mut self) -> Option<u64> {
-        let dir = self.against.journal?;
-        match journal::check(dir, self.cursor) {
-            Ok(found) => self.report.torn_bytes = found.torn_bytes,
-            Err(error) => self.report.find("journal", error.to_string()),
-        }
-        while let Some(entry) = self.journal.as_mut().and_then(|journal| journal.from(self.cursor.sequence)) {
-            if entry.sequence != self.cursor.sequence {
-                return Some(entry.sequence);
-            }
-            if entry.prev != self.cursor.prev {
-                self.report.find(
-                    "chain",
-                    format!("record {} of the journal does not follow the ledger's last", entry.sequence),
-                );
-                break;
-            }
-            self.report.journal_records += 1;
-            self.link(entry.sequence, entry.leaf);
-            self.tree.append(entry.leaf, &mut self.full);
-            self.due_checkpoints();
-        }
-        None
-    }
-
     /// What was signed must have been reached.
     fn ends(&mut self) {
         self.kept.ends(self.tree.size(), &mut self.report);
+        self.report.ends();
         for (size, _) in std::mem::take(&mut self.checkpoints) {
             self.report.find(
                 "truncated",

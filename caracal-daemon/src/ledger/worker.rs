@@ -313,7 +313,7 @@ impl Worker {
         }
         self.failed_at = None;
         for partition in self.waiting.clone() {
-            match in_time(self.open(partition)).await {
+            match in_time(Box::pin(self.open(partition))).await {
                 Ok(log) => {
                     let next = log.fleet.next_offset();
                     tracing::info!(partition, next, "took over the log");

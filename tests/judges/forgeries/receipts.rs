@@ -36,6 +36,14 @@ impl Corpus<'_> {
         self.receipt("cut: no path", &of(&head, &[], &note));
         self.receipt("cut: no checkpoint", &newer[..newer.find("\n\n").expect("a checkpoint") + 2]);
         self.receipt("cut: half", &newer[..newer.len() / 2]);
+        let lines: Vec<&str> = note.lines().collect();
+        for (kind, part, line) in [("ECDSA", Part::ReceiptEcdsaLine, 4), ("Ed25519", Part::Receipt, 5)] {
+            let without = note.replacen(&format!("{}\n", lines[line]), "", 1);
+            let forged = of(&head, &path, &without);
+            self.case(&format!("receipt cut: no {kind} line"), part, |case| {
+                put(&case.join("receipt"), forged.as_bytes())
+            });
+        }
         let (other_head, other_path, _) = split(&another);
         self.receipt("swapped: another record's path", &of(&head, &other_path, &note));
         self.receipt("swapped: another record", &of(&with(&head, 1, other_head[1].clone()), &path, &note));

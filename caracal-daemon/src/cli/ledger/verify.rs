@@ -1,18 +1,20 @@
 //! `caracald ledger verify`: the audits of a host's ledger, of every log in PostgreSQL, of a log's files, and of one receipt.
 
 use super::{EXIT_UNSOUND, advance, bar, block_on, read_text};
+use crate::cli::events::text;
 use crate::config::Config;
 use crate::keeper::ledger_key;
 use crate::ledger::fetch::Fetch;
 use crate::ledger::files::Files;
 use crate::ledger::keyring::Keyring;
-use crate::ledger::note::{Checkpoint, Verifier};
+use crate::ledger::note::{self, Checkpoint, Verifier};
 use crate::ledger::postgres::{Database, PostgresStore, READER};
-use crate::ledger::verify::{Against, Report, verify};
+use crate::ledger::verify::{Against, Finding, Report, verify};
 use crate::ledger::{SqliteStore, StateDir, files_verify, fleet_verify, receipt};
 use crate::meter::{Own, PriceBook};
 use anyhow::Context as _;
 use clap::Args;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -34,7 +36,7 @@ pub(super) struct VerifyArgs {
     prices: Vec<PathBuf>,
     /// Check the logs of all hosts in PostgreSQL, as [postgres] of the configuration names it; the public keys are those of
     /// [worker] keys, or those that are given.
-    #[arg(long, conflicts_with_all = ["receipt", "prices"])]
+    #[arg(long, conflicts_with = "receipt")]
     fleet: bool,
     /// Check the log in this folder, as `ledger export` or any other writer of c2sp.org/tlog-tiles left it.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["receipt", "fleet", "url"])]
@@ -44,11 +46,20 @@ pub(super) struct VerifyArgs {
     url: Option<String>,
     /// A checkpoint that you kept: the ledger must begin with exactly its records. It is what shows that a log was rolled back.
     /// Repeatable.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["receipt", "fleet"])]
+    #[arg(long, value_name = "FILE", conflicts_with = "receipt")]
     checkpoint: Vec<PathBuf>,
+    /// Take charges that no price book at hand makes again for wrong: exit with 3 where there is one.
+    #[arg(long, conflicts_with = "receipt")]
+    strict: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+}
+
+impl VerifyArgs {
+    fn accepts(&self, report: &Report) -> bool {
+        report.findings.is_empty() && !(self.strict && report.not_repriced > 0)
+    }
 }
 
 /// Runs `caracald ledger verify`.
@@ -130,7 +141,7 @@ fn audit_files(args: &VerifyArgs, config: &Config, mut files: Files) -> anyhow::
         println!("kept         {} checkpoints compared", kept.len());
         print_end(&report);
     }
-    Ok(verdict(&report))
+    Ok(verdict(args.accepts(&report)))
 }
 
 fn audit(args: &VerifyArgs, config: &Config, host_id: &str) -> anyhow::Result<ExitCode> {
@@ -156,39 +167,86 @@ fn audit(args: &VerifyArgs, config: &Config, host_id: &str) -> anyhow::Result<Ex
     } else {
         print_report(&report);
     }
-    Ok(verdict(&report))
+    Ok(verdict(args.accepts(&report)))
 }
 
-fn verdict(report: &Report) -> ExitCode {
-    if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNSOUND) }
+fn verdict(sound: bool) -> ExitCode {
+    if sound { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNSOUND) }
 }
 
-/// Every log of the database, one after the other.
+/// Every log of the database, one after the other. That they are all there, the keys say.
 fn audit_fleet(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let url = config.postgres.as_ref().context("[postgres] is missing in the configuration")?.url()?;
+    let books = books(&args.prices, config)?;
+    let mut expected = expected(args, &config.worker.keys)?;
     let mut sound = true;
     let logs = block_on(async { anyhow::Ok(fleet_verify::logs(&mut Database::new(&url, Some(READER))?).await?) })?;
+    anyhow::ensure!(!logs.is_empty() || !expected.is_empty(), "there is no log in the database, and no key of one");
+    let mut kept = args.checkpoint.iter().map(|path| read_text(path)).collect::<anyhow::Result<Vec<String>>>()?;
     for (log, origin) in logs {
-        let name = origin.split('/').nth(1).unwrap_or_default();
-        let ring = keyring_in(args, &config.worker.keys.join(name))?;
-        let kept = ring.hand_overs_of(&origin);
+        expected.remove(&origin);
+        let dir = config.worker.keys.join(origin.split('/').nth(1).unwrap_or_default());
+        // Before the database is looked at: it has what was signed by then.
+        let signed = match ledger_key::read_signed(&dir) {
+            // With keys of their own, an auditor need not be able to read the worker's.
+            Err(_) if args.public_key.is_some() => None,
+            signed => signed?,
+        };
+        let ring = keyring_in(args, &dir)?;
+        let mut begins = ring.hand_overs_of(&origin);
+        let own = |note: &mut String| note.lines().next() == Some(&origin);
+        for note in kept.extract_if(.., own) {
+            begins.push(Checkpoint::open(&note, &ring.keys).with_context(|| format!("a checkpoint of {origin}"))?);
+        }
+        let against = fleet_verify::Against { keys: &ring.keys, signed, kept: &begins, books: &books };
         let bar = bar("checking");
         let report = block_on(async {
             let mut store = PostgresStore::reader(Database::new(&url, Some(READER))?, log);
-            anyhow::Ok(
-                fleet_verify::verify(&mut store, &ring.keys, &kept, &mut |done, all| advance(&bar, done, all)).await?,
-            )
+            anyhow::Ok(fleet_verify::verify(&mut store, &against, &mut |done, all| advance(&bar, done, all)).await?)
         })?;
         bar.finish_and_clear();
-        sound &= report.findings.is_empty();
+        sound &= args.accepts(&report);
         if args.json {
             println!("{}", serde_json::json!({ "log": log, "origin": origin, "report": report }));
         } else {
-            println!("log {log}, {origin}");
+            println!("log {log}, {}", text(Some(&origin)));
             print_report(&report);
         }
     }
-    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNSOUND) })
+    expected.extend(kept.iter().map(|note| note.lines().next().unwrap_or_default().to_owned()));
+    for origin in expected {
+        sound = false;
+        if args.json {
+            let what = "its keys or a checkpoint of it are here, and the database has no such log";
+            let finding = serde_json::json!({ "code": "log_missing", "what": what });
+            println!("{}", serde_json::json!({ "origin": origin, "report": { "findings": [finding] } }));
+        } else {
+            println!("WRONG        log_missing: {} is not in the database", text(Some(&origin)));
+        }
+    }
+    Ok(verdict(sound))
+}
+
+/// The origins of logs that must be there: those whose keys were given, or have signed a tree.
+fn expected(args: &VerifyArgs, keys: &Path) -> anyhow::Result<BTreeSet<String>> {
+    let mut expected = BTreeSet::new();
+    if args.public_key.is_some() {
+        let is_log = |key: &&Verifier| key.name().ends_with("/ledger");
+        expected.extend(keyring_in(args, keys)?.keys.iter().filter(is_log).map(|key| key.name().to_owned()));
+        return Ok(expected);
+    }
+    let dirs = match std::fs::read_dir(keys) {
+        Ok(dirs) => dirs,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(expected),
+        Err(error) => return Err(error).with_context(|| keys.display().to_string()),
+    };
+    for dir in dirs {
+        let dir = dir.with_context(|| keys.display().to_string())?;
+        if ledger_key::read_signed(&dir.path())?.is_some_and(|signed| signed.size > 0) {
+            expected.insert(note::origin(&dir.file_name().to_string_lossy()));
+        }
+    }
+    Ok(expected)
 }
 
 fn print_report(report: &Report) {
@@ -204,6 +262,9 @@ fn print_end(report: &Report) {
         println!("corrections  {} of charges, none of more than was charged", report.corrections);
     }
     println!("root         {}", report.root);
+    if report.leaves > report.covered {
+        println!("note         {} of the records are behind the last checkpoint", report.leaves - report.covered);
+    }
     if report.torn_bytes > 0 {
         println!("note         {} bytes of the journal's tail are torn; the next start cuts them", report.torn_bytes);
     }
@@ -217,7 +278,7 @@ fn print_end(report: &Report) {
         println!("note         {} gaps or forks of hosts' chains are recorded in the ledger", report.anomalies);
     }
     for finding in &report.findings {
-        println!("WRONG        {}: {}", finding.code, finding.what);
+        println!("{}", line(finding));
     }
     match report.findings.len() {
         0 => println!("The ledger is sound."),
@@ -227,12 +288,19 @@ fn print_end(report: &Report) {
     }
 }
 
+/// Hosts, origins and names in a finding are bytes that a forger chose.
+fn line(finding: &Finding) -> String {
+    format!("WRONG        {}: {}", finding.code, text(Some(&finding.what)))
+}
+
 fn check_receipt(path: &Path, keys: &[Verifier], json: bool) -> anyhow::Result<ExitCode> {
     match receipt::check(&read_text(path)?, keys) {
         Ok(proven) => {
             let record = String::from_utf8_lossy(&proven.record);
             if json {
-                let raw: Box<serde_json::value::RawValue> = serde_json::from_str(&record)?;
+                let Ok(raw) = serde_json::from_str::<Box<serde_json::value::RawValue>>(&record) else {
+                    return no_receipt(path, "what it proves is no record", json);
+                };
                 let origin = &proven.checkpoint.origin;
                 println!(
                     "{}",
@@ -246,25 +314,24 @@ fn check_receipt(path: &Path, keys: &[Verifier], json: bool) -> anyhow::Result<E
                     })?
                 );
             } else {
-                println!("{record}");
-                println!(
-                    "is record {} of the {} in {}.",
-                    proven.index, proven.checkpoint.size, proven.checkpoint.origin
-                );
+                println!("{}", text(Some(&record)));
+                let origin = text(Some(&proven.checkpoint.origin));
+                println!("is record {} of the {} in {origin}.", proven.index, proven.checkpoint.size);
             }
             Ok(ExitCode::SUCCESS)
         }
-        Err(error) => {
-            let why = error.to_string();
-            if json {
-                let failed = ReceiptJson { sound: false, why: Some(&why), ..ReceiptJson::default() };
-                println!("{}", serde_json::to_string(&failed)?);
-            } else {
-                println!("{}: {why}", path.display());
-            }
-            Ok(ExitCode::from(EXIT_UNSOUND))
-        }
+        Err(error) => no_receipt(path, &error.to_string(), json),
     }
+}
+
+fn no_receipt(path: &Path, why: &str, json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        let failed = ReceiptJson { sound: false, why: Some(why), ..ReceiptJson::default() };
+        println!("{}", serde_json::to_string(&failed)?);
+    } else {
+        println!("{}: {}", path.display(), text(Some(why)));
+    }
+    Ok(ExitCode::from(EXIT_UNSOUND))
 }
 
 #[derive(Default, serde::Serialize)]
@@ -303,3 +370,6 @@ fn keyring_in(args: &VerifyArgs, dir: &Path) -> anyhow::Result<Keyring> {
     }
     Ok(ring)
 }
+
+#[cfg(test)]
+mod tests;

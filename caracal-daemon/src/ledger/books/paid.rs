@@ -6,6 +6,8 @@ use std::borrow::Cow;
 /// A record of a paid call.
 #[derive(serde::Deserialize)]
 pub(super) struct Paid<'a> {
+    #[serde(rename = "caracalschema", default)]
+    pub(super) schema: u64,
     #[serde(borrow)]
     pub(super) time: &'a str,
     #[serde(borrow)]
@@ -46,8 +48,8 @@ pub(super) struct PaidData<'a> {
     pub(super) received: u64,
     #[serde(rename = "caracal.windows", default)]
     pub(super) windows: Vec<WindowKey>,
-    #[serde(rename = "caracal.usage.uncached_input_tokens", default)]
-    input: u64,
+    #[serde(rename = "caracal.usage.uncached_input_tokens")]
+    input: Option<u64>,
     #[serde(rename = "gen_ai.usage.cache_read.input_tokens", default)]
     cache_read: u64,
     #[serde(rename = "caracal.usage.cache_write_5m_tokens", default)]
@@ -60,6 +62,8 @@ pub(super) struct PaidData<'a> {
     reasoning: u64,
     #[serde(rename = "caracal.usage.web_searches", default)]
     web_searches: u64,
+    #[serde(rename = "caracal.terms.tier", borrow)]
+    tier: Option<Cow<'a, str>>,
 }
 
 impl Paid<'_> {
@@ -69,9 +73,19 @@ impl Paid<'_> {
 }
 
 impl PaidData<'_> {
+    /// Whether it says what was used.
+    pub(super) fn has_usage(&self) -> bool {
+        self.input.is_some()
+    }
+
+    /// Whether it says on which terms.
+    pub(super) fn has_terms(&self) -> bool {
+        self.tier.is_some()
+    }
+
     pub(super) fn usage(&self) -> Usage {
         Usage {
-            input: self.input,
+            input: self.input.unwrap_or(0),
             cache_read: self.cache_read,
             cache_write_5m: self.cache_write_5m,
             cache_write_1h: self.cache_write_1h,

@@ -258,6 +258,8 @@ async fn play(steps: &[Step]) -> (Vec<Draft>, Budgets) {
         intent.data.windows = held.windows.clone();
         intent.data.hold = Some(held.amount);
         let mut outcome = Draft { kind: Kind::Outcome, ..intent.clone() };
+        let ended = paid(Kind::Outcome, uuid::Uuid::nil()).data;
+        (outcome.data.usage, outcome.data.served) = (ended.usage, ended.served);
         let cost = NanoUsd(hold * part / 100);
         outcome.data.cost = Some(cost);
         outcome.data.settle = Some(if at_hold { "charged_max" } else { "settled" });

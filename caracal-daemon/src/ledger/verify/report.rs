@@ -21,6 +21,8 @@ pub struct Report {
     pub root: String,
     /// Checkpoints checked.
     pub checkpoints: u64,
+    /// Leaves that a sound checkpoint covers: those behind it are proven by nothing.
+    pub covered: u64,
     /// Signed heads of the host's chain checked.
     pub heads: u64,
     /// Full tiles checked.
@@ -42,6 +44,21 @@ pub struct Report {
 }
 
 impl Report {
+    /// An outcome or a correction counts for nothing: its call was not open, or is still.
+    pub(in crate::ledger) fn stray(&mut self, leaf: u64) {
+        let what = "is a charge or a correction, and its call is not one that was open before, or is open still";
+        self.find("stray", format!("leaf {leaf} {what}"));
+    }
+
+    /// What no checkpoint covers can be changed by whoever has the ledger's file or database, without a key.
+    pub(in crate::ledger) fn ends(&mut self) {
+        if self.leaves > 0 && self.covered == 0 {
+            let what =
+                format!("no checkpoint covers any of the {} leaves; one comes within seconds of a start", self.leaves);
+            self.find("unsigned_log", what);
+        }
+    }
+
     pub(in crate::ledger) fn find(&mut self, code: &'static str, what: String) {
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(Finding { code, what });

@@ -23,6 +23,11 @@ impl Audit<'_> {
     }
 
     pub(super) fn book(&mut self, changes: Changes) {
+        changes.unfit.into_iter().for_each(|what| self.report.find("outcome", what));
+        // Behind a gap, and in a log that took another one's place, the intent may be what is missing.
+        if !self.partial {
+            changes.stray_money.into_iter().for_each(|leaf| self.report.stray(leaf));
+        }
         for call in changes.closed {
             self.open.remove(&call);
             self.opened.remove(&call);

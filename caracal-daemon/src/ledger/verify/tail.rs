@@ -1,7 +1,7 @@
 //! The journal beside the ledger under audit: what only it has, and what both have. It moves while it is read.
 
-use super::{Against, Report};
-use crate::journal::{Entry, ReadError, Reader, SignedHead, head};
+use super::{Against, Audit, Report};
+use crate::journal::{self, Entry, ReadError, Reader, SignedHead, head};
 use std::collections::VecDeque;
 use std::path::Path;
 
@@ -71,5 +71,34 @@ impl Tailer {
         };
         self.waiting.extend(batch);
         (!self.waiting.is_empty()).then_some(())
+    }
+}
+
+impl Audit<'_> {
+    /// Goes on into what only the journal has. Gives the sequence number of a record that is there while the one before
+    /// it is not.
+    pub(super) fn tail(&mut self) -> Option<u64> {
+        let dir = self.against.journal?;
+        match journal::check(dir, self.cursor) {
+            Ok(found) => self.report.torn_bytes = found.torn_bytes,
+            Err(error) => self.report.find("journal", error.to_string()),
+        }
+        while let Some(entry) = self.journal.as_mut().and_then(|journal| journal.from(self.cursor.sequence)) {
+            if entry.sequence != self.cursor.sequence {
+                return Some(entry.sequence);
+            }
+            if entry.prev != self.cursor.prev {
+                self.report.find(
+                    "chain",
+                    format!("record {} of the journal does not follow the ledger's last", entry.sequence),
+                );
+                break;
+            }
+            self.report.journal_records += 1;
+            self.link(entry.sequence, entry.leaf);
+            self.tree.append(entry.leaf, &mut self.full);
+            self.due_checkpoints();
+        }
+        None
     }
 }
