@@ -61,7 +61,8 @@ fn hurt(plane: &Plane, workers: &mut [Worker], kills: u64, fleet: &Fleet) -> Vec
     for round in 0..kills {
         // Spread over the events: what was let loose before is done, and each blow hits what is let loose now.
         let share = |rounds: u64| fleet.total * rounds / (kills + 2);
-        let flows = || fleet.sent() >= share(round + 1) && plane.count("SELECT sum(size) FROM logs") > leaves;
+        let taken = || plane.count("SELECT sum(size) FROM logs") >= share(round + 1).min(leaves + 1);
+        let flows = || fleet.sent() >= share(round + 1) && taken();
         fleet.allow(share(round + 1));
         assert!(until("events flow", PATIENCE, flows).is_ok(), "after {round} kills\n{}", plane.log());
         fleet.allow(share(round + 2));

@@ -18,11 +18,14 @@ fn a_dump_that_is_restored_under_load() {
         let fleet = Fleet::start(&plane, if report::long() { 200_000 } else { 20_000 }, Clocks::True);
         let dump = plane.file("dump", "");
         let leaves = |plane: &Plane| plane.count("SELECT sum(size) FROM logs");
-        fleet.allow(fleet.total / 2);
+        fleet.allow(fleet.total / 5);
         until("leaves", PATIENCE, || leaves(&plane) > fleet.total / 10).expect("leaves");
         run("pg_dump", &["-Fc", "-f", text(&dump), &plane.postgres]);
+        let dumped = all_checkpoints(&plane).len();
+        fleet.allow(fleet.total / 2);
         fleet.reach(40);
-        until("more leaves", PATIENCE, || leaves(&plane) > fleet.total / 3).expect("leaves");
+        let on = || leaves(&plane) > fleet.total / 3 && all_checkpoints(&plane).len() > dumped;
+        until("more leaves, and a checkpoint that the dump has not", PATIENCE, on).expect("leaves");
         let mut signed = restore(&plane, text(&dump));
         let restored: Vec<Signed> = all_checkpoints(&plane);
         let (before, after) = (signed.len(), restored.len());

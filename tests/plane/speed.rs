@@ -273,7 +273,10 @@ fn into_sqlite(figures: &mut Map<String, Value>) {
     let users = std::fs::read_to_string("/etc/passwd").expect("the users");
     let owner = users.lines().find_map(|line| line.strip_prefix("caracal:")?.split(':').nth(1)?.parse().ok());
     let owner: u32 = owner.unwrap_or(4_300);
-    for entry in [state.join("data"), ledger] {
+    let data = state.join("data");
+    // SQLite's log and its index too, where they are still there.
+    let files = std::fs::read_dir(&data).expect("the directory").map(|entry| entry.expect("an entry").path());
+    for entry in files.chain([data.clone()]) {
         std::os::unix::fs::chown(entry, Some(owner), Some(owner)).expect("the data path's own");
     }
     daemon.restart();
