@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 const QEMU: &str = "qemu-system-x86_64";
 /// More than the largest root file system and its unpacked copy need.
-const MEMORY_MIB: u32 = 1024;
+const MEMORY_MIB: u32 = 2048;
 /// How long a machine may take to come up and go down when the host's virtualisation works: a second is usual.
 const PROBE: Duration = Duration::from_secs(12);
 const GLANCE: Duration = Duration::from_millis(50);
