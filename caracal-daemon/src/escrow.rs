@@ -15,5 +15,13 @@ pub use postgres::PostgresVault;
 pub use refill::{Progress, Refill};
 pub use sqlite::{SqliteVault, accept_file};
 
+/// Windows that ended this long ago are forgotten by a vault, nanoseconds: a week.
+const FORGET_AFTER: u64 = 7 * 86_400 * 1_000_000_000;
+
+/// Windows that ended before this are forgotten, Unix nanoseconds. `now_ms` is the vault's time.
+fn forgotten_before(now_ms: u64) -> u64 {
+    now_ms.saturating_mul(1_000_000).saturating_sub(FORGET_AFTER)
+}
+
 #[cfg(test)]
 mod conformance;

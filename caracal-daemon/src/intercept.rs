@@ -23,7 +23,7 @@ mod websocket;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use settle::warned;
+pub(crate) use settle::record_warnings;
 pub use stack::{Limits, Parts, Stack};
 pub use tally::{Doings, Tally};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::build::Stages;
 use crate::event::DetailKeys;
-use crate::intercept::warned;
+use crate::intercept::record_warnings;
 use crate::journal::JournalError;
 use crate::keeper::order::CorrectionAsked;
 use crate::ledger::corrections::{Asker, Charge, CorrectionError, record_at};
@@ -56,13 +56,8 @@ impl Stages {
         let windows = draft.data.windows.clone();
         // Durable before it counts: after a crash the ledger says what the budgets did.
         self.journal.durable(draft.clone()).await?;
-        for warning in self.budgets.correct(&windows, asked.nano) {
-            if let Err(error) =
-                self.journal.append(warned(&warning, (draft.at, draft.data.agent.clone(), draft.data.call))).await
-            {
-                tracing::error!(%error, "a warning could not be recorded");
-            }
-        }
+        let warnings = self.budgets.correct(&windows, asked.nano);
+        record_warnings(&self.journal, &warnings, (draft.at, draft.data.agent, draft.data.call)).await;
         Ok(json!({
             "call": asked.call, "leaf": asked.leaf, "charged_nano_usd": charge.cost.0, "by_nano_usd": asked.nano,
             "left_nano_usd": left.0, "windows": windows,

@@ -18,7 +18,7 @@ use crate::agent::CgroupId;
 use crate::budget::{Budgets, Ending, Hold};
 use crate::clock::Clock;
 use crate::event::{Kind, Record, Sealed};
-use crate::intercept::{Doings, Stack, warned};
+use crate::intercept::{Doings, Stack, record_warnings};
 use crate::journal::Journal;
 use crate::journal::successor::{DOINGS, DONE, LEAF, LONGEST, RECORD};
 use crate::keeper::Signer;
@@ -181,11 +181,7 @@ impl Desk {
         };
         let about = (record.at, Some(Arc::from(intent.agent.as_str())), intent.call.parse().ok());
         let (recorded, warnings) = hold.end_after(ending, append).await;
-        for warning in warnings {
-            if let Err(error) = self.journal.append(warned(&warning, about.clone())).await {
-                tracing::error!(%error, "a warning could not be recorded");
-            }
-        }
+        record_warnings(&self.journal, &warnings, about).await;
         recorded.map_err(|error| error.to_string())
     }
 

@@ -190,6 +190,7 @@ impl Pool {
     ) -> Hold {
         pool.with(|state| {
             for key in &windows {
+                state.touch(key);
                 let cell = state.cells.entry(key.clone()).or_default();
                 cell.held = cell.held.saturating_add(amount);
             }

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::ledger::export::ExportError;
 use crate::ledger::postgres::{Database, PostgresStore, READER};
 use crate::ledger::receipt::ReceiptError;
-use crate::ledger::{SqliteStore, StateDir, export, fleet_verify, receipt};
+use crate::ledger::{SqliteStore, StateDir, export, fleet_verify, note, receipt};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -151,10 +151,10 @@ fn write_export(args: &ExportArgs, state: &StateDir) -> anyhow::Result<ExitCode>
 
 /// Every log of the database. What is committed meanwhile is not in it: the checkpoint of the beginning says what is.
 fn export_fleet(args: &ExportArgs, config: &Config) -> anyhow::Result<ExitCode> {
-    let url = config.postgres.as_ref().context("[postgres] is missing in the configuration")?.url()?;
+    let url = database_url(config)?;
     let logs = block_on(async { anyhow::Ok(fleet_verify::logs(&mut Database::new(&url, Some(READER))?).await?) })?;
     for (log, origin) in logs {
-        let name = origin.split('/').nth(1).filter(|name| is_host_id(name) && !name.starts_with('.'));
+        let name = Some(note::name_of(&origin)).filter(|name| is_host_id(name) && !name.starts_with('.'));
         let name = name.with_context(|| format!("log {log} has the origin {origin:?}, which is no ledger's"))?;
         let (dir, bar) = (args.dir.join(name), bar("exporting"));
         let exported = block_on(async {
@@ -176,6 +176,11 @@ fn export_fleet(args: &ExportArgs, config: &Config) -> anyhow::Result<ExitCode> 
 
 fn read_text(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| path.display().to_string())
+}
+
+/// Where the logs of all hosts are. A secret: never show it.
+fn database_url(config: &Config) -> anyhow::Result<String> {
+    Ok(config.postgres.as_ref().context("[postgres] is missing in the configuration")?.url()?)
 }
 
 /// Runs `work` to its end on this thread.

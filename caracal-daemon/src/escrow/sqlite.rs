@@ -7,8 +7,8 @@ use crate::budget::escrow::{
     Known, Odd, Opened, Opening, QUIET_MS, Session, Step, Stepped, Terms, Vault, VaultError, Verdict, serve,
 };
 use crate::clock::Clock;
-use crate::ledger::postgres::signed;
-use rows::{incident, number, row, session, shares, spend_more, store_session, store_share, store_window, tidy};
+use crate::ledger::sqlite::{number, signed};
+use rows::{incident, row, session, shares, spend_more, store_session, store_share, store_window, tidy};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};

@@ -102,22 +102,22 @@ impl Body for Streamed {
                 ready!(Pin::new(&mut this.body).poll_frame(context))
             }
         };
-        let frame = match frame {
-            Some(Ok(frame)) => Some(Ok(frame)),
-            None => None,
-            Some(Err(error)) => {
+        match frame.transpose() {
+            Ok(frame) => {
+                if frame.is_none() || this.body.is_end_stream() {
+                    this.give_back();
+                }
+                Poll::Ready(frame.map(Ok))
+            }
+            Err(error) => {
                 // A connection that failed is not used again.
                 this.lease = None;
                 let mut time = Box::pin(sleep(PARTING));
                 let _not_yet = time.as_mut().poll(context);
                 this.broken = Some((error.into(), time));
-                return Poll::Pending;
+                Poll::Pending
             }
-        };
-        if frame.is_none() || this.body.is_end_stream() {
-            this.give_back();
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -43,8 +43,7 @@ pub(crate) async fn call(
     };
     // The refusal that the same call was given a moment ago, because clients ask many times.
     let stack = &session.origin.stack;
-    let place = parts.uri.path_and_query().map_or(asked.path.as_str(), PathAndQuery::as_str);
-    let equal = (&session.origin.agent.name, &asked.target, place, &body);
+    let equal = (&session.origin.agent.name, &asked.target, place(&parts, asked), &body);
     if let Some((refusal, model)) = stack.remembered.get(&equal_key(&equal), stack.clock.now()) {
         if let Some(model) = model {
             asked.model.get_or_init(|| model);
@@ -96,8 +95,7 @@ async fn prepare(
     decided: &Decided,
 ) -> Result<Prepared, Refused> {
     // What is asked for and the longest bill of it.
-    let place = parts.uri.path_and_query().map_or(asked.path.as_str(), PathAndQuery::as_str);
-    let read = session.origin.stack.meter.read_at(provider, operation, place, &parts.headers, body);
+    let read = session.origin.stack.meter.read_at(provider, operation, place(parts, asked), &parts.headers, body);
     granted_call(session, asked, read.map_err(|refusal| (refusal, Vec::new()))?, decided).await
 }
 
@@ -255,6 +253,11 @@ fn rebuild(parts: Parts, body: Bytes, edited: &Edited, tls: bool) -> Option<(Req
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Some((request, shape))
+}
+
+/// The path and the query, by which some providers choose the model or what an answer tells.
+fn place<'a>(parts: &'a Parts, asked: &'a Asked) -> &'a str {
+    parts.uri.path_and_query().map_or(asked.path.as_str(), PathAndQuery::as_str)
 }
 
 /// What makes two calls equal, hashed whole.

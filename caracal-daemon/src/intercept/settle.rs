@@ -6,7 +6,7 @@ use crate::budget::{Ending, Hold, Pass, Warning};
 use crate::clock::UnixNanos;
 use crate::event::{Data, Detail, Draft, Kind, Near};
 use crate::intercept::stack::Stack;
-use crate::journal::JournalError;
+use crate::journal::{Journal, JournalError};
 use crate::meter::{Call, Operation, Reading};
 use crate::money::NanoUsd;
 use crate::refusal::{Reason, Refusal, Side, Stage};
@@ -208,11 +208,7 @@ impl Ended {
             // The intent is durable: without an outcome the ledger charges the hold, which is never less than the bill.
             unrecorded(&error);
         }
-        for warning in warnings {
-            if let Err(error) = stack.journal.append(warned(&warning, about.clone())).await {
-                tracing::error!(%error, "a warning could not be recorded");
-            }
-        }
+        record_warnings(&stack.journal, &warnings, about).await;
     }
 }
 
@@ -220,8 +216,19 @@ fn unrecorded(error: &JournalError) {
     tracing::error!(%error, "an outcome could not be recorded; its hold stands as charged");
 }
 
-/// The record of a limit that came near by an outcome or by a correction, of which there are the time, the agent and the call.
-pub(crate) fn warned(warning: &Warning, (at, agent, call): (UnixNanos, Option<Arc<str>>, Option<uuid::Uuid>)) -> Draft {
+/// An outcome or a correction: its time, agent and call.
+type About = (UnixNanos, Option<Arc<str>>, Option<uuid::Uuid>);
+
+/// Records the limits that an outcome or a correction brought near. One that cannot be recorded is said in the log.
+pub(crate) async fn record_warnings(journal: &Journal, warnings: &[Warning], about: About) {
+    for warning in warnings {
+        if let Err(error) = journal.append(warned(warning, about.clone())).await {
+            tracing::error!(%error, "a warning could not be recorded");
+        }
+    }
+}
+
+fn warned(warning: &Warning, (at, agent, call): About) -> Draft {
     let sentence = warning.sentence();
     tracing::warn!(agent = agent.as_deref(), "{sentence}");
     let data = Data {

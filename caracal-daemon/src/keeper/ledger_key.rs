@@ -17,6 +17,7 @@ use crate::journal::head;
 use crate::ledger::keyring::Frozen;
 use crate::ledger::note::{self, Verifier};
 use crate::ledger::proof::check_consistency;
+use crate::ledger::tree::empty_root;
 use files::{Turn, key_error, store_signed};
 use p256::ecdsa::signature::Signer as _;
 use pair::{Pair, p256_key, p256_verifier};
@@ -52,6 +53,11 @@ struct State {
 }
 
 impl State {
+    /// The largest tree that was signed; before the first, the empty one.
+    fn largest(&self) -> Signed {
+        self.signed.unwrap_or(Signed { size: 0, root: empty_root() })
+    }
+
     fn settle(&mut self, settled: rotate::Settled) {
         (self.pair, self.history, self.frozen) = (settled.pair, settled.history, settled.frozen);
     }

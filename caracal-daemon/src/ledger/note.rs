@@ -59,6 +59,12 @@ pub fn origin(host_id: &str) -> String {
     format!("caracal/{host_id}/ledger")
 }
 
+/// The name of the log of this origin; nothing, where the text has no place for one. What a database says is not proven by it.
+#[must_use]
+pub fn name_of(origin: &str) -> &str {
+    origin.split('/').nth(1).unwrap_or_default()
+}
+
 /// The name of the log that takes the place of the one of this name: `h`, `h.2`, `h.3`.
 #[must_use]
 pub fn next_name(name: &str) -> String {

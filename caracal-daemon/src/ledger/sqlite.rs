@@ -252,11 +252,11 @@ fn chunk(row: &SqliteRow) -> Result<Chunk, sqlx::Error> {
 }
 
 /// SQLite's integers are signed; what does not fit is capped, and no count or amount comes near.
-fn signed(value: u64) -> i64 {
+pub(crate) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn number(row: &SqliteRow, name: &str) -> Result<u64, sqlx::Error> {
+pub(crate) fn number(row: &SqliteRow, name: &str) -> Result<u64, sqlx::Error> {
     u64::try_from(row.try_get::<i64, _>(name)?).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 

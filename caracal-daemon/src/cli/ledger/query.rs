@@ -1,6 +1,6 @@
 //! `caracald ledger query` and `rebuild`: the past by time, agent, decision and model, and made again.
 
-use super::{EXIT_UNSOUND, block_on};
+use super::{EXIT_UNSOUND, block_on, database_url};
 use crate::cli::events;
 use crate::clock::{Clock, UnixNanos};
 use crate::config::Config;
@@ -9,7 +9,7 @@ use crate::ledger::postgres::{Database, PostgresStore, READER};
 use crate::ledger::query::Event;
 use crate::ledger::rebuild::{self, Comparison};
 use crate::ledger::select::{Selection, select};
-use crate::ledger::{Ledger, SqliteStore, StateDir, Store, fleet_verify};
+use crate::ledger::{Ledger, SqliteStore, StateDir, Store, fleet_verify, note};
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
@@ -89,7 +89,7 @@ pub(super) fn query(args: &QueryArgs, config: &Config, state: &StateDir) -> anyh
     let asked = Asked { selection: &selection, keys: &keys, json: args.json, limit: args.limit };
     let written = block_on(async {
         if args.fleet {
-            let url = config.postgres.as_ref().context("[postgres] is missing in the configuration")?.url()?;
+            let url = database_url(config)?;
             asked.of_fleet(&url, &mut out).await
         } else {
             asked.of_host(state, &mut out).await
@@ -133,7 +133,7 @@ impl Asked<'_> {
         let logs = fleet_verify::logs(&mut Database::new(url, Some(READER))?).await?;
         let mut latest: Vec<(String, Event)> = Vec::new();
         for (log, origin) in logs {
-            let name = origin.split('/').nth(1).unwrap_or_default().to_owned();
+            let name = note::name_of(&origin).to_owned();
             let mut store = PostgresStore::reader(Database::new(url, Some(READER))?, log);
             if self.json && self.limit.is_none() {
                 self.lines(&mut store, Some(&name), out).await?;
@@ -263,10 +263,10 @@ pub(super) fn rebuild(
 fn rebuild_fleet(args: &RebuildArgs, config: &Config) -> anyhow::Result<ExitCode> {
     ensure!(args.into.is_none(), "--from kafka compares, and keeps nothing: leave out --into");
     let kafka = config.kafka.as_ref().context("[kafka] is missing in the configuration")?;
-    let url = config.postgres.as_ref().context("[postgres] is missing in the configuration")?.url()?;
+    let url = database_url(config)?;
     let logs = block_on(async { Ok(fleet_verify::logs(&mut Database::new(&url, Some(READER))?).await?) })?;
     let logs = logs.into_iter().map(|(log, origin)| {
-        let name = origin.split('/').nth(1).unwrap_or_default().to_owned();
+        let name = note::name_of(&origin).to_owned();
         rebuild::kafka::Named { log, name }
     });
     let wanted = |one: &rebuild::kafka::Named| args.log.as_ref().is_none_or(|name| *name == one.name);

@@ -1,6 +1,6 @@
 //! `caracald ledger serve`: a log as its files, over HTTP, for auditors anywhere.
 
-use super::block_on;
+use super::{block_on, database_url};
 use crate::config::Config;
 use crate::ledger::StateDir;
 use crate::ledger::serve::{Logs, serve};
@@ -31,7 +31,7 @@ pub(super) fn run(args: &ServeArgs, config: &Config, state: &StateDir) -> anyhow
     let listener = std::net::TcpListener::bind(args.listen).with_context(|| format!("--listen {}", args.listen))?;
     listener.set_nonblocking(true)?;
     let logs = if args.fleet {
-        Logs::fleet(config.postgres.as_ref().context("[postgres] is missing in the configuration")?.url()?)
+        Logs::fleet(database_url(config)?)
     } else {
         let ledger = state.ledger();
         anyhow::ensure!(ledger.is_file(), "{}: there is no ledger here", ledger.display());

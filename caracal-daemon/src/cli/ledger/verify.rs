@@ -1,6 +1,6 @@
 //! `caracald ledger verify`: the audits of a host's ledger, of every log in PostgreSQL, of a log's files, and of one receipt.
 
-use super::{EXIT_UNSOUND, advance, bar, block_on, read_text};
+use super::{EXIT_UNSOUND, advance, bar, block_on, database_url, read_text};
 use crate::cli::events::text;
 use crate::config::Config;
 use crate::keeper::ledger_key;
@@ -176,7 +176,7 @@ fn verdict(sound: bool) -> ExitCode {
 
 /// Every log of the database, one after the other. That they are all there, the keys say.
 fn audit_fleet(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
-    let url = config.postgres.as_ref().context("[postgres] is missing in the configuration")?.url()?;
+    let url = database_url(config)?;
     let books = books(&args.prices, config)?;
     let mut expected = expected(args, &config.worker.keys)?;
     let mut sound = true;
@@ -185,7 +185,7 @@ fn audit_fleet(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let mut kept = args.checkpoint.iter().map(|path| read_text(path)).collect::<anyhow::Result<Vec<String>>>()?;
     for (log, origin) in logs {
         expected.remove(&origin);
-        let dir = config.worker.keys.join(origin.split('/').nth(1).unwrap_or_default());
+        let dir = config.worker.keys.join(note::name_of(&origin));
         // Before the database is looked at: it has what was signed by then.
         let signed = match ledger_key::read_signed(&dir) {
             // With keys of their own, an auditor need not be able to read the worker's.

@@ -2,15 +2,13 @@
 
 use crate::budget::escrow::{Session, Share, Step, Window};
 use crate::clock::UnixNanos;
+use crate::escrow::forgotten_before;
 use crate::event::WindowKey;
 use crate::ledger::postgres::{number, signed};
 use crate::money::NanoUsd;
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 use std::collections::HashMap;
-
-/// Windows that ended this long ago are forgotten, nanoseconds: a week.
-const FORGET_AFTER: u64 = 7 * 86_400 * 1_000_000_000;
 
 pub(super) async fn session(connection: &mut PgConnection, holder: &str) -> Result<Option<Session>, sqlx::Error> {
     let row = sqlx::query("SELECT epoch, step, lot, place, until_ms FROM escrow_holders WHERE holder = $1 FOR UPDATE");
@@ -99,7 +97,7 @@ pub(super) async fn forget(connection: &mut PgConnection, holder: &str) -> Resul
 
 /// Windows that ended long ago are not spent from any more: by this holder, and by those of which nothing was heard since.
 pub(super) async fn tidy(connection: &mut PgConnection, holder: &str, now_ms: u64) -> Result<(), sqlx::Error> {
-    let before = signed(now_ms.saturating_mul(1_000_000).saturating_sub(FORGET_AFTER));
+    let before = signed(forgotten_before(now_ms));
     sqlx::query(
         r#"DELETE FROM escrow_shares USING escrow_windows WHERE (holder = $1 OR holder IN (SELECT holder FROM escrow_holders
            WHERE until_ms < $2 / 1000000)) AND ends < $2 AND escrow_windows.budget = escrow_shares.budget AND escrow_windows.scope = escrow_shares.scope AND escrow_windows."window" = escrow_shares."window""#,

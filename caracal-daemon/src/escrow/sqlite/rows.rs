@@ -2,14 +2,12 @@
 
 use crate::budget::escrow::{Claim, Session, Share, Window};
 use crate::clock::UnixNanos;
+use crate::escrow::forgotten_before;
 use crate::event::WindowKey;
-use crate::ledger::postgres::signed;
+use crate::ledger::sqlite::{number, signed};
 use crate::money::NanoUsd;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-
-/// Windows that ended this long ago are forgotten, nanoseconds: a week.
-const FORGET_AFTER: u64 = 7 * 86_400 * 1_000_000_000;
 
 pub(super) async fn incident(
     connection: &mut SqliteConnection,
@@ -81,7 +79,7 @@ pub(super) async fn shares(connection: &mut SqliteConnection, holder: &str) -> R
 
 /// Windows that ended long ago are not spent from any more: by this holder, and by those of which nothing was heard since.
 pub(super) async fn tidy(connection: &mut SqliteConnection, holder: &str, now_ms: u64) -> Result<(), sqlx::Error> {
-    let before = signed(now_ms.saturating_mul(1_000_000).saturating_sub(FORGET_AFTER));
+    let before = signed(forgotten_before(now_ms));
     sqlx::query(
         r#"DELETE FROM escrow_shares WHERE (holder = ?1 OR holder IN (SELECT holder FROM escrow_holders WHERE until_ms < ?2 / 1000000))
            AND (budget, scope, "window") IN (SELECT budget, scope, "window" FROM escrow_windows WHERE ends < ?2)"#,
@@ -191,8 +189,4 @@ fn share(row: &SqliteRow) -> Result<Share, sqlx::Error> {
     let amount = |name: &str| number(row, name).map(NanoUsd);
     let (granted, settled) = (amount("granted")?, amount("settled")?);
     Ok(Share { granted, settled, credited: amount("credited")?, lost: amount("lost")? })
-}
-
-pub(super) fn number(row: &SqliteRow, name: &str) -> Result<u64, sqlx::Error> {
-    u64::try_from(row.try_get::<i64, _>(name)?).map_err(|error| sqlx::Error::Decode(error.into()))
 }

@@ -14,14 +14,16 @@ use hyper_util::rt::TokioIo;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite};
+
+/// What reads and writes a connection. `None`: a task does, or it has ended.
+type Driver = Option<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
 /// A connection and what drives it.
 pub(super) struct Http1 {
     sender: SendRequest<Upload>,
-    /// `None`: a task does, or it has ended.
-    driver: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    driver: Driver,
 }
 
 impl fmt::Debug for Http1 {
@@ -105,22 +107,18 @@ impl Http1 {
     pub(super) async fn ready(&mut self) -> Result<(), hyper::Error> {
         poll_fn(|context| {
             drive(&mut self.driver, context);
-            let ready = ready!(self.sender.poll_ready(context));
-            Poll::Ready(ready)
+            self.sender.poll_ready(context)
         })
         .await
     }
 
-    /// Ends an idle connection as its protocol wants it.
-    pub(super) fn close(self) {
-        drop(self.sender);
-        if let Some(driver) = self.driver {
-            tokio::spawn(driver);
-        }
+    /// Lets an idle connection end as its protocol wants it, which it does once nobody can send on it.
+    pub(super) fn close(mut self) {
+        self.detach();
     }
 }
 
-fn drive(driver: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>, context: &mut Context<'_>) {
+fn drive(driver: &mut Driver, context: &mut Context<'_>) {
     if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(context).is_ready()) {
         *driver = None;
     }

@@ -8,7 +8,6 @@ use super::{LedgerKey, PUBLIC};
 use crate::keeper::KeeperError;
 use crate::ledger::keyring::{Frozen, Keyring, frozen_text};
 use crate::ledger::note;
-use crate::ledger::tree::empty_root;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -34,7 +33,7 @@ impl LedgerKey {
     /// The largest tree that was signed.
     #[must_use]
     pub fn signed(&self) -> Signed {
-        self.state().signed.unwrap_or(Signed { size: 0, root: empty_root() })
+        self.state().largest()
     }
 
     /// The log's final statement, and the note that says so; where there is none, signs one that names the log in its place.
@@ -45,7 +44,7 @@ impl LedgerKey {
         let mut state = self.state();
         let _turn = Turn::take(&self.dir)?;
         self.refresh(&mut state)?;
-        let at = state.signed.unwrap_or(Signed { size: 0, root: empty_root() });
+        let at = state.largest();
         let frozen = state.frozen.clone().unwrap_or_else(|| Frozen {
             origin: self.origin.clone(),
             size: at.size,
@@ -70,7 +69,7 @@ impl LedgerKey {
         if self.state().frozen.is_none() {
             return Err(KeeperError::Refused(format!("{} is not frozen", self.origin)));
         }
-        let old = self.origin.trim_start_matches("caracal/").trim_end_matches("/ledger");
+        let old = note::name_of(&self.origin);
         let aside = self.dir.join(format!("frozen-{old}"));
         let fail = |error: std::io::Error| key_error(&aside, error.to_string());
         std::fs::create_dir_all(&aside).map_err(fail)?;

@@ -7,7 +7,6 @@ use super::{LedgerKey, State};
 use crate::keeper::KeeperError;
 use crate::ledger::keyring::{Frozen, Keyring, hand_over_text};
 use crate::ledger::note::{self, Verifier};
-use crate::ledger::tree::empty_root;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -34,7 +33,7 @@ impl LedgerKey {
         if state.frozen.is_some() {
             return Err(KeeperError::Refused(format!("{} was frozen: its keys sign nothing more", self.origin)));
         }
-        let at = state.signed.unwrap_or(Signed { size: 0, root: empty_root() });
+        let at = state.largest();
         remove_next(&self.dir)?;
         let next = Pair::open(&self.dir, NEXT, &self.origin)?;
         let text = hand_over_text(&self.origin, at.size, &at.root, &next.verifiers);

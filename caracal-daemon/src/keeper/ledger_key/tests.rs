@@ -43,7 +43,7 @@ fn a_larger_tree_that_does_not_begin_with_the_signed_one_is_refused() {
     let honest = leaves(300);
     let root = |size: usize| naive_root(&honest[..size]);
     let prove = |leaves: &[Hash], old: u64| consistency(old, leaves.len() as u64, &tiles(leaves)).expect("a proof");
-    key.sign_checkpoint(0, crate::ledger::tree::empty_root(), &[]).expect("the empty tree");
+    key.sign_checkpoint(0, empty_root(), &[]).expect("the empty tree");
     key.sign_checkpoint(100, root(100), &[]).expect("every tree begins with the empty one");
     let mut forged = honest.clone();
     forged[42][0] ^= 1;

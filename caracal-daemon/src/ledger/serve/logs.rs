@@ -3,6 +3,7 @@
 use super::File;
 use crate::bus::signed_run::is_host_id;
 use crate::ledger::fleet_verify;
+use crate::ledger::note;
 use crate::ledger::postgres::{Database, PostgresStore, READER};
 use crate::ledger::sqlite::SqliteStore;
 use crate::ledger::store::StoreError;
@@ -149,7 +150,7 @@ impl Logs {
         lock(idle).push(database);
         let mut names = lock(names);
         for (log, origin) in all? {
-            let name = origin.split('/').nth(1).unwrap_or_default();
+            let name = note::name_of(&origin);
             names.logs.entry(name.to_owned()).or_insert_with(|| (log, Arc::default()));
         }
         names.looked = Some(Instant::now());
