@@ -231,7 +231,9 @@ pub(super) async fn spend<V: Vault>(mut vault: V, at: u64, window: WindowKey) ->
         while slice.granted >= settled.saturating_add(CALL) {
             settled = settled.saturating_add(CALL);
         }
-        if slice.heard && settled.saturating_add(slice.elsewhere) >= LIMIT {
+        // The others wait for ever for what this one spent and did not say.
+        let told = slice.is_done(&Use { settled, ..Use::default() });
+        if told && settled.saturating_add(slice.elsewhere) >= LIMIT {
             return settled.0;
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
