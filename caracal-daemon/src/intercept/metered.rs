@@ -36,6 +36,9 @@ struct Open {
     gathered: BytesMut,
     /// Something went out: the first byte never waits for a second one.
     begun: bool,
+    /// The next poll finds nothing: the connection writes only then, and an answer that comes at once would hold its first
+    /// byte back until its last.
+    pause: bool,
     /// The upstream's task had its turn since the last frame.
     yielded: bool,
     /// Bytes of the answer so far.
@@ -60,6 +63,7 @@ impl Metered {
         Metered(Some(Box::new(Open {
             gathered: BytesMut::new(),
             begun: false,
+            pause: false,
             yielded: false,
             received: 0,
             body: Some(body),
@@ -135,7 +139,7 @@ impl Open {
     fn gather(&mut self, data: Bytes) -> Option<Bytes> {
         let alone = self.gathered.is_empty() && (!self.begun || data.len() >= ENOUGH);
         if alone && !data.is_empty() {
-            self.begun = true;
+            self.pause = !std::mem::replace(&mut self.begun, true);
             return Some(data);
         }
         self.gathered.extend_from_slice(&data);
@@ -179,6 +183,10 @@ impl Body for Metered {
                 let last = open.last.take();
                 this.0 = None;
                 return Poll::Ready(last);
+            }
+            if std::mem::take(&mut open.pause) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
             let Some(body) = &mut open.body else { return Poll::Ready(None) };
             let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(context) else {
