@@ -49,10 +49,11 @@ enum State {
     Dead,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Level {
     array: bool,
-    key: String,
+    /// Where its key begins among [`Scanner::keys`], which goes up to the next level's.
+    key: usize,
 }
 
 /// The scanner of one document.
@@ -60,6 +61,8 @@ struct Level {
 pub(crate) struct Scanner {
     state: State,
     levels: Vec<Level>,
+    /// The keys of all levels, one after the other: a level costs no allocation of its own.
+    keys: String,
     text: Vec<u8>,
     too_long: bool,
     /// Of the text so far.
@@ -72,8 +75,9 @@ impl Scanner {
     pub(crate) fn new() -> Scanner {
         Scanner {
             state: State::Value,
-            levels: Vec::new(),
-            text: Vec::new(),
+            levels: Vec::with_capacity(MAX_PATH),
+            keys: String::with_capacity(MAX_TEXT),
+            text: Vec::with_capacity(MAX_TEXT),
             too_long: false,
             size: Size::default(),
             digits: 0,
@@ -84,6 +88,7 @@ impl Scanner {
     pub(crate) fn reset(&mut self) {
         self.state = State::Value;
         self.levels.clear();
+        self.keys.clear();
         self.clear_text();
     }
 
@@ -92,7 +97,7 @@ impl Scanner {
         let mut rest = bytes;
         while let Some((byte, after)) = rest.split_first() {
             if let State::Text { key, escaped: false } = self.state {
-                let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(rest.len());
+                let plain = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
                 let (text, after) = rest.split_at_checked(plain).unwrap_or((rest, &[]));
                 self.keep(text);
                 if !key {
@@ -149,10 +154,10 @@ impl Scanner {
         match byte {
             b'{' | b'[' if self.levels.len() >= MAX_DEPTH => self.state = State::Dead,
             b'{' => {
-                self.levels.push(Level { array: false, key: String::new() });
+                self.open(false);
                 self.state = State::KeyOrEnd;
             }
-            b'[' => self.levels.push(Level { array: true, key: "*".to_owned() }),
+            b'[' => self.open(true),
             b']' => self.close(true, sink),
             b'"' => self.begin_text(false),
             b'-' | b'0'..=b'9' | b'a'..=b'z' => {
@@ -161,6 +166,13 @@ impl Scanner {
                 self.state = State::Bare;
             }
             _ => self.state = State::Dead,
+        }
+    }
+
+    fn open(&mut self, array: bool) {
+        self.levels.push(Level { array, key: self.keys.len() });
+        if array {
+            self.keys.push('*');
         }
     }
 
@@ -190,9 +202,9 @@ impl Scanner {
         let text = std::mem::take(&mut self.text);
         let read = if self.too_long { "" } else { std::str::from_utf8(&text).unwrap_or("") };
         if key {
-            if let Some(level) = self.levels.last_mut() {
-                level.key.clear();
-                level.key.push_str(read);
+            if let Some(level) = self.levels.last() {
+                self.keys.truncate(level.key);
+                self.keys.push_str(read);
             }
             self.state = State::Colon;
         } else {
@@ -205,6 +217,7 @@ impl Scanner {
     fn close(&mut self, array: bool, sink: &mut impl Sink) {
         match self.levels.pop() {
             Some(level) if level.array == array => {
+                self.keys.truncate(level.key);
                 self.with_path(|path| sink.closed(path));
                 self.ended();
             }
@@ -225,8 +238,9 @@ impl Scanner {
         if self.levels.len() > MAX_PATH {
             return;
         }
-        for (place, level) in path.iter_mut().zip(&self.levels) {
-            *place = &level.key;
+        let ends = self.levels.iter().skip(1).map(|next| next.key).chain([self.keys.len()]);
+        for ((place, level), end) in path.iter_mut().zip(&self.levels).zip(ends) {
+            *place = self.keys.get(level.key..end).unwrap_or_default();
         }
         tell(path.get(..self.levels.len()).unwrap_or_default());
     }
