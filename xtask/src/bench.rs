@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: every peer in one run, and what that says about the goals.
 //!
 //! The measuring half is behind the feature `bench`, so that no other verb has to wait for an HTTP stack to compile:
-//! this file builds it in release mode and starts it as root, which makes the namespaces.
+//! this file builds it optimised and starts it as root, which makes the namespaces.
 
 #[cfg(feature = "bench")]
 mod answer;
@@ -58,8 +58,11 @@ pub(crate) struct Arguments {
     /// Only these loads, for instance `paid-32`; without it all, and the goals need all.
     #[arg(long, value_delimiter = ',')]
     loads: Vec<String>,
+    /// Measure what is shipped, built with link-time optimisation, and a floor that is built so too.
+    #[arg(long)]
+    dist: bool,
     /// Measure Kafka, PostgreSQL and Redis with the workers, and hold that against its bars.
-    #[arg(long, conflicts_with_all = ["peers", "quick", "loads"])]
+    #[arg(long, conflicts_with_all = ["peers", "quick", "loads", "dist"])]
     plane: bool,
 }
 
@@ -123,6 +126,10 @@ impl PeerName {
 }
 
 impl Arguments {
+    fn profile(&self) -> &'static str {
+        if self.dist { "dist" } else { "release" }
+    }
+
     fn peers(&self) -> Vec<PeerName> {
         let named = self.peers.iter().flat_map(|choice| match choice {
             Choice::All => PeerName::value_variants().to_vec(),
@@ -137,12 +144,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return test::plane_speed();
     }
     let checkout = Checkout::find()?;
-    build::all(&checkout)?;
+    if arguments.dist {
+        build::shipped(&checkout)?;
+    } else {
+        build::all(&checkout)?;
+    }
     let peers = arguments.peers();
     setup::for_bench(&checkout, &peers)?;
     checkout.cargo(
         "building the benchmark",
-        &["build", "--locked", "--release", "--package", "xtask", "--features", "bench"],
+        &["build", "--locked", "--profile", arguments.profile(), "--package", "xtask", "--features", "bench"],
     )?;
     root::ask("to run the benchmark: it makes network namespaces and loads the kernel programs")?;
     let reports = report::Inbox::new()?;
@@ -161,10 +172,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn measurement(checkout: &Checkout, arguments: &Arguments, peers: &[PeerName], reports: &report::Inbox) -> Command {
     // A mount namespace of its own: pins and resolver are gone when it ends.
     let mut command = root::command("unshare");
-    command.arg("--mount").arg(checkout.target.join("release/xtask"));
+    command.arg("--mount").arg(checkout.target.join(arguments.profile()).join("xtask"));
     let peers: Vec<&str> = peers.iter().map(|peer| peer.name()).collect();
     command.args(["bench-measure", "--peers", &peers.join(","), "--commit", &report::commit(&checkout.root)]);
-    command.arg("--report").arg(reports.path()).arg("--caracald").arg(checkout.caracald());
+    command.arg("--report").arg(reports.path()).arg("--caracald");
+    command.arg(if arguments.dist { checkout.shipped() } else { checkout.caracald() });
     command.arg("--tools").arg(checkout.tools());
     if arguments.quick {
         command.arg("--quick");

@@ -3,6 +3,7 @@
 use std::{fs, process::Command};
 
 use anyhow::{Context, Result};
+use clap::Args;
 
 use crate::{
     checkout::Checkout,
@@ -10,11 +11,38 @@ use crate::{
     setup::{self, Compiler},
 };
 
-pub(crate) fn run() -> Result<()> {
+/// Install what is missing and build the kernel programs and caracald.
+///
+/// The kernel programs land in target/bpf/caracal.o, the daemon (which carries them) in target/release/caracald.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Arguments {
+    /// Build what is shipped: with link-time optimisation, into target/dist/caracald. It takes several times as long.
+    #[arg(long)]
+    dist: bool,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let checkout = Checkout::find()?;
-    all(&checkout)?;
-    eprintln!("ok  {}", checkout.caracald().display());
+    let built = if arguments.dist {
+        shipped(&checkout)?;
+        checkout.shipped()
+    } else {
+        all(&checkout)?;
+        checkout.caracald()
+    };
+    eprintln!("ok  {}", built.display());
     Ok(())
+}
+
+/// Sets up, then builds everything that runs in production as it is shipped.
+///
+/// # Errors
+/// When set-up or a compiler fails.
+pub(crate) fn shipped(checkout: &Checkout) -> Result<()> {
+    let compiler = setup::for_build(checkout)?;
+    kernel_programs(checkout, &compiler)?;
+    let arguments = ["build", "--locked", "--profile", "dist", "--package", "caracal-daemon"];
+    checkout.cargo("building caracald with link-time optimisation", &arguments)
 }
 
 /// Sets up, then builds everything that runs in production.

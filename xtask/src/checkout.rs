@@ -56,6 +56,11 @@ impl Checkout {
         self.target.join("release/caracald")
     }
 
+    /// The same with link-time optimisation, as it is shipped.
+    pub(crate) fn shipped(&self) -> PathBuf {
+        self.target.join("dist/caracald")
+    }
+
     /// What the tests and the benchmark leave behind.
     pub(crate) fn report(&self) -> PathBuf {
         self.target.join("report")

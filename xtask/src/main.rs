@@ -33,10 +33,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Install what is missing and build the kernel programs and caracald.
-    ///
-    /// The kernel programs land in target/bpf/caracal.o, the daemon (which carries them) in target/release/caracald.
-    Build,
+    Build(build::Arguments),
     Run(run::Arguments),
     Demo(demo::Arguments),
     Test(test::Arguments),
@@ -53,7 +50,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().verb {
-        Verb::Build => build::run(),
+        Verb::Build(arguments) => build::run(arguments),
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
