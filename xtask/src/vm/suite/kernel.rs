@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 /// A kernel on disk.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Kernel {
-    /// See [`Suite::series`].
+    /// See [`super::Suite::series`].
     pub(crate) series: String,
-    /// See [`Suite::name`].
+    /// See [`super::Suite::name`].
     pub(crate) suite: String,
     /// What `uname -r` says in it.
     pub(crate) release: String,
