@@ -2,92 +2,27 @@
 //! its new connections trust the local CA without a restart where its files can be reached, and are never passed
 //! through where they cannot.
 
+mod trust;
+mod workload;
+
 use crate::{RULES, STAND_IN, attempt};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 use support::daemon::{Cgroup, Daemon};
 use support::netns::{AGENT_UID, Ran, until};
 use support::report;
 use support::scene::Scene;
 use support::wire::CANARY_PORT;
+use workload::Workload;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The promise of live attach.
 const FENCED_WITHIN: Duration = Duration::from_secs(1);
 const CANARY: &str = "203.0.113.10";
 
-/// `tests/programs/live.py`, with its inner process in the cgroup.
-struct Workload {
-    child: Child,
-    dir: PathBuf,
-    pids: Value,
-    ready: Value,
-}
-
-impl Workload {
-    fn start(scene: &Scene, cgroup: &Cgroup) -> Workload {
-        let dir = scene.home.path().join("live");
-        std::fs::create_dir(&dir).expect("a directory");
-        std::os::unix::fs::chown(&dir, Some(AGENT_UID), Some(AGENT_UID)).expect("its owner");
-        let script = scene.file("live.py", include_str!("../programs/live.py"));
-        let errors = std::fs::File::create(scene.net.files().join("live.err")).expect("a log");
-        let run = scene.agent("/usr/bin/python3").arg(script).arg(&dir).args([CANARY, &CANARY_PORT.to_string()]);
-        let child = run.spawn(Stdio::null(), Stdio::from(errors)).expect("python3 starts");
-        let mut workload = Workload { child, dir, pids: Value::Null, ready: Value::Null };
-        workload.pids = workload.told(scene, "pids");
-        let inside = workload.pids["inside"].as_u64().expect("a pid").to_string();
-        std::fs::write(cgroup.path().join("cgroup.procs"), inside).expect("it moves");
-        workload.ask("moved");
-        workload.ready = workload.told(scene, "ready");
-        workload
-    }
-
-    fn ask(&self, name: &str) {
-        std::fs::write(self.dir.join(name), "").expect("a file");
-    }
-
-    fn told(&self, scene: &Scene, name: &str) -> Value {
-        let path = self.dir.join(name);
-        let read = || serde_json::from_str(&std::fs::read_to_string(&path).unwrap_or_default()).ok();
-        let there = until(name, PATIENCE, || read().is_some());
-        let errors = std::fs::read_to_string(scene.net.files().join("live.err")).unwrap_or_default();
-        assert!(there.is_ok(), "the workload does not say {name}: {errors}");
-        read().unwrap_or(Value::Null)
-    }
-
-    /// What became of the last attempts, all of them made after this was called.
-    fn seen(&self) -> Value {
-        let path = self.dir.join("seen");
-        let _gone = std::fs::remove_file(&path);
-        let mut seen = Value::Null;
-        for _ in 0..2 {
-            until("an attempt", PATIENCE, || {
-                let text = std::fs::read_to_string(&path).unwrap_or_default();
-                seen = serde_json::from_str(&text).unwrap_or(Value::Null);
-                !seen.is_null()
-            })
-            .expect("the workload tries");
-            let _gone = std::fs::remove_file(&path);
-        }
-        seen
-    }
-}
-
-impl Drop for Workload {
-    fn drop(&mut self) {
-        if let Some(inside) = self.pids["inside"].as_i64().and_then(|pid| i32::try_from(pid).ok()) {
-            // SAFETY: kill takes integers; the outer process has not been waited for, so its child's pid is not another's.
-            unsafe { libc::kill(inside, libc::SIGKILL) };
-        }
-        let _dead = self.child.kill();
-        let _status = self.child.wait();
-    }
-}
-
-/// `caracald attach` beside a daemon that runs; its report, and how long it took.
+/// `caracald attach` beside a daemon that runs; its report.
 #[track_caller]
 fn attach(daemon: &Daemon<'_>, cgroup: &Cgroup, more: &[&str]) -> Value {
     let ran = daemon.command(&["attach", "--json", "--cgroup"]).arg(cgroup.path()).args(more).ran().ok();
@@ -341,138 +276,5 @@ fn sockets_in_a_namespace_of_the_workload_are_listed() {
         assert!(all.iter().all(|one| one["pid"] == child.id()), "{report}");
         let _dead = child.kill();
         let _status = child.wait();
-    });
-}
-
-/// Asks for an allowed page for ever, a new program each time, and writes down the status.
-const ASK: &str =
-    "while :; do curl -sS -o /dev/null -w '%{http_code}\\n' --max-time 5 https://example.com/hello; sleep 0.1; done";
-
-/// A shell that asks, in the cgroup; with a mount namespace of its own or not.
-struct Asking {
-    child: Child,
-    out: PathBuf,
-}
-
-impl Asking {
-    fn start(scene: &Scene, cgroup: &Cgroup, own: bool) -> Asking {
-        let out = scene.file("asking.out", "");
-        let file = std::fs::OpenOptions::new().append(true).open(&out).expect("a file");
-        let user = AGENT_UID.to_string();
-        let drop = ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", "sh", "-c", ASK];
-        let run = scene.agent(if own { "unshare" } else { "setpriv" }).user(0).cgroup(&cgroup.path());
-        let run = if own { run.args(["-m", "--propagation", "private"]).args(drop) } else { run.args(&drop[1..]) };
-        let child = run.spawn(Stdio::from(file), Stdio::null()).expect("it starts");
-        Asking { child, out }
-    }
-
-    /// The next answers are all this status.
-    #[track_caller]
-    fn gets(&self, status: &str) {
-        let mut last = String::new();
-        let done = until("the answers", PATIENCE, || {
-            let _empty = std::fs::write(&self.out, "");
-            std::thread::sleep(Duration::from_millis(700));
-            last = std::fs::read_to_string(&self.out).unwrap_or_default();
-            let mut lines = last.lines().filter(|line| line.len() == 3).peekable();
-            lines.peek().is_some() && lines.all(|line| line == status)
-        });
-        assert!(done.is_ok(), "not {status}: {last}");
-    }
-}
-
-impl Drop for Asking {
-    fn drop(&mut self) {
-        let _dead = self.child.kill();
-        let _status = self.child.wait();
-    }
-}
-
-/// Everything about the certificate stores of A.
-fn stores(scene: &Scene) -> String {
-    let list = "cd / && find etc/ssl usr/local/share/ca-certificates ! -type d -print0 | sort -z | xargs -0 -n1 sh -c \
-                'echo \"$0 $(readlink \"$0\") $(sha256sum < \"$0\" 2>/dev/null)\"'";
-    scene.net.a.shell(list).expect("the stores are read")
-}
-
-#[track_caller]
-fn verdict(report: &Value, process: &str) -> String {
-    let all = report["live"]["trust"]["processes"].as_array().cloned().unwrap_or_default();
-    let found = all.iter().find(|one| one["process"] == process);
-    found.unwrap_or_else(|| panic!("{process} is not judged: {report}"))["verdict"].as_str().unwrap_or("?").to_owned()
-}
-
-#[test]
-fn a_workload_with_its_own_mounts_trusts_without_a_restart() {
-    report::plain("escape", "trust of a running workload with its own mount namespace", || {
-        let scene = Scene::new(STAND_IN).expect("the scene stands");
-        let cgroup = Cgroup::new();
-        let before = stores(&scene);
-        let mut daemon = Daemon::start(&scene, RULES);
-        let asking = Asking::start(&scene, &cgroup, true);
-        asking.gets("000");
-        let report = attach(&daemon, &cgroup, &[]);
-        assert!(report["live"]["trust"]["places"].to_string().contains("mounted over"), "{report}");
-        let _shell = verdict(&report, "sh");
-        asking.gets("200");
-        assert_eq!(stores(&scene), before, "the host's store was touched");
-        let _ran = detach(&daemon, &cgroup);
-        asking.gets("000");
-        let table = mounts(&asking.child);
-        assert!(!table.contains(daemon.instance()), "something is still mounted: {table}");
-
-        // A killed keeper, and a detach without one.
-        let _report = attach(&daemon, &cgroup, &[]);
-        asking.gets("200");
-        daemon.kill();
-        assert!(mounts(&asking.child).contains(daemon.instance()), "the control: it is mounted");
-        let _ran = detach(&daemon, &cgroup);
-        let table = mounts(&asking.child);
-        assert!(!table.contains(daemon.instance()), "something is still mounted: {table}");
-        assert_eq!(stores(&scene), before, "the host's store was touched");
-    });
-}
-
-fn mounts(child: &Child) -> String {
-    std::fs::read_to_string(format!("/proc/{}/mountinfo", child.id())).expect("it runs")
-}
-
-#[test]
-fn the_hosts_store_is_changed_only_on_word_and_comes_back_byte_by_byte() {
-    report::plain("escape", "trust of a running workload by the host's store", || {
-        let scene = Scene::new(STAND_IN).expect("the scene stands");
-        let cgroup = Cgroup::new();
-        // The host's stores, thrown away with the namespace.
-        let files = scene.net.files().display().to_string();
-        let copy = |from: &str, to: &str| {
-            format!("mkdir {files}/{to} && cp -a {from}/. {files}/{to} && mount --bind {files}/{to} {from}")
-        };
-        for (from, to) in [("/etc/ssl", "ssl"), ("/usr/local/share/ca-certificates", "local")] {
-            scene.net.a.shell(&copy(from, to)).expect("a copy");
-        }
-        let before = stores(&scene);
-        let mut daemon = Daemon::start(&scene, RULES);
-        let asking = Asking::start(&scene, &cgroup, false);
-        asking.gets("000");
-        let report = attach(&daemon, &cgroup, &[]);
-        assert_eq!(report["live"]["trust"]["places"], json!([]), "{report}");
-        // Fenced, and not trusting: refused, and never passed through.
-        scene.wire.clear();
-        asking.gets("000");
-        scene.wire.silent();
-        assert_eq!(stores(&scene), before, "without the word nothing changes");
-        let _ran = detach(&daemon, &cgroup);
-        let report = attach(&daemon, &cgroup, &["--trust-system"]);
-        assert!(report["live"]["trust"]["places"].to_string().contains("the host's store has the CA"), "{report}");
-        asking.gets("200");
-        assert_ne!(stores(&scene), before);
-        let _ran = detach(&daemon, &cgroup);
-        assert_eq!(stores(&scene), before, "the store is not what it was");
-
-        let _report = attach(&daemon, &cgroup, &["--trust-system"]);
-        asking.gets("200");
-        daemon.kill();
-        let _ran = detach(&daemon, &cgroup);
-        assert_eq!(stores(&scene), before, "the store is not what it was");
     });
 }

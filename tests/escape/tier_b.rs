@@ -5,159 +5,25 @@
 //! These need the BPF LSM and say `require = "full"`. Where `doctor` reports that the kernel does not take the programs,
 //! the case is written down as skipped with its reason, and another one checks that the daemon refuses to start.
 
+mod outside;
+
 use crate::{RULES, STAND_IN};
+use outside::{Outside, own, users, vector, vectors};
 use serde_json::{Map, Value, json};
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Duration;
 use support::daemon::{Cgroup, Daemon, cgroup_mount};
-use support::netns::{AGENT_UID, Ran, until};
+use support::netns::{AGENT_UID, until};
 use support::report;
 use support::scene::Scene;
 
-/// The attempts: Python, because a descriptor that is passed, taken or inherited is a few lines there.
-const PROGRAM: &str = include_str!("../programs/tier_b.py");
-const PORT: u16 = 7_001;
 const REFUSED: Option<i32> = Some(3);
 const OUT: Option<i32> = Some(0);
-
-/// A scene with helpers outside: somebody who repeats what he hears over TCP and over unix sockets.
-struct Outside {
-    scene: Scene,
-    program: PathBuf,
-    helpers: Vec<Child>,
-    sockets: String,
-    free: Cgroup,
-}
-
-impl Outside {
-    fn new() -> Outside {
-        let scene = Scene::new(STAND_IN).expect("the scene stands");
-        let program = scene.file("tier_b.py", PROGRAM);
-        let listener = scene.net.a.inside(|| Ok(TcpListener::bind(("127.0.0.1", PORT))?)).expect("a deputy");
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
-            }
-        });
-        let sockets = scene.home.path().join("helper").to_string_lossy().into_owned();
-        let mut outside = Outside { scene, program, helpers: Vec::new(), sockets, free: Cgroup::new() };
-        for (kind, name) in outside.unix() {
-            outside.serve(kind, &name);
-        }
-        outside
-    }
-
-    /// Kind and name of the unix sockets of helpers: as docker, D-Bus and the system's log have them.
-    fn unix(&self) -> Vec<(&'static str, String)> {
-        let abstract_one = |name: &str| format!("@{}-{name}", self.sockets.replace('/', "-"));
-        vec![
-            ("stream", format!("{}-docker.sock", self.sockets)),
-            ("stream", abstract_one("bus")),
-            ("dgram", format!("{}-log", self.sockets)),
-            ("dgram", abstract_one("log")),
-        ]
-    }
-
-    fn serve(&mut self, kind: &str, name: &str) {
-        let run = self.scene.agent("python3").user(0).arg(&self.program).args(["0", "serve", kind, name]);
-        let mut child = run.spawn(Stdio::piped(), Stdio::inherit()).expect("a helper");
-        let mut line = [0; 6];
-        let out = child.stdout.as_mut().expect("its output");
-        out.read_exact(&mut line).expect("a helper that serves");
-        self.helpers.push(child);
-    }
-
-    /// One attempt from within the cgroup, or joining it in its midst.
-    fn attempt(&self, cgroup: &Cgroup, uid: u32, vector: &Vector) -> Ran {
-        let run = self.scene.agent("python3").user(0).limit(Duration::from_secs(30));
-        let run = if vector.joins { run } else { run.cgroup(&cgroup.path()) };
-        let args = vector
-            .args
-            .iter()
-            .map(|arg| if arg == "CGROUP" { cgroup.path().display().to_string() } else { arg.clone() });
-        run.arg(&self.program).arg(uid.to_string()).arg(vector.name).args(args).ran()
-    }
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        for helper in &mut self.helpers {
-            let _gone = helper.kill();
-            let _gone = helper.wait();
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Vector {
-    name: &'static str,
-    args: Vec<String>,
-    /// Prepares something outside and moves itself in.
-    joins: bool,
-    /// Only root could do it at all.
-    root: bool,
-}
-
-fn vector(name: &'static str, args: &[&str]) -> Vector {
-    let joins = args.contains(&"CGROUP");
-    Vector { name, args: args.iter().map(|arg| (*arg).to_owned()).collect(), joins, root: false }
-}
-
-fn by_root(name: &'static str, args: &[&str]) -> Vector {
-    Vector { root: true, ..vector(name, args) }
-}
-
-fn vectors(outside: &Outside) -> Vec<Vector> {
-    let port = PORT.to_string();
-    let free = outside.free.path().display().to_string();
-    let mut all = vec![
-        vector("family", &["40", "1", "0"]),
-        by_root("family", &["17", "3", "0"]),
-        vector("family", &["16", "3", "16"]),
-        vector("listen_unbound", &[]),
-        vector("passed", &["CGROUP", &port]),
-        vector("getfd", &["CGROUP", &port]),
-        by_root("move", &[&free]),
-        by_root("clone_into", &[&free]),
-        vector("trace", &["CGROUP"]),
-        vector("memory", &["CGROUP"]),
-        vector("environment", &["CGROUP"]),
-        vector("signal_outside", &["CGROUP"]),
-        by_root("bpf", &[]),
-    ];
-    let inherited = ["send", "write", "sendfile", "splice", "unconnected", "accept"];
-    all.extend(inherited.map(|how| vector("inherited", &[how, "CGROUP", &port])));
-    all.extend(outside.unix().iter().map(|(kind, name)| vector("unix", &[kind, name])));
-    let (_, log) = outside.unix().pop().expect("the last of them");
-    all.push(vector("unix", &["dgram-connected", &log]));
-    all
-}
-
-/// What must pass, governed or not.
-fn own() -> Vec<Vector> {
-    vec![
-        vector("unix_own", &["CGROUP"]),
-        by_root("move_below", &["CGROUP"]),
-        vector("own_process", &["CGROUP"]),
-        vector("many", &[]),
-    ]
-}
-
-/// Who tries it. `CARACAL_TRIES` has each tried by one of them, as in [`crate::vectors`].
-fn users(vector: &Vector) -> &'static [u32] {
-    match std::env::var("CARACAL_TRIES").as_deref() {
-        _ if vector.root => &[0],
-        Ok("root") => &[0],
-        Ok("user" | "userns") => &[AGENT_UID],
-        _ => &[0, AGENT_UID],
-    }
-}
 
 /// Has the configuration require `full`.
 pub(crate) fn require_full(daemon: &Daemon<'_>) {
@@ -326,7 +192,6 @@ fn whoever_is_not_governed_is_left_alone_also_while_the_daemon_is_dead() {
 
 #[test]
 fn unix_sockets_by_rule_and_by_learning() {
-    let outside_name = |outside: &Outside| outside.unix().swap_remove(0).1;
     case("tier B: unix sockets by rule", RULES, |outside, cgroup, daemon| {
         let (_, docker) = outside.unix().swap_remove(0);
         let wanted = vector("unix", &["stream", &docker]);
@@ -356,7 +221,6 @@ fn unix_sockets_by_rule_and_by_learning() {
             // What `run` starts is confined by Landlock as well, which keeps abstract sockets within it.
             assert!(ran.screen().contains("EPERM"), "{}", ran.screen());
         }
-        let _name = outside_name(outside);
     });
 }
 

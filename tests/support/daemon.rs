@@ -1,8 +1,16 @@
 //! The binary under test: configured, started, hurt and asked. Its path is in `CARACALD`.
 
+mod cgroup;
+mod process;
+
+pub use cgroup::{Cgroup, cgroup_mount};
+pub use process::alive;
+
 use crate::ledger::Record;
 use crate::netns::{Ran, Run, until};
 use crate::scene::Scene;
+use cgroup::{remove_slice, sweep};
+use process::{children_of, uid_of};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -193,7 +201,7 @@ impl<'a> Daemon<'a> {
     /// The keeper and its descendants.
     #[must_use]
     pub fn processes(&self) -> Vec<i32> {
-        let Some(keeper) = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok()) else {
+        let Some(keeper) = self.keeper() else {
             return Vec::new();
         };
         let mut all = vec![keeper];
@@ -223,7 +231,7 @@ impl<'a> Daemon<'a> {
     fn own_processes(&self) -> Vec<i32> {
         let binary = std::fs::canonicalize(&self.binary).unwrap_or_default();
         let same = |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == binary);
-        let keeper = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok());
+        let keeper = self.keeper();
         self.processes().into_iter().filter(|pid| Some(*pid) == keeper || same(pid)).collect()
     }
 
@@ -256,7 +264,7 @@ impl<'a> Daemon<'a> {
     /// When it does not.
     #[track_caller]
     pub fn stop(&mut self) {
-        let Some(keeper) = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok()) else { return };
+        let Some(keeper) = self.keeper() else { return };
         // SAFETY: kill takes integers; the keeper has not been waited for.
         unsafe { libc::kill(keeper, libc::SIGTERM) };
         let ended = until("caracald stops", PATIENCE, || self.exited().is_some());
@@ -371,103 +379,6 @@ impl Drop for Daemon<'_> {
         if !std::thread::panicking() {
             // Journals are large, and a test may have many daemons where the scratch directory is in memory.
             let _gone = std::fs::remove_dir_all(self.state());
-        }
-    }
-}
-
-/// Whether any thread of the process runs: its first one can be a zombie while another still holds the listener.
-#[must_use]
-pub fn alive(pid: i32) -> bool {
-    let runs =
-        |stat: String| !matches!(stat.rsplit(") ").next().and_then(|rest| rest.chars().next()), Some('Z' | 'X') | None);
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok()).any(runs)
-}
-
-fn uid_of(pid: i32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
-}
-
-fn children_of(parent: i32) -> Vec<i32> {
-    let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
-    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()).collect()
-}
-
-/// Where cgroup v2 is mounted.
-///
-/// # Panics
-/// When it is not.
-#[must_use]
-pub fn cgroup_mount() -> PathBuf {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let mut all = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let found =
-        all.find_map(|words| (words.get(2) == Some(&"cgroup2")).then(|| words.get(1).map(PathBuf::from)).flatten());
-    found.expect("cgroup v2 is mounted nowhere")
-}
-
-/// A cgroup of a test, removed with everything in it.
-#[derive(Debug)]
-pub struct Cgroup(String);
-
-impl Cgroup {
-    /// A new, empty one.
-    ///
-    /// # Panics
-    /// When it cannot be made.
-    #[must_use]
-    pub fn new() -> Cgroup {
-        static NEXT: AtomicU32 = AtomicU32::new(1_000);
-        sweep();
-        let name = format!("t{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        std::fs::create_dir(cgroup_mount().join(format!("{name}.slice"))).expect("a cgroup");
-        Cgroup(name)
-    }
-
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> PathBuf {
-        cgroup_mount().join(format!("{}.slice", self.0))
-    }
-}
-
-impl Default for Cgroup {
-    fn default() -> Cgroup {
-        Cgroup::new()
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        remove_slice(&self.0);
-    }
-}
-
-fn remove_slice(instance: &str) {
-    let slice = cgroup_mount().join(format!("{instance}.slice"));
-    let _none = std::fs::write(slice.join("cgroup.kill"), "1");
-    let _gone = until("the slice empties", Duration::from_secs(5), || remove_tree(&slice));
-}
-
-fn remove_tree(dir: &Path) -> bool {
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
-        remove_tree(&entry.path());
-    }
-    std::fs::remove_dir(dir).is_ok() || !dir.exists()
-}
-
-/// Removes the slices of test programs that were killed.
-fn sweep() {
-    for entry in std::fs::read_dir(cgroup_mount()).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(instance) = name.strip_suffix(".slice") else { continue };
-        let Some((pid, number)) = instance.strip_prefix('t').and_then(|rest| rest.split_once('x')) else { continue };
-        let ours = pid.parse::<u32>().is_ok() && number.parse::<u32>().is_ok();
-        if ours && !Path::new("/proc").join(pid).exists() {
-            remove_slice(instance);
         }
     }
 }

@@ -1,133 +1,25 @@
-//! `caracald policy check|test|explain|reload`: tells why, before it bites.
+//! `caracald policy check|test|explain|reload`: tells why, before it bites. Takes the files on disk; gives words or JSON and
+//! an exit code. Puts nothing into force but by `reload`, which asks the daemon.
+
+mod args;
+#[cfg(test)]
+mod tests;
+
+pub use args::{ActionName, ExplainArgs, PolicyArgs, PolicyCommand};
 
 use crate::config::Config;
 use crate::policy::explain::Explanation;
 use crate::policy::table::{self, Case, Expect, Row};
 use crate::policy::{Decision, Mode, PolicySet, Verdict};
 use anyhow::Context;
-use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 use std::io::Write;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// A file is wrong (`EX_USAGE` of sysexits.h), as for a wrong command line.
 const WRONG: u8 = 64;
-
-/// Check, test and explain the policy, or put it into force.
-#[derive(Clone, Debug, Args)]
-pub struct PolicyArgs {
-    /// The configuration: the command line's own `--config`.
-    #[arg(skip)]
-    pub config: PathBuf,
-    /// Print JSON, for scripts
-    #[arg(long, global = true)]
-    pub json: bool,
-    /// What to do
-    #[command(subcommand)]
-    pub command: PolicyCommand,
-}
-
-/// What to do.
-#[derive(Clone, Debug, Subcommand)]
-pub enum PolicyCommand {
-    /// Read the configuration and its Cedar files and say what is wrong
-    ///
-    /// Nothing is put into force. Exit code 0: all is well. 64: something is wrong; each place is named with file and line.
-    Check {
-        /// Print all policies as Cedar, the rules of caracal.toml too
-        #[arg(long)]
-        print: bool,
-    },
-    /// Compare a table of expected decisions with what would be decided
-    ///
-    /// FILE holds one [[case]] for each decision:
-    ///
-    ///   [[case]]
-    ///   agent = "builder"            # default "agent"
-    ///   action = "request"           # connect, resolve, request, llm, tool; default request
-    ///   host = "api.openai.com"
-    ///   method = "POST"              # default GET
-    ///   path = "/v1/responses"       # default /
-    ///   expect = "allow"             # or "deny"
-    ///   reason = "host_not_allowed"  # of a denial; default any
-    ///
-    /// Also: port, address, provider, model, tool, estimate ("0.10 USD"), learn. Exit code 1 when a case differs.
-    #[command(verbatim_doc_comment)]
-    Test {
-        /// The table
-        file: PathBuf,
-    },
-    /// Say what would be decided for one request, by which rule, and what would change it
-    ///
-    ///   caracald policy explain https://api.openai.com/v1/responses --method POST
-    ///   caracald policy explain api.openai.com --action llm --provider openai --model gpt-6
-    ///   caracald policy explain git.example.com --port 22 --action connect --agent builder
-    #[command(verbatim_doc_comment)]
-    Explain(ExplainArgs),
-    /// Put the configuration on disk into force in the running daemon
-    ///
-    /// A broken one changes nothing: the daemon keeps the last good policy and the reason is printed here.
-    Reload,
-}
-
-/// One request.
-#[derive(Clone, Debug, Args)]
-pub struct ExplainArgs {
-    /// A URL, or a host name or address
-    #[arg(value_name = "URL|HOST")]
-    pub target: String,
-    /// Who asks
-    #[arg(long, short, default_value = "agent")]
-    pub agent: String,
-    /// What for
-    #[arg(long, value_enum, default_value_t = ActionName::Request)]
-    pub action: ActionName,
-    /// The port, if it is not the URL's
-    #[arg(long, short)]
-    pub port: Option<u16>,
-    /// The method
-    #[arg(long, short, default_value = "GET")]
-    pub method: String,
-    /// The path, if it is not the URL's
-    #[arg(long)]
-    pub path: Option<String>,
-    /// The address that the name leads to
-    #[arg(long)]
-    pub address: Option<IpAddr>,
-    /// For llm: whose model
-    #[arg(long)]
-    pub provider: Option<String>,
-    /// For llm: which model
-    #[arg(long)]
-    pub model: Option<String>,
-    /// For tool: which tool
-    #[arg(long)]
-    pub tool: Option<String>,
-    /// For llm: the most that the call can cost, such as "0.10 USD"
-    #[arg(long)]
-    pub estimate: Option<String>,
-    /// As under `run --learn`
-    #[arg(long)]
-    pub learn: bool,
-}
-
-/// The five actions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ActionName {
-    /// Open a connection that is not read
-    Connect,
-    /// Look a name up
-    Resolve,
-    /// Send an HTTP request
-    Request,
-    /// Call a model
-    Llm,
-    /// Call a tool
-    Tool,
-}
 
 /// Asks the running daemon to reload; gives the hash of the policy set then in force.
 pub type Reload<'a> = &'a dyn Fn() -> anyhow::Result<String>;
@@ -325,142 +217,4 @@ fn explanation_json(explanation: &Explanation) -> Value {
         "decision": decision_json(&explanation.decision), "policies": policies, "nearest": explanation.nearest,
         "would_allow": explanation.would_allow,
     })
-}
-
-impl ExplainArgs {
-    /// The question; a URL gives host, port and path.
-    fn case(&self) -> anyhow::Result<Case> {
-        let (host, port, path) = self.place()?;
-        let action = self.action.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        Ok(Case {
-            agent: self.agent.clone(),
-            learn: self.learn,
-            action,
-            host,
-            port: self.port.unwrap_or(port),
-            address: self.address,
-            method: Some(self.method.clone()),
-            path: self.path.clone().or(path),
-            provider: self.provider.clone(),
-            model: self.model.clone(),
-            tool: self.tool.clone(),
-            estimate: self.estimate.clone(),
-            expect: Expect::Allow,
-            reason: None,
-        })
-    }
-
-    fn place(&self) -> anyhow::Result<(String, u16, Option<String>)> {
-        if !self.target.contains("://") {
-            return Ok((self.target.to_ascii_lowercase(), 443, None));
-        }
-        let uri: http::Uri = self.target.parse().with_context(|| format!("{:?} is no URL", self.target))?;
-        let host = uri.host().with_context(|| format!("{:?} has no host", self.target))?;
-        let port = match uri.scheme_str() {
-            Some("https" | "wss") => 443,
-            Some("http" | "ws") => 80,
-            _ => anyhow::bail!("{:?}: write an http or https URL, or a host", self.target),
-        };
-        Ok((host.to_ascii_lowercase(), uri.port_u16().unwrap_or(port), Some(uri.path().to_owned())))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-    use std::error::Error;
-
-    type Outcome = Result<(), Box<dyn Error>>;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: PolicyArgs,
-    }
-
-    /// Exit code, what was printed, and what was complained of.
-    fn ran(config: &str, line: &[&str], reload: Reload<'_>) -> Result<(u8, String, String), Box<dyn Error>> {
-        let dir = tempfile::tempdir()?;
-        let file = dir.path().join("caracal.toml");
-        std::fs::write(&file, config)?;
-        std::fs::write(
-            dir.path().join("t.toml"),
-            "[[case]]\nhost = \"x.test\"\nexpect = \"allow\"\n[[case]]\nhost = \"y.test\"\nexpect = \"deny\"\n",
-        )?;
-        let table = dir.path().join("t.toml").display().to_string();
-        let line = line.iter().map(|word| if *word == "TABLE" { table.clone() } else { (*word).to_owned() });
-        let words = ["policy".to_owned()].into_iter().chain(line);
-        let mut args = Line::try_parse_from(words)?.args;
-        file.clone_into(&mut args.config);
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = run_to(&args, reload, &mut out, &mut err)?;
-        Ok((code, String::from_utf8(out)?, String::from_utf8(err)?))
-    }
-
-    fn no_daemon() -> anyhow::Result<String> {
-        anyhow::bail!("no daemon")
-    }
-
-    const RULE: &str = "[[allow]]\nhosts = [\"x.test\"]\n";
-
-    #[test]
-    fn check_says_good_or_what_is_wrong() -> Outcome {
-        let (code, out, _) = ran(RULE, &["check"], &no_daemon)?;
-        assert!(code == 0 && out.contains("good. 1 allow and 0 deny rules"), "{out}");
-        let (code, out, err) = ran("[[allow]]\nhost = \"x\"\n", &["check"], &no_daemon)?;
-        assert!(
-            code == WRONG
-                && out.is_empty()
-                && err.contains("caracal.toml:2:1: `host`")
-                && err.contains("did you mean `hosts`?"),
-            "{err}"
-        );
-        let (code, out, _) = ran("x = 1", &["check", "--json"], &no_daemon)?;
-        let said: Value = serde_json::from_str(&out)?;
-        assert_eq!((code, &said["ok"]), (WRONG, &Value::Bool(false)));
-        let (_, out, _) = ran(RULE, &["check", "--print"], &no_daemon)?;
-        assert!(
-            out.contains("@id(\"allow-1-x-test\")\npermit (principal, action == Action::\"resolve\", resource)"),
-            "{out}"
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn a_table_that_differs_exits_with_one() -> Outcome {
-        let (code, out, _) = ran(RULE, &["test", "TABLE"], &no_daemon)?;
-        assert!(code == 0 && out.contains("2 as expected, 0 not"), "{out}");
-        let (code, out, _) = ran("", &["test", "TABLE"], &no_daemon)?;
-        assert!(code == 1 && out.contains("1 DIFFERS") && out.contains("deny: host_not_allowed"), "{out}");
-        let (code, out, _) = ran("", &["test", "TABLE", "--json"], &no_daemon)?;
-        let said: Value = serde_json::from_str(&out)?;
-        assert_eq!(
-            (code, &said["failed"], &said["cases"][0]["decision"]["reason"]),
-            (1, &json!(1), &json!("host_not_allowed"))
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn explain_takes_urls_and_hosts() -> Outcome {
-        let (code, out, _) = ran(RULE, &["explain", "https://X.test/a?secret=1", "--method", "POST"], &no_daemon)?;
-        assert!(code == 0 && out.starts_with("agent request: POST x.test:443/a\nallowed\n"), "{out}");
-        let (_, out, _) = ran(RULE, &["explain", "x.test", "--port", "22", "--action", "connect"], &no_daemon)?;
-        assert!(out.contains("denied: policy_denied") && out.contains("mode = \"tcp\""), "{out}");
-        let (_, out, _) = ran(RULE, &["explain", "https://y.test:8443/", "--json"], &no_daemon)?;
-        let said: Value = serde_json::from_str(&out)?;
-        assert_eq!(said["would_allow"], json!("[[allow]]\nhosts = [\"y.test\"]\nports = [8443]\n"));
-        assert!(ran(RULE, &["explain", "ftp://x.test/"], &no_daemon).is_err());
-        Ok(())
-    }
-
-    #[test]
-    fn reload_asks_the_daemon() -> Outcome {
-        let (code, out, _) = ran("", &["reload", "--json"], &|| Ok("abc".into()))?;
-        assert_eq!((code, out.trim()), (0, "{\"policy_set\":\"abc\"}"));
-        let failed = ran("", &["reload"], &no_daemon).map_or_else(|error| error.to_string(), |_| String::new());
-        assert!(failed.contains("the one in force stays"), "{failed}");
-        Ok(())
-    }
 }

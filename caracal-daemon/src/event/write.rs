@@ -3,10 +3,20 @@
 //! The chain fields stand first at a fixed offset, so that the writer thread only copies; all else is made, and the
 //! detail sealed, on the caller's thread. Long free text is cut; budget windows never are, since money hangs on them.
 
+mod json;
+mod members;
+mod place;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub(crate) use json::{string, time};
+pub use place::read_place;
+pub(crate) use place::{PLACE_BYTES, event_id, place};
+
 use super::seal::{DetailKeys, SealError};
-use super::{Data, Detail, Draft, Hash, Kind, Usage, WindowKey};
-use crate::clock::UnixNanos;
+use super::{Detail, Draft, Hash, Kind};
 use base64::Engine as _;
+use place::id_in;
 use rand::RngCore as _;
 use std::io::Write as _;
 use std::path::Path;
@@ -18,20 +28,6 @@ pub const MAX_RECORD_BYTES: usize = 65_535;
 /// them would sum wrongly. Older ones are read for ever.
 pub const SCHEMA: u8 = 3;
 
-const BEFORE_SCHEMA: &[u8] = br#"{"specversion":"1.0","caracalschema":"#;
-const BEFORE_SEQUENCE: &[u8] = br#","sequence":""#;
-const BEFORE_PREV: &[u8] = br#"","caracalprev":""#;
-const AFTER_PREV: &[u8] = br#"","#;
-const SEQUENCE_DIGITS: usize = 20;
-const PREV_DIGITS: usize = 64;
-/// Bytes of a record before what [`Scribe::seal`] made.
-pub(crate) const PLACE_BYTES: usize = BEFORE_SCHEMA.len()
-    + 1
-    + BEFORE_SEQUENCE.len()
-    + SEQUENCE_DIGITS
-    + BEFORE_PREV.len()
-    + PREV_DIGITS
-    + AFTER_PREV.len();
 const MAX_SEALED_BYTES: usize = MAX_RECORD_BYTES - PLACE_BYTES;
 
 // Room of one field's escaped text, bytes. All of them together stay below MAX_RECORD_BYTES.
@@ -88,80 +84,6 @@ impl Sealed {
     }
 }
 
-/// Writes the beginning of a record: its version, which has one digit, and its place.
-pub(crate) fn place(schema: u8, sequence: u64, prev: &Hash, out: &mut Vec<u8>) {
-    out.extend_from_slice(BEFORE_SCHEMA);
-    out.push(b'0' + schema);
-    out.extend_from_slice(BEFORE_SEQUENCE);
-    let _ = write!(out, "{sequence:020}");
-    out.extend_from_slice(BEFORE_PREV);
-    let mut digits = [0u8; PREV_DIGITS];
-    let _ = hex::encode_to_slice(prev, &mut digits);
-    out.extend_from_slice(&digits);
-    out.extend_from_slice(AFTER_PREV);
-}
-
-/// The sequence number and the previous leaf hash of a record, if it begins as every record does.
-#[must_use]
-pub fn read_place(record: &[u8]) -> Option<(u64, Hash)> {
-    let (schema, rest) = record.strip_prefix(BEFORE_SCHEMA)?.split_first()?;
-    if !(b'1'..=b'0' + SCHEMA).contains(schema) {
-        return None;
-    }
-    let rest = rest.strip_prefix(BEFORE_SEQUENCE)?;
-    let (digits, rest) = rest.split_at_checked(SEQUENCE_DIGITS)?;
-    let rest = rest.strip_prefix(BEFORE_PREV)?;
-    let (prev, rest) = rest.split_at_checked(PREV_DIGITS)?;
-    rest.strip_prefix(AFTER_PREV)?;
-    let mut sequence = 0_u64;
-    for digit in digits {
-        let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
-        sequence = sequence.checked_mul(10)?.checked_add(u64::from(digit))?;
-    }
-    Some((sequence, lower_hex(prev)?))
-}
-
-/// A hash in hex digits, none of them a capital. An audit reads one of each record: 22 ns by a table, 250 where each digit is asked
-/// what it is.
-fn lower_hex(digits: &[u8]) -> Option<Hash> {
-    const NONE: u8 = 0x80;
-    static VALUES: [u8; 256] = {
-        let mut values = [NONE; 256];
-        let mut at = 0;
-        while at < 16 {
-            values[b"0123456789abcdef"[at] as usize] = at as u8;
-            at += 1;
-        }
-        values
-    };
-    let value = |digit: u8| VALUES.get(usize::from(digit)).copied().unwrap_or(NONE);
-    let (pairs, []) = digits.as_chunks::<2>() else { return None };
-    let (mut hash, mut wrong) = ([0_u8; 32], 0);
-    if pairs.len() != hash.len() {
-        return None;
-    }
-    for (byte, [high, low]) in hash.iter_mut().zip(pairs) {
-        let (high, low) = (value(*high), value(*low));
-        wrong |= high | low;
-        *byte = high << 4 | low & 0xf;
-    }
-    (wrong & NONE == 0).then_some(hash)
-}
-
-/// A record's id, read without reading the record.
-#[must_use]
-pub(crate) fn event_id(record: &[u8]) -> Option<&str> {
-    id_in(record.get(PLACE_BYTES..)?)
-}
-
-/// The id in what stands behind a record's place.
-fn id_in(rest: &[u8]) -> Option<&str> {
-    const BEFORE: &[u8] = br#","id":""#;
-    let near = rest.get(..rest.len().min(160))?;
-    let at = near.windows(BEFORE.len()).position(|window| window == BEFORE)? + BEFORE.len();
-    std::str::from_utf8(rest.get(at..at + uuid::fmt::Hyphenated::LENGTH)?).ok()
-}
-
 /// Makes records for one host. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Scribe {
@@ -211,7 +133,7 @@ impl Scribe {
         out.extend_from_slice(br#"","datacontenttype":"application/json""#);
         if draft.detail != Detail::default() {
             let subject = draft.data.agent.as_deref().unwrap_or(super::seal::HOST_SUBJECT);
-            let sealed = self.keys.seal(subject, id_text.as_bytes(), &detail(&draft.detail))?;
+            let sealed = self.keys.seal(subject, id_text.as_bytes(), &members::detail(&draft.detail))?;
             out.extend_from_slice(br#","caracalsubject":"#);
             string(&mut out, subject, ROOM_NAME);
             out.extend_from_slice(br#","caracaldetail":""#);
@@ -219,7 +141,7 @@ impl Scribe {
             out.push(b'"');
         }
         out.extend_from_slice(br#","data":{"#);
-        data(&mut out, &draft.data)?;
+        members::data(&mut out, &draft.data)?;
         out.extend_from_slice(b"}}");
         if out.len() > MAX_SEALED_BYTES {
             return Err(SealError::TooLong(out.len()));
@@ -239,361 +161,4 @@ fn new_id(draft: &Draft) -> uuid::Uuid {
     let mut random = [0u8; 10];
     rand::rng().fill_bytes(&mut random);
     uuid::Builder::from_unix_timestamp_millis(draft.at.0 / 1_000_000, &random).into_uuid()
-}
-
-/// RFC 3339 with nanoseconds, in UTC.
-pub(crate) fn time(out: &mut Vec<u8>, nanos: u64) {
-    // A u64 of nanoseconds ends in the year 2554, well inside the range of a timestamp.
-    let at = jiff::Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or_default();
-    let _ = write!(out, "{at:.9}");
-}
-
-/// Writes `text` as a JSON string of at most `room` escaped bytes between the quotes. What does not fit is cut.
-pub(crate) fn string(out: &mut Vec<u8>, text: &str, room: usize) {
-    out.push(b'"');
-    let end = out.len() + room;
-    if text.len() <= room && text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
-        out.extend_from_slice(text.as_bytes());
-    } else {
-        for character in text.chars() {
-            let before = out.len();
-            escape(out, character);
-            if out.len() > end {
-                out.truncate(before);
-                break;
-            }
-        }
-    }
-    out.push(b'"');
-}
-
-fn escape(out: &mut Vec<u8>, character: char) {
-    match character {
-        '"' => out.extend_from_slice(br#"\""#),
-        '\\' => out.extend_from_slice(br"\\"),
-        '\n' => out.extend_from_slice(br"\n"),
-        low if low < '\u{20}' => {
-            let _ = write!(out, "\\u{:04x}", u32::from(low));
-        }
-        other => out.extend_from_slice(other.encode_utf8(&mut [0; 4]).as_bytes()),
-    }
-}
-
-/// Writes the members of one JSON object and keeps the commas right.
-struct Members<'a> {
-    out: &'a mut Vec<u8>,
-    first: bool,
-}
-
-impl Members<'_> {
-    fn key(&mut self, name: &str) {
-        if !self.first {
-            self.out.push(b',');
-        }
-        self.first = false;
-        self.out.push(b'"');
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.extend_from_slice(b"\":");
-    }
-
-    fn text(&mut self, name: &str, value: Option<&str>, room: usize) {
-        if let Some(value) = value {
-            self.key(name);
-            string(self.out, value, room);
-        }
-    }
-
-    fn number(&mut self, name: &str, value: Option<u64>) {
-        if let Some(value) = value {
-            self.key(name);
-            let _ = write!(self.out, "{value}");
-        }
-    }
-
-    /// A number of nano-USD that may be below zero.
-    fn change(&mut self, name: &str, value: i64) {
-        self.key(name);
-        let _ = write!(self.out, "{value}");
-    }
-
-    /// RFC 3339, UTC.
-    fn moment(&mut self, name: &str, at: UnixNanos) {
-        self.key(name);
-        self.out.push(b'"');
-        time(self.out, at.0);
-        self.out.push(b'"');
-    }
-
-    fn list<'t>(&mut self, name: &str, values: impl Iterator<Item = &'t str>) {
-        let mut values = values.peekable();
-        if values.peek().is_none() {
-            return;
-        }
-        self.key(name);
-        self.out.push(b'[');
-        let end = self.out.len() + ROOM_LIST;
-        let mut first = true;
-        for value in values {
-            if self.out.len() + ROOM_NAME > end {
-                break;
-            }
-            if !first {
-                self.out.push(b',');
-            }
-            first = false;
-            string(self.out, value, ROOM_NAME);
-        }
-        self.out.push(b']');
-    }
-}
-
-fn data(out: &mut Vec<u8>, data: &Data) -> Result<(), SealError> {
-    let mut to = Members { out, first: true };
-    to.text("caracal.agent", data.agent.as_deref(), ROOM_NAME);
-    to.text("caracal.decision", data.decision, ROOM_NAME);
-    to.text("caracal.reason", data.reason, ROOM_NAME);
-    to.text("caracal.stage", data.stage, ROOM_NAME);
-    to.text("caracal.action", data.action, ROOM_NAME);
-    to.list("caracal.policies", data.policies.iter().map(|id| &**id));
-    to.text("caracal.policy_set", data.policy_set.as_deref(), ROOM_NAME);
-    if let Some(call) = &data.call {
-        let mut text = [0u8; uuid::fmt::Hyphenated::LENGTH];
-        to.text("caracal.call", Some(call.hyphenated().encode_lower(&mut text)), ROOM_NAME);
-    }
-    to.number("caracal.count", data.count);
-    to.text("gen_ai.provider.name", data.provider, ROOM_NAME);
-    to.text("gen_ai.operation.name", data.operation, ROOM_NAME);
-    to.text("gen_ai.request.model", data.model.as_deref(), ROOM_NAME);
-    to.number("gen_ai.request.max_tokens", data.max_tokens);
-    to.list("caracal.edits", data.edits.iter().copied());
-    to.number("caracal.hold.nano_usd", data.hold.map(|hold| hold.0));
-    to.number("caracal.cost.nano_usd", data.cost.map(|cost| cost.0));
-    to.text("caracal.settle", data.settle, ROOM_NAME);
-    windows(&mut to, &data.windows)?;
-    if let Some(correction) = &data.correction {
-        to.change("caracal.correction.nano_usd", correction.nano);
-        to.number("caracal.correction.sequence", Some(correction.sequence));
-        to.moment("caracal.correction.charged_at", correction.charged_at);
-    }
-    if let Some(near) = &data.near {
-        to.number("caracal.budget.percent", Some(u64::from(near.percent)));
-        to.number("caracal.budget.limit_nano_usd", Some(near.limit.0));
-        to.number("caracal.budget.spent_nano_usd", Some(near.spent.0));
-    }
-    if let Some(used) = &data.usage {
-        usage(&mut to, used);
-    }
-    if let Some(terms) = &data.served {
-        to.text("gen_ai.response.model", terms.model.as_deref(), ROOM_NAME);
-        to.text("caracal.terms.tier", Some(terms.tier), ROOM_NAME);
-        to.number("caracal.terms.geo_us", terms.geo_us.then_some(1));
-        to.number("caracal.terms.fast", terms.fast.then_some(1));
-        to.number("caracal.terms.input_above", Some(terms.input_above).filter(|above| *above > 0));
-    }
-    to.text("caracal.price_book", data.price_book.as_deref(), ROOM_NAME);
-    to.text("caracal.price_entry", data.price_entry.as_deref(), ROOM_NAME);
-    to.number("http.response.status_code", data.status.map(u64::from));
-    to.number("caracal.cgroup", data.cgroup);
-    to.number("process.pid", data.pid.map(u64::from));
-    to.text("caracal.comm", data.comm.as_deref(), ROOM_NAME);
-    to.number("caracal.bytes.sent", data.bytes_sent);
-    to.number("caracal.bytes.received", data.bytes_received);
-    to.text("caracal.message", data.message.as_deref(), ROOM_TEXT);
-    to.number("caracal.kernel.redirected", data.kernel.map(|kernel| kernel.redirected));
-    to.number("caracal.kernel.refused", data.kernel.map(|kernel| kernel.refused));
-    Ok(())
-}
-
-fn windows(to: &mut Members<'_>, windows: &[WindowKey]) -> Result<(), SealError> {
-    if windows.is_empty() {
-        return Ok(());
-    }
-    to.key("caracal.windows");
-    let start = to.out.len();
-    to.out.push(b'[');
-    for (index, window) in windows.iter().enumerate() {
-        if index > 0 {
-            to.out.push(b',');
-        }
-        let mut member = Members { out: &mut *to.out, first: true };
-        member.out.push(b'{');
-        member.text("budget", Some(&window.budget), usize::MAX / 2);
-        member.text("scope", Some(&window.scope), usize::MAX / 2);
-        member.text("window", Some(&window.window), usize::MAX / 2);
-        member.out.push(b'}');
-        if to.out.len() - start > ROOM_WINDOWS {
-            return Err(SealError::TooLong(to.out.len()));
-        }
-    }
-    to.out.push(b']');
-    Ok(())
-}
-
-/// Our disjoint buckets, and the sums that OpenTelemetry's names stand for (its input count includes the cached part).
-fn usage(to: &mut Members<'_>, used: &Usage) {
-    let written = used.cache_write_5m.saturating_add(used.cache_write_1h);
-    let input = used.input.saturating_add(used.cache_read).saturating_add(written);
-    to.number("gen_ai.usage.input_tokens", Some(input));
-    to.number("gen_ai.usage.output_tokens", Some(used.output));
-    to.number("gen_ai.usage.cache_read.input_tokens", Some(used.cache_read));
-    to.number("gen_ai.usage.cache_creation.input_tokens", Some(written));
-    to.number("gen_ai.usage.reasoning.output_tokens", Some(used.reasoning));
-    to.number("caracal.usage.uncached_input_tokens", Some(used.input));
-    to.number("caracal.usage.cache_write_5m_tokens", Some(used.cache_write_5m));
-    to.number("caracal.usage.cache_write_1h_tokens", Some(used.cache_write_1h));
-    to.number("caracal.usage.web_searches", Some(used.web_searches));
-    let fixed = |count: u64| Some(count).filter(|_| used.calls > 0);
-    to.number("caracal.usage.calls", fixed(used.calls));
-    to.number("caracal.usage.sent_bytes", fixed(used.sent));
-    to.number("caracal.usage.received_bytes", fixed(used.received));
-}
-
-fn detail(detail: &Detail) -> Vec<u8> {
-    let mut out = Vec::with_capacity(256);
-    out.push(b'{');
-    let mut to = Members { out: &mut out, first: true };
-    to.text("host", detail.host.as_deref(), ROOM_NAME * 2);
-    to.number("port", detail.port.map(u64::from));
-    to.text("path", detail.path.as_deref(), ROOM_TEXT);
-    to.text("method", detail.method.as_deref(), ROOM_NAME);
-    to.number("uid", detail.uid.map(u64::from));
-    to.text("sentence", detail.sentence.as_deref(), ROOM_TEXT);
-    to.text("note", detail.note.as_deref(), ROOM_TEXT);
-    to.number("asked_by", detail.asked_by.map(u64::from));
-    out.push(b'}');
-    out
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::clock::UnixNanos;
-    use crate::event::{Kind, Record, Served};
-    use crate::money::NanoUsd;
-    use proptest::prelude::*;
-
-    pub(crate) fn scribe() -> (tempfile::TempDir, Scribe) {
-        let dir = tempfile::tempdir().expect("a directory");
-        let scribe = Scribe::open("host-1", &dir.path().join("keys")).expect("a scribe");
-        (dir, scribe)
-    }
-
-    pub(crate) fn paid(kind: Kind, call: uuid::Uuid) -> Draft {
-        Draft {
-            kind,
-            at: UnixNanos(1_790_000_000_123_456_789),
-            data: Data {
-                agent: Some("coder".into()),
-                call: Some(call),
-                provider: Some("openai"),
-                operation: Some("responses"),
-                model: Some("gpt-5".into()),
-                max_tokens: Some(4_096),
-                edits: vec!["clamp"],
-                hold: Some(NanoUsd(5_000)),
-                cost: (kind == Kind::Outcome).then_some(NanoUsd(1_234)),
-                settle: (kind == Kind::Outcome).then_some("settled"),
-                windows: vec![WindowKey {
-                    budget: "team".into(),
-                    scope: "coder".into(),
-                    window: "day/2026-11-24".into(),
-                }],
-                usage: (kind == Kind::Outcome).then_some(Usage {
-                    input: 10,
-                    cache_read: 20,
-                    cache_write_5m: 30,
-                    cache_write_1h: 40,
-                    output: 50,
-                    reasoning: 5,
-                    web_searches: 1,
-                    ..Usage::default()
-                }),
-                served: (kind == Kind::Outcome).then(|| Served {
-                    model: Some("gpt-5-2025-08-07".into()),
-                    tier: "priority",
-                    geo_us: true,
-                    fast: false,
-                    input_above: 200_000,
-                }),
-                ..Data::default()
-            },
-            detail: Detail {
-                host: Some("api.openai.com".into()),
-                port: Some(443),
-                uid: Some(1000),
-                ..Detail::default()
-            },
-        }
-    }
-
-    #[test]
-    fn a_record_reads_back() {
-        let (_dir, scribe) = scribe();
-        let draft = paid(Kind::Outcome, uuid::Uuid::from_u128(7));
-        let mut bytes = Vec::new();
-        scribe.seal(&draft).expect("sealed").place(42, &[9; 32], &mut bytes);
-        assert_eq!(read_place(&bytes), Some((42, [9; 32])));
-        let record = Record::parse(&bytes).expect("a record");
-        assert_eq!(record.sequence, 42);
-        assert_eq!(record.prev, [9; 32]);
-        assert_eq!(record.at, draft.at);
-        assert_eq!(record.data.usage(), draft.data.usage);
-        assert_eq!(record.data.served(), draft.data.served);
-        assert_eq!(record.data.windows, draft.data.windows);
-        assert_eq!(record.data.cost, draft.data.cost);
-        assert_eq!(record.data.input_tokens, Some(100));
-        assert_eq!(scribe.keys().open_detail(&record), Some(draft.detail));
-        assert!(!bytes.windows(14).any(|part| part == b"api.openai.com"), "the host stands in the clear");
-    }
-
-    #[test]
-    fn the_names_are_those_of_the_standards() {
-        let (_dir, scribe) = scribe();
-        let mut bytes = Vec::new();
-        scribe.seal(&paid(Kind::Outcome, uuid::Uuid::nil())).expect("sealed").place(0, &[0; 32], &mut bytes);
-        let value: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
-        for name in value.as_object().expect("an object").keys() {
-            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase()), "{name} is no CloudEvents attribute name");
-        }
-        assert_eq!(value["specversion"], "1.0");
-        assert_eq!(value["source"], "/caracal/host-1");
-        assert_eq!(value["time"], "2026-09-21T14:13:20.123456789Z");
-        assert_eq!(value["data"]["gen_ai.usage.input_tokens"], 100);
-        assert_eq!(value["data"]["gen_ai.usage.cache_creation.input_tokens"], 70);
-    }
-
-    #[test]
-    fn windows_are_never_cut() {
-        let (_dir, scribe) = scribe();
-        let mut draft = paid(Kind::Intent, uuid::Uuid::nil());
-        draft.data.windows =
-            vec![WindowKey { budget: "b".repeat(30_000).into(), scope: "".into(), window: "total".into() }];
-        assert!(matches!(scribe.seal(&draft), Err(SealError::TooLong(_))));
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
-        #[test]
-        fn long_and_odd_text_never_fails(texts in proptest::collection::vec("\\PC*|[\\x00-\\x1f\"\\\\]{0,9000}", 8), times in 1usize..3000) {
-            let (_dir, scribe) = scribe();
-            let long = |index: usize| texts[index].repeat(times.min(70_000 / texts[index].len().max(1) + 1));
-            let draft = Draft {
-                kind: Kind::Decision,
-                at: UnixNanos(1),
-                data: Data {
-                    agent: Some("a".into()), model: Some(long(0).into()), comm: Some(long(1)), message: Some(long(2)),
-                    policies: (0..300).map(|_| long(3).into()).collect(), price_book: Some(long(4).into()), ..Data::default()
-                },
-                detail: Detail { host: Some(long(5)), path: Some(long(6)), sentence: Some(long(7)), ..Detail::default() },
-            };
-            let sealed = scribe.seal(&draft).expect("sealed");
-            let mut bytes = Vec::new();
-            sealed.place(u64::MAX, &[255; 32], &mut bytes);
-            prop_assert!(bytes.len() <= MAX_RECORD_BYTES);
-            prop_assert_eq!(bytes.len(), sealed.record_len());
-            let record = Record::parse(&bytes).expect("a record");
-            let message = record.data.message.clone().unwrap_or_default();
-            prop_assert!(draft.data.message.clone().unwrap_or_default().starts_with(&message));
-        }
-    }
 }

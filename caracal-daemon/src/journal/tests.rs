@@ -1,15 +1,14 @@
-//! The journal as others use it: cuts at every byte, flips, a full disk, kills, limits.
+//! The journal as others use it: order, restarts, limits, a full disk; in files of their own cuts, flips and kills.
 
-use super::segment::HEADER_BYTES;
 use super::*;
 use crate::clock::UnixNanos;
 use crate::event::Record;
 use crate::event::write::tests::paid;
-use std::io::{BufRead as _, Read as _, Write as _};
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+mod damage;
 mod issues;
+mod kills;
 
 const SEGMENT: u64 = 80 << 10;
 
@@ -54,18 +53,6 @@ fn assert_chained(entries: &[Entry]) {
     }
 }
 
-/// A journal of `count` records, each durable before the next; its one segment's path and bytes.
-async fn sample(dir: &Path, count: u128) -> (PathBuf, Vec<u8>) {
-    let (journal, _) = open(dir);
-    for number in 0..count {
-        journal.durable(intent(number)).await.expect("durable");
-    }
-    drop(journal);
-    let path = dir.join("journal").join(format!("{:020}.seg", 0));
-    let bytes = std::fs::read(&path).expect("the segment");
-    (path, bytes)
-}
-
 #[tokio::test]
 async fn records_come_back_in_order_across_segments_and_restarts() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -89,73 +76,6 @@ async fn records_come_back_in_order_across_segments_and_restarts() {
     calls.sort_unstable();
     assert_eq!(calls, (0..600).collect::<Vec<_>>());
     assert!(segment::list(&dir.path().join("journal")).expect("listed").len() > 2);
-}
-
-#[tokio::test]
-async fn a_cut_at_any_byte_leaves_the_longest_good_prefix() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let (path, bytes) = sample(dir.path(), 3).await;
-    let mut ends = vec![HEADER_BYTES as usize];
-    while let frame::Parsed::Frame(frame) = frame::parse(&bytes[ends[ends.len() - 1]..]) {
-        ends.push(ends[ends.len() - 1] + frame.len());
-    }
-    assert_eq!(ends.len(), 4);
-    for cut in HEADER_BYTES as usize..=ends[3] {
-        let mut torn = bytes.clone();
-        torn[cut..].fill(0);
-        std::fs::write(&path, &torn).expect("written");
-        let whole = ends.iter().filter(|end| **end <= cut).count() as u64 - 1;
-        let scan = recover::scan(&dir.path().join("journal"), Start::default()).expect("a torn tail is no damage");
-        assert_eq!(scan.next.sequence, whole, "cut at {cut}");
-        if cut % 101 == 0 {
-            let (journal, recovered) = open(dir.path());
-            assert_eq!(recovered.next_sequence, whole);
-            journal.durable(intent(99)).await.expect("durable");
-            drop(journal);
-            let entries = read(dir.path());
-            assert_chained(&entries);
-            let reported = u64::from(recovered.torn_bytes > 0);
-            assert_eq!(entries.len() as u64, whole + 1 + reported, "cut at {cut}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_flip_before_the_last_record_refuses_to_start() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let (path, bytes) = sample(dir.path(), 3).await;
-    let mut last = HEADER_BYTES as usize;
-    for _ in 0..2 {
-        let frame::Parsed::Frame(frame) = frame::parse(&bytes[last..]) else { panic!("a frame") };
-        last += frame.len();
-    }
-    for at in 0..last {
-        let mut flipped = bytes.clone();
-        flipped[at] ^= 0x10;
-        std::fs::write(&path, &flipped).expect("written");
-        let error = recover::scan(&dir.path().join("journal"), Start::default()).expect_err("damage");
-        assert!(matches!(error, JournalError::Corrupt(_)), "byte {at}: {error}");
-    }
-}
-
-#[tokio::test]
-async fn a_missing_tail_that_was_signed_or_in_the_ledger_refuses_to_start() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let (path, bytes) = sample(dir.path(), 3).await;
-    let entries = read(dir.path());
-    let journal_dir = dir.path().join("journal");
-    let frame::Parsed::Frame(first) = frame::parse(&bytes[HEADER_BYTES as usize..]) else { panic!("a frame") };
-    let mut cut = bytes.clone();
-    cut[HEADER_BYTES as usize + first.len()..].fill(0);
-    std::fs::write(&path, &cut).expect("written");
-    let ledger = Start { sequence: 2, prev: entries[1].leaf };
-    let behind = open_with(dir.path(), Options { start: ledger, ..options() }).expect_err("behind the ledger");
-    assert!(behind.to_string().contains("the ledger holds record 1"), "{behind}");
-    head::store(&journal_dir, &SignedHead { sequence: 2, leaf: entries[2].leaf, signature: vec![1] }).expect("stored");
-    let missing = open_with(dir.path(), options()).expect_err("a signed record is missing");
-    assert!(missing.to_string().contains("signed head names record 2"), "{missing}");
-    std::fs::write(&path, &bytes).expect("written");
-    open(dir.path());
 }
 
 #[tokio::test]
@@ -265,190 +185,4 @@ async fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
     let entries = read(disk.0.path());
     assert_chained(&entries);
     assert_eq!(entries.iter().filter_map(call).collect::<Vec<_>>(), accepted);
-}
-
-const CHILD: &str = "CARACAL_TEST_JOURNAL_CHILD";
-
-/// Writes for ever and says on standard output what was acknowledged.
-async fn child(dir: &Path) -> ! {
-    let (journal, recovered) = open(dir);
-    let base = u128::from(recovered.next_sequence) << 32;
-    let tasks = (0..8u128).map(|lane| {
-        let journal = journal.clone();
-        tokio::spawn(async move {
-            for step in 0..u128::MAX {
-                let number = base + (step << 4) + lane;
-                journal.append(paid(Kind::Outcome, uuid::Uuid::from_u128(1))).await.expect("appended");
-                let receipt = journal.durable(intent(number)).await.expect("durable");
-                let mut line = format!("ack {} {number}\n", receipt.sequence).into_bytes();
-                line.insert(0, b'\n');
-                std::io::stdout().write_all(&line).expect("the parent reads");
-            }
-        })
-    });
-    for task in tasks.collect::<Vec<_>>() {
-        task.await.expect("joined");
-    }
-    unreachable!("it writes until it is killed")
-}
-
-#[tokio::test]
-async fn kill_nine_loses_no_acknowledged_record() {
-    if let Some(dir) = std::env::var_os(CHILD) {
-        child(Path::new(&dir)).await;
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut acknowledged = std::collections::BTreeMap::new();
-    for round in 0..8u64 {
-        let mut child = std::process::Command::new(std::env::current_exe().expect("this test"))
-            .args(["journal::tests::kill_nine_loses_no_acknowledged_record", "--exact", "--nocapture"])
-            .env(CHILD, dir.path())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .expect("a child");
-        let mut out = std::io::BufReader::new(child.stdout.take().expect("its output"));
-        let wanted = 20 + rand::random::<u64>() % 60 + round;
-        let mut line = String::new();
-        let mut seen = 0;
-        while seen < wanted && out.read_line(&mut line).expect("readable") > 0 {
-            seen += u64::from(line.starts_with("ack "));
-            take(&line, &mut acknowledged);
-            line.clear();
-        }
-        child.kill().expect("killed");
-        child.wait().expect("reaped");
-        let mut rest = String::new();
-        out.read_to_string(&mut rest).expect("readable");
-        // A line without its end may be half a number.
-        let whole = rest.rfind('\n').map_or("", |end| &rest[..=end]);
-        whole.lines().for_each(|line| take(line, &mut acknowledged));
-        assert!(seen >= wanted, "the child died by itself after {seen} acknowledgements");
-    }
-    let (journal, _) = open(dir.path());
-    drop(journal);
-    let entries = read(dir.path());
-    assert_chained(&entries);
-    for (sequence, number) in &acknowledged {
-        let entry = entries.get(*sequence as usize).expect("an acknowledged record is missing");
-        assert_eq!(call(entry), Some(*number));
-    }
-}
-
-fn take(line: &str, acknowledged: &mut std::collections::BTreeMap<u64, u128>) {
-    let mut words = line.split_whitespace();
-    if words.next() == Some("ack")
-        && let (Some(sequence), Some(number)) = (words.next(), words.next())
-    {
-        acknowledged.insert(sequence.parse().expect("a number"), number.parse().expect("a number"));
-    }
-}
-
-const TAKER: &str = "CARACAL_TEST_JOURNAL_TAKER";
-
-/// Appends without waiting, and counts, for ever; says on standard output what was taken.
-async fn taker(dir: &Path) -> ! {
-    let (journal, _) = open(dir);
-    let say = |line: String| std::io::stdout().write_all(format!("\n{line}\n").as_bytes()).expect("the parent reads");
-    let base = u128::from(std::process::id()) << 64;
-    let tasks = (0..4u128).map(|lane| {
-        let journal = journal.clone();
-        tokio::spawn(async move {
-            for step in 0..u128::MAX {
-                let number = base + (step << 4) + lane;
-                let draft = paid(Kind::Outcome, uuid::Uuid::from_u128(number));
-                if lane % 2 == 0 {
-                    journal.append(draft).await.expect("appended");
-                    say(format!("took {number} 1"));
-                } else {
-                    let mut counted = journal.count(&draft).expect("counted");
-                    for count in 1..=1 + step % 7 {
-                        assert!(counted.add());
-                        say(format!("took {number} {count}"));
-                        tokio::task::yield_now().await;
-                    }
-                    journal.append_counted(counted).await.map_err(|(error, _)| error).expect("appended");
-                }
-            }
-        })
-    });
-    for task in tasks.collect::<Vec<_>>() {
-        task.await.expect("joined");
-    }
-    unreachable!("it writes until it is killed")
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kill_nine_loses_nothing_that_was_taken_and_doubles_nothing() {
-    if let Some(dir) = std::env::var_os(TAKER) {
-        taker(Path::new(&dir)).await;
-    }
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut taken = std::collections::BTreeMap::<u128, u64>::new();
-    for _ in 0..12 {
-        let mut child = std::process::Command::new(std::env::current_exe().expect("this test"))
-            .args([
-                "journal::tests::kill_nine_loses_nothing_that_was_taken_and_doubles_nothing",
-                "--exact",
-                "--nocapture",
-            ])
-            .env(TAKER, dir.path())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .expect("a child");
-        let mut out = std::io::BufReader::new(child.stdout.take().expect("its output"));
-        let wanted = 20 + rand::random::<u64>() % 80;
-        let mut text = String::new();
-        for _ in 0..wanted * 2 {
-            out.read_line(&mut text).expect("readable");
-        }
-        child.kill().expect("killed");
-        child.wait().expect("reaped");
-        out.read_to_string(&mut text).expect("readable");
-        // A line without its end may be half a number.
-        for line in text.rfind('\n').map_or("", |end| &text[..=end]).lines() {
-            let mut words = line.split_whitespace();
-            if words.next() == Some("took") {
-                let mut number = || words.next().and_then(|word| word.parse::<u128>().ok()).expect("a number");
-                let (call, count) = (number(), number() as u64);
-                taken.entry(call).and_modify(|most| *most = count.max(*most)).or_insert(count);
-            }
-        }
-    }
-    let (journal, _) = open(dir.path());
-    drop(journal);
-    let entries = read(dir.path());
-    assert_chained(&entries);
-    let mut found = std::collections::BTreeMap::new();
-    for entry in &entries {
-        let data = Record::parse(&entry.bytes).expect("a record").data;
-        let Some(call) = data.call else { continue };
-        let call = call.parse::<uuid::Uuid>().expect("an id").as_u128();
-        assert_eq!(found.insert(call, data.count.unwrap_or(1)), None, "call {call} is there twice");
-    }
-    assert!(taken.len() > 100, "{}", taken.len());
-    for (call, count) in &taken {
-        let there = found.get(call).copied().unwrap_or(0);
-        // One more may have been taken and not been said.
-        assert!((*count..=count + 1).contains(&there), "call {call}: taken {count} times, {there} are recorded");
-    }
-}
-
-#[tokio::test]
-async fn a_reader_never_sees_what_is_not_durable() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let (journal, _) =
-        open_with(dir.path(), Options { sync_within: Duration::from_secs(3_600), ..options() }).expect("a journal");
-    journal.append(intent(1)).await.expect("appended");
-    journal.probe().await.expect("alive");
-    let mut reader = journal.reader(0);
-    assert_eq!(reader.batch(10, 1 << 20).expect("readable").len(), 0);
-    assert_eq!(read(dir.path()).len(), 1, "it is written all the same");
-    journal.flush().await.expect("flushed");
-    assert!(reader.wait(Duration::from_secs(60)));
-    assert_eq!(reader.batch(10, 1 << 20).expect("readable").len(), 1);
-    let file = std::fs::File::options().write(true).open(dir.path().join("journal").join(format!("{:020}.seg", 0)));
-    file.expect("the segment").write_all_at(&[0; 8], HEADER_BYTES).expect("written");
-    assert!(matches!(journal.reader(0).batch(10, 1 << 20), Err(ReadError::Damaged { sequence: 0, .. })));
 }

@@ -3,34 +3,29 @@
 //! Refuses to write a log that somebody else took over. What is no record goes to the dead-letter topic first, then the
 //! commit says so. Never signs what is not committed, and never commits what it did not read in order.
 
+mod counters;
+mod group;
+
+pub use counters::Counters;
+
 use super::fleet::{Arrival, Fleet, Refused};
 use super::hosts::Hosts;
 use super::postgres::{Database, PostgresStore, WRITER};
 use super::{LedgerError, StoreError, note};
-use crate::bus::dead_letters::{DeadLetters, Raw};
-use crate::bus::kafka::{self, BusError};
+use crate::bus::dead_letters::DeadLetters;
+use crate::bus::kafka::BusError;
 use crate::bus::signed_run::{self, SignedRun, Unfit};
 use crate::config::{Config, Kafka};
 use crate::keeper::ledger_key::{LedgerKey, PREDECESSOR};
 use crate::keeper::{KeeperError, Signer};
-use rdkafka::client::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
+use group::{Group, Taken};
 use rdkafka::error::KafkaError;
-use rdkafka::message::Message as _;
-use rdkafka::{Offset, TopicPartitionList};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Messages taken at once, and their bytes, about. While they are committed nothing is polled: the client's own queue fills
-/// up to its bound, and the broker keeps the rest.
-const BATCH_MESSAGES: usize = 128;
-const BATCH_BYTES: usize = 8 << 20;
-/// How long more messages are waited for once there is one.
-const GATHER: Duration = Duration::from_millis(20);
 /// How long to wait after something failed, and between two tries to sign what is not signed yet.
 const RETRY: Duration = Duration::from_millis(500);
 const GLANCE: Duration = Duration::from_millis(100);
@@ -72,42 +67,6 @@ impl From<KafkaError> for WorkerError {
     }
 }
 
-/// A worker's own counters since it started.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Records that became leaves.
-    pub records: AtomicU64,
-    /// Records that were there already.
-    pub duplicates: AtomicU64,
-    /// Messages that were no records.
-    pub incidents: AtomicU64,
-    /// Commits.
-    pub commits: AtomicU64,
-    /// Commits and take-overs that failed.
-    pub failures: AtomicU64,
-    /// Logs that it writes now.
-    pub logs: AtomicU64,
-    /// Leaves without a checkpoint, in these logs.
-    pub unsigned: AtomicU64,
-}
-
-impl Counters {
-    /// Names, what they say, and values, for `/metrics`.
-    #[must_use]
-    pub fn rows(&self) -> Vec<(&'static str, &'static str, &'static str, u64)> {
-        let row = |name, kind, help, value: &AtomicU64| (name, kind, help, value.load(Ordering::Relaxed));
-        vec![
-            row("caracal_ledger_records_total", "counter", "Records that became leaves.", &self.records),
-            row("caracal_ledger_duplicates_total", "counter", "Records that were there already.", &self.duplicates),
-            row("caracal_ledger_incidents_total", "counter", "Messages that were no records.", &self.incidents),
-            row("caracal_ledger_commits_total", "counter", "Commits.", &self.commits),
-            row("caracal_ledger_failures_total", "counter", "Commits and take-overs that failed.", &self.failures),
-            row("caracal_ledger_logs", "gauge", "Logs that this worker writes.", &self.logs),
-            row("caracal_ledger_unsigned_leaves", "gauge", "Leaves without a checkpoint.", &self.unsigned),
-        ]
-    }
-}
-
 /// The keys of a log, beside its worker.
 #[derive(Debug)]
 struct LogSigner(LedgerKey);
@@ -132,42 +91,6 @@ pub fn log_name(series: &str, partition: i32) -> String {
     format!("{series}-{partition}")
 }
 
-/// What the group gave and took since the last look.
-#[derive(Debug, Default)]
-struct Given(Mutex<(BTreeSet<i32>, BTreeSet<i32>)>);
-
-#[derive(Clone, Debug, Default)]
-struct Context(Arc<Given>);
-
-impl ClientContext for Context {
-    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(facility, message, "librdkafka");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "Kafka");
-    }
-}
-
-impl ConsumerContext for Context {
-    fn pre_rebalance(&self, _: &BaseConsumer<Context>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Revoke(list) = rebalance {
-            let mut given = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-            for partition in list.elements().iter().map(|one| one.partition()) {
-                given.0.remove(&partition);
-                given.1.insert(partition);
-            }
-        }
-    }
-
-    fn post_rebalance(&self, _: &BaseConsumer<Context>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Assign(list) = rebalance {
-            let mut given = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-            given.0.extend(list.elements().iter().map(|one| one.partition()));
-        }
-    }
-}
-
 /// One log that this worker writes.
 struct Log {
     fleet: Fleet<PostgresStore>,
@@ -176,19 +99,13 @@ struct Log {
     sought: Option<u64>,
 }
 
-struct Taken {
-    offset: u64,
-    raw: Raw,
-}
-
 /// A worker.
 pub struct Worker {
     kafka: Kafka,
     postgres: String,
     series: String,
     keys: PathBuf,
-    consumer: BaseConsumer<Context>,
-    given: Arc<Given>,
+    group: Group,
     dead: DeadLetters,
     hosts_at: Database,
     hosts: Hosts,
@@ -215,22 +132,7 @@ impl Worker {
         let kafka = config.kafka.clone().ok_or(WorkerError::Missing("kafka"))?;
         let postgres = config.postgres.as_ref().ok_or(WorkerError::Missing("postgres"))?.url()?;
         let series = config.worker.name.as_str().to_owned();
-        let mut client = kafka::client(&kafka)?;
-        client
-            .set("group.id", format!("caracal-ledger-{series}"))
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("auto.offset.reset", "earliest")
-            .set("isolation.level", "read_committed")
-            .set("session.timeout.ms", "10000")
-            .set("heartbeat.interval.ms", "1000")
-            .set("fetch.wait.max.ms", "100")
-            .set("queued.max.messages.kbytes", "16384")
-            .set("reconnect.backoff.ms", "50")
-            .set("reconnect.backoff.max.ms", "1000");
-        let given = Arc::new(Given::default());
-        let consumer = BaseConsumer::from_config_and_context(&client, Context(Arc::clone(&given)))?;
-        consumer.subscribe(&[&kafka.topic])?;
+        let group = Group::join(&kafka, format!("caracal-ledger-{series}"))?;
         Ok(Worker {
             dead: DeadLetters::new(&kafka)?,
             hosts_at: Database::new(&postgres, Some(WRITER))?,
@@ -238,8 +140,7 @@ impl Worker {
             postgres,
             series,
             keys: config.worker.keys.clone(),
-            consumer,
-            given,
+            group,
             hosts: Hosts::default(),
             logs: HashMap::new(),
             waiting: BTreeSet::new(),
@@ -256,7 +157,7 @@ impl Worker {
                 // Still polled, so that the group knows that we live; what comes is asked for again.
                 std::thread::sleep(GLANCE);
             }
-            let messages = self.take();
+            let messages = self.group.take();
             self.regroup().await;
             for (partition, taken) in messages {
                 let first = taken.first().map_or(0, |taken| taken.offset);
@@ -267,42 +168,13 @@ impl Worker {
             self.sign_the_rest().await;
             self.measure();
         }
-        // The group learns at once that the partitions are free.
         self.logs.clear();
-        self.consumer.unsubscribe();
-    }
-
-    /// The next messages by partition, in order.
-    fn take(&self) -> BTreeMap<i32, Vec<Taken>> {
-        let mut messages: BTreeMap<i32, Vec<Taken>> = BTreeMap::new();
-        let (mut count, mut bytes) = (0, 0);
-        let mut until = Instant::now() + GLANCE;
-        while count < BATCH_MESSAGES && bytes < BATCH_BYTES {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.consumer.poll(left) {
-                Some(Ok(message)) => {
-                    if count == 0 {
-                        until = Instant::now() + GATHER;
-                    }
-                    count += 1;
-                    bytes += message.payload_len();
-                    let offset = u64::try_from(message.offset()).unwrap_or(0);
-                    messages.entry(message.partition()).or_default().push(Taken { offset, raw: Raw::of(&message) });
-                }
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "Kafka");
-                    break;
-                }
-                None if Instant::now() >= until => break,
-                None => {}
-            }
-        }
-        messages
+        self.group.leave();
     }
 
     /// Opens the logs of the partitions that came, and lets go of those that went.
     async fn regroup(&mut self) {
-        let (came, went) = std::mem::take(&mut *self.given.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let (came, went) = self.group.moved();
         for partition in went {
             self.logs.remove(&partition);
             self.waiting.remove(&partition);
@@ -317,7 +189,7 @@ impl Worker {
                 Ok(log) => {
                     let next = log.fleet.next_offset();
                     tracing::info!(partition, next, "took over the log");
-                    self.seek(partition, next);
+                    self.group.seek(partition, next);
                     self.logs.insert(partition, log);
                     self.waiting.remove(&partition);
                 }
@@ -353,7 +225,7 @@ impl Worker {
             // Given before the consumer was sent to the log's own place. If it gives a later one again, there is no other:
             // the chains will say what is missing.
             log.sought = Some(next);
-            self.seek(partition, next);
+            self.group.seek(partition, next);
             return Ok(());
         }
         log.sought = None;
@@ -381,12 +253,7 @@ impl Worker {
         add(&self.counters.duplicates, ingested.duplicates);
         add(&self.counters.incidents, incidents);
         add(&self.counters.commits, 1);
-        let next = i64::try_from(log.fleet.next_offset()).unwrap_or(i64::MAX);
-        let mut list = TopicPartitionList::new();
-        if list.add_partition_offset(&self.kafka.topic, partition, Offset::Offset(next)).is_ok() {
-            // A hint: who takes the partition over asks the log.
-            let _ = self.consumer.commit(&list, CommitMode::Async);
-        }
+        self.group.hint(partition, log.fleet.next_offset());
         Ok(())
     }
 
@@ -446,15 +313,7 @@ impl Worker {
         self.waiting.insert(partition);
         self.hosts_at.down();
         if let Some(first) = first {
-            self.seek(partition, first);
-        }
-    }
-
-    fn seek(&self, partition: i32, offset: u64) {
-        let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
-        if let Err(error) = self.consumer.seek(&self.kafka.topic, partition, offset, Duration::from_secs(5)) {
-            // Not ours any more, most likely.
-            tracing::debug!(%error, partition, "the consumer does not go to the log's place");
+            self.group.seek(partition, first);
         }
     }
 

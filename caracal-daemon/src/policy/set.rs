@@ -4,44 +4,24 @@
 //! match. An ask is put to the slices of its action for its agent and for any, for its host, each suffix of it, and any.
 //! A forbid in one of them denies, else a permit in one of them allows: the same as all policies at once.
 
+mod request;
+mod verdict;
+
+pub(super) use request::ATTRIBUTES;
+pub(super) use verdict::Outcome;
+
 use super::facts::Facts;
 use super::recent::Recent;
-use super::source::{self, Entry, Notes, PolicyError, PolicyProblem, SCHEMA};
-use super::{Action, Ask, Decision, Grant, Mode, Verdict};
-use crate::address::is_private;
+use super::source::{self, Entry, PolicyError, PolicyProblem, SCHEMA};
+use super::{Action, Ask, Decision};
 use crate::config::{AllowRule, Config};
-use crate::refusal::Reason;
-use cedar_policy::{
-    Authorizer, Context, Entities, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, Request, Response,
-    RestrictedExpression, Schema,
-};
+use cedar_policy::{Authorizer, Entities, Policy, PolicyId};
+use request::{Words, attributes_read};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// What policies can read of an ask; what none of them names is not built.
-pub(super) const ATTRIBUTES: [&str; 14] = [
-    "agent",
-    "host",
-    "named",
-    "address",
-    "learn",
-    "user",
-    "comm",
-    "port",
-    "method",
-    "path",
-    "provider",
-    "model",
-    "estimate_nano",
-    "tool",
-];
-
-/// What the permit of `--learn` reads.
-const LEARN_READS: [&str; 3] = ["named", "address", "learn"];
 
 /// A compiled policy set.
 #[derive(Debug)]
@@ -66,36 +46,6 @@ pub struct PolicySet {
 
 type ByAgent = HashMap<Box<str>, ByHost>;
 type ByHost = HashMap<Box<str>, cedar_policy::PolicySet>;
-
-/// Entity names, parsed once.
-#[derive(Debug)]
-struct Words {
-    agent: EntityTypeName,
-    host: EntityTypeName,
-    model: EntityTypeName,
-    tool: EntityTypeName,
-    actions: HashMap<Action, EntityUid>,
-}
-
-/// A decision, and which policies made it.
-#[derive(Debug)]
-pub(super) struct Outcome {
-    pub(super) decision: Decision,
-    /// Places in `entries`.
-    pub(super) by: Vec<usize>,
-    /// A policy could not be evaluated.
-    pub(super) failed: bool,
-}
-
-/// What the evaluator said, before it is a decision.
-#[derive(Debug, Default)]
-pub(super) struct Answer {
-    permits: Vec<usize>,
-    forbids: Vec<usize>,
-    failed: Vec<usize>,
-    /// Some ask could not be put at all.
-    unasked: bool,
-}
 
 impl PolicySet {
     /// Reads, validates and slices all policies of a configuration. Relative Cedar paths are taken from `base_dir`.
@@ -225,81 +175,6 @@ impl PolicySet {
         self.entries.iter().map(|entry| format!("// {}\n{}\n\n", entry.place(), entry.text.trim())).collect()
     }
 
-    /// The outcome, with `evaluate` putting the ask to the policies, once for each reading of its path.
-    pub(super) fn outcome_by(&self, ask: &Ask<'_>, evaluate: impl Fn(&Facts<'_>, &str, &mut Answer)) -> Outcome {
-        if self.broken.is_some() {
-            return self.deny(Reason::PolicyDenied, Vec::new());
-        }
-        let Ok(facts) = Facts::of(ask) else { return self.deny(Reason::HostMismatch, Vec::new()) };
-        let outcome_for = |path: &str| {
-            let mut answer = Answer::default();
-            evaluate(&facts, path, &mut answer);
-            self.conclude(&facts, answer)
-        };
-        let mut outcome = outcome_for(facts.paths.written);
-        // Only a policy that reads the path can tell readings apart.
-        for path in facts.paths.others.iter().filter(|_| self.read.contains(&"path")) {
-            outcome = both(outcome, outcome_for(path));
-        }
-        let decision = &mut outcome.decision;
-        // What is free is judged by its path; one that can be read otherwise could be a paid call.
-        if let (Verdict::Allow(grant), false) = (&mut decision.verdict, facts.paths.others.is_empty()) {
-            grant.free = false;
-        }
-        if decision.verdict == Verdict::Deny(Reason::HostNotAllowed) && self.knows_host(ask, &facts) {
-            decision.verdict = Verdict::Deny(Reason::PolicyDenied);
-        }
-        outcome
-    }
-
-    /// Whether some rule lets the agent look the name up: then it is not the host that is refused.
-    fn knows_host(&self, ask: &Ask<'_>, facts: &Facts<'_>) -> bool {
-        let by_name = matches!(facts.action, Action::Connect | Action::Request) && facts.named;
-        let look_up = || self.outcome(&Ask { action: Action::Resolve, ..ask.clone() }).decision.verdict;
-        by_name && matches!(look_up(), Verdict::Allow(_))
-    }
-
-    fn conclude(&self, facts: &Facts<'_>, answer: Answer) -> Outcome {
-        if answer.unasked || !answer.failed.is_empty() {
-            return Outcome { failed: true, ..self.deny(Reason::PolicyDenied, answer.failed) };
-        }
-        if !answer.forbids.is_empty() {
-            return self.deny(Reason::PolicyDenied, answer.forbids);
-        }
-        let learned_only = |at: &usize| self.entries.get(*at).is_some_and(|entry| entry.notes.learn);
-        let (learned, ruled): (Vec<usize>, Vec<usize>) = answer.permits.into_iter().partition(learned_only);
-        let permits = if ruled.is_empty() { learned } else { ruled };
-        let notes: Vec<Notes> =
-            permits.iter().filter_map(|at| self.entries.get(*at)).map(|entry| entry.notes).collect();
-        let Some(mode) = notes.iter().map(|notes| notes.mode).min() else {
-            let on_host = !matches!(facts.action, Action::Llm | Action::Tool);
-            return self.deny(if on_host { Reason::HostNotAllowed } else { Reason::PolicyDenied }, Vec::new());
-        };
-        let grant = Grant {
-            mode: if facts.action == Action::Connect { mode } else { Mode::Inspect },
-            private: notes.iter().any(|notes| notes.private),
-            free: notes.iter().any(|notes| notes.free),
-            learned: notes.iter().all(|notes| notes.learn),
-        };
-        if !grant.private && facts.address.is_some_and(is_private) {
-            return self.deny(Reason::PrivateAddress, permits);
-        }
-        self.found(Verdict::Allow(grant), permits)
-    }
-
-    fn deny(&self, reason: Reason, by: Vec<usize>) -> Outcome {
-        self.found(Verdict::Deny(reason), by)
-    }
-
-    /// The reported ids stand once each, in a stable order.
-    fn found(&self, verdict: Verdict, by: Vec<usize>) -> Outcome {
-        let mut policies: Vec<Arc<str>> =
-            by.iter().filter_map(|at| self.entries.get(*at)).map(|entry| Arc::clone(&entry.id)).collect();
-        policies.sort_unstable();
-        policies.dedup();
-        Outcome { decision: Decision { verdict, policies }, by, failed: false }
-    }
-
     fn report(&self, action: Action, outcome: &Outcome) {
         // One line for the first: a retry storm must not fill the log. The count and the records have the rest.
         if self.errors.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -320,64 +195,6 @@ impl PolicySet {
             .flat_map(|by_host| keys(&facts.host).filter_map(|key| by_host.get(key)))
             .chain(lifted.then_some(&self.learn))
     }
-
-    /// Puts an ask to some policies and adds what they say. Where there are none, nothing is built.
-    pub(super) fn put<'p>(
-        &self,
-        facts: &Facts<'_>,
-        path: &str,
-        policies: impl Iterator<Item = &'p cedar_policy::PolicySet>,
-        answer: &mut Answer,
-    ) {
-        let mut policies = policies.peekable();
-        if policies.peek().is_none() {
-            return;
-        }
-        let Some(request) = self.request(facts, path) else {
-            answer.unasked = true;
-            return;
-        };
-        for some in policies {
-            self.add_to(answer, &self.authorizer.is_authorized(&request, some, &self.nobody));
-        }
-    }
-
-    fn add_to(&self, answer: &mut Answer, response: &Response) {
-        let denied = response.decision() == cedar_policy::Decision::Deny;
-        let reasons = response.diagnostics().reason().filter_map(|id| self.by_id.get(id).copied());
-        if denied {
-            answer.forbids.extend(reasons)
-        } else {
-            answer.permits.extend(reasons)
-        }
-        for cedar_policy::AuthorizationError::PolicyEvaluationError(error) in response.diagnostics().errors() {
-            match self.by_id.get(error.policy_id()) {
-                Some(at) => answer.failed.push(*at),
-                None => answer.unasked = true,
-            }
-        }
-    }
-
-    /// The ask as Cedar wants it; `None` when it cannot be put, which is a denial.
-    fn request(&self, facts: &Facts<'_>, path: &str) -> Option<Request> {
-        self.request_with(facts, path, None)
-    }
-
-    /// The same, checked against the schema if there is one. Tests do; the hot path builds nothing that could fail it.
-    pub(super) fn request_with(&self, facts: &Facts<'_>, path: &str, schema: Option<&Schema>) -> Option<Request> {
-        let words = self.words.as_ref()?;
-        let resource = match facts.action {
-            Action::Connect | Action::Resolve | Action::Request => named(&words.host, &facts.host),
-            Action::Llm => named(&words.model, &format!("{}/{}", facts.provider, facts.model)),
-            Action::Tool => named(&words.tool, &format!("{}/{}", facts.host, facts.tool)),
-        };
-        let lifted = LEARN_READS.iter().filter(|name| facts.learn && !self.read.contains(name));
-        let pairs =
-            self.read.iter().chain(lifted).filter_map(|name| Some(((*name).to_owned(), value(facts, path, name)?)));
-        let context = Context::from_pairs(pairs).ok()?;
-        let action = words.actions.get(&facts.action)?.clone();
-        Request::new(named(&words.agent, facts.agent), action, resource, context, schema).ok()
-    }
 }
 
 /// The exact host, each suffix that begins with a dot, and the key of policies for any host.
@@ -392,65 +209,6 @@ fn add(set: &mut cedar_policy::PolicySet, policy: &Policy) -> Result<(), PolicyE
     })
 }
 
-/// Both readings must be allowed; the grant is what both grant.
-fn both(one: Outcome, other: Outcome) -> Outcome {
-    let (Verdict::Allow(first), Verdict::Allow(second)) = (&one.decision.verdict, &other.decision.verdict) else {
-        return if matches!(one.decision.verdict, Verdict::Deny(_)) { one } else { other };
-    };
-    let grant = Grant {
-        mode: first.mode.min(second.mode),
-        private: first.private && second.private,
-        free: first.free && second.free,
-        learned: first.learned || second.learned,
-    };
-    let mut policies = [one.decision.policies, other.decision.policies].concat();
-    policies.sort_unstable();
-    policies.dedup();
-    let mut by = [one.by, other.by].concat();
-    by.sort_unstable();
-    by.dedup();
-    Outcome { decision: Decision { verdict: Verdict::Allow(grant), policies }, by, failed: false }
-}
-
-fn named(kind: &EntityTypeName, id: &str) -> EntityUid {
-    EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
-}
-
-/// One attribute of the context, if the schema has it for the action.
-fn value(facts: &Facts<'_>, path: &str, name: &str) -> Option<RestrictedExpression> {
-    let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
-    let ported = facts.action != Action::Resolve;
-    let read = ported && facts.action != Action::Connect;
-    let llm = facts.action == Action::Llm;
-    Some(match name {
-        "agent" => text(facts.agent),
-        "host" => text(&facts.host),
-        "named" => RestrictedExpression::new_bool(facts.named),
-        "address" => RestrictedExpression::new_ip(facts.address?.to_string()),
-        "learn" => RestrictedExpression::new_bool(facts.learn),
-        "user" => RestrictedExpression::new_long(i64::from(facts.user)),
-        "comm" => text(facts.comm),
-        "port" if ported => RestrictedExpression::new_long(i64::from(facts.port)),
-        "method" if read => text(&facts.method),
-        "path" if read => text(path),
-        "provider" if llm => text(facts.provider),
-        "model" if llm => text(facts.model),
-        "estimate_nano" if llm => RestrictedExpression::new_long(facts.estimate),
-        "tool" if facts.action == Action::Tool => text(facts.tool),
-        _ => return None,
-    })
-}
-
-/// A name that stands nowhere in the source cannot be read. An escape could spell it, so with one all are built.
-/// The permit of `--learn` does not count: what it reads is built for those who learn.
-fn attributes_read(entries: &[Entry]) -> Vec<&'static str> {
-    let ruled = entries.iter().filter(|entry| !entry.notes.learn);
-    // `Action::"tool"` names an action, not the attribute.
-    let texts: Vec<String> = ruled.map(|entry| entry.text.replace("Action::\"tool\"", "")).collect();
-    let named = |name: &str| texts.iter().any(|text| text.contains(name) || text.contains('\\'));
-    ATTRIBUTES.into_iter().filter(|name| named(name)).collect()
-}
-
 /// SHA-256 over the schema and all policies in the order of their ids, each with its length before it.
 fn hash(entries: &[Entry], broken: Option<&str>) -> Arc<str> {
     let mut texts: Vec<(&str, &str)> = entries.iter().map(|entry| (&*entry.id, entry.text.trim())).collect();
@@ -463,27 +221,4 @@ fn hash(entries: &[Entry], broken: Option<&str>) -> Arc<str> {
         hasher.update(part);
     }
     hex::encode(hasher.finalize()).into()
-}
-
-impl Words {
-    fn new() -> Result<Words, PolicyError> {
-        let kind = |name: &str| {
-            EntityTypeName::from_str(name).map_err(|error| {
-                PolicyError::from(PolicyProblem {
-                    file: name.to_owned(),
-                    line: 0,
-                    message: error.to_string(),
-                    help: None,
-                })
-            })
-        };
-        let action = kind("Action")?;
-        Ok(Words {
-            agent: kind("Agent")?,
-            host: kind("Host")?,
-            model: kind("Model")?,
-            tool: kind("Tool")?,
-            actions: Action::ALL.into_iter().map(|each| (each, named(&action, each.as_str()))).collect(),
-        })
-    }
 }

@@ -6,21 +6,23 @@
 //! is done whole, or not at all and may be tried again. What Redis loses, the next step brings back. Never the authority for
 //! a decision.
 
+mod buckets;
+mod charges;
 mod step;
 
+pub use buckets::{FleetKey, Sums, Width};
+
 use crate::ledger::books::Spend;
-use crate::ledger::postgres::{Database, failed, number, signed};
+use crate::ledger::postgres::Database;
 use crate::ledger::store::StoreError;
+use buckets::{field, read_field, set};
+use charges::{Charge, charges, is_commit, logs};
 use redis::aio::MultiplexedConnection;
-use sqlx::Row as _;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use step::{Done, MOST, STEP};
 
-/// Charges that one step reads, about: those of one commit are never parted.
-const STEP_ROWS: i64 = 500;
 const PATIENCE: Duration = Duration::from_secs(10);
-const DAY: i64 = 86_400;
 
 /// `KEYS`: the watermarks. `ARGV`: the pattern of all keys of the view.
 const FORGET: &str = "\
@@ -45,67 +47,6 @@ pub enum FleetError {
     #[error("Redis holds something else under {0}: `caracald worker spend --rebuild` makes the view anew")]
     Foreign(String),
 }
-
-/// What a sum is about.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-pub struct FleetKey {
-    /// The host.
-    pub host: String,
-    /// The agent.
-    pub agent: String,
-    /// `openai`, `anthropic`.
-    pub provider: String,
-    /// The model.
-    pub model: String,
-}
-
-/// The buckets of one width.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Width {
-    /// Kept for two days.
-    Minute,
-    /// Kept for 62 days.
-    Hour,
-    /// Kept for ever.
-    Day,
-}
-
-impl Width {
-    const ALL: [Width; 3] = [Width::Minute, Width::Hour, Width::Day];
-
-    fn name(self) -> &'static str {
-        match self {
-            Width::Minute => "minute",
-            Width::Hour => "hour",
-            Width::Day => "day",
-        }
-    }
-
-    /// The bucket of a minute such as `2026-11-24T10:05`.
-    fn bucket(self, minute: &str) -> &str {
-        let length = match self {
-            Width::Minute => 16,
-            Width::Hour => 13,
-            Width::Day => 10,
-        };
-        minute.get(..length).unwrap_or(minute)
-    }
-
-    /// When the bucket of a minute goes, Unix seconds.
-    fn ends(self, minute: &str) -> Option<i64> {
-        let kept = match self {
-            Width::Minute => 2 * DAY,
-            Width::Hour => 62 * DAY,
-            Width::Day => return None,
-        };
-        let at: jiff::Timestamp = format!("{minute}:00Z").parse().ok()?;
-        at.as_second().checked_add(kept)
-    }
-}
-
-/// Sums by bucket and key.
-pub type Sums = BTreeMap<(Width, String, FleetKey), Spend>;
 
 /// The view.
 pub struct FleetView {
@@ -357,89 +298,6 @@ impl FleetView {
             })
             .collect())
     }
-}
-
-/// A row of `charges`.
-#[derive(Clone, Debug)]
-struct Charge {
-    upto: u64,
-    key: FleetKey,
-    minute: String,
-    spend: Spend,
-}
-
-async fn logs(ledger: &mut Database) -> Result<Vec<i32>, StoreError> {
-    let rows = async {
-        let connection = ledger.up().await?;
-        let rows = sqlx::query("SELECT log FROM logs ORDER BY log").fetch_all(connection).await?;
-        rows.iter().map(|row| row.try_get("log")).collect()
-    };
-    let rows: Result<Vec<i32>, sqlx::Error> = rows.await;
-    told(ledger, rows)
-}
-
-/// The charges of whole commits behind `mark`.
-async fn charges(ledger: &mut Database, log: i32, mark: u64) -> Result<Vec<Charge>, StoreError> {
-    let rows = async {
-        let connection = ledger.up().await?;
-        let rows = sqlx::query(
-            "SELECT * FROM charges WHERE log = $1 AND upto > $2 AND upto <= (SELECT max(upto) FROM \
-             (SELECT upto FROM charges WHERE log = $1 AND upto > $2 ORDER BY upto LIMIT $3) AS next) ORDER BY upto",
-        );
-        let rows = rows.bind(log).bind(signed(mark)).bind(STEP_ROWS).fetch_all(connection).await?;
-        rows.iter().map(charge).collect()
-    };
-    let rows: Result<Vec<Charge>, sqlx::Error> = rows.await;
-    told(ledger, rows)
-}
-
-/// Whether a commit with charges ended at this size.
-async fn is_commit(ledger: &mut Database, log: i32, size: u64) -> Result<bool, StoreError> {
-    let row = async {
-        let connection = ledger.up().await?;
-        let row = sqlx::query("SELECT EXISTS (SELECT FROM charges WHERE log = $1 AND upto = $2) AS there");
-        row.bind(log).bind(signed(size)).fetch_one(connection).await?.try_get("there")
-    };
-    let row: Result<bool, sqlx::Error> = row.await;
-    told(ledger, row)
-}
-
-fn told<T>(ledger: &mut Database, rows: Result<T, sqlx::Error>) -> Result<T, StoreError> {
-    rows.map_err(|error| {
-        ledger.down();
-        failed(&error)
-    })
-}
-
-fn charge(row: &sqlx::postgres::PgRow) -> Result<Charge, sqlx::Error> {
-    let mut spend = Spend::default();
-    for name in Spend::NUMBERS {
-        set(&mut spend, name, number(row, name)?);
-    }
-    let key = FleetKey {
-        host: row.try_get("host")?,
-        agent: row.try_get("agent")?,
-        provider: row.try_get("provider")?,
-        model: row.try_get("model")?,
-    };
-    Ok(Charge { upto: number(row, "upto")?, key, minute: row.try_get("minute")?, spend })
-}
-
-/// A field's name: unambiguous whatever stands in it.
-fn field(key: &FleetKey, name: &str) -> String {
-    serde_json::json!([key.host, key.agent, key.provider, key.model, name]).to_string()
-}
-
-fn read_field(text: &str) -> Option<(FleetKey, String)> {
-    let [host, agent, provider, model, name]: [String; 5] = serde_json::from_str(text).ok()?;
-    Some((FleetKey { host, agent, provider, model }, name))
-}
-
-/// Sets one number of a row; `None` for a name that is none.
-fn set(row: &mut Spend, name: &str, value: u64) -> Option<()> {
-    let at = Spend::NUMBERS.iter().position(|known| *known == name)?;
-    *row.numbers_mut().into_iter().nth(at)? = value;
-    Some(())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::budget::window::Windows;
+use proptest::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 
 const DAY: u64 = 86_400;

@@ -1,31 +1,9 @@
+//! The view against a Redis of its own.
+
 use super::*;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
-
-#[test]
-fn each_number_has_its_place() {
-    let mut row = Spend::default();
-    for (value, name) in (1..).zip(Spend::NUMBERS) {
-        set(&mut row, name, value).expect("a name");
-    }
-    assert_eq!(row.numbers(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
-    assert_eq!(set(&mut row, "other", 1), None);
-}
-
-#[test]
-fn names_are_read_back_whatever_stands_in_them() {
-    let key = FleetKey { host: "h|\"".into(), agent: "a,b".into(), provider: "p".into(), model: "[m]".into() };
-    assert_eq!(read_field(&field(&key, "nano")), Some((key, "nano".to_owned())));
-    assert_eq!(read_field("nano"), None);
-}
-
-#[test]
-fn buckets_end_when_they_are_old() {
-    assert_eq!(Width::Hour.bucket("2026-11-24T10:05"), "2026-11-24T10");
-    assert_eq!(Width::Minute.ends("1970-01-01T00:01"), Some(60 + 2 * DAY));
-    assert_eq!(Width::Day.ends("2026-11-24T10:05"), None);
-}
 
 /// A Redis of its own on loopback, gone with the test.
 struct Server {

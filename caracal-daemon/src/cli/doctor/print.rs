@@ -1,0 +1,58 @@
+//! The answer for people: a line for each way out, a line for each check, and the level in a sentence.
+
+use super::coverage::{Cover, Row};
+use super::{Check, Need, State, level};
+use std::io::Write;
+
+pub(super) fn answer(checks: &[Check], rows: &[Row], out: &mut dyn Write) -> std::io::Result<()> {
+    ways(rows, out)?;
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+    table.set_header(["", "check", "needed", "found", "what to do"]);
+    for check in checks {
+        let state = match check.state {
+            State::Yes => "ok",
+            State::No => "NO",
+            State::Unknown => "?",
+        };
+        let need = match check.need {
+            Need::Required => "always",
+            Need::Full => "for full",
+            Need::Useful => "useful",
+        };
+        table.add_row([state, &check.name, need, &check.found, &check.remedy]);
+    }
+    writeln!(out, "{table}\n")?;
+    let says = match level(checks) {
+        "full" => "This host can enforce the level full: sockets, and descriptors, unix sockets and deputies as well.",
+        "network" => {
+            "This host can enforce the level network: all that a process's own sockets can send. \
+             Not on kernel level: descriptors and unix sockets received from outside, deputies."
+        }
+        _ => "This host can enforce nothing yet: see the lines marked NO and ? that are always needed.",
+    };
+    writeln!(out, "{says}")
+}
+
+/// The coverage table: a line for each way out.
+fn ways(rows: &[Row], out: &mut dyn Write) -> std::io::Result<()> {
+    if rows.iter().all(|row| row.attach == Cover::Unknown) {
+        return Ok(());
+    }
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    table.set_header(["way out", "class", "attach", "run", "refused by, or would be closed by"]);
+    for row in rows {
+        let word = |cover| match cover {
+            Cover::Covered => "closed",
+            Cover::Uncovered => "OPEN",
+            Cover::Absent => "-",
+            Cover::Unknown => "?",
+        };
+        let refused = row.refused_by.join(", ");
+        let by = row.closer.map_or(refused, |closer| format!("-> {closer}"));
+        table.add_row([row.name, &row.class.to_string(), word(row.attach), word(row.run), &by]);
+    }
+    writeln!(out, "{table}\n")
+}
