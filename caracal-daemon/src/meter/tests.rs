@@ -10,6 +10,7 @@ use std::io::Write;
 mod answers;
 mod attacks;
 mod clamps;
+mod failures;
 mod issues;
 mod providers;
 mod running;
