@@ -13,6 +13,7 @@ mod clamps;
 mod failures;
 mod issues;
 mod providers;
+mod regions;
 mod running;
 mod shapes;
 mod sound;
