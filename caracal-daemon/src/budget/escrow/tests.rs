@@ -121,6 +121,11 @@ enum Act {
     HostRestored {
         host: usize,
     },
+    /// An operator writes it off: with all that it had, or with what it really spent.
+    WriteOff {
+        host: usize,
+        truly: bool,
+    },
 }
 
 impl World {
@@ -269,6 +274,33 @@ impl World {
         host.process = Some(Process { holder, slices, holds: Vec::new(), waits: 0 });
     }
 
+    fn write_off(&mut self, at: usize, truly: bool) {
+        self.book.set(self.now);
+        let order = |which, stated| WriteOff {
+            holder: format!("holder-{at}").into(),
+            which,
+            stated,
+            why: "a test".into(),
+            lease_ms: LEASE,
+        };
+        if !truly {
+            let _refused_while_alive = ready(self.book.write_off(&order(Which::default(), None)));
+            return;
+        }
+        // Of a host that lost records nobody knows the truth by them.
+        if self.hosts[at].forgetful {
+            return;
+        }
+        for key in self.keys() {
+            let host = &self.hosts[at];
+            let used = host.process.as_ref().map(|process| World::used(host, process, &key, 0).taken());
+            let spent = used.unwrap_or(NanoUsd(host.settled.get(&key).copied().unwrap_or(0)));
+            let which =
+                Which { budget: Some(key.budget.to_string()), window: Some(key.window.to_string()), scope: None };
+            let _refused_while_alive = ready(self.book.write_off(&order(which, Some(Stated::Spent(spent)))));
+        }
+    }
+
     fn act(&mut self, act: Act) {
         match act {
             Act::Call { host, amount } => self.call(host, amount),
@@ -327,6 +359,7 @@ impl World {
                     (host.settled, host.credited, host.known) = host.backup.clone();
                 }
             }
+            Act::WriteOff { host, truly } => self.write_off(host, truly),
         }
     }
 
@@ -385,6 +418,12 @@ fn run(acts: Vec<Act>) -> Result<(), String> {
     world.act(Act::Wait { ms: LEASE });
     world.act(Act::Accept);
     for at in 0..HOSTS {
+        let fenced =
+            world.hosts[at].process.as_ref().is_some_and(|process| process.holder.standing() == &Standing::Fenced);
+        if fenced {
+            world.crash(at);
+            world.start(at, false);
+        }
         while world.hosts[at].process.as_ref().is_some_and(|process| !process.holds.is_empty()) {
             world.act(Act::End { host: at, which: 0, part: 8 });
         }
