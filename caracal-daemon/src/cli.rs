@@ -196,6 +196,9 @@ fn events(args: &events::EventsArgs, config: &Config) -> anyhow::Result<ExitCode
 
 fn spend(args: &spend::SpendArgs, config: &Config) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(args.verb.is_none() || nix::unistd::geteuid().is_root(), crate::keeper::KeeperError::NotRoot);
+    if let Some(spend::Verb::Reconcile(args)) = &args.verb {
+        return spend::reconcile(args, config);
+    }
     if args.fleet {
         return spend::fleet(args, config);
     }

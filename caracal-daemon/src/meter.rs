@@ -9,6 +9,7 @@ mod book;
 mod bound;
 mod denial;
 mod edit;
+mod failure;
 mod fixed;
 mod frames;
 mod gemini;
@@ -30,6 +31,7 @@ mod usage;
 pub use book::{BookError, FixedPrice, Model, PriceBook, Tier};
 pub use denial::{denial, rpc_denial, socket_denial, socket_failure, stream_error};
 pub use edit::Edited;
+pub use failure::{Failed, Failure};
 pub use fixed::{Own, Priced};
 pub use listing::{Difference, Listed, Listing, ListingError};
 pub use provider::Provider;
@@ -365,7 +367,7 @@ impl Call {
     }
 
     /// What the provider bills for an answer, by the model, service tier, place and speed that it reports.
-    /// `None` when it reported no usage: then the hold is the charge, unless [`Reading::refused`].
+    /// `None` when it reported no usage: then the hold is the charge, unless [`Call::failed`] says that nothing is billed.
     #[must_use]
     pub fn bill(&self, reading: &Reading) -> Option<NanoUsd> {
         let usage = reading.usage.as_ref()?;

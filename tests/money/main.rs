@@ -8,6 +8,7 @@ mod crowd;
 mod cuts;
 mod folder;
 mod kills;
+mod lost;
 mod many;
 mod planted;
 mod prices;

@@ -99,7 +99,7 @@ fn backlog(daemon: &Daemon<'_>) -> u64 {
 
 /// Waits until Kafka has what was taken so far.
 #[track_caller]
-fn acknowledged(daemon: &Daemon<'_>) {
+pub(crate) fn acknowledged(daemon: &Daemon<'_>) {
     let done = until("Kafka acknowledges", PATIENCE, || {
         // What is on its way to the disk is none yet.
         std::thread::sleep(Duration::from_millis(200));

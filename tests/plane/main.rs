@@ -5,6 +5,7 @@
 //! as they are and never killed.
 
 mod cable;
+mod corrected;
 mod daemon;
 mod exactly_once;
 mod faults;

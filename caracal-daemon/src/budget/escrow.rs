@@ -11,11 +11,13 @@ mod book;
 mod holder;
 mod session;
 mod slice;
+mod write_off;
 
 pub use book::Book;
 pub use holder::{Holder, Standing};
 pub use session::{Session, Verdict};
 pub use slice::{Slice, Use};
+pub use write_off::{Ended, Moment, NotWrittenOff, Stated, Which, WriteOff};
 
 use crate::clock::UnixNanos;
 use crate::event::WindowKey;
@@ -173,6 +175,26 @@ pub trait Vault: Send {
     fn open(&mut self, opening: &Opening) -> impl Future<Output = Result<Opened, VaultError>> + Send;
     /// Hears what a host says, and answers.
     fn step(&mut self, step: &Step) -> impl Future<Output = Result<Stepped, VaultError>> + Send;
+    /// All holders and what they have, for an operator.
+    fn holders(&mut self) -> impl Future<Output = Result<Vec<Held>, VaultError>> + Send;
+    /// Writes a lost holder's slices off; on record, and all or nothing.
+    fn write_off(&mut self, order: &WriteOff) -> impl Future<Output = Result<WrittenOff, VaultError>> + Send;
+}
+
+/// What came of writing a holder off: nothing changed where it says why not.
+pub type WrittenOff = Result<Vec<Ended>, NotWrittenOff>;
+
+/// A holder, for an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its id.
+    pub holder: Arc<str>,
+    /// The host's id.
+    pub host: Arc<str>,
+    /// Its lease runs for so long, ms; 0: it has run out.
+    pub lease_ms: u64,
+    /// What it has of each window, in their order.
+    pub shares: Vec<(WindowKey, Share)>,
 }
 
 /// One window of one budget, as the vault knows it.
@@ -261,7 +283,7 @@ pub fn serve(
         share.lost = share.lost.saturating_add(lost);
         share.granted = claim.settled;
         odd = Some(Odd::HostForgot(format!(
-            "{} knows of {charged} charged where it had said {}: {lost} more count as spent",
+            "{} knows of {charged} charged where the vault had heard of {}: {lost} more count as spent",
             terms.holder,
             share.charged()
         )));

@@ -8,8 +8,10 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
 mod correct;
+mod write_off;
 
 pub use correct::CorrectArgs;
+pub use write_off::{HoldersArgs, WriteOffArgs};
 
 use super::control::Control;
 use crate::config::Config;
@@ -41,6 +43,8 @@ pub struct BudgetsArgs {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Correct(CorrectArgs),
+    Holders(HoldersArgs),
+    WriteOff(WriteOffArgs),
 }
 
 /// Runs the verb.
@@ -48,8 +52,11 @@ enum Verb {
 /// # Errors
 /// When the daemon is not running.
 pub fn run(args: &BudgetsArgs, config: &Config) -> anyhow::Result<ExitCode> {
-    if let Some(Verb::Correct(args)) = &args.verb {
-        return correct::run(args, config);
+    match &args.verb {
+        Some(Verb::Correct(args)) => return correct::run(args, config),
+        Some(Verb::Holders(args)) => return write_off::holders(args, config),
+        Some(Verb::WriteOff(args)) => return write_off::write_off(args, config),
+        None => {}
     }
     if args.accept {
         return accept(config);

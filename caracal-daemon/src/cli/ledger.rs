@@ -179,7 +179,7 @@ fn read_text(path: &Path) -> anyhow::Result<String> {
 }
 
 /// Where the logs of all hosts are. A secret: never show it.
-fn database_url(config: &Config) -> anyhow::Result<String> {
+pub(crate) fn database_url(config: &Config) -> anyhow::Result<String> {
     Ok(config.postgres.as_ref().context("[postgres] is missing in the configuration")?.url()?)
 }
 

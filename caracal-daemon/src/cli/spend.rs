@@ -68,15 +68,20 @@ impl SpendArgs {
     }
 }
 
+/// Runs `caracald spend reconcile`.
+///
+/// # Errors
+/// When the export or the ledger cannot be read.
+pub fn reconcile(args: &ReconcileArgs, config: &crate::config::Config) -> anyhow::Result<ExitCode> {
+    reconcile::run(args, config)
+}
+
 /// Runs `caracald spend` on the state directory `state`.
 ///
 /// # Errors
 /// When the ledger cannot be read.
 pub fn run(args: &SpendArgs, state: &Path) -> anyhow::Result<ExitCode> {
     let state = StateDir::new(state);
-    if let Some(Verb::Reconcile(args)) = &args.verb {
-        return reconcile::run(args, &state);
-    }
     let chosen = |agent: &str| args.agent.is_empty() || args.agent.iter().any(|name| name == agent);
     let sums = super::ledger::block_on(async {
         if !args.by.iter().any(|by| by.needs_records()) {

@@ -1,6 +1,9 @@
 //! What any vault must answer. Each is held to the answers of the one in memory.
 
-use crate::budget::escrow::{Book, Claim, Given, Holder, Known, Opened, Slice, Stepped, Use, Vault, VaultError};
+use crate::budget::escrow::{
+    Book, Claim, Given, Holder, Known, NotWrittenOff, Opened, Slice, Stated, Stepped, Use, Vault, VaultError, Which,
+    WriteOff,
+};
 use crate::clock::UnixNanos;
 use crate::event::WindowKey;
 use crate::money::NanoUsd;
@@ -129,6 +132,106 @@ pub(super) async fn comes_from_a_backup<V: Vault>(
     assert_eq!(given.first().map(|given| given.granted), Some(NanoUsd::ZERO));
     accept().await;
     assert_eq!(only(say(&mut vault, &mut host, vec![held]).await).granted, NanoUsd(granted));
+}
+
+/// A host whose lease has run out is written off: on the operator's word in one window, with all that it had in another. It is
+/// fenced, and when it is started again what it spent counts, if that is more.
+pub(super) async fn a_lost_host_is_written_off<V: Vault>(vault: &mut V) {
+    let of = |claim: Claim| Claim { key: WindowKey { scope: "lost".into(), ..claim.key }, ..claim };
+    let which = |budget: &str| Which { budget: Some(budget.to_owned()), scope: Some("lost".to_owned()), window: None };
+    let order = |which: Which, stated: Option<Stated>| WriteOff {
+        holder: "holder-50".into(),
+        which,
+        stated,
+        why: "uid 0: its disk is gone".to_owned(),
+        lease_ms: 0,
+    };
+    let all = || Which { scope: Some("lost".to_owned()), ..Which::default() };
+    let nobody = vault.write_off(&order(all(), None)).await;
+    assert_eq!(nobody, Ok(Err(NotWrittenOff::Unknown)));
+
+    let mut lost = holder(50, "here", Known::default());
+    take_up(vault, &mut lost).await;
+    let deadline = Instant::now() + PATIENCE;
+    // It may have just started.
+    while only(say(vault, &mut lost, vec![of(claim("top", 0, 0, 1_000, 1_000))]).await).granted != NanoUsd(1_000) {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let claims = || vec![of(claim("top", 1_000, 300, 0, 0)), of(claim("low", 0, 0, 500, 500))];
+    assert_eq!(only(say(vault, &mut lost, claims()).await).granted, NanoUsd(500));
+
+    // While it may be alive, and while the vault may have forgotten that it is.
+    let alive = vault.write_off(&order(all(), None)).await.expect("an answer").expect_err("it lives");
+    assert!(matches!(alive, NotWrittenOff::Alive(ms) if ms > LEASE / 2), "{alive:?}");
+    let young = WriteOff { lease_ms: u64::MAX / 2, ..order(all(), None) };
+    let young = vault.write_off(&young).await.expect("an answer").expect_err("it is young");
+    assert!(matches!(young, NotWrittenOff::Young(_)), "{young:?}");
+
+    // Its last word, after which its lease has run out; it gives nothing back.
+    let last = lost.step(vec![of(claim("top", 1_000, 300, 0, 0)), of(claim("low", 500, 0, 0, 0))], true);
+    let answer = vault.step(&last).await.expect("an answer");
+    lost.stepped(last.step, &answer, 0);
+    let (said, granted) = (NanoUsd(300), NanoUsd(1_000));
+    for (which, stated, want) in [
+        (all(), Stated::Spent(NanoUsd(400)), NotWrittenOff::Several(2)),
+        (which("none"), Stated::Spent(NanoUsd(400)), NotWrittenOff::NoSlice),
+        (which("top"), Stated::Spent(NanoUsd(299)), NotWrittenOff::Outside { said, granted }),
+        (which("top"), Stated::Spent(NanoUsd(1_001)), NotWrittenOff::Outside { said, granted }),
+        (which("top"), Stated::Unspent(NanoUsd(701)), NotWrittenOff::Outside { said, granted }),
+        (which("top"), Stated::Unspent(NanoUsd(u64::MAX)), NotWrittenOff::Outside { said, granted }),
+    ] {
+        assert_eq!(vault.write_off(&order(which, Some(stated))).await, Ok(Err(want)));
+    }
+    let found = vault.holders().await.expect("an answer");
+    let found = found.iter().find(|held| &*held.holder == "holder-50").expect("it is listed");
+    assert_eq!((found.lease_ms, found.shares.len()), (0, 2), "what was refused changed nothing: {found:?}");
+
+    let ended = vault.write_off(&order(which("top"), Some(Stated::Unspent(NanoUsd(600))))).await;
+    let ended = ended.expect("an answer").expect("written off");
+    assert_eq!(
+        ended.iter().map(|one| (one.said, one.spent, one.returned())).collect::<Vec<_>>(),
+        [(said, NanoUsd(400), NanoUsd(600))]
+    );
+    // All that nobody has is for the others, and that is no more.
+    let mut other = holder(51, "here", Known::default());
+    take_up(vault, &mut other).await;
+    let rest = LIMIT.0 - 400;
+    let given = only(say(vault, &mut other, vec![of(claim("top", 0, 0, rest, rest))]).await);
+    assert_eq!((given.granted, given.elsewhere, given.free), (NanoUsd(rest), NanoUsd(400), NanoUsd::ZERO));
+    let given = only(say(vault, &mut other, vec![of(claim("top", rest, 0, 1, 1))]).await);
+    assert_eq!(given.granted, NanoUsd(rest));
+
+    // With all that it had, and nothing is left to write off.
+    let ended = vault.write_off(&order(all(), None)).await.expect("an answer").expect("written off");
+    assert_eq!(
+        ended.iter().map(|one| (one.spent, one.returned())).collect::<Vec<_>>(),
+        [(NanoUsd(500), NanoUsd::ZERO)]
+    );
+    assert_eq!(vault.write_off(&order(all(), None)).await, Ok(Ok(Vec::new())));
+
+    // It was alive after all: what it says is not heard, and what it had is not spent from.
+    assert_eq!(say(vault, &mut lost, claims()).await, Stepped::Fenced);
+    assert_eq!(lost.until(), 0);
+    // Started again, it says that it spent less in one window, and more in the other.
+    let mut again = holder(50, "there", lost.known());
+    assert!(matches!(take_up(vault, &mut again).await, Opened::Yes { halted: None, .. }));
+    let claims = vec![of(claim("top", 350, 350, 0, 0)), of(claim("low", 520, 520, 0, 0))];
+    let answer = say(vault, &mut again, claims).await;
+    let Stepped::Served { given, halted: None } = answer else { panic!("{answer:?}") };
+    assert_eq!(given.iter().map(|given| given.granted.0).collect::<Vec<_>>(), [350, 520]);
+    let given = only(say(vault, &mut other, vec![of(claim("top", rest, 0, 0, 0)), of(claim("low", 0, 0, 0, 0))]).await);
+    assert_eq!(given.elsewhere, NanoUsd(520), "what it spent counts where that is more");
+    let given = only(say(vault, &mut other, vec![of(claim("top", rest, 0, 0, 0))]).await);
+    assert_eq!(given.elsewhere, NanoUsd(400), "what it was written off with counts where that is more");
+}
+
+#[tokio::test]
+async fn memory_writes_a_lost_host_off() {
+    let mut book = Book::new(limits().into_iter().map(|(name, limit)| (name.into(), limit)).collect());
+    a_lost_host_is_written_off(&mut book).await;
+    assert!(book.adds_up());
+    assert_eq!(book.incidents().iter().filter(|(what, halts)| !halts && what.starts_with("written off")).count(), 3);
 }
 
 /// The same message, whose answer may get lost.

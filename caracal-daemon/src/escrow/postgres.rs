@@ -5,12 +5,12 @@ mod rows;
 
 use super::limits::SERVER;
 use crate::budget::escrow::{
-    Known, Odd, Opened, Opening, QUIET_MS, Session, Step, Stepped, Terms, Vault, VaultError, Verdict, serve,
+    Held, Known, Moment, Odd, Opened, Opening, QUIET_MS, Session, Step, Stepped, Terms, Vault, VaultError, Verdict,
+    WriteOff, WrittenOff, serve,
 };
-use crate::clock::UnixNanos;
 use crate::ledger::postgres::{Database, HOST, number, signed};
 use crate::ledger::store::StoreError;
-use rows::{forget, incident, key, lock, session, share, store, store_session, tidy};
+use rows::{forget, holders, incident, lock, move_window, session, shares, store, store_session, store_share, tidy};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection as _, Row as _};
 use std::sync::Arc;
@@ -30,6 +30,14 @@ impl PostgresVault {
     /// When the URL is none.
     pub fn new(url: &str) -> Result<PostgresVault, StoreError> {
         Ok(PostgresVault { database: Database::new(url, Some(HOST))?, inside: false })
+    }
+
+    /// The same as an operator has it, who is the database's owner.
+    ///
+    /// # Errors
+    /// When the URL is none.
+    pub fn as_owner(url: &str) -> Result<PostgresVault, StoreError> {
+        Ok(PostgresVault { database: Database::new(url, None)?, inside: false })
     }
 
     async fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
@@ -66,11 +74,33 @@ impl Vault for PostgresVault {
         let done = async { take(self.connection().await?, step).await }.await;
         self.end(done)
     }
+
+    async fn holders(&mut self) -> Result<Vec<Held>, VaultError> {
+        let done = async {
+            let connection = self.connection().await?;
+            let mut transaction = connection.begin().await?;
+            let at = now(&mut transaction).await?;
+            let mut all = holders(&mut transaction, at.ms).await?;
+            for held in &mut all {
+                let own = shares(&mut transaction, &held.holder).await?;
+                held.shares = own.into_iter().map(|(key, _, share)| (key, share)).collect();
+            }
+            Ok(all)
+        };
+        let done = done.await;
+        self.end(done)
+    }
+
+    async fn write_off(&mut self, order: &WriteOff) -> Result<WrittenOff, VaultError> {
+        let done = async { write_off(self.connection().await?, order).await }.await;
+        self.end(done)
+    }
 }
 
 /// Where the database is in time, and whether it is the one that was accepted.
 struct Now {
     ms: u64,
+    started: u64,
     calm: bool,
     halted: Option<Arc<str>>,
 }
@@ -97,7 +127,7 @@ async fn now(connection: &mut PgConnection) -> Result<Now, sqlx::Error> {
     if let Some(row) = open.fetch_optional(connection).await? {
         halted = Some(row.try_get::<String, _>("what")?.into());
     }
-    Ok(Now { ms, calm: ms >= started.saturating_add(QUIET_MS), halted })
+    Ok(Now { ms, started, calm: ms >= started.saturating_add(QUIET_MS), halted })
 }
 
 async fn open(connection: &mut PgConnection, opening: &Opening) -> Result<Opened, sqlx::Error> {
@@ -121,16 +151,7 @@ async fn open(connection: &mut PgConnection, opening: &Opening) -> Result<Opened
         Verdict::Go | Verdict::Busy(_) | Verdict::Fenced | Verdict::Stale => {}
     }
     tidy(&mut transaction, &opening.holder, at.ms).await?;
-    let rows = sqlx::query(
-        r#"SELECT budget, scope, "window", ends, granted, settled, credited, lost FROM escrow_shares JOIN escrow_windows
-           USING (budget, scope, "window") WHERE holder = $1 ORDER BY budget, scope, "window""#,
-    );
-    let rows = rows.bind(&*opening.holder).fetch_all(&mut *transaction).await?;
-    let mut shares = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let ends = row.try_get::<Option<i64>, _>("ends")?.and_then(|ends| u64::try_from(ends).ok());
-        shares.push((key(row)?, ends.map(UnixNanos), share(row)?));
-    }
+    let shares = shares(&mut transaction, &opening.holder).await?;
     transaction.commit().await?;
     let known = Known { epoch: session.epoch, step: session.step, sent: session.step, opening: None };
     Ok(Opened::Yes { known, shares, halted: at.halted })
@@ -176,6 +197,33 @@ async fn take(connection: &mut PgConnection, step: &Step) -> Result<Stepped, sql
     store(&mut transaction, step, &rows).await?;
     transaction.commit().await?;
     Ok(Stepped::Served { given, halted: at.halted })
+}
+
+async fn write_off(connection: &mut PgConnection, order: &WriteOff) -> Result<WrittenOff, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let at = now(&mut transaction).await?;
+    // Whatever its process says meanwhile waits for this row.
+    let found = session(&mut transaction, &order.holder).await?;
+    let own = shares(&mut transaction, &order.holder).await?;
+    let moment = Moment { now: at.ms, started: at.started, halted: at.halted.as_ref() };
+    let planned = order.fence(found, &moment).and_then(|session| {
+        let ended = order.plan(own.iter().map(|(key, _, share)| (key, share)))?;
+        Ok((session, ended))
+    });
+    let (session, ended) = match planned {
+        Ok(planned) => planned,
+        Err(why) => return Ok(Err(why)),
+    };
+    store_session(&mut transaction, &order.holder, None, &session).await?;
+    incident(&mut transaction, &order.holder, false, &order.record(&ended)).await?;
+    for one in &ended {
+        let Some((key, _, share)) = own.iter().find(|(key, ..)| *key == one.key) else { continue };
+        let (share, back, more) = one.change(*share);
+        move_window(&mut transaction, key, back, more).await?;
+        store_share(&mut transaction, &order.holder, key, share).await?;
+    }
+    transaction.commit().await?;
+    Ok(Ok(ended))
 }
 
 #[cfg(test)]

@@ -193,7 +193,8 @@ impl<V: Vault> Work<V> {
                  reported, run `caracald budgets --accept`"
             )),
             Standing::Fenced => Some(
-                "another process took this host's slices: two daemons run with one state. Stop one, and start the other again"
+                "another process took this host's slices: two daemons run with one state. Stop one, and start the other again. \
+                 Or `caracald budgets write-off` ended them while this host was not heard: then start this daemon again"
                     .to_owned(),
             ),
         };

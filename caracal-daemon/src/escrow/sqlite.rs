@@ -4,11 +4,13 @@
 mod rows;
 
 use crate::budget::escrow::{
-    Known, Odd, Opened, Opening, QUIET_MS, Session, Step, Stepped, Terms, Vault, VaultError, Verdict, serve,
+    Held, Known, Moment, Odd, Opened, Opening, QUIET_MS, Session, Step, Stepped, Terms, Vault, VaultError, Verdict,
+    WriteOff, WrittenOff, serve,
 };
 use crate::clock::Clock;
 use crate::ledger::sqlite::{number, signed};
-use rows::{incident, row, session, shares, spend_more, store_session, store_share, store_window, tidy};
+use crate::money::NanoUsd;
+use rows::{holders, incident, move_window, row, session, shares, store_session, store_share, store_window, tidy};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -90,6 +92,32 @@ impl Vault for SqliteVault {
         let done = done.await;
         self.end(done)
     }
+
+    async fn holders(&mut self) -> Result<Vec<Held>, VaultError> {
+        let done = async {
+            let (connection, at) = self.begin().await?;
+            let mut all = holders(connection, at.ms).await?;
+            for held in &mut all {
+                let own = shares(connection, &held.holder).await?;
+                held.shares = own.into_iter().map(|(key, _, share)| (key, share)).collect();
+            }
+            sqlx::query("COMMIT").execute(connection).await?;
+            Ok((all, at.serial))
+        };
+        let done = done.await;
+        self.end(done)
+    }
+
+    async fn write_off(&mut self, order: &WriteOff) -> Result<WrittenOff, VaultError> {
+        let done = async {
+            let (connection, at) = self.begin().await?;
+            let answer = write_off(connection, order, &at).await?;
+            sqlx::query("COMMIT").execute(connection).await?;
+            Ok((answer, at.serial))
+        };
+        let done = done.await;
+        self.end(done)
+    }
 }
 
 /// An operator has looked at what went wrong with the file at `path`. Gives what it was.
@@ -144,6 +172,7 @@ fn place(path: &Path) -> Result<String, sqlx::Error> {
 /// Where the file is in time.
 struct At {
     ms: u64,
+    started: u64,
     serial: u64,
     calm: bool,
     halted: Option<Arc<str>>,
@@ -186,7 +215,7 @@ async fn at(connection: &mut SqliteConnection, here: &str, seen: u64) -> Result<
     let halted = open.fetch_optional(connection).await?.map(|row| row.try_get::<String, _>("what")).transpose()?;
     // A clock that was set back must not keep it quiet for ever.
     let calm = ms < started || ms >= started.saturating_add(QUIET_MS);
-    Ok(At { ms, serial: serial.max(seen) + 1, calm, halted: halted.map(Into::into) })
+    Ok(At { ms, started, serial: serial.max(seen) + 1, calm, halted: halted.map(Into::into) })
 }
 
 async fn open(connection: &mut SqliteConnection, opening: &Opening, mut at: At) -> Result<Opened, sqlx::Error> {
@@ -205,7 +234,7 @@ async fn open(connection: &mut SqliteConnection, opening: &Opening, mut at: At) 
             incident(connection, &opening.holder, false, &why, at.ms).await?;
             for (key, _, mut share) in shares(connection, &opening.holder).await? {
                 let more = share.forget();
-                spend_more(connection, &key, more).await?;
+                move_window(connection, &key, NanoUsd::ZERO, more).await?;
                 store_share(connection, &opening.holder, &key, share).await?;
             }
         }
@@ -252,6 +281,29 @@ async fn take(connection: &mut SqliteConnection, step: &Step, mut at: At) -> Res
         }
     }
     Ok(Stepped::Served { given, halted: at.halted })
+}
+
+async fn write_off(connection: &mut SqliteConnection, order: &WriteOff, at: &At) -> Result<WrittenOff, sqlx::Error> {
+    let found = session(connection, &order.holder).await?;
+    let own = shares(connection, &order.holder).await?;
+    let moment = Moment { now: at.ms, started: at.started, halted: at.halted.as_ref() };
+    let planned = order.fence(found, &moment).and_then(|session| {
+        let ended = order.plan(own.iter().map(|(key, _, share)| (key, share)))?;
+        Ok((session, ended))
+    });
+    let (session, ended) = match planned {
+        Ok(planned) => planned,
+        Err(why) => return Ok(Err(why)),
+    };
+    store_session(connection, &order.holder, None, &session).await?;
+    incident(connection, &order.holder, false, &order.record(&ended), at.ms).await?;
+    for one in &ended {
+        let Some((key, _, share)) = own.iter().find(|(key, ..)| *key == one.key) else { continue };
+        let (share, back, more) = one.change(*share);
+        move_window(connection, key, back, more).await?;
+        store_share(connection, &order.holder, key, share).await?;
+    }
+    Ok(Ok(ended))
 }
 
 #[cfg(test)]

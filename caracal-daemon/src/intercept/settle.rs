@@ -7,7 +7,7 @@ use crate::clock::UnixNanos;
 use crate::event::{Data, Detail, Draft, Kind, Near};
 use crate::intercept::stack::Stack;
 use crate::journal::{Journal, JournalError};
-use crate::meter::{Call, Operation, Reading};
+use crate::meter::{Call, Failed, Operation, Reading};
 use crate::money::NanoUsd;
 use crate::refusal::{Reason, Refusal, Side, Stage};
 use std::sync::Arc;
@@ -134,7 +134,8 @@ impl Ticket {
         }
         // Of an answer that costs by the byte, one that broke off tells nothing: more of it may have been sent.
         let reading = if broken.is_some() && self.call.costs_by_answer() { Reading::default() } else { reading };
-        Some(match (self.call.bill(&reading), reading.refused && broken.is_none()) {
+        let failed = self.call.failed(&reading).filter(|_| broken.is_none());
+        Some(match (self.call.bill(&reading), failed) {
             (Some(charge), _) => {
                 let over = charge > hold.amount || matches!(broken, Some(Unknown::Passed));
                 self.outcome.data.price_entry = over.then(|| self.call.price_entry());
@@ -142,14 +143,15 @@ impl Ticket {
                 self.outcome.data.usage = reading.usage;
                 self.end(hold, Ending::Settled(charge), broken.map(Unknown::code))
             }
-            (None, true) => self.end(hold, Ending::Released, Some("provider_refused")),
+            (None, Some(Failed::Unbilled)) => self.end(hold, Ending::Released, Some("provider_refused")),
+            (None, Some(Failed::Billed(reason))) => self.end(hold, Ending::Charged, Some(reason)),
             // The hold does not cover it, and the bill is not known.
-            (None, false) if self.call.least_bill(&reading) > hold.amount => {
+            (None, None) if self.call.least_bill(&reading) > hold.amount => {
                 let charge = self.call.bill_beyond(&reading, hold.amount);
                 self.outcome.data.price_entry = Some(self.call.price_entry());
                 self.end(hold, Ending::Beyond(charge), Some(Unknown::Passed.code()))
             }
-            (None, false) => self.end(hold, Ending::Charged, Some(broken.unwrap_or(Unknown::NoUsage).code())),
+            (None, None) => self.end(hold, Ending::Charged, Some(broken.unwrap_or(Unknown::NoUsage).code())),
         })
     }
 

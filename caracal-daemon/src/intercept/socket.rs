@@ -7,7 +7,7 @@ use crate::intercept::metered::{BEYOND, Bounds};
 use crate::intercept::paid::{self, Prepared, Refused};
 use crate::intercept::session::{Asked, Decided, Session};
 use crate::intercept::settle::{Ticket, Unknown};
-use crate::meter::{self, Call, Chain, Heard, Operation, Provider, Reading, Surface, UsageReader};
+use crate::meter::{self, Call, Chain, Heard, Operation, Provider, Surface, UsageReader};
 use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -339,7 +339,7 @@ impl Socket {
         };
         let failed = turn.failed();
         let Turn { mut ticket, reader, call, cap, .. } = *turn;
-        let reading = Reading { refused, ..reader.finish() };
+        let reading = if refused { reader.refused() } else { reader.finish() };
         if let Some(id) = id {
             self.chain.add(id, &call, cap, reading.usage.as_ref());
         }

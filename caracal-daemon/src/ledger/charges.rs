@@ -4,7 +4,7 @@ use super::books::Corrected;
 use super::corrections::Charge;
 use super::sqlite::SqliteStore;
 use super::state::StateDir;
-use super::store::StoreError;
+use super::store::{Store, StoreError};
 use crate::event::write::PLACE_BYTES;
 use crate::event::{Detail, DetailKeys, Record};
 use crate::money::NanoUsd;
@@ -75,7 +75,7 @@ impl Charged {
 pub async fn each(
     state: &StateDir,
     span: Span,
-    mut each: impl FnMut(Charged) -> ControlFlow<()>,
+    each: impl FnMut(Charged) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     if !state.ledger().is_file() {
         return Ok(());
@@ -83,36 +83,105 @@ pub async fn each(
     let keys = DetailKeys::read_only(&state.detail_keys());
     let mut store = SqliteStore::read(&state.ledger()).await?;
     store.freeze().await?;
-    let mut corrections: HashMap<String, Vec<Corrected>> = HashMap::new();
+    let mut walk = Walk { corrections: HashMap::new(), hosts: false, keys: Some(&keys), seen: HashSet::new() };
     for correction in store.corrections(None).await? {
-        corrections.entry(correction.call.clone()).or_default().push(correction);
+        walk.corrections.entry((String::new(), correction.call.clone())).or_default().push(correction);
     }
-    let (mut next, mut seen) = (0, HashSet::new());
+    walk.charges(&mut store, span, each).await
+}
+
+/// The same of a log of many hosts, whose details nobody here can read. Corrections are read out of the log itself, from the
+/// first day of `span` on.
+///
+/// # Errors
+/// When the log cannot be read.
+pub async fn each_of_log(
+    store: &mut impl Store,
+    span: Span,
+    each: impl FnMut(Charged) -> ControlFlow<()>,
+) -> Result<(), StoreError> {
+    store.freeze().await?;
+    let mut walk = Walk { corrections: HashMap::new(), hosts: true, keys: None, seen: HashSet::new() };
+    // A host's clock may have been set back a little in between.
+    let after = Span { from: span.from.saturating_sub(3_600_000), ..Span::ALL };
+    let corrections = &mut walk.corrections;
+    records(store, after, CORRECTION, |leaf, record| {
+        if let Some((source, correction)) = corrected(leaf, record) {
+            corrections.entry((source, correction.call.clone())).or_default().push(correction);
+        }
+        ControlFlow::Continue(())
+    })
+    .await?;
+    walk.charges(store, span, each).await
+}
+
+const OUTCOME: &[u8] = br#""type":"caracal.outcome.v1""#;
+const CORRECTION: &[u8] = br#""type":"caracal.correction.v1""#;
+
+/// Gives each record of a kind that may be within `span`, with its leaf, until it breaks.
+async fn records(
+    store: &mut impl Store,
+    span: Span,
+    kind: &[u8],
+    mut each: impl FnMut(u64, &[u8]) -> ControlFlow<()>,
+) -> Result<(), StoreError> {
+    let mut next = 0;
     loop {
         let chunks = store.chunks_within(next, (span.from, span.to), CHUNKS_AT_ONCE).await?;
         let Some(last) = chunks.last() else { return Ok(()) };
         next = last.first.saturating_add(1);
         for chunk in &chunks {
             for (leaf, record) in (chunk.first..).zip(chunk.records()) {
-                let kind = record.get(PLACE_BYTES..).unwrap_or_default();
-                if !kind.starts_with(br#""type":"caracal.outcome.v1""#) {
-                    continue;
-                }
-                let Some(charge) = Record::parse(record).ok().and_then(Charge::of) else { continue };
-                if !span.has(charge.record.at.0 / 1_000_000) {
-                    continue;
-                }
-                // A second one of a call is a stray, as in the sums.
-                if !seen.insert(charge.call) {
-                    continue;
-                }
-                let detail = keys.open_detail(&charge.record);
-                let corrections = corrections.get(&charge.call.to_string()).cloned().unwrap_or_default();
-                if each(Charged { leaf, charge, detail, corrections }).is_break() {
+                let wanted = record.get(PLACE_BYTES..).unwrap_or_default().starts_with(kind);
+                if wanted && each(leaf, record).is_break() {
                     return Ok(());
                 }
             }
         }
+    }
+}
+
+/// A correction's record: whose, and what it says.
+fn corrected(leaf: u64, record: &[u8]) -> Option<(String, Corrected)> {
+    let record = Record::parse(record).ok()?;
+    let (call, nano) = (record.data.call?, record.data.correction?);
+    Some((record.source, Corrected { leaf, call, nano, sequence: record.data.corrects? }))
+}
+
+/// What a walk over charges needs and remembers.
+struct Walk<'a> {
+    /// By source, where there are several, and call.
+    corrections: HashMap<(String, String), Vec<Corrected>>,
+    /// There are several hosts: none can say anything of another one's calls.
+    hosts: bool,
+    keys: Option<&'a DetailKeys>,
+    seen: HashSet<(String, uuid::Uuid)>,
+}
+
+impl Walk<'_> {
+    async fn charges(
+        &mut self,
+        store: &mut impl Store,
+        span: Span,
+        mut each: impl FnMut(Charged) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        records(store, span, OUTCOME, |leaf, record| {
+            let Some(charge) = Record::parse(record).ok().and_then(Charge::of) else {
+                return ControlFlow::Continue(());
+            };
+            if !span.has(charge.record.at.0 / 1_000_000) {
+                return ControlFlow::Continue(());
+            }
+            let source = if self.hosts { charge.record.source.clone() } else { String::new() };
+            // A second one of a call is a stray, as in the sums.
+            if !self.seen.insert((source.clone(), charge.call)) {
+                return ControlFlow::Continue(());
+            }
+            let detail = self.keys.and_then(|keys| keys.open_detail(&charge.record));
+            let corrections = self.corrections.get(&(source, charge.call.to_string())).cloned().unwrap_or_default();
+            each(Charged { leaf, charge, detail, corrections })
+        })
+        .await
     }
 }
 

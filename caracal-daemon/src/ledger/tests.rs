@@ -48,8 +48,13 @@ fn call(number: u128) -> uuid::Uuid {
 
 /// Chained entries of these drafts.
 pub(crate) fn entries(drafts: &[Draft]) -> Vec<Entry> {
+    entries_of("h", drafts)
+}
+
+/// The same of another host.
+pub(crate) fn entries_of(host: &str, drafts: &[Draft]) -> Vec<Entry> {
     let dir = tempfile::tempdir().expect("a directory");
-    let scribe = Scribe::open("h", &dir.path().join("keys")).expect("a scribe");
+    let scribe = Scribe::open(host, &dir.path().join("keys")).expect("a scribe");
     let mut prev = [0; 32];
     (0..)
         .zip(drafts)

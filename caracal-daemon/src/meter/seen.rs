@@ -14,6 +14,9 @@ use super::usage::Terms;
 use crate::event::Usage;
 use std::sync::Arc;
 
+/// Codes of one error that are kept.
+const MOST_CODES: usize = 4;
+
 /// Collects the numbers.
 #[derive(Debug)]
 pub(crate) struct Seen {
@@ -45,6 +48,10 @@ pub(crate) struct Seen {
     /// The event being read says that the message stops.
     stops: bool,
     running: running::Running,
+    /// The codes of an error.
+    codes: Vec<Arc<str>>,
+    /// A document has been read to its end.
+    whole: bool,
     pub(crate) terms: Terms,
     pub(crate) model: Option<Arc<str>>,
 }
@@ -74,6 +81,8 @@ impl Seen {
             choices: false,
             stops: false,
             running: running::Running::default(),
+            codes: Vec::new(),
+            whole: false,
             terms: Terms::default(),
             model: None,
         }
@@ -157,6 +166,11 @@ impl Seen {
         self.ended
     }
 
+    /// The codes of an error in OpenAI's or Anthropic's words, and whether all of it was read.
+    pub(crate) fn error(&self) -> (&[Arc<str>], bool) {
+        (&self.codes, self.whole && !self.spoilt)
+    }
+
     fn number(&mut self, path: &[&str], value: u64) {
         match path {
             ["prompt_tokens" | "input_tokens"] => self.input = Some(value),
@@ -184,6 +198,9 @@ impl Seen {
             ["service_tier"] | ["usage", "service_tier"] => self.terms.tier = tier(value),
             ["usage", "inference_geo"] => self.terms.geo_us = Some(value == "us"),
             ["usage", "speed"] => self.terms.fast = Some(value == "fast"),
+            ["error", "code"] | ["error", "innererror" | "inner_error", "code"] if self.codes.len() < MOST_CODES => {
+                self.codes.push(Arc::from(value));
+            }
             ["model"] if !value.is_empty() => self.model = Some(Arc::from(value)),
             ["type"] => self.stops |= value == "message_stop",
             ["delta", "stop_reason"] => self.stops = true,
@@ -243,6 +260,7 @@ impl Sink for Seen {
             _ => {}
         }
         if path.is_empty() {
+            self.whole = true;
             self.ended |= self.finishes();
             return;
         }

@@ -3,6 +3,7 @@
 //! bounded; an answer that cannot be read gives no usage.
 
 use super::book::Tier;
+use super::failure::Failure;
 use super::frames::Frames;
 use super::scan::Scanner;
 use super::seen::Seen;
@@ -35,8 +36,8 @@ pub struct Terms {
 pub struct Reading {
     /// The final usage, if it was seen.
     pub usage: Option<Usage>,
-    /// The provider refused before doing any work (a 4xx or 5xx without usage): nothing is billed.
-    pub refused: bool,
+    /// The answer is a 4xx or 5xx without usage. What that costs, [`super::Call::failed`] says.
+    pub failure: Option<Failure>,
     /// The terms reported.
     pub terms: Terms,
     /// The model that answered, as reported.
@@ -162,10 +163,17 @@ impl UsageReader {
         self.strip.as_mut().map(Stripper::flush).unwrap_or_default()
     }
 
+    /// The end of an answer in messages, whose last one was an error before any work.
+    #[must_use]
+    pub fn refused(self) -> Reading {
+        UsageReader { status: StatusCode::BAD_REQUEST, ..self }.finish()
+    }
+
     /// The end of the answer, clean or not.
     #[must_use]
     pub fn finish(self) -> Reading {
         let failed = self.status.is_client_error() || self.status.is_server_error();
+        let status = self.status.as_u16();
         if let Some((sent, received)) = self.counted.filter(|_| !failed) {
             return Reading {
                 usage: Some(Usage { calls: 1, sent, received, ..Usage::default() }),
@@ -173,11 +181,14 @@ impl UsageReader {
             };
         }
         let Some(mut feed) = self.tee.finish() else {
-            return Reading { refused: failed, ..Reading::default() };
+            let failure = failed.then(|| Failure { status, ..Failure::default() });
+            return Reading { failure, ..Reading::default() };
         };
         feed.end();
         let usage = feed.seen.usage();
-        Reading { refused: failed && usage.is_none(), usage, ..feed.reading() }
+        let (codes, whole) = feed.seen.error();
+        let failure = (failed && usage.is_none()).then(|| Failure { status, codes: codes.to_vec(), whole });
+        Reading { failure, usage, ..feed.reading() }
     }
 }
 

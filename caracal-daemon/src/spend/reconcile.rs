@@ -26,6 +26,22 @@ pub struct Own {
     pub at_hold: BTreeMap<String, (u64, NanoUsd)>,
     /// The models as they were asked for.
     pub models: BTreeSet<String>,
+    /// The same by host, where there are several.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub hosts: BTreeMap<String, OfHost>,
+}
+
+/// What of it one host was charged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct OfHost {
+    /// Calls that were charged.
+    pub calls: u64,
+    /// What they were charged, with corrections.
+    pub nano_usd: NanoUsd,
+    /// As of all.
+    pub at_hold: BTreeMap<String, (u64, NanoUsd)>,
+    /// As of all.
+    pub models: BTreeSet<String>,
 }
 
 /// A day and a model, from both sides.
@@ -60,6 +76,9 @@ pub struct Part {
 /// What would put a row right.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Proposal {
+    /// The host that has the charges, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// The model as it was asked for.
     pub model: String,
     /// What is to be added, nano-USD.
@@ -111,29 +130,51 @@ impl Row {
         };
         let Ok(more) = i64::try_from(more) else { return Vec::new() };
         if more > 0 {
-            let model = self.ledger.models.first();
-            return model
-                .map(|model| Proposal { model: model.clone(), nano_usd: more, at_hold: false })
-                .into_iter()
-                .collect();
+            let model = self.places().find_map(|(host, _, models)| Some((host, models.first()?)));
+            let proposal = |(host, model): (Option<&String>, &String)| Proposal {
+                host: host.cloned(),
+                model: model.clone(),
+                nano_usd: more,
+                at_hold: false,
+            };
+            return model.map(proposal).into_iter().collect();
         }
         let mut left = NanoUsd(more.unsigned_abs());
         let mut proposals = Vec::new();
-        for (model, (_, there)) in &self.ledger.at_hold {
+        for (host, (model, (_, there))) in
+            self.places().flat_map(|(host, held, _)| held.iter().map(move |one| (host, one)))
+        {
             let part = left.min(*there);
             left = left.saturating_sub(part);
             if let Some(nano_usd) = i64::try_from(part.0).ok().filter(|part| *part > 0) {
-                proposals.push(Proposal { model: model.clone(), nano_usd: -nano_usd, at_hold: true });
+                proposals.push(Proposal {
+                    host: host.cloned(),
+                    model: model.clone(),
+                    nano_usd: -nano_usd,
+                    at_hold: true,
+                });
             }
         }
         proposals
     }
+
+    /// Where the charges are: this host's ledger, or each of several hosts.
+    fn places(&self) -> impl Iterator<Item = Charges<'_>> {
+        let own = &self.ledger;
+        let here = own.hosts.is_empty().then_some((None, &own.at_hold, &own.models));
+        here.into_iter().chain(own.hosts.iter().map(|(host, of)| (Some(host), &of.at_hold, &of.models)))
+    }
 }
+
+/// A host, its charges of whole holds by model, and its models.
+type Charges<'a> = (Option<&'a String>, &'a BTreeMap<String, (u64, NanoUsd)>, &'a BTreeSet<String>);
 
 /// Both sides, as they come.
 #[derive(Debug)]
 pub struct Reconciliation<'a> {
     export: &'a Export,
+    /// Charges are of several hosts.
+    fleet: bool,
     rows: BTreeMap<RowKey, Row>,
     /// The parts of each row, by key and workspace.
     parts: BTreeMap<RowKey, BTreeMap<(String, String), Billed>>,
@@ -145,12 +186,18 @@ pub struct Reconciliation<'a> {
 type RowKey = (String, String, String);
 
 impl<'a> Reconciliation<'a> {
+    /// The provider's side of `export`, for the charges of several hosts.
+    #[must_use]
+    pub fn of_fleet(export: &'a Export) -> Reconciliation<'a> {
+        Reconciliation { fleet: true, ..Reconciliation::new(export) }
+    }
+
     /// The provider's side of `export`.
     #[must_use]
     pub fn new(export: &'a Export) -> Reconciliation<'a> {
         let nameless = export.lines.iter().filter(|line| line.model.is_empty());
         let whole = nameless.map(|line| (line.provider.clone(), line.day.clone())).collect();
-        let mut all = Reconciliation { export, rows: BTreeMap::new(), parts: BTreeMap::new(), whole };
+        let mut all = Reconciliation { export, fleet: false, rows: BTreeMap::new(), parts: BTreeMap::new(), whole };
         for line in &export.lines {
             let key = all.key(&line.day, &line.provider, &line.model);
             all.row(&key).billed.add(&line.billed);
@@ -179,6 +226,7 @@ impl<'a> Reconciliation<'a> {
         let used = fields.usage().unwrap_or_default();
         let answered = fields.response_model.clone().unwrap_or_else(|| asked.clone());
         let key = self.key(&day, provider, &answered);
+        let host = self.fleet.then(|| host_of(&charged.charge.record.source).to_owned());
         let own = &mut self.row(&key).ledger;
         let written = used.cache_write_5m.saturating_add(used.cache_write_1h);
         let input = used.input.saturating_add(used.cache_read).saturating_add(written);
@@ -188,12 +236,13 @@ impl<'a> Reconciliation<'a> {
         own.cache_write = own.cache_write.saturating_add(written);
         own.output = own.output.saturating_add(used.output);
         own.nano_usd = own.nano_usd.saturating_add(left);
-        own.models.insert(asked.clone());
-        if charged.charge.at_hold {
-            let (count, sum) = own.at_hold.entry(asked).or_default();
-            *count += 1;
-            *sum = sum.saturating_add(left);
+        if let Some(host) = host {
+            let of = own.hosts.entry(host).or_default();
+            of.calls = of.calls.saturating_add(u64::from(!released));
+            of.nano_usd = of.nano_usd.saturating_add(left);
+            note(&mut of.models, &mut of.at_hold, &asked, charged, left);
         }
+        note(&mut own.models, &mut own.at_hold, &asked, charged, left);
     }
 
     fn key(&self, day: &str, provider: &str, model: &str) -> RowKey {
@@ -222,6 +271,28 @@ impl<'a> Reconciliation<'a> {
         });
         filled.collect()
     }
+}
+
+/// Notes a charge under the model that was asked for.
+fn note(
+    models: &mut BTreeSet<String>,
+    at_hold: &mut BTreeMap<String, (u64, NanoUsd)>,
+    asked: &str,
+    charged: &Charged,
+    left: NanoUsd,
+) {
+    models.insert(asked.to_owned());
+    if charged.charge.at_hold {
+        let (count, sum) = at_hold.entry(asked.to_owned()).or_default();
+        *count += 1;
+        *sum = sum.saturating_add(left);
+    }
+}
+
+/// The host whose record it is, by the record's source.
+#[must_use]
+pub fn host_of(source: &str) -> &str {
+    source.strip_prefix("/caracal/").unwrap_or(source)
 }
 
 /// A model's name without the date of its snapshot, and a display name as an identifier: `gpt-4o-2024-08-06` is `gpt-4o`,

@@ -62,7 +62,8 @@ const PRICES: &[Price] = &[
     // ai.google.dev (pricing), aws.amazon.com (Bedrock pricing, on demand), mistral.ai, groq.com.
     price("gemini-2.5-flash", 300, 30, 300, 300, 2_500, 65_536),
     price("gemini-2.5-pro", 1_250, 125, 1_250, 1_250, 10_000, 65_536),
-    price("anthropic.claude-haiku-4-5-20251001-v1:0", 1_000, 100, 1_250, 2_000, 5_000, 64_000),
+    // A region's own endpoint: 10 % above the global one.
+    price("anthropic.claude-haiku-4-5-20251001-v1:0", 1_100, 110, 1_375, 2_200, 5_500, 64_000),
     price("amazon.nova-pro-v1:0", 800, 200, 800, 800, 3_200, 10_000),
     price("mistral-large-latest", 500, 50, 500, 500, 1_500, 262_144),
     price("openai/gpt-oss-120b", 150, 75, 150, 150, 600, 65_536),

@@ -1,7 +1,8 @@
 //! A vault in memory: what one host needs, and what the tests compare the others with.
 
 use super::{
-    Odd, Opened, Opening, QUIET_MS, Session, Share, Step, Stepped, Terms, Vault, VaultError, Verdict, Window, serve,
+    Held, Moment, Odd, Opened, Opening, QUIET_MS, Session, Share, Step, Stepped, Terms, Vault, VaultError, Verdict,
+    Window, WriteOff, WrittenOff, serve,
 };
 use crate::clock::UnixNanos;
 use crate::event::WindowKey;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub struct Book {
     limits: HashMap<Arc<str>, NanoUsd>,
     sessions: BTreeMap<Arc<str>, Session>,
+    hosts: BTreeMap<Arc<str>, Arc<str>>,
     windows: BTreeMap<WindowKey, (Window, Option<UnixNanos>)>,
     shares: BTreeMap<(Arc<str>, WindowKey), Share>,
     /// What went wrong, and whether nobody may spend until an operator has looked.
@@ -98,6 +100,7 @@ impl Book {
         }
         let known = super::Known { epoch: session.epoch, step: session.step, sent: session.step, opening: None };
         self.sessions.insert(Arc::clone(&opening.holder), session);
+        self.hosts.insert(Arc::clone(&opening.holder), Arc::clone(&opening.host));
         let mine = self.shares.iter().filter(|((holder, _), _)| *holder == opening.holder);
         let shares = mine.map(|((_, key), share)| {
             let ends = self.windows.get(key).and_then(|(_, ends)| *ends);
@@ -143,6 +146,28 @@ impl Book {
     }
 }
 
+impl Book {
+    fn shares_of<'a>(&'a self, holder: &'a str) -> impl Iterator<Item = (&'a WindowKey, &'a Share)> {
+        self.shares.iter().filter(move |((of, _), _)| **of == *holder).map(|((_, key), share)| (key, share))
+    }
+
+    fn end(&mut self, order: &WriteOff) -> WrittenOff {
+        let halted = self.halted();
+        let at = Moment { now: self.now, started: self.started, halted: halted.as_ref() };
+        let session = order.fence(self.sessions.get(&order.holder).cloned(), &at)?;
+        let ended = order.plan(self.shares_of(&order.holder))?;
+        self.sessions.insert(Arc::clone(&order.holder), session);
+        self.incidents.push((order.record(&ended), false));
+        for one in &ended {
+            let share = self.shares.get_mut(&(Arc::clone(&order.holder), one.key.clone()));
+            if let (Some((window, _)), Some(share)) = (self.windows.get_mut(&one.key), share) {
+                one.apply(window, share);
+            }
+        }
+        Ok(ended)
+    }
+}
+
 impl Vault for Book {
     fn name(&self) -> &'static str {
         "memory"
@@ -154,5 +179,19 @@ impl Vault for Book {
 
     async fn step(&mut self, step: &Step) -> Result<Stepped, VaultError> {
         Ok(self.hear(step))
+    }
+
+    async fn holders(&mut self) -> Result<Vec<Held>, VaultError> {
+        let held = |(holder, session): (&Arc<str>, &Session)| Held {
+            holder: Arc::clone(holder),
+            host: self.hosts.get(holder).cloned().unwrap_or_else(|| "".into()),
+            lease_ms: session.until.saturating_sub(self.now),
+            shares: self.shares_of(holder).map(|(key, share)| (key.clone(), *share)).collect(),
+        };
+        Ok(self.sessions.iter().map(held).collect())
+    }
+
+    async fn write_off(&mut self, order: &WriteOff) -> Result<WrittenOff, VaultError> {
+        Ok(self.end(order))
     }
 }

@@ -49,6 +49,12 @@ fn run(acts: Vec<Act>) -> Result<(), String> {
     world.act(Act::Wait { ms: LEASE });
     world.act(Act::Accept);
     for at in 0..HOSTS {
+        let fenced =
+            world.hosts[at].process.as_ref().is_some_and(|process| process.holder.standing() == &Standing::Fenced);
+        if fenced {
+            world.crash(at);
+            world.start(at, false);
+        }
         while world.hosts[at].process.as_ref().is_some_and(|process| !process.holds.is_empty()) {
             world.act(Act::End { host: at, which: 0, part: 8 });
         }

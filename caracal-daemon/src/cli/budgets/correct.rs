@@ -77,7 +77,7 @@ pub struct CorrectArgs {
     json: bool,
 }
 
-fn reason(text: &str) -> Result<String, String> {
+pub(super) fn reason(text: &str) -> Result<String, String> {
     let text = text.trim();
     let good = (1..=MAX_REASON_BYTES).contains(&text.len());
     good.then(|| text.to_owned()).ok_or_else(|| format!("a reason has 1 to {MAX_REASON_BYTES} bytes"))

@@ -12,7 +12,7 @@ use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::meter::{Meter, Surface};
+use crate::meter::{Failed, Meter, Surface};
 use crate::money::NanoUsd;
 
 /// Bytes of an answer that are read at once: what a reader sees does not depend on it.
@@ -97,7 +97,7 @@ fn bill(exchange: &Exchange, meter: &Meter) -> anyhow::Result<Value> {
         "price_book": &*call.price_book,
         "hold_nano_usd": edited.hold,
         "bill_nano_usd": call.bill(&reading),
-        "refused_by_provider": reading.refused,
+        "refused_by_provider": call.failed(&reading) == Some(Failed::Unbilled),
         "usage": reading.usage,
     }))
 }

@@ -1,4 +1,5 @@
-//! `caracald spend reconcile`: the ledger held against a provider's export. Reads both, changes neither.
+//! `caracald spend reconcile`: the ledger held against a provider's export, this host's or that of many hosts in PostgreSQL.
+//! Reads both, changes neither.
 
 use std::io::Read as _;
 use std::ops::ControlFlow;
@@ -10,11 +11,14 @@ use clap::Args;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use crate::cli::exit;
-use crate::ledger::StateDir;
-use crate::ledger::charges::{self, Span};
+use crate::cli::ledger::{block_on, database_url};
+use crate::config::Config;
+use crate::ledger::charges::{self, Charged, Span};
+use crate::ledger::postgres::{Database, PostgresStore, READER};
+use crate::ledger::{StateDir, fleet_verify};
 use crate::money::{NanoUsd, shown_change};
 use crate::spend::export::{self, Export, MAX_BYTES};
-use crate::spend::reconcile::{Part, Proposal, Reconciliation, Row};
+use crate::spend::reconcile::{Part, Proposal, Reconciliation, Row, host_of};
 
 /// Keys and workspaces that are shown of one day and model.
 const MOST_PARTS: usize = 10;
@@ -28,6 +32,12 @@ const MOST_PARTS: usize = 10;
 pub struct ReconcileArgs {
     /// The export; `-` reads standard input.
     file: PathBuf,
+    /// Against the ledger of all hosts, in [postgres].
+    #[arg(long)]
+    fleet: bool,
+    /// With --fleet: only this host; may be given more than once.
+    #[arg(long, value_name = "HOST", requires = "fleet")]
+    host: Vec<String>,
     /// Only from this day on, UTC.
     #[arg(long, value_name = "YYYY-MM-DD")]
     since: Option<jiff::civil::Date>,
@@ -48,29 +58,62 @@ pub struct ReconcileArgs {
     json: bool,
 }
 
-/// Runs the verb on the ledger in `state`.
+/// Runs the verb on the ledger in the state directory, or on that of all hosts.
 ///
 /// # Errors
 /// When the export or the ledger cannot be read.
-pub(super) fn run(args: &ReconcileArgs, state: &StateDir) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &ReconcileArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    if args.fleet {
+        let url = database_url(config)?;
+        return compare(args, |span, add| block_on(of_fleet(args, &url, span, add)));
+    }
+    of_host(args, &StateDir::new(&config.state_dir))
+}
+
+fn of_host(args: &ReconcileArgs, state: &StateDir) -> anyhow::Result<ExitCode> {
+    compare(args, |span, add| {
+        let each = |charged: Charged| {
+            add(&charged);
+            ControlFlow::Continue(())
+        };
+        block_on(async { Ok(charges::each(state, span, each).await?) })
+    })
+}
+
+/// The charges of every log in the database, one log after the other.
+async fn of_fleet(args: &ReconcileArgs, url: &str, span: Span, add: &mut dyn FnMut(&Charged)) -> anyhow::Result<()> {
+    let logs = fleet_verify::logs(&mut Database::new(url, Some(READER))?).await?;
+    ensure!(!logs.is_empty(), "there is no log in the database: no `caracald worker ledger` has run yet");
+    for (log, _) in logs {
+        let mut store = PostgresStore::reader(Database::new(url, Some(READER))?, log);
+        let each = |charged: Charged| {
+            let host = host_of(&charged.charge.record.source);
+            if args.host.is_empty() || args.host.iter().any(|wanted| wanted == host) {
+                add(&charged);
+            }
+            ControlFlow::Continue(())
+        };
+        charges::each_of_log(&mut store, span, each).await?;
+    }
+    Ok(())
+}
+
+/// Holds the export against the charges that `read` gives.
+fn compare(
+    args: &ReconcileArgs,
+    read: impl FnOnce(Span, &mut dyn FnMut(&Charged)) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
     let export = within(
         args,
         export::read(&text(&args.file)?)
             .map_err(|error| anyhow::anyhow!("{}: {error} ({})", args.file.display(), error.code()))?,
     );
     ensure!(!export.told.is_empty(), "{}: no day in it is asked for", args.file.display());
-    let mut both = Reconciliation::new(&export);
+    let mut both = if args.fleet { Reconciliation::of_fleet(&export) } else { Reconciliation::new(&export) };
     let days = export.days();
     let day = |text: Option<&&str>| text.and_then(|day| day.parse().ok());
     let span = Span::days(day(days.first()), day(days.last()));
-    crate::cli::ledger::block_on(async {
-        charges::each(state, span, |charged| {
-            both.add(&charged);
-            ControlFlow::Continue(())
-        })
-        .await?;
-        Ok(())
-    })?;
+    read(span, &mut |charged: &Charged| both.add(charged))?;
     let rows = both.rows();
     let differing = rows.iter().filter(|row| row.differs(args.tolerance)).count();
     let shown: Vec<&Row> = rows.iter().filter(|row| args.all || row.differs(args.tolerance)).collect();
@@ -112,7 +155,7 @@ fn json(args: &ReconcileArgs, export: &Export, shown: &[&Row], differing: usize)
             "tokens": row.tokens().into_iter().map(|(kind, more)| (kind.to_owned(), more.map(whole).into())).collect::<serde_json::Map<_, _>>(),
         });
         value["differs"] = row.differs(args.tolerance).into();
-        value["causes"] = causes(row, args.tolerance).into();
+        value["causes"] = causes(args, row).into();
         if args.correct {
             value["proposals"] = serde_json::to_value(row.proposals(args.tolerance))?;
         }
@@ -139,7 +182,7 @@ fn print(args: &ReconcileArgs, export: &Export, shown: &[&Row], all: usize, diff
     }
     println!("{}", table(shown));
     for row in shown {
-        for cause in causes(row, args.tolerance) {
+        for cause in causes(args, row) {
             println!("{} {}: {cause}", row.day, name(row));
         }
         for part in row.parts.iter().take(MOST_PARTS) {
@@ -219,8 +262,8 @@ fn money(nano: i128) -> String {
 }
 
 /// What most likely made the sides differ.
-fn causes(row: &Row, tolerance: NanoUsd) -> Vec<String> {
-    if !row.differs(tolerance) {
+fn causes(args: &ReconcileArgs, row: &Row) -> Vec<String> {
+    if !row.differs(args.tolerance) {
         return Vec::new();
     }
     let mut causes = Vec::new();
@@ -235,7 +278,12 @@ fn causes(row: &Row, tolerance: NanoUsd) -> Vec<String> {
         [row.billed.requests, row.billed.input, row.billed.output].into_iter().flatten().any(|count| count > 0)
             || row.billed.amount.is_some_and(|amount| amount.nano() > 0);
     match (row.ledger.calls, billed) {
-        (0, true) => causes.push("the ledger has no such call: it was made elsewhere, or the export covers more than this host".to_owned()),
+        (0, true) => {
+            let covered = if args.fleet { "these hosts" } else { "this host" };
+            causes.push(format!(
+                "the ledger has no such call: it was made elsewhere, or the export covers more than {covered}"
+            ));
+        }
         (1.., false) => causes.push("the provider has no such call: it counts another day (a call counts here when it ends, UTC), or another name".to_owned()),
         _ => {}
     }
@@ -245,9 +293,11 @@ fn causes(row: &Row, tolerance: NanoUsd) -> Vec<String> {
 fn commands(args: &ReconcileArgs, row: &Row) -> Vec<String> {
     let command = |proposal: Proposal| {
         let only = if proposal.at_hold { " --at-hold" } else { "" };
+        // A charge is put right where it was made.
+        let place = proposal.host.as_ref().map_or_else(String::new, |host| format!(" # on {host}"));
         let amount = shown_change(proposal.nano_usd).replace('$', "");
         format!(
-            "sudo caracald budgets correct --provider {} --model {} --day {}{only} --by={amount} --reason {}",
+            "sudo caracald budgets correct --provider {} --model {} --day {}{only} --by={amount} --reason {}{place}",
             quoted(&row.provider),
             quoted(&proposal.model),
             row.day,
@@ -256,7 +306,10 @@ fn commands(args: &ReconcileArgs, row: &Row) -> Vec<String> {
     };
     // An agent chooses the names that it asks for: one that a shell, a terminal or a reader could take for something else is
     // left to `--call`.
-    let plain = |proposal: &Proposal| is_plain(&row.provider) && is_plain(&proposal.model);
+    let plain = |proposal: &Proposal| {
+        let host = proposal.host.as_ref().is_none_or(|host| is_plain(host));
+        host && is_plain(&row.provider) && is_plain(&proposal.model)
+    };
     row.proposals(args.tolerance).into_iter().filter(plain).map(command).collect()
 }
 
@@ -290,15 +343,15 @@ mod tests {
         std::fs::write(file.path(), csv).expect("written");
         let words = ["reconcile", file.path().to_str().expect("a path")];
         let line = Line::try_parse_from(words.iter().chain(more)).expect("a command line");
-        format!("{:?}", run(&line.args, state).expect("it ran"))
+        format!("{:?}", of_host(&line.args, state).expect("it ran"))
     }
 
     #[test]
     fn the_exit_code_says_whether_the_sides_agree() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (state, _) = crate::cli::ledger::block_on(async { Ok(sample(dir.path()).await) }).expect("a ledger");
+        let (state, _) = block_on(async { Ok(sample(dir.path()).await) }).expect("a ledger");
         let mut charges = 0_u64;
-        crate::cli::ledger::block_on(async {
+        block_on(async {
             charges::each(&state, Span::ALL, |_| {
                 charges += 1;
                 ControlFlow::Continue(())

@@ -1,6 +1,6 @@
 //! The rows of the vault in PostgreSQL: holders, windows, and what each holder has of each.
 
-use crate::budget::escrow::{Session, Share, Step, Window};
+use crate::budget::escrow::{Held, Session, Share, Step, Window};
 use crate::clock::UnixNanos;
 use crate::escrow::forgotten_before;
 use crate::event::WindowKey;
@@ -59,40 +59,89 @@ pub(super) async fn incident(
         .map(drop)
 }
 
+/// All holders, without what they have.
+pub(super) async fn holders(connection: &mut PgConnection, now_ms: u64) -> Result<Vec<Held>, sqlx::Error> {
+    let rows =
+        sqlx::query("SELECT holder, host, until_ms FROM escrow_holders ORDER BY holder").fetch_all(connection).await?;
+    let one = |row: &PgRow| {
+        Ok(Held {
+            holder: row.try_get::<String, _>("holder")?.into(),
+            host: row.try_get::<String, _>("host")?.into(),
+            lease_ms: number(row, "until_ms")?.saturating_sub(now_ms),
+            shares: Vec::new(),
+        })
+    };
+    rows.iter().map(one).collect()
+}
+
+pub(super) type Shares = Vec<(WindowKey, Option<UnixNanos>, Share)>;
+
+/// What a holder has, in the order of the windows. Only its own messages change that, and they wait for its row.
+pub(super) async fn shares(connection: &mut PgConnection, holder: &str) -> Result<Shares, sqlx::Error> {
+    let rows = sqlx::query(
+        r#"SELECT budget, scope, "window", ends, granted, settled, credited, lost FROM escrow_shares JOIN escrow_windows
+           USING (budget, scope, "window") WHERE holder = $1 ORDER BY budget, scope, "window""#,
+    );
+    let one = |row: &PgRow| {
+        let ends = row.try_get::<Option<i64>, _>("ends")?.and_then(|ends| u64::try_from(ends).ok());
+        Ok((key(row)?, ends.map(UnixNanos), share(row)?))
+    };
+    rows.bind(holder).fetch_all(connection).await?.iter().map(one).collect()
+}
+
 /// All that the holder had is spent, for all that anybody can say.
 pub(super) async fn forget(connection: &mut PgConnection, holder: &str) -> Result<(), sqlx::Error> {
-    let rows = sqlx::query(
-        r#"SELECT budget, scope, "window", granted, settled, credited, lost FROM escrow_shares JOIN escrow_windows
-           USING (budget, scope, "window") WHERE holder = $1 ORDER BY budget, scope, "window" FOR UPDATE"#,
-    );
-    for row in rows.bind(holder).fetch_all(&mut *connection).await? {
-        let (key, mut share) = (key(&row)?, share(&row)?);
+    for (key, _, mut share) in shares(connection, holder).await? {
         let more = share.forget();
-        sqlx::query(
-            r#"UPDATE escrow_windows SET spent = spent + $4 WHERE budget = $1 AND scope = $2 AND "window" = $3"#,
-        )
-        .bind(&*key.budget)
-        .bind(&*key.scope)
-        .bind(&*key.window)
-        .bind(signed(more.0))
-        .execute(&mut *connection)
-        .await?;
-        sqlx::query(
-            r#"UPDATE escrow_shares SET granted = $5, settled = $6, lost = $7, credited = $8
-               WHERE holder = $1 AND budget = $2 AND scope = $3 AND "window" = $4"#,
-        )
-        .bind(holder)
-        .bind(&*key.budget)
-        .bind(&*key.scope)
-        .bind(&*key.window)
-        .bind(signed(share.granted.0))
-        .bind(signed(share.settled.0))
-        .bind(signed(share.lost.0))
-        .bind(signed(share.credited.0))
-        .execute(&mut *connection)
-        .await?;
+        move_window(connection, &key, NanoUsd::ZERO, more).await?;
+        store_share(connection, holder, &key, share).await?;
     }
     Ok(())
+}
+
+/// Takes `back` off what a window's holders have, and adds `more` to what is spent of it. Windows are moved in the order of
+/// their keys, so that two that wait for each other never do so in a circle.
+pub(super) async fn move_window(
+    connection: &mut PgConnection,
+    key: &WindowKey,
+    back: NanoUsd,
+    more: NanoUsd,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r#"UPDATE escrow_windows SET allotted = allotted - $4, spent = spent + $5
+           WHERE budget = $1 AND scope = $2 AND "window" = $3"#,
+    )
+    .bind(&*key.budget)
+    .bind(&*key.scope)
+    .bind(&*key.window)
+    .bind(signed(back.0))
+    .bind(signed(more.0))
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+pub(super) async fn store_share(
+    connection: &mut PgConnection,
+    holder: &str,
+    key: &WindowKey,
+    share: Share,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r#"UPDATE escrow_shares SET granted = $5, settled = $6, lost = $7, credited = $8
+           WHERE holder = $1 AND budget = $2 AND scope = $3 AND "window" = $4"#,
+    )
+    .bind(holder)
+    .bind(&*key.budget)
+    .bind(&*key.scope)
+    .bind(&*key.window)
+    .bind(signed(share.granted.0))
+    .bind(signed(share.settled.0))
+    .bind(signed(share.lost.0))
+    .bind(signed(share.credited.0))
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 /// Windows that ended long ago are not spent from any more: by this holder, and by those of which nothing was heard since.

@@ -50,6 +50,11 @@ async fn postgres_is_a_vault() {
     assert_eq!(spent.await, LIMIT.0);
     adds_up(&server).await;
     assert_eq!(count(&server, "SELECT allotted FROM escrow_windows WHERE scope = 'together'").await, 1_000_000);
+    conformance::a_lost_host_is_written_off(&mut PostgresVault::as_owner(&server.url()).expect("a URL")).await;
+    adds_up(&server).await;
+    let told =
+        "SELECT count(*) FROM escrow_incidents WHERE NOT halts AND what LIKE 'written off (uid 0: its disk is gone)%'";
+    assert_eq!(count(&server, told).await, 3, "on record");
     let backup = std::cell::RefCell::new(None);
     conformance::comes_from_a_backup(
         &mut vault(&server),

@@ -1,6 +1,6 @@
 //! The rows of the vault's file: holders, windows, and what each holder has of each.
 
-use crate::budget::escrow::{Claim, Session, Share, Window};
+use crate::budget::escrow::{Claim, Held, Session, Share, Window};
 use crate::clock::UnixNanos;
 use crate::escrow::forgotten_before;
 use crate::event::WindowKey;
@@ -36,6 +36,21 @@ pub(super) async fn session(connection: &mut SqliteConnection, holder: &str) -> 
         place: row.try_get::<String, _>("place")?.into(),
         until: number(&row, "until_ms")?,
     }))
+}
+
+/// All holders, without what they have.
+pub(super) async fn holders(connection: &mut SqliteConnection, now_ms: u64) -> Result<Vec<Held>, sqlx::Error> {
+    let rows =
+        sqlx::query("SELECT holder, host, until_ms FROM escrow_holders ORDER BY holder").fetch_all(connection).await?;
+    let one = |row: &SqliteRow| {
+        Ok(Held {
+            holder: row.try_get::<String, _>("holder")?.into(),
+            host: row.try_get::<String, _>("host")?.into(),
+            lease_ms: number(row, "until_ms")?.saturating_sub(now_ms),
+            shares: Vec::new(),
+        })
+    };
+    rows.iter().map(one).collect()
 }
 
 pub(super) async fn store_session(
@@ -150,19 +165,24 @@ pub(super) async fn store_window(
     .map(drop)
 }
 
-pub(super) async fn spend_more(
+/// Takes `back` off what a window's holders have, and adds `more` to what is spent of it.
+pub(super) async fn move_window(
     connection: &mut SqliteConnection,
     key: &WindowKey,
+    back: NanoUsd,
     more: NanoUsd,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(r#"UPDATE escrow_windows SET spent = spent + ? WHERE budget = ? AND scope = ? AND "window" = ?"#)
-        .bind(signed(more.0))
-        .bind(&*key.budget)
-        .bind(&*key.scope)
-        .bind(&*key.window)
-        .execute(connection)
-        .await
-        .map(drop)
+    sqlx::query(
+        r#"UPDATE escrow_windows SET allotted = allotted - ?, spent = spent + ? WHERE budget = ? AND scope = ? AND "window" = ?"#,
+    )
+    .bind(signed(back.0))
+    .bind(signed(more.0))
+    .bind(&*key.budget)
+    .bind(&*key.scope)
+    .bind(&*key.window)
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 pub(super) async fn store_share(

@@ -39,6 +39,14 @@ impl Vault for Broken {
         let broken = |_| VaultError::Unreachable("broken off".to_owned());
         tokio::time::timeout(after, self.0.step(step)).await.map_err(broken)?
     }
+
+    async fn holders(&mut self) -> Result<Vec<Held>, VaultError> {
+        self.0.holders().await
+    }
+
+    async fn write_off(&mut self, order: &WriteOff) -> Result<WrittenOff, VaultError> {
+        self.0.write_off(order).await
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,6 +63,11 @@ async fn a_file_is_a_vault() {
     assert_eq!(spent.await, LIMIT.0);
     adds_up(&path).await;
     assert_eq!(rows(&path, "SELECT allotted FROM escrow_windows WHERE scope = 'together'").await, 1_000_000);
+    conformance::a_lost_host_is_written_off(&mut vault()).await;
+    adds_up(&path).await;
+    let told =
+        "SELECT count(*) FROM escrow_incidents WHERE NOT halts AND what LIKE 'written off (uid 0: its disk is gone)%'";
+    assert_eq!(rows(&path, told).await, 3, "on record");
     let copy = dir.path().join("copy");
     conformance::comes_from_a_backup(
         &mut vault(),

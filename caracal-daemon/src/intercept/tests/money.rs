@@ -62,6 +62,40 @@ async fn a_refused_call_costs_nothing() {
     assert_eq!((outcome.settle.as_deref(), outcome.cost), (Some("released"), Some(0)));
 }
 
+/// Azure bills a prompt that its filter refused, and not one that was wrong; OpenAI neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_filtered_prompt_is_charged_its_hold_where_the_provider_bills_it() {
+    use crate::meter::{Extra, PriceBook, Provider};
+    let own = "[[model]]\nprovider='azure'\nnames=['gpt-4o-mini']\noperations=['chat']\nsource='x'\nmax_input=1000\n\
+               max_output=1000\nrates=[{tier='standard',input='1',output='1'}]\n";
+    for (host, code, settle, reason) in [
+        ("a.test", "content_filter", "charged_max", "prompt_filtered"),
+        ("a.test", "invalid_value", "released", "provider_refused"),
+        ("api.openai.com", "content_filter", "released", "provider_refused"),
+    ] {
+        let world = World::new(Speaks::Both).await;
+        let book = PriceBook::parse(&format!("{}\n{own}", PriceBook::BUILT_IN)).expect("a book");
+        world.stages.meter.replace(book);
+        let azure = Extra { host: "a.test".into(), provider: Provider::Azure, base: Some("/v1".into()) };
+        world.stages.meter.replace_bases(vec![azure]);
+        let mut client = world.http1(host).await;
+        let request = Request::builder().method("POST").uri("/v1/chat/completions").header("x-filtered", code);
+        let request = request.header("Host", host).header("content-type", "application/json");
+        let answer = client.send_request(request.body(full(CALL)).expect("request")).await.expect("answer");
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+        let body = answer.into_body().collect().await.expect("body").to_bytes();
+        assert!(String::from_utf8_lossy(&body).contains(code), "the agent gets the provider's own words");
+        let outcome = outcome_of(&world).await;
+        assert_eq!(
+            (outcome.settle.as_deref(), outcome.reason.as_deref()),
+            (Some(settle), Some(reason)),
+            "{host} {code}"
+        );
+        let cost = if settle == "released" { Some(0) } else { outcome.hold };
+        assert!(outcome.cost == cost && outcome.hold > Some(0), "{outcome:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_hangs_up_pays_what_the_provider_bills() {
     let world = World::new(Speaks::Both).await;

@@ -382,6 +382,12 @@ async fn upstream(mut request: Request<Incoming>, log: Arc<UpstreamLog>) -> Resu
             answer.headers_mut().insert("content-type", "text/event-stream".parse().expect("value"));
             answer
         }
+        "/v1/chat/completions" if request.headers().contains_key("x-filtered") => {
+            let code = request.headers()["x-filtered"].to_str().unwrap_or_default().to_owned();
+            let mut answer = Response::new(full(format!("{{\"error\":{{\"message\":\"no\",\"code\":\"{code}\"}}}}")));
+            *answer.status_mut() = StatusCode::BAD_REQUEST;
+            answer
+        }
         "/v1/chat/completions" if request.headers().contains_key("x-fail") => {
             let mut answer = Response::new(full("{\"error\":{\"message\":\"slow down\"}}"));
             *answer.status_mut() = StatusCode::TOO_MANY_REQUESTS;

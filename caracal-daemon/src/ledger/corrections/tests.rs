@@ -140,6 +140,46 @@ async fn the_files_of_many_hosts_are_audited_for_their_corrections_too() {
     }
 }
 
+/// A log of two hosts, whose calls have the same ids: each is charged and corrected by its own records.
+#[tokio::test]
+async fn charges_of_many_hosts_are_read_with_their_own_corrections() {
+    use crate::bus::signed_run::tests::Host;
+    use crate::ledger::charges::{Span, each_of_log};
+    use crate::ledger::fleet::{Arrival, Fleet};
+    use crate::ledger::tests::entries_of;
+    let mut fleet = Fleet::open(MemoryStore::default(), "fleet-0").await.expect("a log");
+    let mut arrivals = Vec::new();
+    for (host, of_first, offset) in [("g", vec![-200, -34], 0), ("h", vec![50], 1)] {
+        let mut drafts = Vec::new();
+        for call in [7, 8].map(uuid::Uuid::from_u128) {
+            drafts.extend([paid(Kind::Intent, call), paid(Kind::Outcome, call)]);
+        }
+        let first = charge_at(&drafts[1], 1);
+        drafts.extend(of_first.iter().map(|nano| first.correct(&[], *nano, &asker(), None, NOON).expect("allowed")));
+        // An outcome of a call that was charged already is a stray.
+        drafts.push(paid(Kind::Outcome, uuid::Uuid::from_u128(8)));
+        arrivals.push(Arrival { offset, run: Ok((Host::new(host).sign(entries_of(host, &drafts)), 1)) });
+    }
+    let plan = fleet.plan(&arrivals).await.expect("a plan");
+    fleet.commit(plan, None).await.expect("a commit");
+    let read = async |fleet: &mut Fleet<MemoryStore>, span: Span| {
+        let mut found = Vec::new();
+        let each = |charged: crate::ledger::charges::Charged| {
+            let source = charged.charge.record.source.clone();
+            found.push((source, charged.charge.call.as_u128(), charged.left().0));
+            std::ops::ControlFlow::Continue(())
+        };
+        each_of_log(fleet.ledger().store(), span, each).await.expect("read");
+        found
+    };
+    let of = |host: &str, call, left| (format!("/caracal/{host}"), call, left);
+    let wanted = [of("g", 7, 1_000), of("g", 8, 1_234), of("h", 7, 1_284), of("h", 8, 1_234)];
+    assert_eq!(read(&mut fleet, Span::ALL).await, wanted);
+    let day = |text: &str| text.parse().ok();
+    assert_eq!(read(&mut fleet, Span::days(day("2026-09-21"), day("2026-09-21"))).await, wanted);
+    assert_eq!(read(&mut fleet, Span::days(day("2026-09-22"), None)).await, []);
+}
+
 #[tokio::test]
 async fn an_audit_finds_a_correction_that_makes_money_or_counts_elsewhere() {
     let call = uuid::Uuid::from_u128(7);

@@ -191,7 +191,7 @@ fn usage_that_was_not_reported_is_not_guessed() -> Outcome {
             let cut = answer.as_bytes().get(..at).unwrap_or_default();
             let read = reading(&call, 200, &head(SSE, ""), &[cut])?;
             assert!(read.usage.is_none() || read == whole, "{operation:?} cut at {at}: {read:?}");
-            assert!(!read.refused);
+            assert_eq!(read.failure, None);
         }
     }
     let call = call(Operation::Chat, "gpt-5", "")?;
@@ -219,11 +219,15 @@ fn a_refusal_before_any_work_costs_nothing() -> Outcome {
     for status in [400, 401, 429, 500, 529] {
         let read =
             reading(&call, status, &head(JSON, ""), &[br#"{"type":"error","error":{"type":"x","message":"usage"}}"#])?;
-        assert_eq!((read.refused, read.usage), (true, None), "{status}");
+        assert_eq!((call.failed(&read), read.usage), (Some(Failed::Unbilled), None), "{status}");
     }
     let read = reading(&call, 500, &head(JSON, ""), &[br#"{"usage":{"input_tokens":5,"output_tokens":7}}"#])?;
-    assert_eq!((read.refused, read.usage.map(|usage| usage.output)), (false, Some(7)), "an error with usage is billed");
-    assert!(!reading(&call, 200, &head(JSON, ""), &[b"{}"])?.refused);
+    assert_eq!(
+        (call.failed(&read), read.usage.map(|usage| usage.output)),
+        (None, Some(7)),
+        "an error with usage is billed"
+    );
+    assert_eq!(reading(&call, 200, &head(JSON, ""), &[b"{}"])?.failure, None);
     Ok(())
 }
 
@@ -361,7 +365,7 @@ proptest! {
         let call = call(Operation::Chat, "gpt-5", "").map_err(|refusal| TestCaseError::fail(refusal.sentence))?;
         let headers = head(if stream { SSE } else { JSON }, encoding);
         let read = reading(&call, 200, &headers, &bytes.chunks(11).collect::<Vec<_>>()).map_err(|error| TestCaseError::fail(error.to_string()))?;
-        prop_assert!(!read.refused);
+        prop_assert_eq!(read.failure, None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use base64::Engine as _;
 
 const PRO: &str = "/v1beta/models/gemini-2.5-pro:generateContent";
 const PRO_STREAM: &str = "/v1beta/models/gemini-2.5-pro:streamGenerateContent";
-const HAIKU: &str = "/model/anthropic.claude-haiku-4-5-20251001-v1%3A0";
+const HAIKU: &str = "/model/global.anthropic.claude-haiku-4-5-20251001-v1%3A0";
 const NOVA: &str = "/model/amazon.nova-pro-v1%3A0";
 
 fn at(provider: Provider, operation: Operation, path: &str, body: &str) -> Result<Call, Refusal> {

@@ -161,3 +161,41 @@ fn many_keys_are_grouped_once() {
     assert_eq!((rows.len(), rows[0].parts.len()), (1, 30_000));
     assert!(rows[0].parts.iter().all(|part| part.billed.requests == Some(2)));
 }
+
+#[test]
+fn what_is_proposed_of_many_hosts_names_the_one_that_has_the_charges() {
+    let of = |host: &str, cost: u64, at_hold: bool| {
+        let mut one = charged("gpt-4o", "gpt-4o", cost, at_hold);
+        one.charge.record.source = format!("/caracal/{host}");
+        one
+    };
+    let rows = |amount: &str| {
+        let export = read(&format!("{HEAD}2026-11-24,openai,gpt-4o,,,,,,{amount}\n")).expect("an export");
+        let mut both = Reconciliation::of_fleet(&export);
+        for charge in [of("a", 1_000, true), of("b", 2_000, false), of("b", 4_000, true), of("a", 8_000, true)] {
+            both.add(&charge);
+        }
+        both.rows()
+    };
+    let all = rows("0.000015");
+    assert_eq!((all.len(), all[0].ledger.calls, all[0].ledger.nano_usd), (1, 4, NanoUsd(15_000)));
+    assert!(!all[0].differs(NanoUsd::ZERO));
+    let hosts: Vec<_> = all[0].ledger.hosts.iter().map(|(host, of)| (host.as_str(), of.calls, of.nano_usd.0)).collect();
+    assert_eq!(hosts, [("a", 2, 9_000), ("b", 2, 6_000)]);
+    assert_eq!(all[0].at_hold(), (3, NanoUsd(13_000)), "all hosts together");
+    let proposed = |amount: &str| -> Vec<(String, i64, bool)> {
+        let proposals = rows(amount)[0].proposals(NanoUsd::ZERO);
+        proposals.into_iter().map(|one| (one.host.unwrap_or_default(), one.nano_usd, one.at_hold)).collect()
+    };
+    assert_eq!(proposed("0.000014"), [("a".to_owned(), -1_000, true)]);
+    // What one host's charges of whole holds do not have comes off the next one's, and no more than those.
+    assert_eq!(proposed("0.000004"), [("a".to_owned(), -9_000, true), ("b".to_owned(), -2_000, true)]);
+    assert_eq!(proposed("0.000001"), [("a".to_owned(), -9_000, true), ("b".to_owned(), -4_000, true)]);
+    assert_eq!(proposed("0.000016"), [("a".to_owned(), 1_000, false)]);
+    // On one host nobody needs to be named.
+    let export = read(&format!("{HEAD}2026-11-24,openai,gpt-4o,,,,,,0\n")).expect("an export");
+    let mut own = Reconciliation::new(&export);
+    own.add(&of("a", 1_000, true));
+    let row = own.rows().remove(0);
+    assert!(row.ledger.hosts.is_empty() && row.proposals(NanoUsd::ZERO)[0].host.is_none());
+}

@@ -22,6 +22,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::Accept),
         1 => at().prop_map(|host| Act::HostBackup { host }),
         1 => at().prop_map(|host| Act::HostRestored { host }),
+        2 => (at(), any::<bool>()).prop_map(|(host, truly)| Act::WriteOff { host, truly }),
     ]
 }
 

@@ -90,6 +90,11 @@ pub(super) enum Act {
     HostRestored {
         host: usize,
     },
+    /// An operator writes it off: with all that it had, or with what it really spent.
+    WriteOff {
+        host: usize,
+        truly: bool,
+    },
 }
 
 impl World {
@@ -238,6 +243,33 @@ impl World {
         host.process = Some(Process { holder, slices, holds: Vec::new(), waits: 0 });
     }
 
+    fn write_off(&mut self, at: usize, truly: bool) {
+        self.book.set(self.now);
+        let order = |which, stated| WriteOff {
+            holder: format!("holder-{at}").into(),
+            which,
+            stated,
+            why: "a test".into(),
+            lease_ms: LEASE,
+        };
+        if !truly {
+            let _refused_while_alive = ready(self.book.write_off(&order(Which::default(), None)));
+            return;
+        }
+        // Of a host that lost records nobody knows the truth by them.
+        if self.hosts[at].forgetful {
+            return;
+        }
+        for key in self.keys() {
+            let host = &self.hosts[at];
+            let used = host.process.as_ref().map(|process| World::used(host, process, &key, 0).taken());
+            let spent = used.unwrap_or(NanoUsd(host.settled.get(&key).copied().unwrap_or(0)));
+            let which =
+                Which { budget: Some(key.budget.to_string()), window: Some(key.window.to_string()), scope: None };
+            let _refused_while_alive = ready(self.book.write_off(&order(which, Some(Stated::Spent(spent)))));
+        }
+    }
+
     pub(super) fn act(&mut self, act: Act) {
         match act {
             Act::Call { host, amount } => self.call(host, amount),
@@ -296,6 +328,7 @@ impl World {
                     (host.settled, host.credited, host.known) = host.backup.clone();
                 }
             }
+            Act::WriteOff { host, truly } => self.write_off(host, truly),
         }
     }
 
