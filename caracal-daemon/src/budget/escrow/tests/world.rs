@@ -1,6 +1,6 @@
 //! A few hosts, a vault in memory and the network between them: what can happen, and what is really spent.
 
-use super::{LIMIT, book, holder, key, ready};
+use super::{LEASE, LIMIT, book, holder, key, ready};
 use crate::budget::escrow::*;
 use std::collections::BTreeMap;
 
