@@ -1,6 +1,6 @@
 //! Every charge in the ledger, one by one: for what the sums by day do not tell. Reads; never writes.
 
-use super::books::Corrected;
+use super::books::{Corrected, call_of};
 use super::corrections::Charge;
 use super::sqlite::SqliteStore;
 use super::state::StateDir;
@@ -68,7 +68,7 @@ impl Charged {
     }
 }
 
-/// Gives `each` charge within `span` (the first outcome of each call there), in the order of the ledger, until it breaks.
+/// Gives `each` charge within `span` (the outcome that ended its call), in the order of the ledger, until it breaks.
 ///
 /// # Errors
 /// When the ledger cannot be read.
@@ -87,7 +87,7 @@ pub async fn each(
     for correction in store.corrections(None).await? {
         corrections.entry(correction.call.clone()).or_default().push(correction);
     }
-    let (mut next, mut seen) = (0, HashSet::new());
+    let (mut next, mut calls) = (0, Calls { span, open: HashSet::new(), ended: HashSet::new() });
     loop {
         let chunks = store.chunks_within(next, (span.from, span.to), CHUNKS_AT_ONCE).await?;
         let Some(last) = chunks.last() else { return Ok(()) };
@@ -95,15 +95,16 @@ pub async fn each(
         for chunk in &chunks {
             for (leaf, record) in (chunk.first..).zip(chunk.records()) {
                 let kind = record.get(PLACE_BYTES..).unwrap_or_default();
+                if kind.starts_with(br#""type":"caracal.intent.v1""#) {
+                    calls.open.extend(call_of(record));
+                    continue;
+                }
                 if !kind.starts_with(br#""type":"caracal.outcome.v1""#) {
                     continue;
                 }
                 let Some(charge) = Record::parse(record).ok().and_then(Charge::of) else { continue };
-                if !span.has(charge.record.at.0 / 1_000_000) {
-                    continue;
-                }
                 // A second one of a call is a stray, as in the sums.
-                if !seen.insert(charge.call) {
+                if !calls.end(charge.call) || !span.has(charge.record.at.0 / 1_000_000) {
                     continue;
                 }
                 let detail = keys.open_detail(&charge.record);
@@ -116,15 +117,36 @@ pub async fn each(
     }
 }
 
+/// Calls on the way through a ledger. Remembers those that are open; of those that were made outside of the span also which ended, since
+/// their intents may stand where nobody reads.
+struct Calls {
+    span: Span,
+    open: HashSet<uuid::Uuid>,
+    ended: HashSet<uuid::Uuid>,
+}
+
+impl Calls {
+    /// An outcome of `call`: whether it is the one that ends it.
+    fn end(&mut self, call: uuid::Uuid) -> bool {
+        let was_open = self.open.remove(&call);
+        if self.span.has(made_at(call)) { was_open } else { self.ended.insert(call) }
+    }
+}
+
+/// When a call was made, Unix milliseconds, as its id says; 0 where it does not.
+fn made_at(call: uuid::Uuid) -> u64 {
+    call.get_timestamp().map_or(0, |at| {
+        let (seconds, nanos) = at.to_unix();
+        seconds.saturating_mul(1_000).saturating_add(u64::from(nanos) / 1_000_000)
+    })
+}
+
 /// The charge of a call, if the ledger has it. A call's id says when it was made, so what came before is not read.
 ///
 /// # Errors
 /// When the ledger cannot be read.
 pub async fn of_call(state: &StateDir, call: uuid::Uuid) -> Result<Option<Charged>, StoreError> {
-    let made = call.get_timestamp().map_or(0, |at| {
-        let (seconds, nanos) = at.to_unix();
-        seconds.saturating_mul(1_000).saturating_add(u64::from(nanos) / 1_000_000)
-    });
+    let made = made_at(call);
     // The clock may have been set back a little in between.
     let span = Span { from: made.saturating_sub(3_600_000), ..Span::ALL };
     let mut found = None;
