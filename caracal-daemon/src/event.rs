@@ -4,6 +4,7 @@
 //! Names of places and people (host, path, user, refused names) are in the sealed detail only.
 //! Never holds prompt text, header values, userinfo or query values.
 
+mod lanes;
 pub mod record;
 pub mod seal;
 pub mod write;
@@ -27,6 +28,19 @@ pub fn leaf_hash(record: &[u8]) -> Hash {
     hasher.update([0u8]);
     hasher.update(record);
     hasher.finalize().into()
+}
+
+/// The leaf hashes of records, as [`leaf_hash`] gives them one by one.
+#[must_use]
+pub fn leaf_hashes(records: &[&[u8]]) -> Vec<Hash> {
+    lanes::hash_all(0, records)
+}
+
+/// The RFC 6962 hashes of the nodes above each two of `children`; one that is left over has none.
+#[must_use]
+pub fn node_hashes(children: &[Hash]) -> Vec<Hash> {
+    let pairs: Vec<&[u8]> = children.as_chunks::<2>().0.iter().map(|pair| pair.as_flattened()).collect();
+    lanes::hash_all(1, &pairs)
 }
 
 /// What happened.

@@ -28,7 +28,7 @@ mod tee;
 mod turn;
 mod usage;
 
-pub use book::{BookError, FixedPrice, Model, PriceBook, Tier};
+pub use book::{BookError, FixedPrice, Model, Outcome, PriceBook, Tier};
 pub use denial::{denial, rpc_denial, socket_denial, socket_failure, stream_error};
 pub use edit::Edited;
 pub use failure::{Failed, Failure};

@@ -142,7 +142,7 @@ fn root(leaves: &[Hash]) -> Hash {
     }
 }
 
-fn root_of(plane: &Plane, log: i32) -> (u64, String) {
+pub(crate) fn root_of(plane: &Plane, log: i32) -> (u64, String) {
     let rows = plane.query(&format!("SELECT size, encode(root, 'hex') FROM logs WHERE log = {log}"));
     let (size, root) = rows.first().and_then(|row| row.split_once('|')).expect("a log");
     (size.parse().expect("a size"), root.to_owned())

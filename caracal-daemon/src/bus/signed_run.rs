@@ -164,7 +164,7 @@ fn behind_id(near: &[u8]) -> Option<usize> {
     let kind = near.strip_prefix(br#""type":""#)?;
     let rest = kind.get(kind.iter().position(|byte| *byte == b'"')?..)?.strip_prefix(br#"","id":""#)?;
     let (id, rest) = rest.split_at_checked(uuid::fmt::Hyphenated::LENGTH)?;
-    let plain = id.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
+    let plain = id.iter().fold(true, |plain, byte| plain & (byte.is_ascii_hexdigit() | (*byte == b'-')));
     (plain && rest.starts_with(AFTER)).then(|| near.len() - rest.len() + 1)
 }
 

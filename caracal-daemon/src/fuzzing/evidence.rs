@@ -39,8 +39,9 @@ pub fn frame(bytes: &[u8]) {
     crate::keeper::signing::read_any(bytes);
 }
 
-/// A record. Its place reads the same with and without the rest.
+/// A record. Its place reads the same with and without the rest, and what it says of money by hand and by serde.
 pub fn record(bytes: &[u8]) {
+    assert!(crate::ledger::books::reads_alike(bytes), "read by hand to other fields");
     let place = write::read_place(bytes);
     let id = write::event_id(bytes);
     if let Some(id) = id {

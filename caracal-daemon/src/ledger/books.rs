@@ -3,6 +3,8 @@
 
 mod fit;
 mod paid;
+mod plain;
+mod recount;
 
 use crate::clock::UnixNanos;
 use crate::event::write::PLACE_BYTES;
@@ -10,6 +12,9 @@ use crate::event::{Data, Detail, Draft, Kind, Usage, WindowKey};
 use crate::meter::Provider;
 use crate::money::NanoUsd;
 use paid::Paid;
+#[cfg(any(test, fuzzing))]
+pub(crate) use plain::reads_alike;
+pub(super) use recount::{By, Charge, Fault, Recount};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -232,11 +237,6 @@ pub struct Changes {
     /// Outcomes of calls that were not open, and corrections of calls that still are. They change nothing: counting one would
     /// count a call twice, or take back what was not charged.
     pub strays: u64,
-    /// The leaves of those that say that money was spent or given back. One that was released changes nothing either way: the journal
-    /// may have lost its intent, with which nothing was sent.
-    pub stray_money: Vec<u64>,
-    /// What audits hold against outcomes: those that do not fit their intents. They count all the same, as they always did.
-    pub unfit: Vec<String>,
 }
 
 impl Changes {
@@ -246,7 +246,7 @@ impl Changes {
         if rest.starts_with(br#""type":"caracal.intent.v1""#) {
             self.intent(leaf, record);
         } else if rest.starts_with(br#""type":"caracal.outcome.v1""#) {
-            self.outcome(leaf, record, open);
+            self.outcome(record, open);
         } else if rest.starts_with(br#""type":"caracal.correction.v1""#) {
             self.correction(leaf, record, open);
         }
@@ -254,12 +254,13 @@ impl Changes {
 
     fn intent(&mut self, leaf: u64, record: &[u8]) {
         let Some(paid) = Paid::read(record) else { return };
+        let windows = paid.data.windows();
         let Some(call) = paid.data.call else { return };
         let intent = OpenIntent {
             call: call.to_string(),
             at: paid.time.parse().ok().and_then(nanos).unwrap_or_default(),
             hold: NanoUsd(paid.data.hold),
-            windows: paid.data.windows,
+            windows,
             agent: paid.data.agent.into_owned(),
             provider: paid.data.provider.into_owned(),
             operation: paid.data.operation.into_owned(),
@@ -269,7 +270,7 @@ impl Changes {
         self.opened.insert(call.into_owned(), (leaf, intent));
     }
 
-    fn outcome(&mut self, leaf: u64, record: &[u8], open: &HashMap<String, OpenIntent>) {
+    fn outcome(&mut self, record: &[u8], open: &HashMap<String, OpenIntent>) {
         let Some(paid) = Paid::read(record) else { return };
         let call = paid.data.call.as_deref().unwrap_or_default();
         let intent = match self.opened.remove(call) {
@@ -281,20 +282,16 @@ impl Changes {
                 }
                 _ => {
                     self.strays += 1;
-                    if paid.data.settle != "released" || paid.data.cost.unwrap_or(0) > 0 {
-                        self.stray_money.push(leaf);
-                    }
                     return;
                 }
             },
         };
-        self.unfit.extend(fit::fault(&intent, &paid).map(|what| format!("leaf {leaf} {what}")));
         let released = paid.data.settle == "released";
         // Without a cost the longest bill is the only sound one.
         let cost = paid.data.cost.unwrap_or(if released { 0 } else { intent.hold.0 });
-        let windows = if paid.data.windows.is_empty() { &intent.windows } else { &paid.data.windows };
+        let windows = if paid.data.windows.is_empty() { intent.windows } else { paid.data.windows() };
         for window in windows {
-            let total = self.totals.entry(window.clone()).or_default();
+            let total = self.totals.entry(window).or_default();
             total.add(Total { charged: NanoUsd(cost), ..Total::default() });
         }
         if let Some(entry) = &paid.data.price_entry {
@@ -327,18 +324,16 @@ impl Changes {
             (&paid.data.call, paid.data.correction, paid.data.corrects, &paid.data.charged_at)
         else {
             self.strays += 1;
-            self.stray_money.push(leaf);
             return;
         };
         let was_open = open.contains_key(&**call) && !self.closed.iter().any(|closed| closed == call);
         if was_open || self.opened.contains_key(&**call) {
             self.strays += 1;
-            self.stray_money.push(leaf);
             return;
         }
         let change = Total::change(nano);
-        for window in &paid.data.windows {
-            self.totals.entry(window.clone()).or_default().add(change);
+        for window in paid.data.windows() {
+            self.totals.entry(window).or_default().add(change);
         }
         self.corrections.push(Corrected { leaf, call: call.to_string(), nano, sequence });
         let key = SpendKey {
@@ -358,6 +353,11 @@ impl Changes {
         }
         self.spend.entry(key).or_default().add(spend);
     }
+}
+
+/// The call of the record of a paid call.
+pub(super) fn call_of(record: &[u8]) -> Option<uuid::Uuid> {
+    Paid::read(record)?.data.call?.parse().ok()
 }
 
 pub(super) fn nanos(at: jiff::Timestamp) -> Option<UnixNanos> {

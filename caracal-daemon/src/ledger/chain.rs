@@ -40,6 +40,23 @@ pub struct Gap {
     pub last: Hash,
 }
 
+/// What a chain asks of a record: its place, and its hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its sequence number.
+    pub sequence: u64,
+    /// The leaf hash of the record before it.
+    pub prev: Hash,
+    /// Its leaf hash.
+    pub leaf: Hash,
+}
+
+impl From<&Entry> for Link {
+    fn from(entry: &Entry) -> Link {
+        Link { sequence: entry.sequence, prev: entry.prev, leaf: entry.leaf }
+    }
+}
+
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -64,7 +81,8 @@ impl Chain {
 
     /// What `entry` is.
     #[must_use]
-    pub fn place(&self, entry: &Entry) -> Place {
+    pub fn place(&self, entry: impl Into<Link>) -> Place {
+        let entry = entry.into();
         if entry.sequence > self.next {
             return if self.gaps.len() < MAX_GAPS { Place::Gap } else { Place::Broken };
         }
@@ -78,26 +96,27 @@ impl Chain {
     }
 
     /// Goes past an entry that is `Next`, `Gap` or `Late`; gives what it was. Others change nothing.
-    pub fn pass(&mut self, entry: &Entry) -> Place {
+    pub fn pass(&mut self, entry: impl Into<Link>) -> Place {
+        let entry = entry.into();
         let place = self.place(entry);
         match place {
             Place::Gap => {
                 self.gaps.push(Gap { from: self.next, to: entry.sequence, before: self.prev, last: entry.prev });
-                self.go_on(entry);
+                self.go_on(&entry);
             }
-            Place::Next => self.go_on(entry),
-            Place::Late => self.fill(entry),
+            Place::Next => self.go_on(&entry),
+            Place::Late => self.fill(&entry),
             Place::Passed | Place::Broken => {}
         }
         place
     }
 
-    fn go_on(&mut self, entry: &Entry) {
+    fn go_on(&mut self, entry: &Link) {
         self.next = entry.sequence.saturating_add(1);
         self.prev = entry.leaf;
     }
 
-    fn fill(&mut self, entry: &Entry) {
+    fn fill(&mut self, entry: &Link) {
         let Some(at) = self.gap_of(entry.sequence) else { return };
         let gap = self.gaps.remove(at);
         let left = Gap { to: entry.sequence, last: entry.prev, ..gap.clone() };

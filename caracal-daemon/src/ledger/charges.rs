@@ -1,6 +1,6 @@
 //! Every charge in the ledger, one by one: for what the sums by day do not tell. Reads; never writes.
 
-use super::books::Corrected;
+use super::books::{Corrected, call_of};
 use super::corrections::Charge;
 use super::sqlite::SqliteStore;
 use super::state::StateDir;
@@ -68,7 +68,7 @@ impl Charged {
     }
 }
 
-/// Gives `each` charge within `span` (the first outcome of each call there), in the order of the ledger, until it breaks.
+/// Gives `each` charge within `span` (the outcome that ended its call), in the order of the ledger, until it breaks.
 ///
 /// # Errors
 /// When the ledger cannot be read.
@@ -83,7 +83,7 @@ pub async fn each(
     let keys = DetailKeys::read_only(&state.detail_keys());
     let mut store = SqliteStore::read(&state.ledger()).await?;
     store.freeze().await?;
-    let mut walk = Walk { corrections: HashMap::new(), hosts: false, keys: Some(&keys), seen: HashSet::new() };
+    let mut walk = Walk { corrections: HashMap::new(), hosts: false, keys: Some(&keys), calls: Calls::within(span) };
     for correction in store.corrections(None).await? {
         walk.corrections.entry((String::new(), correction.call.clone())).or_default().push(correction);
     }
@@ -101,11 +101,11 @@ pub async fn each_of_log(
     each: impl FnMut(Charged) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     store.freeze().await?;
-    let mut walk = Walk { corrections: HashMap::new(), hosts: true, keys: None, seen: HashSet::new() };
+    let mut walk = Walk { corrections: HashMap::new(), hosts: true, keys: None, calls: Calls::within(span) };
     // A host's clock may have been set back a little in between.
     let after = Span { from: span.from.saturating_sub(3_600_000), ..Span::ALL };
     let corrections = &mut walk.corrections;
-    records(store, after, CORRECTION, |leaf, record| {
+    records(store, after, &[CORRECTION], |leaf, record| {
         if let Some((source, correction)) = corrected(leaf, record) {
             corrections.entry((source, correction.call.clone())).or_default().push(correction);
         }
@@ -115,14 +115,19 @@ pub async fn each_of_log(
     walk.charges(store, span, each).await
 }
 
+const INTENT: &[u8] = br#""type":"caracal.intent.v1""#;
 const OUTCOME: &[u8] = br#""type":"caracal.outcome.v1""#;
 const CORRECTION: &[u8] = br#""type":"caracal.correction.v1""#;
 
-/// Gives each record of a kind that may be within `span`, with its leaf, until it breaks.
+fn is_of(record: &[u8], kind: &[u8]) -> bool {
+    record.get(PLACE_BYTES..).unwrap_or_default().starts_with(kind)
+}
+
+/// Gives each record of some kinds that may be within `span`, with its leaf, until it breaks.
 async fn records(
     store: &mut impl Store,
     span: Span,
-    kind: &[u8],
+    kinds: &[&[u8]],
     mut each: impl FnMut(u64, &[u8]) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     let mut next = 0;
@@ -132,8 +137,7 @@ async fn records(
         next = last.first.saturating_add(1);
         for chunk in &chunks {
             for (leaf, record) in (chunk.first..).zip(chunk.records()) {
-                let wanted = record.get(PLACE_BYTES..).unwrap_or_default().starts_with(kind);
-                if wanted && each(leaf, record).is_break() {
+                if kinds.iter().any(|kind| is_of(record, kind)) && each(leaf, record).is_break() {
                     return Ok(());
                 }
             }
@@ -155,7 +159,7 @@ struct Walk<'a> {
     /// There are several hosts: none can say anything of another one's calls.
     hosts: bool,
     keys: Option<&'a DetailKeys>,
-    seen: HashSet<(String, uuid::Uuid)>,
+    calls: Calls,
 }
 
 impl Walk<'_> {
@@ -165,16 +169,18 @@ impl Walk<'_> {
         span: Span,
         mut each: impl FnMut(Charged) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        records(store, span, OUTCOME, |leaf, record| {
+        records(store, span, &[INTENT, OUTCOME], |leaf, record| {
+            if is_of(record, INTENT) {
+                let source = if self.hosts { source_of(record) } else { Some(String::new()) };
+                self.calls.open.extend(source.zip(call_of(record)));
+                return ControlFlow::Continue(());
+            }
             let Some(charge) = Record::parse(record).ok().and_then(Charge::of) else {
                 return ControlFlow::Continue(());
             };
-            if !span.has(charge.record.at.0 / 1_000_000) {
-                return ControlFlow::Continue(());
-            }
             let source = if self.hosts { charge.record.source.clone() } else { String::new() };
             // A second one of a call is a stray, as in the sums.
-            if !self.seen.insert((source.clone(), charge.call)) {
+            if !self.calls.end(&source, charge.call) || !span.has(charge.record.at.0 / 1_000_000) {
                 return ControlFlow::Continue(());
             }
             let detail = self.keys.and_then(|keys| keys.open_detail(&charge.record));
@@ -185,15 +191,47 @@ impl Walk<'_> {
     }
 }
 
+/// Calls on the way through a ledger, each with its source where there are several. Remembers those that are open; of those
+/// whose intents may stand where nobody reads, because they were made before the span or soon after it began, also which ended.
+struct Calls {
+    /// Where intents are seen: the clock may have been set back a little in between.
+    seen: Span,
+    open: HashSet<(String, uuid::Uuid)>,
+    ended: HashSet<(String, uuid::Uuid)>,
+}
+
+impl Calls {
+    fn within(span: Span) -> Calls {
+        let from = if span.from == 0 { 0 } else { span.from.saturating_add(3_600_000) };
+        Calls { seen: Span { from, ..span }, open: HashSet::new(), ended: HashSet::new() }
+    }
+
+    /// An outcome of `call`: whether it is the one that ends it.
+    fn end(&mut self, source: &str, call: uuid::Uuid) -> bool {
+        let key = (source.to_owned(), call);
+        let was_open = self.open.remove(&key);
+        if self.seen.has(made_at(call)) { was_open } else { self.ended.insert(key) }
+    }
+}
+
+fn source_of(record: &[u8]) -> Option<String> {
+    Record::parse(record).ok().map(|record| record.source)
+}
+
+/// When a call was made, Unix milliseconds, as its id says; 0 where it does not.
+fn made_at(call: uuid::Uuid) -> u64 {
+    call.get_timestamp().map_or(0, |at| {
+        let (seconds, nanos) = at.to_unix();
+        seconds.saturating_mul(1_000).saturating_add(u64::from(nanos) / 1_000_000)
+    })
+}
+
 /// The charge of a call, if the ledger has it. A call's id says when it was made, so what came before is not read.
 ///
 /// # Errors
 /// When the ledger cannot be read.
 pub async fn of_call(state: &StateDir, call: uuid::Uuid) -> Result<Option<Charged>, StoreError> {
-    let made = call.get_timestamp().map_or(0, |at| {
-        let (seconds, nanos) = at.to_unix();
-        seconds.saturating_mul(1_000).saturating_add(u64::from(nanos) / 1_000_000)
-    });
+    let made = made_at(call);
     // The clock may have been set back a little in between.
     let span = Span { from: made.saturating_sub(3_600_000), ..Span::ALL };
     let mut found = None;

@@ -44,26 +44,37 @@ impl Files {
     /// # Errors
     /// When nobody can say.
     pub async fn read(&mut self, path: &str, most: usize) -> Result<Option<Vec<u8>>, FilesError> {
+        let mut bytes = Vec::new();
+        Ok(self.read_into(&mut bytes, path, most).await?.then_some(bytes))
+    }
+
+    /// The same, into `bytes` and in place of what is there. False if there are none, or more than `most`.
+    ///
+    /// # Errors
+    /// When nobody can say.
+    pub async fn read_into(&mut self, bytes: &mut Vec<u8>, path: &str, most: usize) -> Result<bool, FilesError> {
+        bytes.clear();
         match self {
-            Files::Folder(dir) => read_file(dir.join(path), most),
-            Files::Http(fetch) => fetch.get(path, most).await,
+            Files::Folder(dir) => read_file(bytes, dir.join(path), most),
+            Files::Http(fetch) => {
+                let got = fetch.get(path, most).await?;
+                let there = got.is_some();
+                *bytes = got.unwrap_or_default();
+                Ok(there)
+            }
         }
     }
 }
 
-fn read_file(path: PathBuf, most: usize) -> Result<Option<Vec<u8>>, FilesError> {
-    let read = || {
-        let mut bytes = Vec::new();
-        let length = std::fs::File::open(&path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
-        std::io::Result::Ok((length <= most).then_some(bytes))
-    };
-    match read() {
-        Ok(bytes) => Ok(bytes),
+fn read_file(bytes: &mut Vec<u8>, path: PathBuf, most: usize) -> Result<bool, FilesError> {
+    let length = std::fs::File::open(&path).and_then(|file| file.take(most as u64 + 1).read_to_end(bytes));
+    match length {
+        Ok(length) => Ok(length <= most),
         // A file in a directory's place, or the other way round, is as good as none.
         Err(error)
             if [ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::IsADirectory].contains(&error.kind()) =>
         {
-            Ok(None)
+            Ok(false)
         }
         Err(error) => Err(FilesError::Io { path, error }),
     }

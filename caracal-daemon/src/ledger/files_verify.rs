@@ -42,18 +42,19 @@ pub async fn verify(
     let mut kept = Kept::new(kept, &checkpoint.origin, &mut report);
     kept.reached(0, empty_root, &mut report);
     let mut audit = Audit { checkpoint: &checkpoint, chains: None, kept, report };
-    let mut n = 0;
+    // Read into again and again: new memory for each file would cost more than its bytes.
+    let (mut read, mut stored, mut n) = (Vec::new(), Vec::new(), 0);
     while audit.size() < checkpoint.size {
-        let Some(bundle) = bundle(files, n, &checkpoint, &mut audit.report).await? else { break };
-        let first = n == 0;
-        for record in Records(&bundle).take(width(checkpoint.size, n, 0)) {
-            if first && audit.chains.is_none() {
-                audit.chains = Some(Chains::of(record, &against, &checkpoint.origin));
-            }
-            audit.leaf(record);
+        if !bundle(files, &mut read, n, &checkpoint, &mut audit.report).await? {
+            break;
         }
+        let records: Vec<&[u8]> = Records(&read).take(width(checkpoint.size, n, 0)).collect();
+        if let Some(first) = records.first().filter(|_| n == 0) {
+            audit.chains = Some(Chains::of(first, &against, &checkpoint.origin));
+        }
+        audit.leaves(&records);
         for tile in audit.full() {
-            audit.tile(files, &tile).await?;
+            audit.tile(files, &mut stored, &tile).await?;
         }
         progress(audit.size(), checkpoint.size);
         n += 1;
@@ -89,25 +90,28 @@ async fn open(files: &mut Files, keys: &[Verifier], report: &mut Report) -> Resu
     }
 }
 
-/// The bundle with number `n`, with as many records as it must have. One at the right edge may have been replaced by the full one
+/// Reads the bundle with number `n`, with as many records as it must have. One at the right edge may have been replaced by the full one
 /// since the checkpoint.
 async fn bundle(
     files: &mut Files,
+    bytes: &mut Vec<u8>,
     n: u64,
     checkpoint: &Checkpoint,
     report: &mut Report,
-) -> Result<Option<Vec<u8>>, FilesError> {
+) -> Result<bool, FilesError> {
     let wanted = width(checkpoint.size, n, 0);
-    let mut found = files.read(&bundle_path(n, wanted), MAX_BUNDLE_BYTES).await?.map(|bytes| (bytes, wanted));
-    if found.is_none() && wanted < TILE_WIDTH {
-        found = files.read(&bundle_path(n, TILE_WIDTH), MAX_BUNDLE_BYTES).await?.map(|bytes| (bytes, TILE_WIDTH));
+    let mut expected = wanted;
+    let mut found = files.read_into(bytes, &bundle_path(n, wanted), MAX_BUNDLE_BYTES).await?;
+    if !found && wanted < TILE_WIDTH {
+        expected = TILE_WIDTH;
+        found = files.read_into(bytes, &bundle_path(n, TILE_WIDTH), MAX_BUNDLE_BYTES).await?;
     }
-    let Some((bytes, expected)) = found else {
+    if !found {
         report.find("leaf_missing", format!("{} is missing", bundle_path(n, wanted)));
-        return Ok(None);
-    };
+        return Ok(false);
+    }
     let (mut count, mut length) = (0, 0);
-    for record in Records(&bytes) {
+    for record in Records(bytes) {
         count += 1;
         length += 2 + record.len();
     }
@@ -116,7 +120,7 @@ async fn bundle(
         report.find("leaf_row", what);
     }
     // What is there is read on, unless the leaves behind it would stand at other places.
-    Ok((count >= wanted).then_some(bytes))
+    Ok(count >= wanted)
 }
 
 /// Which rules the chains in the log follow.
@@ -174,20 +178,26 @@ impl Audit<'_> {
         }
     }
 
-    fn leaf(&mut self, record: &[u8]) {
-        match &mut self.chains {
-            Some(Chains::Host(audit)) => audit.leaf(record),
-            Some(Chains::Fleet(audit)) => audit.leaf(record),
-            None => {}
+    /// Records that follow each other; not all at once where a checkpoint was kept at a size between them.
+    fn leaves(&mut self, records: &[&[u8]]) {
+        let mut rest = records;
+        while !rest.is_empty() {
+            let until = self.tree().map_or(1, |tree| tree.until(self.kept.next()));
+            let (now, later) = rest.split_at(until.min(rest.len()));
+            match &mut self.chains {
+                Some(Chains::Host(audit)) => audit.leaves(now),
+                Some(Chains::Fleet(audit)) => audit.leaves(now),
+                None => {}
+            }
+            let (size, chains) = (self.size(), &self.chains);
+            let root = || match chains {
+                Some(Chains::Host(audit)) => audit.tree().root(),
+                Some(Chains::Fleet(audit)) => audit.tree().root(),
+                None => empty_root(),
+            };
+            self.kept.reached(size, root, &mut self.report);
+            rest = later;
         }
-        let size = self.size();
-        let (kept, chains) = (&mut self.kept, &self.chains);
-        let root = || match chains {
-            Some(Chains::Host(audit)) => audit.tree().root(),
-            Some(Chains::Fleet(audit)) => audit.tree().root(),
-            None => empty_root(),
-        };
-        kept.reached(size, root, &mut self.report);
     }
 
     fn full(&mut self) -> Vec<Tile> {
@@ -198,11 +208,11 @@ impl Audit<'_> {
         }
     }
 
-    async fn tile(&mut self, files: &mut Files, made: &Tile) -> Result<(), FilesError> {
+    async fn tile(&mut self, files: &mut Files, stored: &mut Vec<u8>, made: &Tile) -> Result<(), FilesError> {
         self.report.tiles += 1;
         let path = tile_path(made.level, made.n, TILE_WIDTH);
-        let stored = files.read(&path, TILE_BYTES).await?;
-        if stored.as_deref() != Some(made.hashes.as_flattened()) {
+        let found = files.read_into(stored, &path, TILE_BYTES).await?;
+        if !found || stored.as_slice() != made.hashes.as_flattened() {
             self.report.find("tile", format!("{path} is missing or not of these records"));
         }
         Ok(())

@@ -5,20 +5,19 @@ mod heads;
 mod load;
 mod sums;
 
-use super::books::{Changes, Corrected, OpenIntent, Spend, SpendKey, Total};
-use super::chain::{Chain, Place};
+use super::books::{By, Corrected, Recount};
+use super::chain::{Chain, Link, Place};
 use super::fleet::{FleetState, FleetStore as _};
 use super::kept::Kept;
 use super::note::{Checkpoint, Verifier};
 use super::postgres::{PostgresStore, chunk, failed};
-use super::sequence::{FORK, GAP, RESTART, is_succession};
+use super::sequence::{FORK, GAP, RESTART, is_of, is_succession};
 use super::store::{Chunk, State, Store as _, StoreError};
 use super::tree::{Tile, Tree};
-use super::verify::{Report, price};
+use super::verify::{Report, count};
 use crate::bus::signed_run::source_of;
-use crate::event::write::{PLACE_BYTES, read_place};
-use crate::event::{Hash, WindowKey, leaf_hash};
-use crate::journal::Entry;
+use crate::event::write::read_place;
+use crate::event::{Hash, leaf_hashes};
 use crate::keeper::ledger_key::Signed;
 use crate::meter::PriceBook;
 use heads::{Heads, Run};
@@ -125,16 +124,25 @@ async fn run(
 }
 
 /// What was made again for one host.
-#[derive(Default)]
 struct Host {
     chain: Chain,
     explained: bool,
     /// Records that came before are missing.
     partial: bool,
     heads: Heads,
-    open: HashMap<String, OpenIntent>,
-    totals: BTreeMap<WindowKey, Total>,
-    minutes: BTreeMap<SpendKey, Spend>,
+    recount: Recount,
+}
+
+impl Default for Host {
+    fn default() -> Host {
+        Host {
+            chain: Chain::default(),
+            explained: false,
+            partial: false,
+            heads: Heads::default(),
+            recount: Recount::new(By::Minute),
+        }
+    }
 }
 
 pub(super) struct Audit {
@@ -208,35 +216,45 @@ impl Audit {
             self.report
                 .find("leaf_missing", format!("leaf {at} is not where it belongs; a row begins at {}", chunk.first));
         }
-        let mut count = 0;
-        for record in chunk.records() {
-            count += 1;
-            self.leaf(record);
-        }
-        if count != chunk.count {
+        let records: Vec<&[u8]> = chunk.records().collect();
+        self.leaves(&records);
+        if records.len() as u64 != chunk.count {
             self.report.find("leaf_row", format!("the row of leaf {} does not describe its records", chunk.first));
         }
     }
 
-    pub(super) fn leaf(&mut self, record: &[u8]) {
-        let (index, leaf) = (self.tree.size(), leaf_hash(record));
+    /// Records that follow each other.
+    pub(super) fn leaves(&mut self, records: &[&[u8]]) {
+        let (first, hashes) = (self.tree.size(), leaf_hashes(records));
+        for ((index, record), leaf) in (first..).zip(records).zip(&hashes) {
+            self.leaf(index, record, *leaf);
+        }
+        let mut rest = hashes.as_slice();
+        while !rest.is_empty() {
+            let signed = self.signed.map(|signed| signed.size);
+            let due = [self.checkpoints.front().map(|(size, _)| *size), self.kept.next(), signed];
+            let (now, later) = rest.split_at(self.tree.until(due.into_iter().flatten()).min(rest.len()));
+            self.tree.append_all(now, &mut self.full);
+            self.due();
+            rest = later;
+        }
+        self.report.leaves = self.tree.size();
+    }
+
+    fn leaf(&mut self, index: u64, record: &[u8], leaf: Hash) {
         match (read_place(record), source_of(record).and_then(|source| source.strip_prefix("/caracal/"))) {
             _ if index == 0 && is_succession(record) => self.succeeds = true,
             (Some((sequence, prev)), Some(source)) => match source.strip_suffix("/ledger") {
                 Some(host) => self.anomaly(index, host, record),
-                None => self.record(index, source, &Entry { sequence, prev, leaf, bytes: record.to_vec() }),
+                None => self.record(index, source, record, Link { sequence, prev, leaf }),
             },
             _ => self.report.find("record", format!("leaf {index} is no record")),
         }
-        self.tree.append(leaf, &mut self.full);
-        self.report.leaves = self.tree.size();
-        self.due();
     }
 
     fn anomaly(&mut self, index: u64, host: &str, record: &[u8]) {
         self.report.anomalies += 1;
-        let kind = record.get(PLACE_BYTES..).unwrap_or_default();
-        let is = |name: &str| kind.starts_with(format!(r#""type":"{name}""#).as_bytes());
+        let is = |kind: &str| is_of(record, kind);
         let state = self.hosts.entry(host.to_owned()).or_default();
         state.partial = true;
         if is(GAP) {
@@ -252,45 +270,36 @@ impl Audit {
         }
     }
 
-    fn record(&mut self, index: u64, host: &str, entry: &Entry) {
+    fn record(&mut self, index: u64, host: &str, record: &[u8], link: Link) {
         let covered = self.runs.as_ref().and_then(VecDeque::front).is_some_and(|run| {
-            run.host == host && run.leaf <= index && run.first.checked_add(index - run.leaf) == Some(entry.sequence)
+            run.host == host && run.leaf <= index && run.first.checked_add(index - run.leaf) == Some(link.sequence)
         });
         if !covered && self.runs.is_some() {
             self.report.find("unsigned", format!("leaf {index} of {host} is in nothing that the host signed"));
         }
-        price(&self.books, index, &entry.bytes, &mut self.report);
-        let state = self.hosts.entry(host.to_owned()).or_default();
+        if !self.hosts.contains_key(host) {
+            self.hosts.insert(host.to_owned(), Host::default());
+        }
+        let Some(state) = self.hosts.get_mut(host) else { return };
         let explained = std::mem::take(&mut state.explained);
-        match state.chain.pass(entry) {
+        match state.chain.pass(link) {
             Place::Next | Place::Late => {}
             Place::Gap if explained => {}
             place => {
                 self.report.find("chain", format!("leaf {index} does not go on with the chain of {host}: {place:?}"))
             }
         }
-        if !self.named.is_empty() && self.named.contains(&(host.to_owned(), entry.sequence)) {
-            state.heads.seen.insert(entry.sequence, entry.leaf);
+        if !self.named.is_empty() && self.named.contains(&(host.to_owned(), link.sequence)) {
+            state.heads.seen.insert(link.sequence, link.leaf);
         }
-        let mut changes = Changes { minutes: Some(BTreeMap::new()), ..Changes::default() };
-        changes.post(index, &entry.bytes, &state.open);
-        changes.unfit.drain(..).for_each(|what| self.report.find("outcome", what));
-        if !self.succeeds && !state.partial {
-            changes.stray_money.drain(..).for_each(|leaf| self.report.stray(leaf));
-        }
-        changes.closed.iter().for_each(|call| drop(state.open.remove(call)));
-        self.corrections.extend(changes.corrections.into_iter().map(|correction| (host.to_owned(), correction)));
-        state.open.extend(changes.opened.into_iter().map(|(call, (_, intent))| (call, intent)));
-        for (key, total) in changes.totals {
-            state.totals.entry(key).or_default().add(total);
-        }
-        for (key, spend) in changes.minutes.unwrap_or_default() {
-            state.minutes.entry(key).or_default().add(&spend);
-        }
+        let partial = self.succeeds || state.partial;
+        count(&self.books, index, record, (&mut state.recount, partial), &mut self.report);
+        let corrections = state.recount.corrections.drain(..);
+        self.corrections.extend(corrections.map(|correction| (host.to_owned(), correction)));
         if covered
-            && let Some(run) = self.runs.as_mut().and_then(|runs| runs.pop_front_if(|run| run.last == entry.sequence))
+            && let Some(run) = self.runs.as_mut().and_then(|runs| runs.pop_front_if(|run| run.last == link.sequence))
         {
-            self.signed(&run, entry);
+            self.signed(&run, &link);
         }
     }
 
@@ -369,14 +378,16 @@ impl Audit {
         }
         let hosts: Vec<String> = self.hosts.keys().cloned().collect();
         hosts.iter().for_each(|host| self.heads_of(host));
-        let open = |chain: &Chain| (chain.next, chain.prev, chain.began, chain.forked, chain.gaps.clone());
+        let stands = |chain: &Chain| (chain.next, chain.prev, chain.began, chain.forked, chain.gaps.clone());
         for (host, made) in &self.hosts {
             let stored = fleet.hosts.get(host);
-            if stored.is_none_or(|stored| open(&stored.chain) != open(&made.chain)) {
+            if stored.is_none_or(|stored| stands(&stored.chain) != stands(&made.chain)) {
                 self.report
                     .find("chain_state", format!("the stored state of {host}'s chain is not that of its records"));
             }
-            if stored.is_none_or(|stored| stored.open != made.open) {
+            let open = made.recount.open().into_iter().map(|intent| (intent.call.clone(), intent));
+            let open: HashMap<String, _> = open.collect();
+            if stored.is_none_or(|stored| stored.open != open) {
                 self.report
                     .find("open_intents", format!("the stored open calls of {host} are not those of its records"));
             }

@@ -22,6 +22,11 @@ impl Kept {
         Kept(own.into())
     }
 
+    /// The size of the smallest that the tree has not reached.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.0.front().map(|one| one.size)
+    }
+
     /// The tree has `size` leaves now.
     pub(super) fn reached(&mut self, size: u64, root: impl Fn() -> Hash, report: &mut Report) {
         while let Some(one) = self.0.pop_front_if(|one| one.size <= size) {

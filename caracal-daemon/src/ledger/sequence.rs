@@ -252,15 +252,19 @@ fn anomaly_record(source: &str, kind: &str, expected: Start, entry: &Entry) -> V
 /// Whether this is a leaf that a ledger wrote about a host's broken chain.
 #[must_use]
 pub fn is_anomaly(record: &[u8]) -> bool {
-    let kind = record.get(write::PLACE_BYTES..).unwrap_or_default();
-    [GAP, FORK].iter().any(|anomaly| kind.starts_with(format!(r#""type":"{anomaly}""#).as_bytes()))
+    [GAP, FORK].into_iter().any(|anomaly| is_of(record, anomaly))
 }
 
 /// Whether this is the first leaf of a log that takes the place of a frozen one.
 #[must_use]
 pub fn is_succession(record: &[u8]) -> bool {
-    let kind = record.get(write::PLACE_BYTES..).unwrap_or_default();
-    kind.starts_with(format!(r#""type":"{SUCCESSION}""#).as_bytes())
+    is_of(record, SUCCESSION)
+}
+
+/// Whether the record is of this `type`.
+pub(super) fn is_of(record: &[u8], kind: &str) -> bool {
+    let rest = record.get(write::PLACE_BYTES..).and_then(|rest| rest.strip_prefix(br#""type":""#));
+    rest.and_then(|rest| rest.strip_prefix(kind.as_bytes())).is_some_and(|rest| rest.starts_with(b"\""))
 }
 
 /// The time in a record's id, Unix milliseconds; 0 if there is none.

@@ -1,7 +1,7 @@
 //! RFC 6962 hashing over an append-only list of leaf hashes, with what is needed to go on: the frontier and the open
 //! tiles. Pure; knows nothing of storage. Sizes and indices count leaves.
 
-use crate::event::Hash;
+use crate::event::{Hash, node_hashes};
 use sha2::{Digest as _, Sha256};
 
 /// Levels of the tree that one tile spans (C2SP tlog-tiles).
@@ -88,10 +88,45 @@ impl Tree {
         &self.edges
     }
 
+    /// How many leaves it can take until it has the first of these sizes; those that it has passed do not count.
+    #[must_use]
+    pub fn until(&self, sizes: impl IntoIterator<Item = u64>) -> usize {
+        let room = sizes.into_iter().filter_map(|size| size.checked_sub(self.size)).filter(|room| *room > 0).min();
+        room.and_then(|room| usize::try_from(room).ok()).unwrap_or(usize::MAX)
+    }
+
     /// Appends a leaf; tiles that it completes are pushed to `full`.
     pub fn append(&mut self, leaf: Hash, full: &mut Vec<Tile>) {
-        let mut hash = leaf;
-        let mut height = 0usize;
+        self.carry(leaf, 0, full);
+        self.size += 1;
+    }
+
+    /// Appends leaves. Those that make a whole tile are hashed many at once.
+    pub fn append_all(&mut self, leaves: &[Hash], full: &mut Vec<Tile>) {
+        if leaves.len() != TILE_WIDTH || !self.size.is_multiple_of(TILE_WIDTH as u64) {
+            leaves.iter().for_each(|leaf| self.append(*leaf, full));
+            return;
+        }
+        let height = TILE_HEIGHT as usize;
+        if self.edges.is_empty() {
+            self.edges.push(Vec::with_capacity(TILE_WIDTH));
+        }
+        if self.frontier.len() < height {
+            self.frontier.resize(height, None);
+        }
+        full.push(Tile { level: 0, n: self.size / TILE_WIDTH as u64, hashes: leaves.to_vec() });
+        let mut level = node_hashes(leaves);
+        while level.len() > 1 {
+            level = node_hashes(&level);
+        }
+        // As the last of them does.
+        self.size += TILE_WIDTH as u64 - 1;
+        level.into_iter().for_each(|root| self.carry(root, height, full));
+        self.size += 1;
+    }
+
+    /// Puts a complete subtree of 2^`height` leaves to the right edge.
+    fn carry(&mut self, mut hash: Hash, mut height: usize, full: &mut Vec<Tile>) {
         loop {
             if height.is_multiple_of(TILE_HEIGHT as usize) {
                 self.push_edge(height / TILE_HEIGHT as usize, hash, full);
@@ -109,7 +144,6 @@ impl Tree {
             }
             height += 1;
         }
-        self.size += 1;
     }
 
     fn push_edge(&mut self, level: usize, hash: Hash, full: &mut Vec<Tile>) {
@@ -185,6 +219,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn whole_tiles_make_the_tiles_above_them() {
+        let leaves = leaves(TILE_WIDTH * TILE_WIDTH + 2 * TILE_WIDTH);
+        let (mut one, mut many) = ((Tree::default(), Vec::new()), (Tree::default(), Vec::new()));
+        leaves.iter().for_each(|leaf| one.0.append(*leaf, &mut one.1));
+        leaves.chunks(TILE_WIDTH).for_each(|tile| many.0.append_all(tile, &mut many.1));
+        assert_eq!(one, many);
+    }
+
+    #[test]
     fn second_level_tiles_hold_the_roots_of_the_first() {
         let leaves = leaves(TILE_WIDTH * TILE_WIDTH);
         let (mut tree, mut full) = (Tree::default(), Vec::new());
@@ -200,6 +243,20 @@ pub(crate) mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn many_at_once_are_as_one_by_one(parts in proptest::collection::vec(prop_oneof![Just(256usize), 0usize..300], 1..9)) {
+            let leaves = leaves(parts.iter().sum());
+            let (mut one, mut many) = ((Tree::default(), Vec::new()), (Tree::default(), Vec::new()));
+            let mut rest = leaves.as_slice();
+            for part in parts {
+                let (now, later) = rest.split_at(part);
+                now.iter().for_each(|leaf| one.0.append(*leaf, &mut one.1));
+                many.0.append_all(now, &mut many.1);
+                prop_assert_eq!(&one, &many);
+                rest = later;
+            }
+        }
+
         #[test]
         fn a_restored_tree_goes_on(size in 0usize..2_000, more in 0usize..600) {
             let leaves = leaves(size + more);

@@ -7,10 +7,10 @@ mod report;
 mod sums;
 mod tail;
 
-pub(super) use price::price;
+pub(super) use price::count;
 pub use report::{Finding, Report};
 
-use super::books::{Changes, Corrected, OpenIntent, Overrun, Spend, SpendKey, Total};
+use super::books::{By, Corrected, Recount};
 use super::kept::Kept;
 use super::note::{self, Checkpoint, Verifier};
 use super::sequence::{event_ms, is_anomaly, is_succession};
@@ -19,11 +19,11 @@ use super::store::{Chunk, Store as _, StoreError};
 use super::tree::{TILE_WIDTH, Tile, Tree};
 use crate::bus::signed_run::source_of;
 use crate::event::write::{read_place, source};
-use crate::event::{Hash, WindowKey, leaf_hash};
+use crate::event::{Hash, leaf_hashes};
 use crate::journal::{SignedHead, Start, head};
 use crate::keeper::ledger_key::Signed;
 use crate::meter::PriceBook;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use tail::{Journal, Tailer};
@@ -109,7 +109,7 @@ pub async fn verify(
     if triggers != TRIGGERS {
         audit.report.find("schema", format!("the triggers that keep evidence are {triggers:?}"));
     }
-    if audit.overruns != store.overruns().await?.into_iter().collect() {
+    if *audit.recount.overruns() != store.overruns().await?.into_iter().collect() {
         audit.report.find("overruns", "the stored bills above their holds are not those of the records".into());
     }
     if let Some(next) = audit.tail() {
@@ -142,12 +142,7 @@ pub(super) struct Audit<'a> {
     kept: Kept,
     heads: VecDeque<SignedHead>,
     journal: Option<Tailer>,
-    open: HashMap<String, OpenIntent>,
-    opened: BTreeMap<String, (u64, OpenIntent)>,
-    totals: HashMap<WindowKey, Total>,
-    corrections: Vec<Corrected>,
-    spend: BTreeMap<SpendKey, Spend>,
-    overruns: BTreeSet<Overrun>,
+    recount: Recount,
 }
 
 impl<'a> Audit<'a> {
@@ -179,12 +174,7 @@ impl<'a> Audit<'a> {
             kept,
             heads: VecDeque::new(),
             journal,
-            open: HashMap::new(),
-            opened: BTreeMap::new(),
-            totals: HashMap::new(),
-            corrections: Vec::new(),
-            spend: BTreeMap::new(),
-            overruns: BTreeSet::new(),
+            recount: Recount::new(By::Day),
         };
         for head in heads {
             audit.head_signature(&head);
@@ -209,7 +199,7 @@ impl<'a> Audit<'a> {
     }
 
     pub(super) fn take_corrections(&mut self) -> Vec<Corrected> {
-        std::mem::take(&mut self.corrections)
+        std::mem::take(&mut self.recount.corrections)
     }
 
     pub(super) fn into_report(self) -> Report {
@@ -247,30 +237,39 @@ impl<'a> Audit<'a> {
             self.report
                 .find("leaf_missing", format!("leaf {at} is not where it belongs; a row begins at {}", chunk.first));
         }
-        let (mut count, mut bytes) = (0, 0);
+        let (mut records, mut bytes) = (Vec::with_capacity(TILE_WIDTH), 0);
         let (mut min, mut max) = (u64::MAX, 0);
         for record in chunk.records() {
-            count += 1;
+            let ms = event_ms(record);
+            (min, max) = (min.min(ms), max.max(ms));
             bytes += 2 + record.len();
-            min = min.min(event_ms(record));
-            max = max.max(event_ms(record));
-            self.leaf(record);
+            records.push(record);
         }
+        self.leaves(&records);
+        let count = records.len() as u64;
         if (count, bytes) != (chunk.count, chunk.data.len()) || (min, max) != (chunk.min_ms, chunk.max_ms) {
             self.report.find("leaf_row", format!("the row of leaf {} does not describe its records", chunk.first));
         }
     }
 
-    pub(super) fn leaf(&mut self, record: &[u8]) {
-        let (index, leaf) = (self.tree.size(), leaf_hash(record));
-        self.chain(index, record, leaf);
-        let mut changes = Changes::default();
-        changes.post(index, record, &self.open);
-        self.book(changes);
-        price(self.against.books, index, record, &mut self.report);
-        self.tree.append(leaf, &mut self.full);
+    /// Records that follow each other.
+    pub(super) fn leaves(&mut self, records: &[&[u8]]) {
+        let (first, hashes) = (self.tree.size(), leaf_hashes(records));
+        for ((index, record), leaf) in (first..).zip(records).zip(&hashes) {
+            self.chain(index, record, *leaf);
+            // Behind a gap, and in a log that took another one's place, the intent may be what is missing.
+            count(self.against.books, index, record, (&mut self.recount, self.partial), &mut self.report);
+        }
+        let mut rest = hashes.as_slice();
+        while !rest.is_empty() {
+            let signed = self.against.signed.map(|signed| signed.size);
+            let due = [self.checkpoints.front().map(|(size, _)| *size), self.kept.next(), signed];
+            let (now, later) = rest.split_at(self.tree.until(due.into_iter().flatten()).min(rest.len()));
+            self.tree.append_all(now, &mut self.full);
+            self.due_checkpoints();
+            rest = later;
+        }
         self.report.leaves = self.tree.size();
-        self.due_checkpoints();
     }
 
     fn chain(&mut self, index: u64, record: &[u8], leaf: Hash) {
@@ -278,7 +277,7 @@ impl<'a> Audit<'a> {
             self.report.find("record", format!("leaf {index} is no record"));
             return;
         };
-        if is_succession(record) && index == 0 {
+        if index == 0 && is_succession(record) {
             (self.explained, self.partial) = (true, true);
             return;
         }

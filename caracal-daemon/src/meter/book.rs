@@ -352,16 +352,17 @@ impl PriceBook {
     /// The bill of an outcome, made again from its record: `None` when it was not charged by its usage, when another book
     /// priced it, or when its schema carries no terms.
     #[must_use]
-    pub fn reprice(&self, outcome: &Fields) -> Option<NanoUsd> {
-        let by_usage = outcome.settle.as_deref() == Some("settled") && outcome.price_book.as_deref() == Some(&*self.id);
-        let (usage, served) = outcome.usage().zip(outcome.served()).filter(|_| by_usage)?;
-        let provider = Provider::named(outcome.provider.as_deref()?)?;
-        let answered = served.model.as_deref().and_then(|name| self.model(provider, name));
-        let asked = outcome.model.as_deref()?;
+    pub fn reprice<'a>(&self, outcome: impl Into<Outcome<'a>>) -> Option<NanoUsd> {
+        let outcome = outcome.into();
+        let by_usage = outcome.settle == Some("settled") && outcome.price_book == Some(&*self.id);
+        let (usage, tier) = outcome.usage.zip(outcome.tier).filter(|_| by_usage)?;
+        let provider = Provider::named(outcome.provider?)?;
+        let answered = outcome.answered.and_then(|name| self.model(provider, name));
+        let asked = outcome.model?;
         // The server's price for tools that it has no price of their own for.
         let server = || self.model(provider, &format!("{}/*", asked.split_once('/')?.0));
         let model = answered.or_else(|| self.price(provider, asked)).or_else(server)?;
-        Some(model.bill(&usage, On { tier: Tier::named(served.tier)?, geo_us: served.geo_us, fast: served.fast }))
+        Some(model.bill(&usage, On { tier: Tier::named(tier)?, geo_us: outcome.geo_us, fast: outcome.fast }))
     }
 
     /// How many names have a price.
@@ -374,6 +375,45 @@ impl PriceBook {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.models.is_empty()
+    }
+}
+
+/// What a bill is made from again, as the record of an outcome says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome<'a> {
+    /// `settled`, where it was charged by its usage.
+    pub settle: Option<&'a str>,
+    /// The price book that priced it.
+    pub price_book: Option<&'a str>,
+    /// The provider.
+    pub provider: Option<&'a str>,
+    /// The model that was asked for.
+    pub model: Option<&'a str>,
+    /// The model that answered.
+    pub answered: Option<&'a str>,
+    /// The service tier.
+    pub tier: Option<&'a str>,
+    /// Processed in the US, at an uplift.
+    pub geo_us: bool,
+    /// Processed at the dearer speed.
+    pub fast: bool,
+    /// What was used.
+    pub usage: Option<Usage>,
+}
+
+impl<'a> From<&'a Fields> for Outcome<'a> {
+    fn from(fields: &'a Fields) -> Outcome<'a> {
+        Outcome {
+            settle: fields.settle.as_deref(),
+            price_book: fields.price_book.as_deref(),
+            provider: fields.provider.as_deref(),
+            model: fields.model.as_deref(),
+            answered: fields.response_model.as_deref(),
+            tier: fields.tier.as_deref(),
+            geo_us: fields.geo_us == Some(1),
+            fast: fields.fast == Some(1),
+            usage: fields.usage(),
+        }
     }
 }
 

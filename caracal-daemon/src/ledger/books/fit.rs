@@ -1,23 +1,35 @@
 //! Whether an outcome is one of its intent. A daemon makes it of the intent's own fields, so whatever differs was written by
 //! somebody else. Takes both; gives what is wrong. What the provider reported is the daemon's word: nobody can make it again.
 
-use super::OpenIntent;
 use super::paid::Paid;
 
 /// Terms are recorded since this version.
 const SCHEMA_WITH_TERMS: u64 = 2;
 
+/// The intent of an outcome.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held<'a> {
+    pub(super) call: &'a str,
+    /// Nano-USD.
+    pub(super) hold: u64,
+    /// The outcome counts in the windows that it was held in.
+    pub(super) same_windows: bool,
+    pub(super) provider: &'a str,
+    pub(super) model: &'a str,
+    pub(super) price_book: Option<&'a str>,
+}
+
 /// What is wrong with the outcome, in words that follow the number of its leaf.
-pub(super) fn fault(intent: &OpenIntent, outcome: &Paid<'_>) -> Option<String> {
+pub(super) fn fault(intent: &Held<'_>, outcome: &Paid<'_>) -> Option<String> {
     let data = &outcome.data;
-    let (hold, call) = (intent.hold.0, &intent.call);
-    if !data.windows.is_empty() && data.windows != intent.windows {
+    let (hold, call) = (intent.hold, intent.call);
+    if !intent.same_windows {
         return Some(format!("counts in other budget windows than call {call} was held in"));
     }
-    if *data.provider != *intent.provider || *data.model != *intent.model {
+    if data.provider != intent.provider || data.model != intent.model {
         return Some(format!("is of another provider or model than call {call} was sent to"));
     }
-    if intent.price_book.is_some() && data.price_book.as_deref() != intent.price_book.as_deref() {
+    if intent.price_book.is_some() && data.price_book.as_deref() != intent.price_book {
         return Some(format!("is by another price book than call {call} was held by"));
     }
     match &*data.settle {

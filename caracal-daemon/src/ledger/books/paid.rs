@@ -1,21 +1,27 @@
-//! The fields of a record that money hangs on, read without a copy.
+//! The fields of a record that money hangs on, read without a copy. Most records are as a daemon writes them: those are read by
+//! hand (`books/plain.rs`). All else that JSON allows goes through serde, to the same fields.
 
+use super::plain::Scan;
 use crate::event::{Usage, WindowKey};
+use serde::Deserialize as _;
 use std::borrow::Cow;
 
 /// A record of a paid call.
-#[derive(serde::Deserialize)]
-pub(super) struct Paid<'a> {
+#[derive(Debug, PartialEq, serde::Deserialize)]
+pub(in crate::ledger) struct Paid<'a> {
     #[serde(rename = "caracalschema", default)]
     pub(super) schema: u64,
     #[serde(borrow)]
     pub(super) time: &'a str,
     #[serde(borrow)]
-    pub(super) data: PaidData<'a>,
+    pub(in crate::ledger) data: PaidData<'a>,
+    /// What a bill is made again from, where the record was read by hand.
+    #[serde(skip)]
+    pub(super) terms: Option<Terms<'a>>,
 }
 
-#[derive(serde::Deserialize)]
-pub(super) struct PaidData<'a> {
+#[derive(Debug, Default, PartialEq, serde::Deserialize)]
+pub(in crate::ledger) struct PaidData<'a> {
     #[serde(rename = "caracal.call", borrow)]
     pub(super) call: Option<Cow<'a, str>>,
     #[serde(rename = "caracal.agent", borrow, default)]
@@ -46,28 +52,53 @@ pub(super) struct PaidData<'a> {
     pub(super) sent: u64,
     #[serde(rename = "caracal.bytes.received", default)]
     pub(super) received: u64,
-    #[serde(rename = "caracal.windows", default)]
-    pub(super) windows: Vec<WindowKey>,
+    /// As JSON in one form, so that equal windows are equal texts; empty where there are none.
+    #[serde(rename = "caracal.windows", default, deserialize_with = "in_one_form")]
+    pub(super) windows: Cow<'a, str>,
     #[serde(rename = "caracal.usage.uncached_input_tokens")]
-    input: Option<u64>,
+    pub(super) input: Option<u64>,
     #[serde(rename = "gen_ai.usage.cache_read.input_tokens", default)]
-    cache_read: u64,
+    pub(super) cache_read: u64,
     #[serde(rename = "caracal.usage.cache_write_5m_tokens", default)]
-    cache_write_5m: u64,
+    pub(super) cache_write_5m: u64,
     #[serde(rename = "caracal.usage.cache_write_1h_tokens", default)]
-    cache_write_1h: u64,
+    pub(super) cache_write_1h: u64,
     #[serde(rename = "gen_ai.usage.output_tokens", default)]
-    output: u64,
+    pub(super) output: u64,
     #[serde(rename = "gen_ai.usage.reasoning.output_tokens", default)]
-    reasoning: u64,
+    pub(super) reasoning: u64,
     #[serde(rename = "caracal.usage.web_searches", default)]
-    web_searches: u64,
+    pub(super) web_searches: u64,
     #[serde(rename = "caracal.terms.tier", borrow)]
-    tier: Option<Cow<'a, str>>,
+    pub(super) tier: Option<Cow<'a, str>>,
 }
 
-impl Paid<'_> {
-    pub(super) fn read(record: &[u8]) -> Option<Paid<'_>> {
+/// What else a bill depends on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Terms<'a> {
+    pub(super) has_model: bool,
+    pub(super) answered: Option<&'a str>,
+    pub(super) calls: u64,
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    pub(super) geo_us: bool,
+    pub(super) fast: bool,
+}
+
+fn in_one_form<'a, 'de, D: serde::Deserializer<'de>>(from: D) -> Result<Cow<'a, str>, D::Error> {
+    let windows = Vec::<WindowKey>::deserialize(from)?;
+    if windows.is_empty() {
+        return Ok(Cow::Borrowed(""));
+    }
+    serde_json::to_string(&windows).map(Cow::Owned).map_err(serde::de::Error::custom)
+}
+
+impl<'a> Paid<'a> {
+    pub(in crate::ledger) fn read(record: &'a [u8]) -> Option<Paid<'a>> {
+        Scan::paid(record).or_else(|| Paid::by_serde(record))
+    }
+
+    pub(super) fn by_serde(record: &'a [u8]) -> Option<Paid<'a>> {
         serde_json::from_slice(record).ok()
     }
 }
@@ -83,6 +114,11 @@ impl PaidData<'_> {
         self.tier.is_some()
     }
 
+    /// The windows.
+    pub(super) fn windows(&self) -> Vec<WindowKey> {
+        windows_of(&self.windows)
+    }
+
     pub(super) fn usage(&self) -> Usage {
         Usage {
             input: self.input.unwrap_or(0),
@@ -95,4 +131,9 @@ impl PaidData<'_> {
             ..Usage::default()
         }
     }
+}
+
+/// The windows of a text in their one form.
+pub(super) fn windows_of(text: &str) -> Vec<WindowKey> {
+    if text.is_empty() { Vec::new() } else { serde_json::from_str(text).unwrap_or_default() }
 }

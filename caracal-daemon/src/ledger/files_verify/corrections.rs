@@ -32,10 +32,9 @@ pub(super) async fn check(
     let mut look = Look::new(made);
     // What is wrong with the files was said when they were read first.
     let mut said = Report::default();
-    let (mut tree, mut n) = (Tree::default(), 0);
-    while tree.size() < first.0 {
-        let Some(bundle) = bundle(files, n, checkpoint, &mut said).await? else { break };
-        for record in Records(&bundle).take(width(checkpoint.size, n, 0)) {
+    let (mut tree, mut read, mut n) = (Tree::default(), Vec::new(), 0);
+    while tree.size() < first.0 && bundle(files, &mut read, n, checkpoint, &mut said).await? {
+        for record in Records(&read).take(width(checkpoint.size, n, 0)) {
             look.at(tree.size(), record);
             tree.append(leaf_hash(record), &mut Vec::new());
         }

@@ -3,7 +3,8 @@
 
 use super::Audit;
 use crate::event::Hash;
-use crate::journal::{Entry, head};
+use crate::journal::head;
+use crate::ledger::chain::Link;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 /// A row of `runs`.
@@ -35,7 +36,7 @@ pub(super) fn named(runs: &VecDeque<Run>) -> HashSet<(String, u64)> {
 
 impl Audit {
     /// A run has ended: the head was signed by its host, and is the last record where the message ended there.
-    pub(super) fn signed(&mut self, run: &Run, last: &Entry) {
+    pub(super) fn signed(&mut self, run: &Run, last: &Link) {
         let leaf: Option<Hash> = run.head.as_slice().try_into().ok();
         let key = self.keys.get(&(run.host.clone(), run.enrolment));
         let good = leaf.zip(key).is_some_and(|(leaf, key)| {

@@ -43,13 +43,13 @@ impl Audit {
             charges.insert((row.try_get::<String, _>("host")?, key), values);
         }
         let made = self.hosts.iter().flat_map(|(host, state)| {
-            state.totals.iter().map(move |(key, total)| ((host.clone(), key.clone()), *total))
+            state.recount.totals().into_iter().map(move |(key, total)| ((host.clone(), key), total))
         });
         if made.collect::<BTreeMap<_, _>>() != totals {
             self.report.find("totals", "the stored totals of budget windows are not those of the records".into());
         }
         let made = self.hosts.iter().flat_map(|(host, state)| {
-            state.minutes.iter().map(move |(key, spend)| ((host.clone(), key.clone()), spend.numbers()))
+            state.recount.spend().into_iter().map(move |(key, spend)| ((host.clone(), key), spend.numbers()))
         });
         if made.collect::<BTreeMap<_, _>>() != charges {
             self.report.find("spend", "the stored charges are not those of the records".into());

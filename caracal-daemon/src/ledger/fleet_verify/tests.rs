@@ -1,7 +1,7 @@
 use super::*;
 use crate::bus::signed_run::SignedRun;
 use crate::bus::signed_run::tests::Host as Signer;
-use crate::journal::Start;
+use crate::journal::{Entry, Start};
 use crate::ledger::fleet::{Arrival, Fleet, FleetState};
 use crate::ledger::memory::MemoryStore;
 use crate::ledger::sequence::Sequencer;
@@ -28,7 +28,7 @@ fn found(signer: &Signer, records: &[Vec<u8>], rows: Vec<Run>) -> Vec<&'static s
     let rows = VecDeque::from(rows);
     audit.named = heads::named(&rows);
     audit.runs = Some(rows);
-    records.iter().for_each(|record| audit.leaf(record));
+    audit.leaves(&records.iter().map(Vec::as_slice).collect::<Vec<_>>());
     let chains = audit.hosts.iter().map(|(host, made)| (host.clone(), made.chain.clone()));
     let hosts = chains.map(|(host, chain)| (host, crate::ledger::fleet::HostState { chain, ..Default::default() }));
     let fleet = FleetState { next_offset: 0, hosts: hosts.collect() };
@@ -122,7 +122,7 @@ fn what_the_worker_signed_and_checkpoints_of_others_are_held_against_the_log() {
             audit.checkpoints.push_back((3, (*note).to_owned()));
             audit.opened.push(Checkpoint::open(note, &keys).map_err(|error| error.to_string()));
         }
-        run.records.iter().for_each(|entry| audit.leaf(&entry.bytes));
+        audit.leaves(&run.records.iter().map(|entry| entry.bytes.as_slice()).collect::<Vec<_>>());
         audit.end(&State::default(), &FleetState::default(), &keys);
         let codes = audit.report.findings.iter().map(|finding| finding.code);
         codes.filter(|code| !["position", "edge", "chain_state", "open_intents"].contains(code)).collect::<Vec<_>>()

@@ -2,7 +2,7 @@
 
 use super::Audit;
 use crate::event::{Record, WindowKey};
-use crate::ledger::books::{Changes, OpenIntent, Spend, SpendKey, Total};
+use crate::ledger::books::{Spend, SpendKey, Total};
 use crate::ledger::corrections::{Charge, Found, faults, find, record_at};
 use crate::ledger::sqlite::SqliteStore;
 use crate::ledger::store::{State, StoreError};
@@ -22,47 +22,21 @@ impl Audit<'_> {
         }
     }
 
-    pub(super) fn book(&mut self, changes: Changes) {
-        changes.unfit.into_iter().for_each(|what| self.report.find("outcome", what));
-        // Behind a gap, and in a log that took another one's place, the intent may be what is missing.
-        if !self.partial {
-            changes.stray_money.into_iter().for_each(|leaf| self.report.stray(leaf));
-        }
-        for call in changes.closed {
-            self.open.remove(&call);
-            self.opened.remove(&call);
-        }
-        for (call, (leaf, intent)) in changes.opened {
-            self.open.insert(call.clone(), intent.clone());
-            self.opened.insert(call, (leaf, intent));
-        }
-        for (key, total) in changes.totals {
-            self.totals.entry(key).or_default().add(total);
-        }
-        self.corrections.extend(changes.corrections);
-        for (key, spend) in changes.spend {
-            self.spend.entry(key).or_default().add(&spend);
-        }
-        self.overruns.extend(changes.overruns);
-    }
-
     pub(super) fn money(&mut self, state: &State, totals: HashMap<WindowKey, Total>, spend: Vec<(SpendKey, Spend)>) {
-        if self.totals != totals {
+        if self.recount.totals() != totals {
             self.report.find("totals", "the stored totals of budget windows are not those of the records".into());
         }
-        if self.spend != spend.into_iter().collect() {
+        if self.recount.spend() != spend.into_iter().collect() {
             self.report.find("spend", "the stored spend is not that of the records".into());
         }
-        let mut open: Vec<(u64, OpenIntent)> = std::mem::take(&mut self.opened).into_values().collect();
-        open.sort_by_key(|(leaf, _)| *leaf);
-        if !open.iter().map(|(_, intent)| intent).eq(&state.open) {
+        if self.recount.open() != state.open {
             self.report.find("open_intents", "the stored open calls are not those of the records".into());
         }
     }
 
     /// Holds each correction against the charge that it names.
     pub(super) async fn corrections(&mut self, store: &mut SqliteStore) -> Result<(), StoreError> {
-        let made = std::mem::take(&mut self.corrections);
+        let made = std::mem::take(&mut self.recount.corrections);
         if made != store.corrections(None).await? {
             self.report.find("corrections", "the stored corrections are not those of the records".into());
         }
