@@ -65,7 +65,7 @@ fn a_lost_hosts_slice_is_written_off_and_it_may_come_back() {
         support::netns::open_to_all(place.path()).expect("its mode");
         let folder = place.path().join("shared");
         let mut lost = Daemon::start(&scenes[0], &rules(&folder));
-        let left = Daemon::start(&scenes[1], &rules(&folder));
+        let mut left = Daemon::start(&scenes[1], &rules(&folder));
         load(&left, "4");
         load(&lost, "8");
         for holder in holders(&left) {

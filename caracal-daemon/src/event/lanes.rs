@@ -65,6 +65,13 @@ mod x86 {
             {
                 return whole;
             }
+            if at == 0
+                && let Some(head) = rest.first_chunk::<{ BLOCK - 1 }>()
+            {
+                room[0] = self.first;
+                room[1..].copy_from_slice(head);
+                return room;
+            }
             *room = [0; BLOCK];
             let start = usize::from(at == 0);
             if at == 0 {
@@ -165,30 +172,39 @@ mod x86 {
         })
     }
 
-    /// One block of each lane: FIPS 180-4, section 6.2.2, four rounds at a time.
+    /// One block of each lane: FIPS 180-4, section 6.2.2.
     #[inline]
     #[target_feature(enable = "sha,sse4.1,ssse3")]
     fn compress(states: &mut [State; LANES], blocks: [&[u8; BLOCK]; LANES]) {
         let before = *states;
         let mut words: [[__m128i; 4]; LANES] = std::array::from_fn(|lane| load(blocks[lane]));
-        for four in 0..16 {
-            let k = |at: usize| K[4 * four + at].cast_signed();
-            let k = _mm_set_epi32(k(3), k(2), k(1), k(0));
-            let at = four % 4;
-            for (state, words) in states.iter_mut().zip(&mut words) {
-                if four >= 4 {
-                    let (last, next) = (words[(at + 3) % 4], words[(at + 1) % 4]);
-                    let sum = _mm_alignr_epi8::<4>(last, words[(at + 2) % 4]);
-                    let sum = _mm_add_epi32(_mm_sha256msg1_epu32(words[at], next), sum);
-                    words[at] = _mm_sha256msg2_epu32(sum, last);
-                }
-                let (sum, [abef, cdgh]) = (_mm_add_epi32(words[at], k), *state);
-                let later = _mm_sha256rnds2_epu32(cdgh, abef, sum);
-                *state = [_mm_sha256rnds2_epu32(abef, later, _mm_shuffle_epi32::<0x0e>(sum)), later];
-            }
+        for sixteen in 0..4 {
+            rounds::<0>(sixteen, states, &mut words);
+            rounds::<1>(sixteen, states, &mut words);
+            rounds::<2>(sixteen, states, &mut words);
+            rounds::<3>(sixteen, states, &mut words);
         }
         for (state, before) in states.iter_mut().zip(before) {
             *state = [_mm_add_epi32(state[0], before[0]), _mm_add_epi32(state[1], before[1])];
+        }
+    }
+
+    /// Four rounds of each lane, which are at place `AT` of sixteen: a constant, so that words are registers and not memory.
+    #[inline]
+    #[target_feature(enable = "sha,sse4.1,ssse3")]
+    fn rounds<const AT: usize>(sixteen: usize, states: &mut [State; LANES], words: &mut [[__m128i; 4]; LANES]) {
+        let k = |at: usize| K[16 * sixteen + 4 * AT + at].cast_signed();
+        let k = _mm_set_epi32(k(3), k(2), k(1), k(0));
+        for (state, words) in states.iter_mut().zip(words) {
+            if sixteen > 0 {
+                let (last, next) = (words[(AT + 3) % 4], words[(AT + 1) % 4]);
+                let sum = _mm_alignr_epi8::<4>(last, words[(AT + 2) % 4]);
+                let sum = _mm_add_epi32(_mm_sha256msg1_epu32(words[AT], next), sum);
+                words[AT] = _mm_sha256msg2_epu32(sum, last);
+            }
+            let (sum, [abef, cdgh]) = (_mm_add_epi32(words[AT], k), *state);
+            let later = _mm_sha256rnds2_epu32(cdgh, abef, sum);
+            *state = [_mm_sha256rnds2_epu32(abef, later, _mm_shuffle_epi32::<0x0e>(sum)), later];
         }
     }
 }
