@@ -51,6 +51,9 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
             Ok(Value::Null)
         }
         Order::Admit(agent) => {
+            if !*app.begun.borrow() && !app.predecessors.any() {
+                app.stack.tally().began_before(agent.cgroup);
+            }
             app.gate.roster.admit(agent);
             Ok(Value::Null)
         }
