@@ -183,7 +183,10 @@ fn status(app: &App) -> Value {
     let ledger = app.stages.ledger.progress();
     let (used, limit) = app.stages.journal.tail().bytes();
     let untrusting = app.stack.trust().broken_off();
+    let (most, configured) = app.gate.limits.most();
     json!({
+        "connections_most": most,
+        "connections_configured": configured,
         "connections": telemetry.connections.load(Ordering::Relaxed),
         "open": telemetry.open.load(Ordering::Relaxed),
         "requests": telemetry.requests.load(Ordering::Relaxed),
