@@ -122,7 +122,8 @@ async fn serve(args: &DataPathArgs, config: Config, received: child::Received) -
     let child::Received { signing, orders, doors, flows, vouch, sockets, lease, sources, resolving, predecessors } =
         received;
     let telemetry = Arc::new(Telemetry::default());
-    let limits = Limits::new(config.limits.connections, config.limits.connections_per_agent);
+    let most = &config.limits;
+    let limits = Limits::new(most.connections, child::connections_allowed(), most.connections_per_agent);
     let listen = config.listen.metrics;
     let drain = Duration::from_millis(config.upgrade.drain_ms);
     let roads = build::Roads { signing, doors, predecessors };

@@ -138,7 +138,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
                 true => doctor::coverage::probe(require).map_err(|error| format!("{error:#}")),
                 false => Err("only root can try them".to_owned()),
             };
-            let code = doctor::run(&args, &hooks, ways, &mut std::io::stdout().lock())?;
+            // A configuration that cannot be read is somebody else's to tell.
+            let connections = settings(config).map(|config| config.limits).unwrap_or_default().connections;
+            let code = doctor::run(&args, &hooks, connections, ways, &mut std::io::stdout().lock())?;
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }
         Verb::Policy(args) => policy(args, config),

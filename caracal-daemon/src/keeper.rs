@@ -59,8 +59,16 @@ pub trait Signer: Send + Sync + std::fmt::Debug + 'static {
     /// The host key's signature (ECDSA P-256, ASN.1 DER) over the head of the journal's chain.
     ///
     /// # Errors
-    /// When the keeper is gone.
+    /// `HeadFork` when another record was signed at this place; `HeadBehind` when the place lies before one that was, until
+    /// [`Signer::prove_chain_head`] has shown that it leads there; or the keeper is gone.
     fn sign_chain_head(&self, sequence: u64, leaf_hash: [u8; 32]) -> Result<Vec<u8>, KeeperError>;
+
+    /// Shows that a record leads to the known place that `HeadBehind` named: with the records behind it up to that one,
+    /// in order. Many are shown in parts, the last part first: the record before each part is a known place then.
+    ///
+    /// # Errors
+    /// `HeadFork` when they do not lead there; or the keeper is gone.
+    fn prove_chain_head(&self, known: u64, records: &[&[u8]]) -> Result<(), KeeperError>;
 }
 
 /// Why the keeper did not sign.
@@ -84,6 +92,27 @@ pub enum KeeperError {
         asked: u64,
         /// The size signed: where the proof has to begin.
         signed: u64,
+    },
+    /// Another record was signed at that place of the host's chain.
+    #[error(
+        "chain_head_fork: the host's key does not sign record {asked}, because it signed another history. Compare the journal with \
+         what was published (`caracald ledger verify`). Where the journal was restored or moved aside, its heads are signed again \
+         once it is longer than what was signed before"
+    )]
+    HeadFork {
+        /// The place asked for.
+        asked: u64,
+    },
+    /// A place of the host's chain before one that was signed, and not shown to lead there.
+    #[error(
+        "chain_head_behind: the host's key does not sign record {asked}: it signed up to record {known}, and the records between \
+         were not shown. Where they are missing, `caracald ledger verify` says what the ledger has of them"
+    )]
+    HeadBehind {
+        /// The place asked for.
+        asked: u64,
+        /// The next known place behind it.
+        known: u64,
     },
     /// A key could not be read, made or used.
     #[error("key {path}: {why}")]

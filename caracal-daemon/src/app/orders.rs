@@ -51,6 +51,9 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
             Ok(Value::Null)
         }
         Order::Admit(agent) => {
+            if !*app.begun.borrow() && !app.predecessors.any() {
+                app.stack.tally().began_before(agent.cgroup);
+            }
             app.gate.roster.admit(agent);
             Ok(Value::Null)
         }
@@ -180,7 +183,10 @@ fn status(app: &App) -> Value {
     let ledger = app.stages.ledger.progress();
     let (used, limit) = app.stages.journal.tail().bytes();
     let untrusting = app.stack.trust().broken_off();
+    let (most, configured) = app.gate.limits.most();
     json!({
+        "connections_most": most,
+        "connections_configured": configured,
         "connections": telemetry.connections.load(Ordering::Relaxed),
         "open": telemetry.open.load(Ordering::Relaxed),
         "requests": telemetry.requests.load(Ordering::Relaxed),

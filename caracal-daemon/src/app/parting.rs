@@ -119,4 +119,8 @@ impl Signer for Keys {
     fn sign_chain_head(&self, sequence: u64, leaf_hash: [u8; 32]) -> Result<Vec<u8>, KeeperError> {
         self.keeper.sign_chain_head(sequence, leaf_hash)
     }
+
+    fn prove_chain_head(&self, known: u64, records: &[&[u8]]) -> Result<(), KeeperError> {
+        self.keeper.prove_chain_head(known, records)
+    }
 }

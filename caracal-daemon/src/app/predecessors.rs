@@ -47,6 +47,7 @@ impl Inheritance {
 /// Serves them.
 #[derive(Debug)]
 pub(super) struct Predecessors {
+    any: bool,
     left: Arc<AtomicUsize>,
     leaving: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
@@ -74,6 +75,7 @@ impl Predecessors {
         signer: &Arc<dyn Signer>,
     ) -> io::Result<Predecessors> {
         let Inheritance { roads, calls } = inheritance;
+        let any = !roads.is_empty();
         let left = Arc::new(AtomicUsize::new(roads.len()));
         let desk = Arc::new(Desk {
             stack: Arc::clone(stack),
@@ -93,7 +95,12 @@ impl Predecessors {
             let (desk, leaving) = (Arc::clone(&desk), leaving.subscribe());
             tasks.spawn(async move { desk.attend(road, leaving).await });
         }
-        Ok(Predecessors { left, leaving, tasks: Mutex::new(tasks) })
+        Ok(Predecessors { any, left, leaving, tasks: Mutex::new(tasks) })
+    }
+
+    /// Whether there were any: they tell what agents did.
+    pub(super) fn any(&self) -> bool {
+        self.any
     }
 
     /// How many are left.

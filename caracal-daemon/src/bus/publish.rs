@@ -7,8 +7,10 @@ use super::kafka::{self, BusError};
 use super::signed_run::{self, MAX_BYTES, MAX_RECORDS};
 use super::{Feed, published};
 use crate::config::Kafka;
-use crate::journal::{Journal, Start};
-use crate::keeper::Signer;
+use crate::event::write::MAX_RECORD_BYTES;
+use crate::journal::{Entry, Journal, Start};
+use crate::keeper::frame::MAX_FRAME;
+use crate::keeper::{KeeperError, Signer};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -31,6 +33,11 @@ const RETRY: Duration = Duration::from_millis(500);
 const GLANCE: Duration = Duration::from_millis(20);
 /// How long the last runs may take at an orderly end.
 const FLUSH: Duration = Duration::from_secs(3);
+/// Records that are read at once to be shown to the keeper.
+const SHOWN_AT_ONCE: usize = 4_096;
+/// Records that one frame to the keeper holds.
+const SHOWN_IN_A_FRAME: usize = 200;
+const _: () = assert!(SHOWN_IN_A_FRAME * (MAX_RECORD_BYTES + 1) < MAX_FRAME);
 
 /// How far the publisher is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -251,7 +258,7 @@ impl Work {
         let records = self.feed.batch(MAX_RECORDS, MAX_BYTES).map_err(|error| error.to_string())?;
         let Some(last) = records.last() else { return Ok(()) };
         self.waiting_since.get_or_insert_with(Instant::now);
-        let signature = self.signer.sign_chain_head(last.sequence, last.leaf).map_err(|error| error.to_string())?;
+        let signature = self.sign(last)?;
         let head = crate::journal::SignedHead { sequence: last.sequence, leaf: last.leaf, signature };
         let next = Start { sequence: last.sequence.saturating_add(1), prev: last.leaf };
         let values = signed_run::headers(&head);
@@ -274,6 +281,38 @@ impl Work {
             }
         }
         self.sent.push_back(Sent { next, done: false });
+        Ok(())
+    }
+
+    /// The signature of a run. Where the host's chain was signed beyond it, or this one is sent again with another end, the keeper
+    /// is shown first that it leads there.
+    fn sign(&self, last: &Entry) -> Result<Vec<u8>, String> {
+        loop {
+            match self.signer.sign_chain_head(last.sequence, last.leaf) {
+                Err(KeeperError::HeadBehind { known, .. }) if !self.stopping() => self.show(last.sequence, known)?,
+                signed => return signed.map_err(|error| error.to_string()),
+            }
+        }
+    }
+
+    /// Shows the records behind `from` up to `known`, the last ones first: each names the one before.
+    fn show(&self, from: u64, known: u64) -> Result<(), String> {
+        let mut end = known;
+        while end > from {
+            let first = end.saturating_sub(SHOWN_AT_ONCE as u64 - 1).max(from + 1);
+            let wanted = usize::try_from(end - first + 1).map_err(|error| error.to_string())?;
+            let read = self.feed.journal().reader(first).batch(wanted, usize::MAX);
+            let records = read.map_err(|error| error.to_string())?;
+            if records.len() != wanted {
+                return Err(KeeperError::HeadBehind { asked: from, known }.to_string());
+            }
+            for part in records.rchunks(SHOWN_IN_A_FRAME) {
+                let bytes: Vec<&[u8]> = part.iter().map(|record| record.bytes.as_slice()).collect();
+                let at = part.last().map_or(end, |record| record.sequence);
+                self.signer.prove_chain_head(at, &bytes).map_err(|error| error.to_string())?;
+            }
+            end = first - 1;
+        }
         Ok(())
     }
 

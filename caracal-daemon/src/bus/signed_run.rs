@@ -232,7 +232,7 @@ pub(crate) mod tests {
 
         pub(crate) fn sign(&self, records: Vec<Entry>) -> SignedRun {
             let last = records.last().expect("a record");
-            let signature = self.key.sign_chain_head(last.sequence, &last.leaf);
+            let signature = self.key.sign_any_head(last.sequence, &last.leaf);
             let head = SignedHead { sequence: last.sequence, leaf: last.leaf, signature };
             SignedRun { host: self.id.clone(), records, head }
         }

@@ -30,16 +30,26 @@ pub enum Accepted {
 /// Limits on open connections.
 #[derive(Debug)]
 pub struct Limits {
+    configured: usize,
+    most: usize,
     total: Arc<Semaphore>,
     per_agent: usize,
     open: Mutex<HashMap<CgroupId, usize>>,
 }
 
 impl Limits {
-    /// At most `total` connections, and `per_agent` of each agent.
+    /// At most `configured` connections, or as many as this process has descriptors for (`allowed`), and `per_agent` of each
+    /// agent. What is beyond is refused, not left without a descriptor: a probe must always get one.
     #[must_use]
-    pub fn new(total: usize, per_agent: usize) -> Arc<Limits> {
-        Arc::new(Limits { total: Arc::new(Semaphore::new(total)), per_agent, open: Mutex::default() })
+    pub fn new(configured: usize, allowed: usize, per_agent: usize) -> Arc<Limits> {
+        let most = configured.min(allowed).min(Semaphore::MAX_PERMITS);
+        Arc::new(Limits { configured, most, total: Arc::new(Semaphore::new(most)), per_agent, open: Mutex::default() })
+    }
+
+    /// How many connections are taken at once, and how many the configuration says.
+    #[must_use]
+    pub fn most(&self) -> (usize, usize) {
+        (self.most, self.configured)
     }
 
     /// Whether any connection is open.

@@ -4,11 +4,13 @@
 
 pub mod attempts;
 pub mod coverage;
+mod descriptors;
 mod host;
 pub mod outside;
 mod print;
 pub mod vectors;
 
+use crate::keeper::level::NEVER;
 use coverage::{Cover, Row};
 use host::Host;
 use serde::Serialize;
@@ -86,14 +88,15 @@ pub struct Hook {
     pub error: Option<String>,
 }
 
-/// Probes this host and prints the answer. Gives the exit code: 0, or 1 when something required is missing. `ways` tries
-/// the ways out, or says why it cannot.
+/// Probes this host and prints the answer. Gives the exit code: 0, or 1 when something required is missing. `connections` are
+/// to be served at once; `ways` tries the ways out, or says why it cannot.
 ///
 /// # Errors
 /// When the answer cannot be written.
 pub fn run(
     args: &DoctorArgs,
     hooks: &[Hook],
+    connections: usize,
     ways: impl FnOnce() -> Result<Vec<Row>, String>,
     out: &mut dyn Write,
 ) -> anyhow::Result<i32> {
@@ -101,11 +104,13 @@ pub fn run(
         return Ok(attempts::run(name, place, args.wait));
     }
     let mut checks = probe(hooks);
+    checks.push(descriptors::look(connections));
     let tried = ways();
     checks.extend(summaries(&tried));
     let rows = tried.unwrap_or_else(|_| coverage::untried());
     if args.json {
-        let answer = Answer { enforceable: level(&checks), kernel: release(), checks: &checks, vectors: &rows };
+        let never = NEVER.iter().map(|&(code, means)| Never { code, means }).collect();
+        let answer = Answer { enforceable: level(&checks), kernel: release(), checks: &checks, vectors: &rows, never };
         serde_json::to_writer_pretty(&mut *out, &answer)?;
         writeln!(out)?;
     } else {
@@ -120,6 +125,14 @@ struct Answer<'a> {
     kernel: String,
     checks: &'a [Check],
     vectors: &'a [Row],
+    never: Vec<Never>,
+}
+
+/// What no level covers, on any kernel.
+#[derive(Serialize)]
+struct Never {
+    code: &'static str,
+    means: &'static str,
 }
 
 /// All checks of this host that only look.
@@ -200,12 +213,14 @@ mod tests {
         let mut text = Vec::new();
         let args = |json| DoctorArgs { json, ..DoctorArgs::default() };
         let untried = || Err("not tried".to_owned());
-        assert_eq!(run(&args(true), std::slice::from_ref(&bad), untried, &mut text).unwrap(), 1);
+        assert_eq!(run(&args(true), std::slice::from_ref(&bad), 1, untried, &mut text).unwrap(), 1);
         let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(json["enforceable"], "none");
+        let never = json["never"].as_array().unwrap();
+        assert!(never.iter().any(|row| row["code"] == "namespace_root" && row["means"].is_string()), "{json}");
         assert!(json["vectors"].as_array().unwrap().iter().all(|row| row["attach"] == "unknown"));
         let mut text = Vec::new();
-        run(&args(false), &[bad], untried, &mut text).unwrap();
+        run(&args(false), &[bad], 1, untried, &mut text).unwrap();
         assert!(String::from_utf8(text).unwrap().contains("hook connect4"));
     }
 }

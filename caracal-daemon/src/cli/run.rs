@@ -2,16 +2,19 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::Value;
 
-use super::control::Control;
+use super::control::{Control, ControlError};
 use super::spawn::{self, Cover, SpawnError, SpawnPlan, exit_code};
 use super::trust;
+use crate::agent::CgroupId;
 use crate::config::Config;
 use crate::keeper::control::Request;
 use crate::keeper::govern::sanitise;
@@ -84,7 +87,7 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<ExitCode> {
         Err(error) => return Ok(failed(&error)),
     };
     let pid = u32::try_from(prepared.pid().as_raw())?;
-    control.ask(&Request::Run { agent: name, learn: args.learn, pid })?;
+    let started = control.ask(&Request::Run { agent: name, learn: args.learn, pid })?;
     if !args.quiet {
         for limit in prepared.limits() {
             eprintln!("caracald: not covered: {limit}");
@@ -95,12 +98,35 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<ExitCode> {
         Err(error) => return Ok(failed(&error)),
     };
     let code = exit_code(running.wait()?);
-    match control.ask(&Request::Ended) {
+    let told = match control.ask(&Request::Ended) {
+        Err(ControlError::Broken(_)) => ask_again(config, &started),
+        told => told,
+    };
+    match told {
         Ok(summary) if !args.quiet => print(&summary),
         Ok(_) => {}
         Err(error) => eprintln!("caracald: no summary: {error}"),
     }
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(125)))
+}
+
+/// Asks the daemon that took this one's place: an upgrade cuts the connection.
+fn ask_again(config: &Config, started: &Value) -> Result<Value, ControlError> {
+    let id = CgroupId(started["id"].as_u64().unwrap_or_default());
+    let began = Instant::now();
+    loop {
+        let told = Control::connect(config).and_then(|mut control| control.ask(&Request::Summary { id }));
+        let patience = match &told {
+            // Stopped, and its socket removed; or it is just being made anew.
+            Err(ControlError::NotRunning { why, .. }) if why.kind() == ErrorKind::NotFound => Duration::from_secs(1),
+            Err(ControlError::NotRunning { .. } | ControlError::Broken(_)) => Duration::from_secs(10),
+            _ => return told,
+        };
+        if began.elapsed() >= patience {
+            return told;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn failed(error: &SpawnError) -> ExitCode {

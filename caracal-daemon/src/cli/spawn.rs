@@ -157,6 +157,12 @@ pub enum SpawnError {
     /// A covering file lies in a directory that is hidden.
     #[error("{} lies below {}, which is hidden from the command", .0.display(), .1.display())]
     CoverHidden(PathBuf, PathBuf),
+    /// What is mounted over a file that must be covered was deleted.
+    #[error(
+        "{path} is covered by a mount whose own file was deleted, as a crash may leave it, and nothing can be mounted over it. \
+         Take it away, then try again: sudo umount {path}", path = .0.display()
+    )]
+    StaleMount(PathBuf),
     /// The parent's side failed.
     #[error("cannot {0}: {1}")]
     System(&'static str, std::io::Error),
@@ -184,6 +190,7 @@ impl SpawnError {
             SpawnError::ZeroByte(_) => "zero_byte",
             SpawnError::Stdio { .. } => "stdio_refused",
             SpawnError::CoverHidden(..) => "cover_hidden",
+            SpawnError::StaleMount(_) => "stale_mount",
             SpawnError::System(..) => "system",
             SpawnError::Confine { .. } => "not_confined",
             SpawnError::Filter(_) => "filter_invalid",
@@ -230,6 +237,9 @@ pub fn prepare(plan: &SpawnPlan) -> Result<Prepared, SpawnError> {
     let scopes = abi >= 6;
     if !scopes {
         limits.push(Uncovered::NoLandlockScopes { abi });
+    }
+    if !root && let Some(path) = mounts::stale_cover(plan).map_err(|e| SpawnError::System("read mounts", e))? {
+        return Err(SpawnError::StaleMount(path));
     }
     let mut namespace = Some(mounts::Namespace::plan(plan, root).map_err(|e| SpawnError::System("read mounts", e))?);
     if !root && let Err(why) = namespace.as_ref().map_or(Ok(()), child::probe) {

@@ -70,6 +70,14 @@ fn print(status: &Value, config: &Config) {
         }
     }
     println!();
+    if let (Some(most), Some(configured)) = (path["connections_most"].as_u64(), path["connections_configured"].as_u64())
+        && most < configured
+    {
+        println!(
+            "connections: at most {most} at once, and not the {configured} of [limits]: the daemon has too few descriptors. Raise \
+             LimitNOFILE, or lower [limits]; `caracald doctor` says how many it needs"
+        );
+    }
     let kafka = &path["kafka"];
     if let Some(backlog) = kafka["backlog"].as_u64() {
         let why = kafka["trouble"].as_str().map(|why| format!(": {why}")).unwrap_or_default();

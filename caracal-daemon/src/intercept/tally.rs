@@ -33,6 +33,9 @@ pub struct Doings {
     refused: BTreeMap<Refused, Refusals>,
     observed: BTreeMap<String, Observed>,
     left_out: u64,
+    /// It ran before the first data path that told what it did.
+    #[serde(default)]
+    began_before: bool,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -89,6 +92,11 @@ impl Tally {
         self.all().entry(agent).or_default().add(doings);
     }
 
+    /// Notes that an agent ran before, at the hands of a data path that told nothing.
+    pub(crate) fn began_before(&self, agent: CgroupId) {
+        self.all().entry(agent).or_default().began_before = true;
+    }
+
     /// Forgets an agent that is gone.
     pub fn forget(&self, agent: CgroupId) {
         self.all().remove(&agent);
@@ -107,6 +115,9 @@ impl Tally {
                 "; {} more kinds of refusals or requests are in `caracald events`",
                 doings.left_out
             ));
+        }
+        if doings.began_before {
+            text.push_str("; what it did before the daemon was started again is in `caracald events`");
         }
         json!({ "text": text, "calls": doings.calls, "spent_nano_usd": doings.spent.0, "refused": refused, "policy": policy })
     }
@@ -129,6 +140,7 @@ impl Doings {
         self.calls += other.calls;
         self.spent = self.spent.saturating_add(other.spent);
         self.left_out += other.left_out;
+        self.began_before |= other.began_before;
         for (refused, more) in other.refused {
             if self.refused.len() >= MOST && !self.refused.contains_key(&refused) {
                 self.left_out += 1;

@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use super::KeeperError;
 use super::listeners::Listeners;
 use crate::config::Config;
@@ -57,22 +59,52 @@ pub fn user(name: &str) -> Result<User, KeeperError> {
 const OTHERS: u64 = 16_384;
 const _: () = assert!(OTHERS >= 1_024 + caracal_common::settings::MAX_NAMESPACES as u64 * 7);
 
-/// Lets this process and the data path open as many descriptors as the limits on connections need: two for each, one to
-/// either side. The limits that are configured must bind before the system's does, or one agent's connections stop all.
+/// How many descriptors so many connections need: two for each, one to either side, and the others.
+#[must_use]
+pub fn descriptors_for(connections: usize) -> u64 {
+    u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(OTHERS)
+}
+
+/// How many connections there may be with so many descriptors: with fewer than were wanted, fewer namespaces are served too.
+#[must_use]
+pub fn connections_within(descriptors: u64) -> usize {
+    let others = (descriptors / 16).clamp(1_024, OTHERS).min(descriptors / 2);
+    usize::try_from((descriptors - others) / 2).unwrap_or(usize::MAX)
+}
+
+/// How many connections this process has descriptors for.
+#[must_use]
+pub fn connections_allowed() -> usize {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(soft, _)| connections_within(soft))
+}
+
+/// The most descriptors that the kernel gives any process (`fs.nr_open`).
+#[must_use]
+pub fn kernel_descriptors() -> Option<u64> {
+    std::fs::read_to_string("/proc/sys/fs/nr_open").ok()?.trim().parse().ok()
+}
+
+/// Lets this process and the data path open as many descriptors as the limits on connections need. The limits that are
+/// configured must bind before the system's does, or one agent's connections stop all: where so many are not to be had, the
+/// data path takes fewer connections.
 pub fn allow_descriptors(connections: usize) {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(OTHERS);
+    let wanted = descriptors_for(connections);
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let set = |limit: u64| setrlimit(Resource::RLIMIT_NOFILE, limit.max(soft), limit.max(hard));
     if soft >= wanted || set(wanted).is_ok() {
         return;
     }
-    // In a container the hard limit may be somebody else's.
-    let _ = set(hard);
+    // More than the kernel gives; or, in a container, the hard limit is somebody else's.
+    let most = kernel_descriptors().filter(|most| *most < wanted && set(*most).is_ok());
+    let allowed = most.unwrap_or_else(|| {
+        let _ = set(hard);
+        hard
+    });
     tracing::warn!(
         wanted,
-        allowed = hard,
-        "Not enough descriptors for the limits on connections; raise LimitNOFILE, or lower [limits]."
+        allowed,
+        connections = connections_within(allowed).min(connections),
+        "Not enough descriptors for the limits on connections, so fewer are taken; raise LimitNOFILE, or lower [limits]."
     );
 }
 
@@ -255,6 +287,18 @@ pub fn receive(predecessors: usize) -> Result<Received, KeeperError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_fit_into_the_descriptors() {
+        for connections in [1, 4_096, 16_384, 40_000] {
+            assert!(connections_within(descriptors_for(connections)) >= connections);
+        }
+        for descriptors in [0, 1, 256, 1_024, 4_096, 20_000, 65_536, 1 << 20] {
+            let connections = connections_within(descriptors) as u64;
+            assert!(connections * 2 <= descriptors.saturating_sub(descriptors.min(1_024) / 2), "{descriptors}");
+        }
+        assert_eq!([1_024, 20_000].map(connections_within), [256, 9_375]);
+    }
 
     #[test]
     fn users_are_found_and_root_is_none() {

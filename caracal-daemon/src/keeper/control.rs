@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::frame;
 use super::govern::Governor;
 use super::order::{CorrectionAsked, EventsQuery, Order};
+use crate::agent::CgroupId;
 
 /// What the command line asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,6 +34,11 @@ pub enum Request {
     },
     /// The process of [`Request::Run`] has ended.
     Ended,
+    /// What an agent of [`Request::Run`] did, whose process has ended on a connection that an upgrade has cut.
+    Summary {
+        /// Its id, as `Run` was answered with.
+        id: CgroupId,
+    },
     /// Govern a cgroup.
     Attach {
         /// Its path.
@@ -188,6 +194,7 @@ fn answer(request: Request, caller: Caller, governor: &Governor) -> Response {
             administer("upgrade the daemon")?;
             governor.upgrade()
         }
+        Request::Summary { id } => governor.summary(id, own),
         Request::Status => governor.status(own),
         Request::Events(query) => governor.order(&Order::Events(EventsQuery { uid: own, ..query })),
         Request::Spend => governor.order(&Order::Spend { agents: own.map(|uid| governor.agents_of(uid)) }),

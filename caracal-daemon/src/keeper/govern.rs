@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -30,6 +31,9 @@ use super::serve::{Places, Registry, save};
 use super::truth::Truth;
 use crate::agent::{Agent, CgroupId};
 use crate::config::{Config, InboundRule, UnixRule};
+
+/// How long a data path may take to be there for a question about what an upgrade has cut.
+const STARTS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A governed cgroup and the agent that it is.
 #[derive(Debug)]
@@ -267,6 +271,29 @@ impl Governor {
         summary
     }
 
+    /// The same for a caller whose connection an upgrade has cut; `own` is the user whose agent it must be.
+    ///
+    /// # Errors
+    /// When there is no such agent of `run`, or the data path cannot say.
+    pub fn summary(&self, id: CgroupId, own: Option<u32>) -> Answer {
+        let running = self.governed().get(&id).filter(|one| one.leaf).map(|one| one.agent.clone());
+        let agent = running.or_else(|| self.parting.find(id));
+        if agent.is_none_or(|agent| own.is_some_and(|uid| uid != agent.uid)) {
+            return Err("no agent of yours that `run` started has this number".to_owned());
+        }
+        let began = Instant::now();
+        loop {
+            // The data path of after the upgrade may only be starting.
+            match self.order(&Order::Summary(id)) {
+                Err(_) if began.elapsed() < STARTS_WITHIN => std::thread::sleep(Duration::from_millis(50)),
+                told => {
+                    self.sweep(id);
+                    return told;
+                }
+            }
+        }
+    }
+
     /// Removes the leaf of an agent that is gone, which is dismissed some time later. One that still runs stays governed.
     pub fn sweep(&self, id: CgroupId) {
         let mut governed = self.governed();
@@ -274,12 +301,12 @@ impl Governor {
         if !one.leaf || one.cgroup.populated() || !one.cgroup.remove() {
             return;
         }
-        governed.remove(&id);
+        let Some(gone) = governed.remove(&id) else { return };
         drop(governed);
         self.register();
         self.open_inbound();
         // Nobody is in it any more, and what its sockets still have to send may go.
-        for id in self.parting.add(id, crate::clock::monotonic_ns()) {
+        for id in self.parting.add(gone.agent, crate::clock::monotonic_ns()) {
             self.dismiss(id);
         }
     }

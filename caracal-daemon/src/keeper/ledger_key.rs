@@ -1,14 +1,17 @@
 //! The ledger's signing keys. Takes a tree's size and root, or a chain head; gives a signature.
 //! Refuses to sign what contradicts what it signed before, across restarts and hand-overs of its keys, and a larger tree without the
-//! proof that it begins with that: whoever asks cannot fork the log. Never gives a private key away.
+//! proof that it begins with that: whoever asks cannot fork the log. Likewise for the host's chain (`heads.rs`). Never gives a
+//! private key away.
 
 mod files;
 mod freeze;
+mod heads;
 mod pair;
 mod rotate;
 
 pub use files::{Signed, read_signed};
 pub use freeze::{PREDECESSOR, log_name};
+pub use heads::SIGNED_HEAD;
 pub use rotate::{HISTORY, hand_over_file, read_history};
 
 use super::KeeperError;
@@ -19,6 +22,7 @@ use crate::ledger::note::{self, Verifier};
 use crate::ledger::proof::check_consistency;
 use crate::ledger::tree::empty_root;
 use files::{Turn, key_error, store_signed};
+use heads::Heads;
 use p256::ecdsa::signature::Signer as _;
 use pair::{Pair, p256_key, p256_verifier};
 use std::fs::DirBuilder;
@@ -39,6 +43,7 @@ pub struct LedgerKey {
     origin: String,
     host: p256::ecdsa::SigningKey,
     host_verifier: Verifier,
+    heads: Mutex<Heads>,
     state: Mutex<State>,
 }
 
@@ -85,6 +90,7 @@ impl LedgerKey {
         let rotate::Settled { pair, history, frozen } = rotate::settled(dir, &origin)?;
         let host = p256_key(&dir.join(HOST))?;
         let host_verifier = p256_verifier(dir, &note::host_key_name(host_id), &host)?;
+        let heads = Mutex::new(Heads::open(dir, &host_verifier)?);
         let state = State { pair, history, frozen, signed: read_signed(dir)? };
         let key = LedgerKey {
             dir: dir.to_owned(),
@@ -92,6 +98,7 @@ impl LedgerKey {
             origin,
             host,
             host_verifier,
+            heads,
             state: Mutex::new(state),
         };
         key.write_public(&key.state())?;
@@ -155,9 +162,36 @@ impl LedgerKey {
         Ok(note)
     }
 
-    /// The host key's signature over the head of the journal's chain, ASN.1 DER.
-    #[must_use]
-    pub fn sign_chain_head(&self, sequence: u64, leaf: &Hash) -> Vec<u8> {
+    fn heads(&self) -> MutexGuard<'_, Heads> {
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The host key's signature over the head of the journal's chain, ASN.1 DER. The same head is signed again, and one behind
+    /// the last; that it was signed is written down first.
+    ///
+    /// # Errors
+    /// `HeadFork` when another record was signed at this place; `HeadBehind` when it lies before one that was, and
+    /// [`LedgerKey::prove_chain_head`] has not shown that it leads there.
+    pub fn sign_chain_head(&self, sequence: u64, leaf: &Hash) -> Result<Vec<u8>, KeeperError> {
+        self.heads().allow(sequence, leaf)?;
+        Ok(self.head_signature(sequence, leaf))
+    }
+
+    /// Shows that the record before `records` leads to the one at `known`, their last.
+    ///
+    /// # Errors
+    /// `HeadFork` when they are not the records between the two.
+    pub fn prove_chain_head(&self, known: u64, records: &[&[u8]]) -> Result<(), KeeperError> {
+        self.heads().prove(known, records)
+    }
+
+    /// Signs whatever it is given: what forged histories are made with in tests.
+    #[cfg(test)]
+    pub(crate) fn sign_any_head(&self, sequence: u64, leaf: &Hash) -> Vec<u8> {
+        self.head_signature(sequence, leaf)
+    }
+
+    fn head_signature(&self, sequence: u64, leaf: &Hash) -> Vec<u8> {
         let signature: p256::ecdsa::Signature = self.host.sign(&head::signed_bytes(&self.host_id, sequence, leaf));
         signature.normalize_s().to_der().as_bytes().to_vec()
     }

@@ -87,8 +87,8 @@ const PARTS: [(&[&str], &str, &str); 6] = [
     ),
 ];
 
-/// What no level covers.
-const NEVER: [(&str, &str); 4] = [
+/// What no level covers: codes, and what they mean.
+pub const NEVER: [(&str, &str); 4] = [
     ("store_and_forward", "what an agent writes into files or logs that a service outside sends on"),
     ("connected_unix_sockets", "unix sockets that were connected before the cgroup was attached"),
     (

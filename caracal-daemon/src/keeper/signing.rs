@@ -5,15 +5,31 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::{KeeperError, Signer, frame};
 
 /// What the data path asks.
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
-    Leaf { name: String, spki: Vec<u8> },
-    Checkpoint { size: u64, root: [u8; 32], proof: Vec<[u8; 32]> },
-    ChainHead { sequence: u64, leaf_hash: [u8; 32] },
+    Leaf {
+        name: String,
+        spki: Vec<u8>,
+    },
+    Checkpoint {
+        size: u64,
+        root: [u8; 32],
+        proof: Vec<[u8; 32]>,
+    },
+    ChainHead {
+        sequence: u64,
+        leaf_hash: [u8; 32],
+    },
+    /// Records that lead to a known place, as they are.
+    Chain {
+        known: u64,
+        records: Vec<Box<RawValue>>,
+    },
 }
 
 /// What the keeper answers.
@@ -32,6 +48,15 @@ enum Answer {
         asked: u64,
         signed: u64,
     },
+    /// The publisher shows what lies between.
+    HeadBehind {
+        asked: u64,
+        known: u64,
+    },
+    HeadFork {
+        asked: u64,
+    },
+    Proven,
 }
 
 /// The data path's side: keys that live in another process.
@@ -53,6 +78,8 @@ impl RemoteSigner {
             Answer::Refused(why) => Err(KeeperError::Refused(why)),
             Answer::Fork { asked, signed } => Err(KeeperError::Fork { asked, signed }),
             Answer::Unproven { asked, signed } => Err(KeeperError::Unproven { asked, signed }),
+            Answer::HeadBehind { asked, known } => Err(KeeperError::HeadBehind { asked, known }),
+            Answer::HeadFork { asked } => Err(KeeperError::HeadFork { asked }),
             answer => Ok(answer),
         }
     }
@@ -79,6 +106,16 @@ impl Signer for RemoteSigner {
             _ => Err(KeeperError::Gone("it answered another question".to_owned())),
         }
     }
+
+    fn prove_chain_head(&self, known: u64, records: &[&[u8]]) -> Result<(), KeeperError> {
+        // What is no JSON is no record.
+        let raw = |record: &&[u8]| serde_json::from_slice(record).map_err(|_| KeeperError::HeadFork { asked: known });
+        let records = records.iter().map(raw).collect::<Result<_, _>>()?;
+        match self.ask(&Request::Chain { known, records })? {
+            Answer::Proven => Ok(()),
+            _ => Err(KeeperError::Gone("it answered another question".to_owned())),
+        }
+    }
 }
 
 /// Reads a frame as each side of this road does, for fuzzing.
@@ -95,10 +132,16 @@ pub fn serve(mut stream: UnixStream, keys: &Arc<dyn Signer>) {
             Request::Leaf { name, spki } => keys.issue_leaf(&name, &spki).map(Answer::Bytes),
             Request::Checkpoint { size, root, proof } => keys.sign_checkpoint(size, root, &proof).map(Answer::Note),
             Request::ChainHead { sequence, leaf_hash } => keys.sign_chain_head(sequence, leaf_hash).map(Answer::Bytes),
+            Request::Chain { known, records } => {
+                let records: Vec<&[u8]> = records.iter().map(|record| record.get().as_bytes()).collect();
+                keys.prove_chain_head(known, &records).map(|()| Answer::Proven)
+            }
         };
         let answer = answer.unwrap_or_else(|error| match error {
             KeeperError::Fork { asked, signed } => Answer::Fork { asked, signed },
             KeeperError::Unproven { asked, signed } => Answer::Unproven { asked, signed },
+            KeeperError::HeadBehind { asked, known } => Answer::HeadBehind { asked, known },
+            KeeperError::HeadFork { asked } => Answer::HeadFork { asked },
             error => Answer::Refused(error.to_string()),
         });
         if frame::write(&mut stream, &answer).is_err() {
@@ -128,8 +171,21 @@ mod tests {
             }
         }
 
-        fn sign_chain_head(&self, _: u64, _: [u8; 32]) -> Result<Vec<u8>, KeeperError> {
-            Ok(vec![7])
+        fn sign_chain_head(&self, asked: u64, leaf: [u8; 32]) -> Result<Vec<u8>, KeeperError> {
+            match (asked, leaf[0]) {
+                (1, 0) => Ok(vec![7]),
+                (1, _) => Err(KeeperError::HeadFork { asked }),
+                _ => Err(KeeperError::HeadBehind { asked, known: 1 }),
+            }
+        }
+
+        fn prove_chain_head(&self, known: u64, records: &[&[u8]]) -> Result<(), KeeperError> {
+            // To the last blank as they were.
+            if records == [br#"{"a": 1}"#.as_slice(), b"[ ]"] {
+                Ok(())
+            } else {
+                Err(KeeperError::HeadFork { asked: known })
+            }
         }
     }
 
@@ -144,6 +200,12 @@ mod tests {
         assert_eq!(signer.sign_checkpoint(9, [0; 32], &[[7; 32], [8; 32]]).ok().as_deref(), Some("9"));
         assert!(matches!(signer.issue_leaf("a.test", &[]), Err(KeeperError::Refused(_))));
         assert_eq!(signer.sign_chain_head(1, [0; 32]).ok(), Some(vec![7]));
+        assert!(matches!(signer.sign_chain_head(1, [1; 32]), Err(KeeperError::HeadFork { asked: 1 })));
+        assert!(matches!(signer.sign_chain_head(0, [0; 32]), Err(KeeperError::HeadBehind { asked: 0, known: 1 })));
+        signer.prove_chain_head(1, &[br#"{"a": 1}"#, b"[ ]"]).expect("shown");
+        for wrong in [&[br#"{"a":1}"#.as_slice(), b"[ ]"][..], &[b"no JSON".as_slice()]] {
+            assert!(matches!(signer.prove_chain_head(1, wrong), Err(KeeperError::HeadFork { asked: 1 })));
+        }
         drop(signer);
         keeper.join().expect("the keeper ends");
     }

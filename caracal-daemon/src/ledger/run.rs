@@ -3,7 +3,7 @@
 use super::{BATCH_BYTES, BATCH_RECORDS, Ledger, LedgerError, Store, lower_priority};
 use crate::bus::Feed;
 use crate::journal::{Journal, SignedHead, head};
-use crate::keeper::Signer;
+use crate::keeper::{KeeperError, Signer};
 use crate::spend::View;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -253,7 +253,11 @@ impl Heads {
         let Some(sequence) = next.sequence.checked_sub(1).filter(|sequence| self.signed != Some(*sequence)) else {
             return Ok(());
         };
-        let signature = self.signer.sign_chain_head(sequence, next.prev).map_err(|error| error.to_string())?;
+        let signature = match self.signer.sign_chain_head(sequence, next.prev) {
+            // The publisher was quicker: one that lies behind this one is signed.
+            Err(KeeperError::HeadBehind { known, .. }) if known < self.journal.tail().next().sequence => return Ok(()),
+            signed => signed.map_err(|error| error.to_string())?,
+        };
         let signed = SignedHead { sequence, leaf: next.prev, signature };
         head::store(self.journal.dir(), &signed).map_err(|error| error.to_string())?;
         self.signed = Some(sequence);

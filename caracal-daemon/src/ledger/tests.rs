@@ -34,7 +34,11 @@ impl Signer for TestSigner {
     }
 
     fn sign_chain_head(&self, sequence: u64, leaf: Hash) -> Result<Vec<u8>, KeeperError> {
-        Ok(self.0.sign_chain_head(sequence, &leaf))
+        self.0.sign_chain_head(sequence, &leaf)
+    }
+
+    fn prove_chain_head(&self, known: u64, records: &[&[u8]]) -> Result<(), KeeperError> {
+        self.0.prove_chain_head(known, records)
     }
 }
 
@@ -262,7 +266,7 @@ pub(crate) async fn sample(dir: &Path) -> (StateDir, Vec<Verifier>) {
         }
         journal.flush().await.expect("flushed");
         let next = journal.tail().next();
-        let signature = signer.0.sign_chain_head(next.sequence - 1, &next.prev);
+        let signature = signer.0.sign_chain_head(next.sequence - 1, &next.prev).expect("signed");
         let signed = SignedHead { sequence: next.sequence - 1, leaf: next.prev, signature };
         head::store(journal.dir(), &signed).expect("stored");
         if round < 3 {

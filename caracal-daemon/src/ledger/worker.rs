@@ -83,6 +83,10 @@ impl Signer for LogSigner {
     fn sign_chain_head(&self, _: u64, _: [u8; 32]) -> Result<Vec<u8>, KeeperError> {
         Err(KeeperError::Refused("a ledger's worker signs for no host".into()))
     }
+
+    fn prove_chain_head(&self, _: u64, _: &[&[u8]]) -> Result<(), KeeperError> {
+        Err(KeeperError::Refused("a ledger's worker signs for no host".into()))
+    }
 }
 
 /// The name of the log of a partition: `fleet-0`. Its keys and its checkpoints carry it.

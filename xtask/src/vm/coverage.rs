@@ -34,6 +34,9 @@ struct Column {
     /// Ways out, where this caracald lists them: what stands against each under `attach` and under `run`.
     #[serde(default)]
     vectors: Vec<Vector>,
+    /// What no level covers, where this caracald says it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    never: Vec<Never>,
 }
 
 /// One line of `doctor`.
@@ -56,6 +59,12 @@ struct Vector {
     attach: String,
     #[serde(default)]
     run: String,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+struct Never {
+    code: String,
+    means: String,
 }
 
 /// One line of `doctor` in a report.
@@ -154,7 +163,7 @@ impl Column {
                 remedy: unless_good(check.remedy),
             }
         });
-        let vectors = case.more.get("vectors").cloned().unwrap_or_default();
+        let [vectors, never] = ["vectors", "never"].map(|key| case.more.get(key).cloned().unwrap_or_default());
         Some(Self {
             series: release.split('.').take(2).collect::<Vec<_>>().join("."),
             suite: text("suite")?,
@@ -164,6 +173,7 @@ impl Column {
             enforceable: text("enforceable")?,
             checks: rows.collect(),
             vectors: serde_json::from_value(vectors).unwrap_or_default(),
+            never: serde_json::from_value(never).unwrap_or_default(),
             release,
         })
     }
@@ -224,7 +234,8 @@ impl Column {
     fn told(&self) -> BTreeMap<String, String> {
         let checks = self.checks.iter().map(|row| (row.name.clone(), row.state.clone()));
         let vectors = self.vectors.iter().map(|row| (format!("way out {}", row.name), row.word()));
-        checks.chain(vectors).chain([("level".to_owned(), self.enforceable.clone())]).collect()
+        let never = self.never.iter().map(|row| (format!("not covered {}", row.code), row.means.clone()));
+        checks.chain(vectors).chain(never).chain([("level".to_owned(), self.enforceable.clone())]).collect()
     }
 }
 
@@ -281,7 +292,23 @@ fn render(columns: &[Column]) -> String {
         }
         missing(&mut text, &columns);
     }
+    never(&mut text, columns);
     text
+}
+
+/// What no level covers, on any kernel.
+fn never(text: &mut String, columns: &[Column]) {
+    let mut lines: Vec<String> = Vec::new();
+    for row in columns.iter().flat_map(|column| &column.never) {
+        let line = format!("- `{}`: {}\n", row.code, row.means);
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    if !lines.is_empty() {
+        text.push_str("\n## What no level covers\n\n");
+        text.push_str(&lines.concat());
+    }
 }
 
 fn need(word: &str) -> &str {
@@ -364,7 +391,17 @@ mod tests {
             enforceable: "network".into(),
             checks: vec![row],
             vectors: vec![Vector { name: "raw".into(), attach: "uncovered".into(), run: "covered".into() }],
+            never: vec![Never { code: "namespace_root".into(), means: "root of a namespace".into() }],
         }
+    }
+
+    #[test]
+    fn what_no_level_covers_is_written_once() {
+        let text = render(&[column("yes"), column("no")]);
+        assert_eq!(text.matches("- `namespace_root`: root of a namespace\n").count(), 1, "{text}");
+        let older = Column { never: Vec::new(), ..column("yes") };
+        assert!(!render(std::slice::from_ref(&older)).contains("no level covers"));
+        assert_eq!(differences(&[older], &[column("yes")]).len(), 1, "the docs are to be written anew");
     }
 
     #[test]

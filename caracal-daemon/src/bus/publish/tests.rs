@@ -11,6 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use std::sync::atomic::AtomicUsize;
 
 const TOPIC: &str = "caracal.events";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,7 +35,11 @@ impl Signer for Key {
     }
 
     fn sign_chain_head(&self, sequence: u64, leaf: [u8; 32]) -> Result<Vec<u8>, KeeperError> {
-        Ok(self.0.key.sign_chain_head(sequence, &leaf))
+        self.0.key.sign_chain_head(sequence, &leaf)
+    }
+
+    fn prove_chain_head(&self, known: u64, records: &[&[u8]]) -> Result<(), KeeperError> {
+        self.0.key.prove_chain_head(known, records)
     }
 }
 
@@ -65,14 +70,7 @@ impl Scene {
     }
 
     fn append(&self, count: usize, length: usize) -> Result<(), crate::journal::JournalError> {
-        block_on(async {
-            for _ in 0..count {
-                let data = Data { message: Some("m".repeat(length)), ..Data::default() };
-                let draft = Draft { kind: Kind::Lifecycle, at: UnixNanos(1), data, detail: Detail::default() };
-                self.journal.append(draft).await?;
-            }
-            self.journal.flush().await
-        })
+        append(&self.journal, count, length)
     }
 
     fn acknowledged(&self, publisher: &Publisher, sequence: u64) {
@@ -128,6 +126,17 @@ impl Scene {
     }
 }
 
+fn append(journal: &Journal, count: usize, length: usize) -> Result<(), crate::journal::JournalError> {
+    block_on(async {
+        for _ in 0..count {
+            let data = Data { message: Some("m".repeat(length)), ..Data::default() };
+            let draft = Draft { kind: Kind::Lifecycle, at: UnixNanos(1), data, detail: Detail::default() };
+            journal.append(draft).await?;
+        }
+        journal.flush().await
+    })
+}
+
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
 }
@@ -148,6 +157,58 @@ fn every_record_is_published_once_and_the_cursor_outlives_the_process() {
     scene.acknowledged(&publisher, 320);
     publisher.stop();
     assert_eq!(scene.is_whole(), 0, "nothing was published twice");
+}
+
+/// A host whose ledger has the head signed just when the bus is about to ask, once: there are more records then.
+#[derive(Debug)]
+struct Ahead {
+    key: Arc<Key>,
+    journal: Journal,
+    asked: AtomicUsize,
+    shown: AtomicUsize,
+}
+
+impl Signer for Ahead {
+    fn issue_leaf(&self, name: &str, spki: &[u8]) -> Result<Vec<u8>, KeeperError> {
+        self.key.issue_leaf(name, spki)
+    }
+
+    fn sign_checkpoint(&self, size: u64, root: [u8; 32], proof: &[[u8; 32]]) -> Result<String, KeeperError> {
+        self.key.sign_checkpoint(size, root, proof)
+    }
+
+    fn sign_chain_head(&self, sequence: u64, leaf: [u8; 32]) -> Result<Vec<u8>, KeeperError> {
+        if self.asked.fetch_add(1, Ordering::Relaxed) % 2 == 0 && self.shown.load(Ordering::Relaxed) == 0 {
+            append(&self.journal, 300, 10).expect("appended");
+            let next = self.journal.tail().next();
+            self.key.sign_chain_head(next.sequence - 1, next.prev)?;
+        }
+        self.key.sign_chain_head(sequence, leaf)
+    }
+
+    fn prove_chain_head(&self, known: u64, records: &[&[u8]]) -> Result<(), KeeperError> {
+        self.shown.fetch_add(1, Ordering::Relaxed);
+        self.key.prove_chain_head(known, records)
+    }
+}
+
+#[test]
+fn a_run_before_the_signed_head_is_signed_once_it_is_shown_to_lead_there() {
+    let scene = Scene::new();
+    scene.append(20, 10).expect("appended");
+    let (asked, shown) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let ahead = Arc::new(Ahead { key: Arc::clone(&scene.signer), journal: scene.journal.clone(), asked, shown });
+    let signer: Arc<dyn Signer> = Arc::clone(&ahead) as _;
+    let publisher = Publisher::start(&scene.kafka, "h", &scene.journal, signer).expect("a publisher");
+    // Three hundred and twenty: the first run is there, and what was appended before it was signed.
+    scene.acknowledged(&publisher, 320);
+    publisher.stop();
+    assert!(ahead.shown.load(Ordering::Relaxed) >= 2, "300 records are shown in two frames");
+    drop(publisher);
+    let publisher = scene.start();
+    scene.acknowledged(&publisher, scene.journal.tail().durable());
+    publisher.stop();
+    scene.is_whole();
 }
 
 #[test]

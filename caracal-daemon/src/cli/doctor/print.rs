@@ -2,6 +2,7 @@
 
 use super::coverage::{Cover, Row};
 use super::{Check, Need, State, level};
+use crate::keeper::level::NEVER;
 use std::io::Write;
 
 pub(super) fn answer(checks: &[Check], rows: &[Row], out: &mut dyn Write) -> std::io::Result<()> {
@@ -32,7 +33,8 @@ pub(super) fn answer(checks: &[Check], rows: &[Row], out: &mut dyn Write) -> std
         }
         _ => "This host can enforce nothing yet: see the lines marked NO and ? that are always needed.",
     };
-    writeln!(out, "{says}")
+    let never: Vec<&str> = NEVER.iter().map(|(_, means)| *means).collect();
+    writeln!(out, "{says}\nNo level covers: {}.", never.join("; "))
 }
 
 /// The coverage table: a line for each way out.

@@ -289,6 +289,9 @@ fn mount_all(namespace: &Namespace) -> Done {
         // SAFETY: every path is a C string that `namespace` owns.
         let result = unsafe {
             match step {
+                MountStep::Unmount { target } => {
+                    libc::umount2(target.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW)
+                }
                 MountStep::Bind { source, target } => {
                     libc::mount(source.as_ptr(), target.as_ptr(), none, libc::MS_BIND, none.cast())
                 }

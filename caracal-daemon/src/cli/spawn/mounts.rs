@@ -2,7 +2,7 @@
 //! for a private mount namespace. Never changes the host: nothing propagates out of the namespace, and what is mounted
 //! in it goes with its last process. Refuses nothing: what does not exist, or what this user cannot reach, is left out.
 
-use super::SpawnPlan;
+use super::{Cover, SpawnPlan};
 use std::collections::HashSet;
 use std::ffi::{CString, OsString};
 use std::io;
@@ -18,6 +18,11 @@ const PROC_CONTROLS: [&str; 5] = ["sys", "sysrq-trigger", "bus", "fs", "irq"];
 /// One step, with everything allocated: it is carried out between fork and exec.
 #[derive(Debug)]
 pub enum Step {
+    /// What is mounted at `target` goes, from this namespace.
+    Unmount {
+        /// Where.
+        target: CString,
+    },
     /// `source` appears at `target`.
     Bind {
         /// From.
@@ -55,9 +60,10 @@ impl Namespace {
     /// When `/proc/self/mountinfo` cannot be read.
     pub fn plan(plan: &SpawnPlan, root: bool) -> io::Result<Namespace> {
         let table = std::fs::read("/proc/self/mountinfo")?;
-        let mounts: Vec<Mount> = table.split(|b| *b == b'\n').filter_map(Mount::parse).filter(Mount::visible).collect();
+        let all: Vec<Mount> = table.split(|b| *b == b'\n').filter_map(Mount::parse).collect();
         let mut steps = Vec::new();
-        cover(&mut steps, plan);
+        cover(&mut steps, plan, &all);
+        let mounts: Vec<Mount> = all.into_iter().filter(Mount::visible).collect();
         for mount in &mounts {
             match mount.kind.as_slice() {
                 b"cgroup" | b"cgroup2" => read_only(&mut steps, &mount.point, mount.keep),
@@ -83,15 +89,37 @@ impl Namespace {
     }
 }
 
-/// Each covered file once, whatever links lead to it.
-fn cover(steps: &mut Vec<Step>, plan: &SpawnPlan) {
-    let mut done = HashSet::new();
-    for cover in &plan.covers {
-        let Ok(target) = std::fs::canonicalize(&cover.target) else { continue };
-        if target.is_file() && done.insert(target.clone()) {
-            bind(steps, &cover.source, &target);
-        }
+/// Each covered file once, whatever links lead to it. What is mounted there from a file that was deleted goes first: the kernel
+/// mounts nothing over it.
+fn cover(steps: &mut Vec<Step>, plan: &SpawnPlan, all: &[Mount]) {
+    for (cover, target) in covered(plan) {
+        let stale = stale(all, &target);
+        steps.extend(std::iter::repeat_n(c_path(&target), stale).flatten().map(|target| Step::Unmount { target }));
+        bind(steps, &cover.source, &target);
     }
+}
+
+/// The covers whose targets are there, and where they are.
+fn covered(plan: &SpawnPlan) -> impl Iterator<Item = (&Cover, PathBuf)> {
+    let mut done = HashSet::new();
+    let targets = plan.covers.iter().filter_map(|cover| Some((cover, std::fs::canonicalize(&cover.target).ok()?)));
+    targets.filter(move |(_, target)| target.is_file() && done.insert(target.clone()))
+}
+
+/// How many mounts of deleted files lie over each other at `target`, the topmost being one. Later lines of the table lie
+/// above earlier ones.
+fn stale(all: &[Mount], target: &Path) -> usize {
+    all.iter().rev().filter(|mount| mount.point == target).take_while(|mount| mount.deleted).count()
+}
+
+/// The first covered file over which a deleted one is mounted: an ordinary user can mount nothing there, nor take it away.
+///
+/// # Errors
+/// When `/proc/self/mountinfo` cannot be read.
+pub fn stale_cover(plan: &SpawnPlan) -> io::Result<Option<PathBuf>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let all: Vec<Mount> = table.split(|b| *b == b'\n').filter_map(Mount::parse).collect();
+    Ok(covered(plan).map(|(_, target)| target).find(|target| stale(&all, target) > 0))
 }
 
 fn hide(steps: &mut Vec<Step>, path: &Path) {
@@ -125,13 +153,16 @@ struct Mount {
     point: PathBuf,
     kind: Vec<u8>,
     keep: libc::c_ulong,
+    /// What is mounted has no name any more.
+    deleted: bool,
 }
 
 impl Mount {
     fn parse(line: &[u8]) -> Option<Mount> {
         let mut fields = line.split(|b| *b == b' ');
         let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-        let point = unescape(fields.nth(3)?);
+        let deleted = fields.nth(2)?.ends_with(b"//deleted");
+        let point = unescape(fields.next()?);
         let options = fields.next()?;
         let keep = options.split(|b| *b == b',').fold(0, |all, option| {
             all | match option {
@@ -142,7 +173,7 @@ impl Mount {
             }
         });
         let kind = fields.skip_while(|field| *field != b"-").nth(1)?.to_vec();
-        Some(Mount { id, point: PathBuf::from(OsString::from_vec(point)), kind, keep })
+        Some(Mount { id, point: PathBuf::from(OsString::from_vec(point)), kind, keep, deleted })
     }
 
     /// Whether the path leads to this mount: another may be mounted over it, or this user may not get there.
@@ -186,9 +217,22 @@ mod tests {
     fn a_line_of_mountinfo() {
         let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,nosuid,noatime master:1 - cgroup2 none rw";
         let mount = Mount::parse(line).unwrap();
-        assert_eq!(mount, Mount { id: 36, point: "/mnt 2".into(), kind: b"cgroup2".into(), keep: libc::MS_NOSUID });
+        let (kind, keep) = (b"cgroup2".to_vec(), libc::MS_NOSUID);
+        assert_eq!(mount, Mount { id: 36, point: "/mnt 2".into(), kind, keep, deleted: false });
         assert_eq!(Mount::parse(b"36 35 98:0"), None);
         assert_eq!(Mount::parse(b""), None);
+    }
+
+    #[test]
+    fn mounts_of_deleted_files_are_counted_from_the_top() {
+        let line = |root: &str| format!("36 35 98:0 {root} /etc/ca.crt ro - ext4 /dev/vda rw").into_bytes();
+        let table =
+            |roots: &[&str]| -> Vec<Mount> { roots.iter().map(|root| Mount::parse(&line(root)).unwrap()).collect() };
+        let count = |roots: &[&str]| stale(&table(roots), Path::new("/etc/ca.crt"));
+        assert_eq!(count(&["/a"]), 0);
+        assert_eq!(count(&["/a//deleted", "/b", "/c//deleted", "/d//deleted"]), 2);
+        assert_eq!(count(&["/a//deleted", "/b"]), 0);
+        assert_eq!(stale(&table(&["/a//deleted"]), Path::new("/etc/other.crt")), 0);
     }
 
     #[test]

@@ -47,6 +47,10 @@ impl Signer for LocalSigner {
     fn sign_chain_head(&self, _sequence: u64, _leaf_hash: [u8; 32]) -> Result<Vec<u8>, KeeperError> {
         Err(KeeperError::Gone("not in this test".to_owned()))
     }
+
+    fn prove_chain_head(&self, _known: u64, _records: &[&[u8]]) -> Result<(), KeeperError> {
+        Err(KeeperError::Gone("not in this test".to_owned()))
+    }
 }
 
 /// A request's line and headers.

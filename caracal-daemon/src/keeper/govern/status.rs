@@ -1,7 +1,9 @@
 //! What `status` shows: doors, levels, agents, and what the kernel counted for each.
 
+use std::collections::BTreeMap;
+
 use caracal_common::counter::CounterKey;
-use caracal_common::denial::Hook;
+use caracal_common::denial::{Hook, Why};
 use serde_json::{Value, json};
 
 use super::Governor;
@@ -33,13 +35,17 @@ impl Governor {
                 let count = |wanted: fn(&CounterKey) -> bool| -> u64 {
                     of_agent().filter(|(key, _)| wanted(key)).map(|(_, count)| count).sum()
                 };
+                let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
+                for (key, count) in of_agent().filter(|(key, _)| key.why != 0) {
+                    *reasons.entry(Why::from_number(key.why).map_or("unknown", Why::code)).or_default() += count;
+                }
                 json!({
                     "agent": &*one.agent.name, "cgroup": one.cgroup.path, "uid": one.agent.uid, "learn": one.agent.learn,
                     "populated": one.cgroup.populated(), "root_process": one.cgroup.root_process().filter(|_| !full),
                     "live": self.live.status(one.agent.cgroup),
                     "redirected": count(|key| key.why == 0 && key.hook != Hook::Ingress as u32),
                     "inbound": count(|key| key.why == 0 && key.hook == Hook::Ingress as u32),
-                    "refused_by_kernel": count(|key| key.why != 0),
+                    "refused_by_kernel": count(|key| key.why != 0), "refused_for": reasons,
                 })
             })
             .collect();

@@ -15,7 +15,7 @@ fn a_checkpoint_opens_with_the_exported_keys() {
     let opened = Checkpoint::open(&note, &trusted).expect("opened");
     assert_eq!((opened.size, opened.root, opened.signed_by.len()), (3, [7; 32], 2));
     assert_eq!(Checkpoint::open(&note.replace("\n3\n", "\n4\n"), &trusted).map(|_| ()).ok(), None);
-    let signature = key.sign_chain_head(9, &[1; 32]);
+    let signature = key.sign_chain_head(9, &[1; 32]).expect("signed");
     assert!(key.host_verifier().verify(&head::signed_bytes("h", 9, &[1; 32]), &signature));
     assert!(!key.host_verifier().verify(&head::signed_bytes("h", 8, &[1; 32]), &signature));
 }

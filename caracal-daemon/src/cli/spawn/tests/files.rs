@@ -32,6 +32,44 @@ fn covered_and_hidden_files() {
     assert!(text.contains("cover_hidden"), "{text}");
 }
 
+/// As a crash leaves it: the mount is there, over another one, and the file that it shows has no name any more.
+#[test]
+fn the_mount_of_a_deleted_file_is_taken_away_or_named() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    struct Mounted(PathBuf);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            while umount2(&self.0, MntFlags::MNT_DETACH).is_ok() {}
+        }
+    }
+    if !as_root() {
+        return eprintln!("only root can mount, not tried");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for name in ["bundle", "store", "one", "another"] {
+        std::fs::write(path(name), name).unwrap();
+    }
+    let mounted = Mounted(path("store"));
+    for name in ["one", "another"] {
+        mount(Some(&path(name)), &mounted.0, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    }
+    std::fs::remove_file(path("another")).unwrap();
+    let mut job = sh(&format!("/bin/grep -qx bundle {}", mounted.0.display()));
+    job.covers = vec![(path("bundle"), path("store"))];
+    let (code, text) = output(User::Root, &job);
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(std::fs::read_to_string(&mounted.0).unwrap(), "another", "the host keeps its mounts");
+    let (code, text) = output(User::Nobody, &job);
+    assert_eq!(code, Some(125), "{text}");
+    assert!(text.contains("stale_mount") && text.contains(&format!("sudo umount {}", mounted.0.display())), "{text}");
+    drop(mounted);
+    for user in users() {
+        assert_eq!(output(user, &job).0, Some(0), "{user:?}");
+    }
+}
+
 /// The store that programs read when their environment was cleared is the bundle, and the host's stays as it was.
 #[test]
 fn the_system_store_is_the_bundle() {
