@@ -1,13 +1,14 @@
-//! Upgrades under load: not one allowed connection fails, and not one byte leaves the host by another road.
+//! Upgrades under load: not one allowed connection fails, and not one byte leaves the host by another road. And what the keeper
+//! remembers of what it signed outlives them.
 
-use crate::{PROBE, RULES, World, case_with};
+use crate::{PROBE, RULES, STAND_IN, World, case_with};
 use serde_json::json;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use support::daemon::{Cgroup, caracald};
+use support::daemon::{Cgroup, Daemon, caracald};
 use support::netns::until;
 use support::report;
 use support::scene::Scene;
@@ -87,7 +88,7 @@ fn upgrades_under_load_lose_no_connection_and_leak_nothing() {
     support::netns::open_to_all(program.path()).expect("its mode");
     let binary = program.path().join("caracald");
     install(&binary);
-    let prepare = |daemon: &mut support::daemon::Daemon<'_>| daemon.install(&binary);
+    let prepare = |daemon: &mut Daemon<'_>| daemon.install(&binary);
     case_with("upgrades under load", RULES, control, prepare, |world: &mut World<'_>| {
         assert_eq!(world.allowed(), "200");
         world.scene.wire.clear();
@@ -170,5 +171,67 @@ fn upgrades_under_load_lose_no_connection_and_leak_nothing() {
             "rounds": rounds, "requests": requests, "failed": failed.len(), "other_attempts": leaks,
             "before": counts(before), "after": counts(after),
         })
+    });
+}
+
+/// What the keeper remembers of the heads that it signed: whose key, which place, which record.
+fn signed_head(daemon: &Daemon<'_>) -> Option<(String, u64, String)> {
+    let text = std::fs::read_to_string(daemon.state().join("keeper/host-signed")).ok()?;
+    let mut words = text.split_whitespace();
+    Some((words.next()?.to_owned(), words.next()?.parse().ok()?, words.next()?.to_owned()))
+}
+
+#[test]
+fn the_signed_head_is_remembered_over_an_upgrade_and_none_before_it_is_signed() {
+    report::case("escape", "chain heads over upgrades", || {
+        let program =
+            tempfile::Builder::new().prefix("caracal-upgrade-").tempdir_in(caracald().parent().expect("a directory"));
+        let program = program.expect("a directory");
+        support::netns::open_to_all(program.path()).expect("its mode");
+        let binary = program.path().join("caracald");
+        install(&binary);
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let mut daemon = Daemon::configured(&scene, RULES);
+        daemon.install(&binary);
+        daemon.restart();
+        let upgrade = |daemon: &Daemon<'_>| {
+            install(&binary);
+            let ran = daemon.command(&["upgrade"]).ran();
+            assert_eq!(ran.code, Some(0), "{}\n{}", ran.screen(), daemon.logs());
+        };
+        let mut first = None;
+        until("a head is signed", PATIENCE, || {
+            first = signed_head(&daemon);
+            first.is_some()
+        })
+        .expect("a head");
+        let (key, before, _) = first.expect("a head");
+        upgrade(&daemon);
+        let mut next = None;
+        until("one behind it is signed", PATIENCE, || {
+            next = signed_head(&daemon).filter(|(_, sequence, _)| *sequence > before);
+            next.is_some()
+        })
+        .expect("the next head");
+        let (same, after, _) = next.expect("a head");
+        assert_eq!(same, key);
+        assert!(!daemon.logs().contains("chain_head_"), "{}", daemon.logs());
+        let _ran = daemon.verify();
+        // As if a data path that was taken over had had another history signed, a long one. In another file: the keeper
+        // has the first one open.
+        let place = daemon.state().join("keeper/host-signed");
+        let planted = place.with_extension("planted");
+        std::fs::write(&planted, format!("{key} {:020} {}\n", after + 1_000_000, "5".repeat(64))).expect("written");
+        std::fs::rename(&planted, &place).expect("in its place");
+        upgrade(&daemon);
+        until("the head is refused", PATIENCE, || daemon.logs().contains("chain_head_behind"))
+            .unwrap_or_else(|error| panic!("{error}: {}", daemon.logs()));
+        assert_eq!(
+            signed_head(&daemon).map(|(_, sequence, _)| sequence),
+            Some(after + 1_000_000),
+            "it stays remembered"
+        );
+        daemon.stop();
+        json!({ "signed": after }).as_object().cloned().unwrap_or_default()
     });
 }
