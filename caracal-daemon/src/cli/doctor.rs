@@ -15,8 +15,8 @@ use std::path::Path;
 /// Say what this kernel and this set-up can enforce, from live probes.
 ///
 /// Needs no daemon, and leaves nothing changed. As root it also tries each known way out of a cgroup: in a scratch cgroup
-/// and a network namespace with nothing in it, so nothing is sent. Exits 1 when something is missing without which nothing
-/// can be governed.
+/// and a network namespace with nothing in it, so nothing is sent. Exits 1 when something is missing, or
+/// cannot be told without root, without which nothing can be governed.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct DoctorArgs {
     /// Print JSON for scripts.
@@ -83,6 +83,24 @@ pub struct Hook {
     pub error: Option<String>,
 }
 
+impl Hook {
+    /// The line about it. Who may not load programs does not see what the kernel takes.
+    fn check(&self, root: bool) -> Check {
+        let need = if self.required { Need::Required } else { Need::Full };
+        let (state, remedy) = match &self.error {
+            None => (State::Yes, ""),
+            Some(_) if !root => (State::Unknown, AS_ROOT),
+            Some(why) if why.contains("Operation not permitted") => (State::Unknown, IN_THE_HOST),
+            Some(_) => (State::No, "a newer kernel, or one built with this hook"),
+        };
+        let found = self.error.as_deref().unwrap_or("the kernel takes it");
+        check(&format!("hook {}", self.name), state, need, found, remedy)
+    }
+}
+
+const AS_ROOT: &str = "ask as root: sudo caracald doctor";
+const IN_THE_HOST: &str = "ask as root of the host: in a container it takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN";
+
 /// Where the kernel shows itself. Another root than `/` is for tests.
 #[derive(Clone, Debug)]
 struct Host<'a> {
@@ -134,13 +152,8 @@ pub fn probe(hooks: &[Hook]) -> Vec<Check> {
     let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
     let host = Host { root: Path::new("/"), release, landlock: super::spawn::landlock_abi() };
     let mut checks = host.checks();
-    checks.extend(hooks.iter().map(|hook| Check {
-        name: format!("hook {}", hook.name),
-        state: if hook.error.is_some() { State::No } else { State::Yes },
-        need: if hook.required { Need::Required } else { Need::Full },
-        found: hook.error.clone().unwrap_or_else(|| "the kernel takes it".into()),
-        remedy: if hook.error.is_some() { "a newer kernel, or one built with this hook".into() } else { String::new() },
-    }));
+    let root = nix::unistd::geteuid().is_root();
+    checks.extend(hooks.iter().map(|hook| hook.check(root)));
     checks
 }
 
@@ -151,7 +164,7 @@ fn summaries(tried: &Result<Vec<Row>, String>) -> [Check; 2] {
         |(name, scope, need)| {
             let rows = match tried {
                 Ok(rows) => rows,
-                Err(why) => return check(name, State::Unknown, need, why, "ask as root: sudo caracald doctor"),
+                Err(why) => return check(name, State::Unknown, need, why, AS_ROOT),
             };
             let of: Vec<&Row> = rows.iter().filter(|row| row.scope == scope).collect();
             let count = |cover| of.iter().filter(|row| row.attach == cover).count();
@@ -206,10 +219,17 @@ fn print(checks: &[Check], rows: &[Row], out: &mut dyn Write) -> std::io::Result
     }
     writeln!(out, "{table}\n")?;
     let says = match level(checks) {
-        "full" => "This host can enforce the level full: sockets, and descriptors, unix sockets and deputies as well.",
+        "full" => {
+            "This host can enforce the level full: sockets of every family, and descriptors, unix sockets and deputies as well."
+        }
         "network" => {
-            "This host can enforce the level network: all that a process's own sockets can send. \
-             Not on kernel level: descriptors and unix sockets received from outside, deputies."
+            "This host can enforce the level network: all that a process's own IP sockets can send. \
+             Open under `attach`: AF_PACKET and AF_XDP (for who has CAP_NET_RAW, as many containers do: drop it), AF_VSOCK, \
+             descriptors and unix sockets received from outside, deputies."
+        }
+        // Nothing is known to be missing.
+        _ if !checks.iter().any(|check| check.need == Need::Required && check.state == State::No) => {
+            "What this host can enforce cannot be told from here: see the lines marked ? that are always needed."
         }
         _ => "This host can enforce nothing yet: see the lines marked NO and ? that are always needed.",
     };
@@ -397,90 +417,4 @@ fn check(name: &str, state: State, need: Need, found: &str, remedy: &str) -> Che
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn host(release: &str, files: &[(&str, &str)], landlock: u32) -> Vec<Check> {
-        let dir = tempfile::tempdir().unwrap();
-        for (path, text) in files {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-        Host { root: dir.path(), release: release.into(), landlock }.checks()
-    }
-
-    const GOOD: &[(&str, &str)] = &[
-        ("proc/self/mounts", "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n"),
-        ("proc/sys/kernel/seccomp/actions_avail", "kill_process errno allow\n"),
-        ("proc/sys/kernel/unprivileged_bpf_disabled", "2\n"),
-        ("sys/kernel/btf/vmlinux", ""),
-        ("sys/kernel/security/lsm", "capability,landlock,bpf"),
-        ("proc/self/ns/user", ""),
-    ];
-
-    fn with(path: &'static str, text: &'static str) -> Vec<(&'static str, &'static str)> {
-        GOOD.iter().copied().filter(|(p, _)| *p != path).chain([(path, text)]).collect()
-    }
-
-    fn find<'a>(checks: &'a [Check], name: &str) -> &'a Check {
-        checks.iter().find(|check| check.name == name).unwrap()
-    }
-
-    #[test]
-    fn a_good_host_is_full_and_needs_nothing() {
-        let checks = host("6.12.0-generic", GOOD, 6);
-        assert_eq!(level(&checks), "full");
-        assert!(checks.iter().all(|check| check.remedy.is_empty()), "{checks:?}");
-    }
-
-    #[test]
-    fn without_the_lsm_the_level_is_network_and_unknown_is_not_yes() {
-        let checks = host("6.12.0", &with("sys/kernel/security/lsm", "capability,landlock"), 6);
-        assert_eq!((level(&checks), find(&checks, "BPF LSM").state), ("network", State::No));
-        let unseen: Vec<_> = GOOD.iter().copied().filter(|(p, _)| *p != "sys/kernel/security/lsm").collect();
-        let checks = host("6.12.0", &unseen, 6);
-        assert_eq!((level(&checks), find(&checks, "BPF LSM").state), ("network", State::Unknown));
-    }
-
-    #[test]
-    fn what_is_required_and_missing_means_none() {
-        for checks in [
-            host("5.9.1", GOOD, 6),
-            host("nonsense", GOOD, 6),
-            host("6.12.0", &with("proc/self/mounts", "bpf /sys/fs/bpf bpf rw 0 0\n"), 6),
-            host("6.12.0", &with("proc/sys/kernel/seccomp/actions_avail", "kill\n"), 6),
-            host("6.12.0", &[], 0),
-        ] {
-            assert_eq!(level(&checks), "none", "{checks:?}");
-        }
-    }
-
-    #[test]
-    fn a_hybrid_host_and_the_old_controllers() {
-        let mounts = "cgroup /sys/fs/cgroup/net_cls cgroup rw,net_cls,net_prio 0 0\n\
-                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\nbpf /b bpf rw 0 0\n";
-        let checks = host("5.10.3", &with("proc/self/mounts", mounts), 0);
-        assert_eq!(find(&checks, "cgroup v2").found, "hybrid, at /sys/fs/cgroup/unified");
-        assert_eq!(find(&checks, "net_cls and net_prio").state, State::No);
-        let checks = host("5.15.0", &with("proc/self/mounts", mounts), 0);
-        assert_eq!(find(&checks, "net_cls and net_prio").state, State::Yes);
-    }
-
-    #[test]
-    fn this_host_is_read_and_a_hook_that_fails_counts() {
-        let checks = probe(&[]);
-        assert_eq!(find(&checks, "kernel").state, State::Yes);
-        let bad = Hook { name: "connect4".into(), required: true, error: Some("EINVAL".into()) };
-        let mut text = Vec::new();
-        let args = |json| DoctorArgs { json, ..DoctorArgs::default() };
-        let untried = || Err("not tried".to_owned());
-        assert_eq!(run(&args(true), std::slice::from_ref(&bad), untried, &mut text).unwrap(), 1);
-        let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
-        assert_eq!(json["enforceable"], "none");
-        assert!(json["vectors"].as_array().unwrap().iter().all(|row| row["attach"] == "unknown"));
-        let mut text = Vec::new();
-        run(&args(false), &[bad], untried, &mut text).unwrap();
-        assert!(String::from_utf8(text).unwrap().contains("hook connect4"));
-    }
-}
+mod tests;
