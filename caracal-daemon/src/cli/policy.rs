@@ -138,7 +138,7 @@ pub type Reload<'a> = &'a dyn Fn() -> anyhow::Result<String>;
 /// When a table cannot be read, the daemon cannot be reached or refuses, or the output cannot be written. A wrong
 /// configuration is no error here: it is printed, with exit code 64.
 pub fn run(args: &PolicyArgs, reload: Reload<'_>) -> anyhow::Result<ExitCode> {
-    let code = run_to(args, reload, &mut std::io::stdout().lock(), &mut std::io::stderr().lock())?;
+    let code = run_to(args, reload, &mut super::output::Output, &mut std::io::stderr().lock())?;
     Ok(ExitCode::from(code))
 }
 
