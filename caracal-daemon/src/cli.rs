@@ -237,10 +237,7 @@ fn ledger(args: ledger::LedgerArgs, config: &Config) -> anyhow::Result<ExitCode>
 
 fn policy(mut args: policy::PolicyArgs, path: &Path) -> anyhow::Result<ExitCode> {
     path.clone_into(&mut args.config);
-    policy::run(&args, &|| {
-        let answer = control::Control::connect(&settings(path)?)?.ask(&Request::Reload)?;
-        Ok(answer.as_str().unwrap_or_default().to_owned())
-    })
+    policy::run(&args, &|| Ok(control::Control::connect(&settings(path)?)?.ask(&Request::Reload)?))
 }
 
 /// The configuration, or the default one where the default file is not there (a user's command needs only its paths).

@@ -1,9 +1,11 @@
 //! `caracald policy check|test|explain|reload`: tells why, before it bites.
 
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_PATH};
+use crate::meter::Provider;
 use crate::policy::explain::Explanation;
 use crate::policy::table::{self, Case, Expect, Row};
 use crate::policy::{Decision, Mode, PolicySet, Verdict};
+use crate::refusal::Reason;
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
@@ -62,6 +64,9 @@ pub enum PolicyCommand {
     },
     /// Say what would be decided for one request, by which rule, and what would change it
     ///
+    /// Looks at the policy, and for --model at the price book; not at budgets, rates and what is open. Exit code 0: allowed. 1:
+    /// denied, or without a price.
+    ///
     ///   caracald policy explain https://api.openai.com/v1/responses --method POST
     ///   caracald policy explain api.openai.com --action llm --provider openai --model gpt-6
     ///   caracald policy explain git.example.com --port 22 --action connect --agent builder
@@ -69,7 +74,12 @@ pub enum PolicyCommand {
     Explain(ExplainArgs),
     /// Put the configuration on disk into force in the running daemon
     ///
-    /// A broken one changes nothing: the daemon keeps the last good policy and the reason is printed here.
+    /// Taken: [[allow]], [[deny]], [policy], [[budget]], [[rate]], [prices], [[provider]], [[mcp]], [[api]], [[inbound]] and
+    /// [[unix]]. Everything else waits for a restart of the daemon: [[agent]], [listen], [upstream], [limits], [clamp],
+    /// [websocket], [journal], [upgrade], [kafka], [postgres], [redis], [escrow], require, allow_degraded, admin_group, user and
+    /// the directories. A warning names what of it changed since the daemon started.
+    ///
+    /// A broken configuration changes nothing: the daemon keeps the last good policy and the reason is printed here.
     Reload,
 }
 
@@ -129,8 +139,8 @@ pub enum ActionName {
     Tool,
 }
 
-/// Asks the running daemon to reload; gives the hash of the policy set then in force.
-pub type Reload<'a> = &'a dyn Fn() -> anyhow::Result<String>;
+/// Asks the running daemon to reload; gives its answer: the hash of the policy set then in force, or that and more.
+pub type Reload<'a> = &'a dyn Fn() -> anyhow::Result<Value>;
 
 /// Runs the command. `reload` reaches the daemon.
 ///
@@ -144,41 +154,65 @@ pub fn run(args: &PolicyArgs, reload: Reload<'_>) -> anyhow::Result<ExitCode> {
 
 fn run_to(args: &PolicyArgs, reload: Reload<'_>, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<u8> {
     if let PolicyCommand::Reload = args.command {
-        let hash = reload().context("the policy was not reloaded; the one in force stays")?;
-        let text =
-            if args.json { json!({"policy_set": hash}).to_string() } else { format!("in force: policy set {hash}") };
-        writeln!(out, "{text}")?;
+        let answer = reload().context("the policy was not reloaded; the one in force stays")?;
+        let hash = answer["policy_set"].as_str().or(answer.as_str()).unwrap_or_default();
+        let waiting = answer["waiting_for_restart"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if args.json {
+            writeln!(out, "{}", json!({"policy_set": hash, "waiting_for_restart": waiting}))?;
+            return Ok(0);
+        }
+        writeln!(out, "in force: policy set {hash}")?;
+        if !waiting.is_empty() {
+            let keys: Vec<&str> = waiting.iter().filter_map(Value::as_str).collect();
+            writeln!(err, "warning: changed, and not in force before a restart of the daemon: {}", keys.join(", "))?;
+        }
         return Ok(0);
     }
     let (config, set) = match read(&args.config) {
         Ok(read) => read,
-        Err(problems) => return report(&problems, args.json, out, err),
+        Err(wrong) => return report(&wrong, args.json, out, err),
     };
     match &args.command {
         PolicyCommand::Check { print } => check(&config, &set, *print, args.json, out),
         PolicyCommand::Test { file } => test(file, &set, args.json, out),
-        PolicyCommand::Explain(asked) => explain(asked, &set, args.json, out),
+        PolicyCommand::Explain(asked) => explain(asked, &config, &set, args.json, out),
         PolicyCommand::Reload => Ok(0),
     }
 }
 
 /// The configuration and its policies, or every problem.
-fn read(path: &Path) -> Result<(Config, PolicySet), Vec<String>> {
-    let config = Config::load(path).map_err(|error| vec![error.to_string()])?;
+fn read(path: &Path) -> Result<(Config, PolicySet), Wrong> {
+    let config = Config::load(path).map_err(|error| Wrong {
+        problems: vec![error.to_string()],
+        then: if path == Path::new(DEFAULT_PATH) && !path.exists() { NO_FILE } else { NO_START },
+    })?;
     let set = PolicySet::compile(&config, path.parent().unwrap_or(Path::new(".")));
-    let set = set.map_err(|error| error.problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let set = set
+        .map_err(|error| Wrong { problems: error.problems.iter().map(ToString::to_string).collect(), then: DENIES })?;
     Ok((config, set))
 }
 
-fn report(problems: &[String], as_json: bool, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<u8> {
+/// What the configuration's problems are, and what a daemon does that is started with them.
+struct Wrong {
+    problems: Vec<String>,
+    then: &'static str,
+}
+
+const NO_FILE: &str = "`attach` writes a starter configuration where the default file is missing, and starts.";
+const NO_START: &str = "One that is started with this does not start.";
+const DENIES: &str = "One that is started with this starts, and denies everything.";
+
+fn report(
+    Wrong { problems, then }: &Wrong,
+    as_json: bool,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> anyhow::Result<u8> {
     if as_json {
         writeln!(out, "{}", json!({"ok": false, "problems": problems}))?;
     } else {
         problems.iter().try_for_each(|problem| writeln!(err, "error: {problem}"))?;
-        writeln!(
-            err,
-            "Nothing was changed. A running daemon keeps its last good policy; one that starts with this denies everything."
-        )?;
+        writeln!(err, "Nothing was changed. A running daemon keeps its last good policy. {then}")?;
     }
     Ok(WRONG)
 }
@@ -306,24 +340,53 @@ fn decision_json(decision: &Decision) -> Value {
     }
 }
 
-fn explain(asked: &ExplainArgs, set: &PolicySet, as_json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+fn explain(
+    asked: &ExplainArgs,
+    config: &Config,
+    set: &PolicySet,
+    as_json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
     let case = asked.case()?;
     let explanation = case.ask(|ask| set.explain(ask)).map_err(anyhow::Error::msg)?;
+    let allowed = matches!(explanation.decision.verdict, Verdict::Allow(_));
+    let priced = if allowed { priced(&case, config)? } else { None };
     if as_json {
-        writeln!(out, "{}", explanation_json(&explanation))?;
+        writeln!(out, "{}", explanation_json(&explanation, priced))?;
     } else {
         writeln!(out, "{} {}: {}", case.agent, case.action, what(&case))?;
         write!(out, "{explanation}")?;
+        match priced {
+            Some(true) => writeln!(out, "price: the price book has one")?,
+            Some(false) => writeln!(
+                out,
+                "price: none; the call is refused ({}). `caracald prices show` lists what has one",
+                Reason::PriceUnknown.code()
+            )?,
+            None => {}
+        }
+        if allowed {
+            writeln!(out, "Budgets and rates were not looked at: `caracald budgets` says what is left.")?;
+        }
     }
-    Ok(0)
+    Ok(u8::from(!allowed || priced == Some(false)))
 }
 
-fn explanation_json(explanation: &Explanation) -> Value {
+/// Whether the model of a call has a price; `None` where no model is named.
+fn priced(case: &Case, config: &Config) -> anyhow::Result<Option<bool>> {
+    let (Some(provider), Some(model), "llm") = (&case.provider, &case.model, case.action.as_str()) else {
+        return Ok(None);
+    };
+    let book = crate::app::price_book(config)?;
+    Ok(Some(Provider::named(provider).is_some_and(|provider| book.price(provider, model).is_some())))
+}
+
+fn explanation_json(explanation: &Explanation, priced: Option<bool>) -> Value {
     let policies: Vec<Value> =
         explanation.policies.iter().map(|(id, place, text)| json!({"id": id, "place": place, "text": text})).collect();
     json!({
         "decision": decision_json(&explanation.decision), "policies": policies, "nearest": explanation.nearest,
-        "would_allow": explanation.would_allow,
+        "would_allow": explanation.would_allow, "priced": priced,
     })
 }
 
@@ -366,101 +429,4 @@ impl ExplainArgs {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-    use std::error::Error;
-
-    type Outcome = Result<(), Box<dyn Error>>;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: PolicyArgs,
-    }
-
-    /// Exit code, what was printed, and what was complained of.
-    fn ran(config: &str, line: &[&str], reload: Reload<'_>) -> Result<(u8, String, String), Box<dyn Error>> {
-        let dir = tempfile::tempdir()?;
-        let file = dir.path().join("caracal.toml");
-        std::fs::write(&file, config)?;
-        std::fs::write(
-            dir.path().join("t.toml"),
-            "[[case]]\nhost = \"x.test\"\nexpect = \"allow\"\n[[case]]\nhost = \"y.test\"\nexpect = \"deny\"\n",
-        )?;
-        let table = dir.path().join("t.toml").display().to_string();
-        let line = line.iter().map(|word| if *word == "TABLE" { table.clone() } else { (*word).to_owned() });
-        let words = ["policy".to_owned()].into_iter().chain(line);
-        let mut args = Line::try_parse_from(words)?.args;
-        file.clone_into(&mut args.config);
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = run_to(&args, reload, &mut out, &mut err)?;
-        Ok((code, String::from_utf8(out)?, String::from_utf8(err)?))
-    }
-
-    fn no_daemon() -> anyhow::Result<String> {
-        anyhow::bail!("no daemon")
-    }
-
-    const RULE: &str = "[[allow]]\nhosts = [\"x.test\"]\n";
-
-    #[test]
-    fn check_says_good_or_what_is_wrong() -> Outcome {
-        let (code, out, _) = ran(RULE, &["check"], &no_daemon)?;
-        assert!(code == 0 && out.contains("good. 1 allow and 0 deny rules"), "{out}");
-        let (code, out, err) = ran("[[allow]]\nhost = \"x\"\n", &["check"], &no_daemon)?;
-        assert!(
-            code == WRONG
-                && out.is_empty()
-                && err.contains("caracal.toml:2:1: `host`")
-                && err.contains("did you mean `hosts`?"),
-            "{err}"
-        );
-        let (code, out, _) = ran("x = 1", &["check", "--json"], &no_daemon)?;
-        let said: Value = serde_json::from_str(&out)?;
-        assert_eq!((code, &said["ok"]), (WRONG, &Value::Bool(false)));
-        let (_, out, _) = ran(RULE, &["check", "--print"], &no_daemon)?;
-        assert!(
-            out.contains("@id(\"allow-1-x-test\")\npermit (principal, action == Action::\"resolve\", resource)"),
-            "{out}"
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn a_table_that_differs_exits_with_one() -> Outcome {
-        let (code, out, _) = ran(RULE, &["test", "TABLE"], &no_daemon)?;
-        assert!(code == 0 && out.contains("2 as expected, 0 not"), "{out}");
-        let (code, out, _) = ran("", &["test", "TABLE"], &no_daemon)?;
-        assert!(code == 1 && out.contains("1 DIFFERS") && out.contains("deny: host_not_allowed"), "{out}");
-        let (code, out, _) = ran("", &["test", "TABLE", "--json"], &no_daemon)?;
-        let said: Value = serde_json::from_str(&out)?;
-        assert_eq!(
-            (code, &said["failed"], &said["cases"][0]["decision"]["reason"]),
-            (1, &json!(1), &json!("host_not_allowed"))
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn explain_takes_urls_and_hosts() -> Outcome {
-        let (code, out, _) = ran(RULE, &["explain", "https://X.test/a?secret=1", "--method", "POST"], &no_daemon)?;
-        assert!(code == 0 && out.starts_with("agent request: POST x.test:443/a\nallowed\n"), "{out}");
-        let (_, out, _) = ran(RULE, &["explain", "x.test", "--port", "22", "--action", "connect"], &no_daemon)?;
-        assert!(out.contains("denied: policy_denied") && out.contains("mode = \"tcp\""), "{out}");
-        let (_, out, _) = ran(RULE, &["explain", "https://y.test:8443/", "--json"], &no_daemon)?;
-        let said: Value = serde_json::from_str(&out)?;
-        assert_eq!(said["would_allow"], json!("[[allow]]\nhosts = [\"y.test\"]\nports = [8443]\n"));
-        assert!(ran(RULE, &["explain", "ftp://x.test/"], &no_daemon).is_err());
-        Ok(())
-    }
-
-    #[test]
-    fn reload_asks_the_daemon() -> Outcome {
-        let (code, out, _) = ran("", &["reload", "--json"], &|| Ok("abc".into()))?;
-        assert_eq!((code, out.trim()), (0, "{\"policy_set\":\"abc\"}"));
-        let failed = ran("", &["reload"], &no_daemon).map_or_else(|error| error.to_string(), |_| String::new());
-        assert!(failed.contains("the one in force stays"), "{failed}");
-        Ok(())
-    }
-}
+mod tests;
