@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub(crate) use build::{dialer, meter, price_book_text};
+pub(crate) use build::{dialer, meter, price_book, price_book_text};
 
 use crate::agent::CgroupId;
 use crate::capture::flows::Flows;

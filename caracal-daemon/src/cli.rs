@@ -1,5 +1,9 @@
 //! The command line: one file per verb. Says what happened and what to do next; exits with a stable code.
 
+// First: its macros take the place of the standard library's in all that follow.
+#[macro_use]
+mod output;
+
 pub mod attach;
 pub mod budgets;
 pub mod ca;
@@ -22,6 +26,7 @@ pub mod trust;
 pub mod upgrade;
 pub mod worker;
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -60,10 +65,10 @@ pub struct Cli {
     pub verb: Verb,
 }
 
-const EXIT_CODES: &str = "First steps: `caracald doctor`; `sudo caracald attach` in one terminal and `caracald run -- CMD` in another; \
+const EXIT_CODES: &str = "First steps: `sudo caracald doctor`; `sudo caracald attach` in one terminal and `caracald run -- CMD` in another; \
 `caracald events` and `caracald spend` for what happened; `caracald policy explain HOST` for why.
 
-Exit codes: 0 done; 1 the answer is no (a denial, a failed check); 3 a ledger or receipt does not hold; \
+Exit codes: 0 done; 1 the answer is no (a denial, a failed check), or any failure that has no code of its own; 3 a ledger or receipt does not hold; \
 4 a provider's export and the ledger differ; 64 command line or configuration; \
 69 the daemon is not running; 71 the system refused; 77 not permitted. `run` exits as its command does, or 125 to 127 as shells do.";
 
@@ -106,17 +111,30 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
+            if error.use_stderr() {
+                let _ = error.print();
+                return ExitCode::from(exit::USAGE);
+            }
+            let text = error.render();
+            match std::io::stdout().is_terminal() {
+                true => print!("{}", text.ansi()),
+                false => print!("{text}"),
+            }
+            return output::ended(ExitCode::SUCCESS);
         }
     };
-    match dispatch(cli) {
+    // A daemon, and what passes another command's exit code on.
+    let goes_on =
+        matches!(cli.verb, Verb::Attach(_) | Verb::Worker(_) | Verb::DataPath(_) | Verb::Canary | Verb::Run(_));
+    let code = match dispatch(cli) {
         Ok(code) => code,
+        Err(_) if output::is_gone() => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("caracald: {error:#}");
+            eprintln!("caracald: {}", told(&error));
             ExitCode::from(code_of(&error))
         }
-    }
+    };
+    if goes_on { code } else { output::ended(code) }
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -140,7 +158,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             };
             // A configuration that cannot be read is somebody else's to tell.
             let connections = settings(config).map(|config| config.limits).unwrap_or_default().connections;
-            let code = doctor::run(&args, &hooks, connections, ways, &mut std::io::stdout().lock())?;
+            let code = doctor::run(&args, &hooks, connections, ways, &mut output::Output)?;
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }
         Verb::Policy(args) => policy(args, config),
@@ -224,10 +242,7 @@ fn ledger(args: ledger::LedgerArgs, config: &Config) -> anyhow::Result<ExitCode>
 
 fn policy(mut args: policy::PolicyArgs, path: &Path) -> anyhow::Result<ExitCode> {
     path.clone_into(&mut args.config);
-    policy::run(&args, &|| {
-        let answer = control::Control::connect(&settings(path)?)?.ask(&Request::Reload)?;
-        Ok(answer.as_str().unwrap_or_default().to_owned())
-    })
+    policy::run(&args, &|| Ok(control::Control::connect(&settings(path)?)?.ask(&Request::Reload)?))
 }
 
 /// The configuration, or the default one where the default file is not there (a user's command needs only its paths).
@@ -236,6 +251,15 @@ pub(crate) fn settings(path: &Path) -> anyhow::Result<Config> {
         return Ok(Config::default());
     }
     Ok(Config::load(path)?)
+}
+
+/// An error and its causes, each once: many say their cause themselves.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| match cause.to_string() {
+        cause if text.contains(cause.trim_end()) => text,
+        cause if text.is_empty() => cause,
+        cause => format!("{text}: {cause}"),
+    })
 }
 
 /// The exit code of an error, by its type.
@@ -252,5 +276,63 @@ fn code_of(error: &anyhow::Error) -> u8 {
         Some(KeeperError::Cgroup(_) | KeeperError::Refused(_)) => exit::USAGE,
         Some(_) => exit::SYSTEM,
         None => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = anyhow::anyhow!("line 3: no\n");
+        assert_eq!(
+            told(&cause.context("x is no book: line 3: no").context("x.toml")),
+            "x.toml: x is no book: line 3: no"
+        );
+        assert_eq!(told(&anyhow::anyhow!("b").context("a")), "a: b");
+        let error = crate::meter::Listing::parse("[[model]]\nname = 1\n").expect_err("no book");
+        let text = told(&anyhow::Error::from(error).context("x.toml"));
+        assert_eq!(text.matches("TOML parse error").count(), 1, "{text}");
+    }
+
+    /// Every argument and verb that is shown says what it is.
+    #[test]
+    fn nothing_is_without_help() {
+        fn look(command: &clap::Command, path: &str) {
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                assert!(argument.get_help().is_some(), "{path}: {} says nothing", argument.get_id());
+            }
+            for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+                assert!(verb.get_about().is_some(), "{path} {} says nothing", verb.get_name());
+                look(verb, &format!("{path} {}", verb.get_name()));
+            }
+        }
+        let mut command = Cli::command();
+        command.build();
+        look(&command, "caracald");
+    }
+
+    /// The long help of a verb, in one line.
+    fn help(path: &[&str]) -> String {
+        let mut command = Cli::command();
+        command.build();
+        let found = path.iter().fold(&mut command, |at, name| at.find_subcommand_mut(name).expect("a verb"));
+        found.render_long_help().to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn help_says_what_the_code_does() {
+        let drain = crate::config::Upgrade::default().drain_ms / 60_000;
+        assert_eq!(drain, 10, "the help of `upgrade` says ten minutes");
+        assert!(help(&["upgrade"]).contains("ten minutes"));
+        let text = help(&["spend", "reconcile"]);
+        assert!(
+            text.contains("day,provider,model") && text.contains("Exits 0 when the two agree, 4 when not"),
+            "{text}"
+        );
+        assert!(help(&["attach"]).contains("`require` asks for"));
+        assert!(help(&["events"]).contains("without --follow") && help(&["spend"]).contains("cannot use --by"));
     }
 }

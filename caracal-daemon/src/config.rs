@@ -9,6 +9,7 @@ mod plane;
 mod priced;
 mod problem;
 mod rates;
+mod restart;
 mod rules;
 mod sections;
 mod starter;

@@ -3,6 +3,8 @@
 use crate::{RULES, case, fails};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use support::daemon::{Cgroup, caracald};
 use support::ledger::Record;
@@ -172,5 +174,47 @@ fn bytes_that_are_no_http_do_no_harm() {
         })
         .expect("a record");
         daemon.stop();
+    });
+}
+
+#[test]
+fn a_reader_that_leaves_ends_a_command_quietly() {
+    case("output into a closed pipe", RULES, |_, daemon| {
+        let config = daemon.config();
+        let left = |args: &[&str]| {
+            // Nobody will ever read: the first write fails.
+            let (reader, writer) = std::io::pipe().expect("a pipe");
+            drop(reader);
+            let mut command = Command::new(caracald());
+            command.arg("--config").arg(&config).args(args).stdin(Stdio::null()).stdout(writer);
+            let out = command.stderr(Stdio::piped()).output().expect("it ran");
+            assert_eq!(String::from_utf8_lossy(&out.stderr), "", "{args:?}");
+            out.status.signal()
+        };
+        for args in [
+            &["prices", "show"][..],
+            &["prices", "show", "--toml"],
+            &["policy", "check"],
+            &["completions", "bash"],
+            &["help", "attach"],
+        ] {
+            assert_eq!(left(args), Some(libc::SIGPIPE), "{args:?}");
+        }
+        daemon.restart();
+        for args in [&["status"][..], &["events"], &["spend", "--json"], &["ledger", "query", "--json"]] {
+            assert_eq!(left(args), Some(libc::SIGPIPE), "{args:?}");
+        }
+        // With a reader they end as ever.
+        let _said = daemon.command(&["spend"]).ran().ok();
+        daemon.stop();
+    });
+}
+
+#[test]
+fn without_a_ledger_nothing_is_said_to_be_spent() {
+    case("no ledger", RULES, |_, daemon| {
+        for args in [&["spend"][..], &["events"], &["spend", "reconcile", "/dev/null"], &["ledger", "verify"]] {
+            fails(daemon.command(args).ran(), &["was a daemon ever started with this configuration"]);
+        }
     });
 }

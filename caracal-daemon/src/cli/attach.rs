@@ -41,6 +41,10 @@ pub struct AttachArgs {
     pub agent: Option<String>,
     /// Govern a cgroup even where a root process in it could undo the pins, or holds a socket that nothing can fence;
     /// recorded in the ledger, shown by `status`.
+    ///
+    /// Where this starts the daemon it is as allow_degraded = true in the configuration, for all that the daemon governs:
+    /// it also starts on a kernel that cannot enforce what `require` asks for, and bears with programs of others that run
+    /// after ours.
     #[arg(long, requires = "cgroup")]
     pub allow_degraded: bool,
     /// Add the local CA to the host's own certificate store, for processes that have no mount namespace of their own.

@@ -1,6 +1,5 @@
 //! `ca show` and `ca export`.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -46,7 +45,7 @@ pub fn run(args: &CaArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let pem = answer.as_str().unwrap_or_default();
     match &args.verb {
         CaVerb::Export { out: Some(path) } => std::fs::write(path, pem)?,
-        CaVerb::Export { out: None } => std::io::stdout().write_all(pem.as_bytes())?,
+        CaVerb::Export { out: None } => print!("{pem}"),
         CaVerb::Show { json } => show(pem, *json)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::exit;
 use crate::config::Config;
-use crate::keeper::control::{Request, Response};
+use crate::keeper::control::{Refused, Request, Response};
 use crate::keeper::frame;
 use crate::keeper::serve::Places;
 
@@ -24,8 +24,8 @@ pub enum ControlError {
         why: io::Error,
     },
     /// It said no.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{}", .0.why())]
+    Refused(Refused),
     /// The connection broke.
     #[error("the daemon went away: {0}")]
     Broken(io::Error),
@@ -37,10 +37,8 @@ impl ControlError {
     pub fn exit_code(&self) -> u8 {
         match self {
             ControlError::NotRunning { .. } | ControlError::Broken(_) => exit::UNAVAILABLE,
-            ControlError::Refused(why) if why.contains("root") || why.contains("governed process") => {
-                exit::NOT_PERMITTED
-            }
-            ControlError::Refused(_) => 1,
+            ControlError::Refused(Refused::NotPermitted { .. }) => exit::NOT_PERMITTED,
+            ControlError::Refused(Refused::No(_)) => 1,
         }
     }
 }
@@ -66,5 +64,30 @@ impl Control {
     pub fn ask(&mut self, request: &Request) -> Result<Value, ControlError> {
         frame::write(&mut self.0, request).map_err(ControlError::Broken)?;
         frame::read::<Response>(&mut self.0).map_err(ControlError::Broken)?.map_err(ControlError::Refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_by_the_kind_of_no_and_not_by_its_words() {
+        let heard = |sent: Response| {
+            let (mut near, far) = UnixStream::pair().expect("a connection");
+            frame::write(&mut near, &sent).expect("sent");
+            // The request fits the socket's buffer: nobody needs to read it.
+            Control(far).ask(&Request::Status).expect_err("a no")
+        };
+        let attach = "process 7 in /a.slice is root in the host's mount namespace".to_owned();
+        let error = heard(Err(Refused::No(attach.clone())));
+        assert_eq!((error.exit_code(), error.to_string()), (1, attach));
+        let governed = "a governed process may not use the control socket".to_owned();
+        let error = heard(Err(Refused::NotPermitted { not_permitted: governed.clone() }));
+        assert_eq!((error.exit_code(), error.to_string()), (exit::NOT_PERMITTED, governed));
+        // What a daemon of before says of everything.
+        let (mut near, far) = UnixStream::pair().expect("a connection");
+        frame::write(&mut near, &Err::<Value, _>("no".to_owned())).expect("sent");
+        assert_eq!(Control(far).ask(&Request::Status).expect_err("a no").exit_code(), 1);
     }
 }

@@ -20,8 +20,8 @@ use std::path::Path;
 /// Say what this kernel and this set-up can enforce, from live probes.
 ///
 /// Needs no daemon, and leaves nothing changed. As root it also tries each known way out of a cgroup: in a scratch cgroup
-/// and a network namespace with nothing in it, so nothing is sent. Exits 1 when something is missing without which nothing
-/// can be governed.
+/// and a network namespace with nothing in it, so nothing is sent. Exits 1 when something is missing, or
+/// cannot be told without root, without which nothing can be governed.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct DoctorArgs {
     /// Print JSON for scripts.
@@ -88,6 +88,24 @@ pub struct Hook {
     pub error: Option<String>,
 }
 
+impl Hook {
+    /// The line about it. Who may not load programs does not see what the kernel takes.
+    fn check(&self, root: bool) -> Check {
+        let need = if self.required { Need::Required } else { Need::Full };
+        let (state, remedy) = match &self.error {
+            None => (State::Yes, ""),
+            Some(_) if !root => (State::Unknown, AS_ROOT),
+            Some(why) if why.contains("Operation not permitted") => (State::Unknown, IN_THE_HOST),
+            Some(_) => (State::No, "a newer kernel, or one built with this hook"),
+        };
+        let found = self.error.as_deref().unwrap_or("the kernel takes it");
+        check(&format!("hook {}", self.name), state, need, found, remedy)
+    }
+}
+
+const AS_ROOT: &str = "ask as root: sudo caracald doctor";
+const IN_THE_HOST: &str = "ask as root of the host: in a container it takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN";
+
 /// Probes this host and prints the answer. Gives the exit code: 0, or 1 when something required is missing. `connections` are
 /// to be served at once; `ways` tries the ways out, or says why it cannot.
 ///
@@ -140,13 +158,8 @@ struct Never {
 pub fn probe(hooks: &[Hook]) -> Vec<Check> {
     let host = Host { root: Path::new("/"), release: release(), landlock: super::spawn::landlock_abi() };
     let mut checks = host.checks();
-    checks.extend(hooks.iter().map(|hook| Check {
-        name: format!("hook {}", hook.name),
-        state: if hook.error.is_some() { State::No } else { State::Yes },
-        need: if hook.required { Need::Required } else { Need::Full },
-        found: hook.error.clone().unwrap_or_else(|| "the kernel takes it".into()),
-        remedy: if hook.error.is_some() { "a newer kernel, or one built with this hook".into() } else { String::new() },
-    }));
+    let root = nix::unistd::geteuid().is_root();
+    checks.extend(hooks.iter().map(|hook| hook.check(root)));
     checks
 }
 
@@ -162,7 +175,7 @@ fn summaries(tried: &Result<Vec<Row>, String>) -> [Check; 2] {
         |(name, scope, need)| {
             let rows = match tried {
                 Ok(rows) => rows,
-                Err(why) => return check(name, State::Unknown, need, why, "ask as root: sudo caracald doctor"),
+                Err(why) => return check(name, State::Unknown, need, why, AS_ROOT),
             };
             let of: Vec<&Row> = rows.iter().filter(|row| row.scope == scope).collect();
             let count = |cover| of.iter().filter(|row| row.attach == cover).count();
@@ -202,25 +215,4 @@ fn check(name: &str, state: State, need: Need, found: &str, remedy: &str) -> Che
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_host_is_read_and_a_hook_that_fails_counts() {
-        let checks = probe(&[]);
-        assert!(checks.iter().any(|check| check.name == "kernel" && check.state == State::Yes), "{checks:?}");
-        let bad = Hook { name: "connect4".into(), required: true, error: Some("EINVAL".into()) };
-        let mut text = Vec::new();
-        let args = |json| DoctorArgs { json, ..DoctorArgs::default() };
-        let untried = || Err("not tried".to_owned());
-        assert_eq!(run(&args(true), std::slice::from_ref(&bad), 1, untried, &mut text).unwrap(), 1);
-        let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
-        assert_eq!(json["enforceable"], "none");
-        let never = json["never"].as_array().unwrap();
-        assert!(never.iter().any(|row| row["code"] == "namespace_root" && row["means"].is_string()), "{json}");
-        assert!(json["vectors"].as_array().unwrap().iter().all(|row| row["attach"] == "unknown"));
-        let mut text = Vec::new();
-        run(&args(false), &[bad], 1, untried, &mut text).unwrap();
-        assert!(String::from_utf8(text).unwrap().contains("hook connect4"));
-    }
-}
+mod tests;

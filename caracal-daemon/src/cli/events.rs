@@ -17,7 +17,8 @@ const HEADER: [&str; 8] = ["time", "agent", "event", "decision", "reason", "wher
 
 /// Show what was decided, refused and charged.
 ///
-/// Root reads the ledger and the journal, also while no daemon runs. Others see the records of their own agents.
+/// Root reads the ledger and the journal, also while no daemon runs. Others see the records of their own agents, which the
+/// daemon gives them: without --follow, and with at most one --agent.
 #[derive(Args, Debug)]
 pub struct EventsArgs {
     /// Go on and print new records as they are written.
@@ -37,13 +38,14 @@ pub struct EventsArgs {
 /// Runs `caracald events` on the state directory `state`.
 ///
 /// # Errors
-/// When the ledger or the journal cannot be read.
+/// When there is no ledger, or it or the journal cannot be read.
 pub fn run(args: &EventsArgs, state: &Path) -> anyhow::Result<ExitCode> {
     let state = StateDir::new(state);
+    super::ledger::there(&state)?;
     let filter = Filter { agents: (!args.agent.is_empty()).then(|| args.agent.clone()), uid: None };
     let (events, next) =
         super::ledger::block_on(async { anyhow::Ok(query::events(&state, &filter, args.limit).await?) })?;
-    let mut out = std::io::stdout().lock();
+    let mut out = super::output::Output;
     if args.json {
         events.iter().try_for_each(|event| write_json(&mut out, event))?;
     } else {

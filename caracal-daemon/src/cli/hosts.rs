@@ -23,6 +23,7 @@ enum HostsCommand {
     ///
     /// A host that is enrolled with another key gets a new enrolment: its old key is taken no longer.
     Enrol {
+        /// The files.
         #[arg(required = true, value_name = "FILE")]
         keys: Vec<PathBuf>,
     },
@@ -33,7 +34,10 @@ enum HostsCommand {
         json: bool,
     },
     /// Take nothing more from a host. What is in the ledger stays.
-    Retire { host: String },
+    Retire {
+        /// The host, as `hosts list` names it.
+        host: String,
+    },
 }
 
 /// Runs the verb.

@@ -16,7 +16,7 @@ use crate::ledger::{SqliteStore, StateDir, export, fleet_verify, note, receipt};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,6 +27,9 @@ pub const EXIT_UNSOUND: u8 = 3;
 const PROVE_TRIES: u32 = 8;
 
 /// Verify, prove, export, question and rebuild the ledger.
+///
+/// A log is the records of one host, in its state directory; with [kafka], the records of many hosts that came by one partition
+/// of its topic, in PostgreSQL: the fleet's logs, each named after [worker] name and the partition, such as fleet-0.
 ///
 /// Needs root, or read access to the state directory; `verify` with `--receipt`, `--folder` or `--url` and a `--public-key` needs neither.
 #[derive(Args, Debug)]
@@ -119,7 +122,7 @@ fn prove(args: &ProveArgs, state: &StateDir) -> anyhow::Result<ExitCode> {
                 path.display()
             );
         }
-        None => std::io::stdout().write_all(text.as_bytes())?,
+        None => print!("{text}"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -176,6 +179,17 @@ fn export_fleet(args: &ExportArgs, config: &Config) -> anyhow::Result<ExitCode> 
 
 fn read_text(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| path.display().to_string())
+}
+
+/// That there is a ledger. What is asked of none would be answered with nothing, as if nothing had happened.
+pub(crate) fn there(state: &StateDir) -> anyhow::Result<()> {
+    let ledger = state.ledger();
+    anyhow::ensure!(
+        ledger.is_file(),
+        "{}: there is no ledger here; was a daemon ever started with this configuration? Its `state_dir` says where",
+        ledger.display()
+    );
+    Ok(())
 }
 
 /// Where the logs of all hosts are. A secret: never show it.
@@ -270,5 +284,33 @@ mod tests {
         assert!(left.iter().all(|entry| !entry.file_name().to_string_lossy().starts_with("rebuild")), "{left:?}");
         let missing = run_line(nowhere.path(), &["verify", "--public-key", &key]).expect_err("no ledger");
         assert!(missing.to_string().contains("there is no ledger here"), "{missing}");
+    }
+
+    #[test]
+    fn without_a_ledger_nothing_is_answered_and_what_to_do_is_said() {
+        let nowhere = tempfile::tempdir().expect("a directory");
+        let said = |words: &[&str]| {
+            let error = run_line(nowhere.path(), words).expect_err("no ledger");
+            let text = format!("{error:#}");
+            assert!(text.contains("was a daemon ever started with this configuration"), "{words:?}: {text}");
+            text
+        };
+        assert!(said(&["verify"]).contains("--public-key"));
+        assert!(said(&["rebuild", "--from", "journal"]).contains("there is no ledger here"));
+        let none = |result: anyhow::Result<ExitCode>| {
+            let text = result.expect_err("no ledger").to_string();
+            assert!(text.contains("there is no ledger here"), "{text}");
+        };
+        let parsed = |words: &[&str]| crate::cli::Cli::try_parse_from(words).expect("a command line").verb;
+        for words in [
+            &["caracald", "spend"][..],
+            &["caracald", "spend", "--by", "tool"],
+            &["caracald", "spend", "reconcile", "-"],
+        ] {
+            let crate::cli::Verb::Spend(args) = parsed(words) else { unreachable!("spend") };
+            none(crate::cli::spend::run(&args, nowhere.path()));
+        }
+        let crate::cli::Verb::Events(args) = parsed(&["caracald", "events"]) else { unreachable!("events") };
+        none(crate::cli::events::run(&args, nowhere.path()));
     }
 }

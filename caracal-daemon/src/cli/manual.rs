@@ -1,5 +1,6 @@
 //! `completions` and `man`: what clap knows, in the forms that shells and readers want.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -27,9 +28,12 @@ pub struct ManArgs {
 /// Prints the completions.
 ///
 /// # Errors
-/// Never.
+/// When nobody reads them.
 pub fn completions(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "caracald", &mut std::io::stdout());
+    // Into memory first: it panics where it cannot write.
+    let mut text = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "caracald", &mut text);
+    super::output::Output.write_all(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

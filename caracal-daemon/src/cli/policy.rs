@@ -7,10 +7,12 @@ mod tests;
 
 pub use args::{ActionName, ExplainArgs, PolicyArgs, PolicyCommand};
 
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_PATH};
+use crate::meter::Provider;
 use crate::policy::explain::Explanation;
 use crate::policy::table::{self, Case, Expect, Row};
 use crate::policy::{Decision, Mode, PolicySet, Verdict};
+use crate::refusal::Reason;
 use anyhow::Context;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value, json};
@@ -21,8 +23,8 @@ use std::process::ExitCode;
 /// A file is wrong (`EX_USAGE` of sysexits.h), as for a wrong command line.
 const WRONG: u8 = 64;
 
-/// Asks the running daemon to reload; gives the hash of the policy set then in force.
-pub type Reload<'a> = &'a dyn Fn() -> anyhow::Result<String>;
+/// Asks the running daemon to reload; gives its answer: the hash of the policy set then in force, or that and more.
+pub type Reload<'a> = &'a dyn Fn() -> anyhow::Result<Value>;
 
 /// Runs the command. `reload` reaches the daemon.
 ///
@@ -30,47 +32,71 @@ pub type Reload<'a> = &'a dyn Fn() -> anyhow::Result<String>;
 /// When a table cannot be read, the daemon cannot be reached or refuses, or the output cannot be written. A wrong
 /// configuration is no error here: it is printed, with exit code 64.
 pub fn run(args: &PolicyArgs, reload: Reload<'_>) -> anyhow::Result<ExitCode> {
-    let code = run_to(args, reload, &mut std::io::stdout().lock(), &mut std::io::stderr().lock())?;
+    let code = run_to(args, reload, &mut super::output::Output, &mut std::io::stderr().lock())?;
     Ok(ExitCode::from(code))
 }
 
 fn run_to(args: &PolicyArgs, reload: Reload<'_>, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<u8> {
     if let PolicyCommand::Reload = args.command {
-        let hash = reload().context("the policy was not reloaded; the one in force stays")?;
-        let text =
-            if args.json { json!({"policy_set": hash}).to_string() } else { format!("in force: policy set {hash}") };
-        writeln!(out, "{text}")?;
+        let answer = reload().context("the policy was not reloaded; the one in force stays")?;
+        let hash = answer["policy_set"].as_str().or(answer.as_str()).unwrap_or_default();
+        let waiting = answer["waiting_for_restart"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if args.json {
+            writeln!(out, "{}", json!({"policy_set": hash, "waiting_for_restart": waiting}))?;
+            return Ok(0);
+        }
+        writeln!(out, "in force: policy set {hash}")?;
+        if !waiting.is_empty() {
+            let keys: Vec<&str> = waiting.iter().filter_map(Value::as_str).collect();
+            writeln!(err, "warning: changed, and not in force before a restart of the daemon: {}", keys.join(", "))?;
+        }
         return Ok(0);
     }
     let (config, set) = match read(&args.config) {
         Ok(read) => read,
-        Err(problems) => return report(&problems, args.json, out, err),
+        Err(wrong) => return report(&wrong, args.json, out, err),
     };
     match &args.command {
         PolicyCommand::Check { print } => check(&config, &set, *print, args.json, out),
         PolicyCommand::Test { file } => test(file, &set, args.json, out),
-        PolicyCommand::Explain(asked) => explain(asked, &set, args.json, out),
+        PolicyCommand::Explain(asked) => explain(asked, &config, &set, args.json, out),
         PolicyCommand::Reload => Ok(0),
     }
 }
 
 /// The configuration and its policies, or every problem.
-fn read(path: &Path) -> Result<(Config, PolicySet), Vec<String>> {
-    let config = Config::load(path).map_err(|error| vec![error.to_string()])?;
+fn read(path: &Path) -> Result<(Config, PolicySet), Wrong> {
+    let config = Config::load(path).map_err(|error| Wrong {
+        problems: vec![error.to_string()],
+        then: if path == Path::new(DEFAULT_PATH) && !path.exists() { NO_FILE } else { NO_START },
+    })?;
     let set = PolicySet::compile(&config, path.parent().unwrap_or(Path::new(".")));
-    let set = set.map_err(|error| error.problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let set = set
+        .map_err(|error| Wrong { problems: error.problems.iter().map(ToString::to_string).collect(), then: DENIES })?;
     Ok((config, set))
 }
 
-fn report(problems: &[String], as_json: bool, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<u8> {
+/// What the configuration's problems are, and what a daemon does that is started with them.
+struct Wrong {
+    problems: Vec<String>,
+    then: &'static str,
+}
+
+const NO_FILE: &str = "`attach` writes a starter configuration where the default file is missing, and starts.";
+const NO_START: &str = "One that is started with this does not start.";
+const DENIES: &str = "One that is started with this starts, and denies everything.";
+
+fn report(
+    Wrong { problems, then }: &Wrong,
+    as_json: bool,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> anyhow::Result<u8> {
     if as_json {
         writeln!(out, "{}", json!({"ok": false, "problems": problems}))?;
     } else {
         problems.iter().try_for_each(|problem| writeln!(err, "error: {problem}"))?;
-        writeln!(
-            err,
-            "Nothing was changed. A running daemon keeps its last good policy; one that starts with this denies everything."
-        )?;
+        writeln!(err, "Nothing was changed. A running daemon keeps its last good policy. {then}")?;
     }
     Ok(WRONG)
 }
@@ -198,23 +224,52 @@ fn decision_json(decision: &Decision) -> Value {
     }
 }
 
-fn explain(asked: &ExplainArgs, set: &PolicySet, as_json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+fn explain(
+    asked: &ExplainArgs,
+    config: &Config,
+    set: &PolicySet,
+    as_json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
     let case = asked.case()?;
     let explanation = case.ask(|ask| set.explain(ask)).map_err(anyhow::Error::msg)?;
+    let allowed = matches!(explanation.decision.verdict, Verdict::Allow(_));
+    let priced = if allowed { priced(&case, config)? } else { None };
     if as_json {
-        writeln!(out, "{}", explanation_json(&explanation))?;
+        writeln!(out, "{}", explanation_json(&explanation, priced))?;
     } else {
         writeln!(out, "{} {}: {}", case.agent, case.action, what(&case))?;
         write!(out, "{explanation}")?;
+        match priced {
+            Some(true) => writeln!(out, "price: the price book has one")?,
+            Some(false) => writeln!(
+                out,
+                "price: none; the call is refused ({}). `caracald prices show` lists what has one",
+                Reason::PriceUnknown.code()
+            )?,
+            None => {}
+        }
+        if allowed {
+            writeln!(out, "Budgets and rates were not looked at: `caracald budgets` says what is left.")?;
+        }
     }
-    Ok(0)
+    Ok(u8::from(!allowed || priced == Some(false)))
 }
 
-fn explanation_json(explanation: &Explanation) -> Value {
+/// Whether the model of a call has a price; `None` where no model is named.
+fn priced(case: &Case, config: &Config) -> anyhow::Result<Option<bool>> {
+    let (Some(provider), Some(model), "llm") = (&case.provider, &case.model, case.action.as_str()) else {
+        return Ok(None);
+    };
+    let book = crate::app::price_book(config)?;
+    Ok(Some(Provider::named(provider).is_some_and(|provider| book.price(provider, model).is_some())))
+}
+
+fn explanation_json(explanation: &Explanation, priced: Option<bool>) -> Value {
     let policies: Vec<Value> =
         explanation.policies.iter().map(|(id, place, text)| json!({"id": id, "place": place, "text": text})).collect();
     json!({
         "decision": decision_json(&explanation.decision), "policies": policies, "nearest": explanation.nearest,
-        "would_allow": explanation.would_allow,
+        "would_allow": explanation.would_allow, "priced": priced,
     })
 }

@@ -32,9 +32,9 @@ enum Verb {
     /// Only chat and embedding models of OpenAI and Anthropic whose longest input and output the table states. Images are
     /// refused with such a book until you add `image_tokens`.
     Import(ImportArgs),
-    /// Say what recorded exchanges are held at and charged, by the price book in force: one JSON line in, one out.
+    /// Price recorded requests and answers offline, by the price book in force: one JSON line in, one out.
     ///
-    /// To compare prices with a provider's own bill before you trust them. A line has `host`, `path`, `headers`, `request`
+    /// Says what each is held at and charged: to compare prices with a provider's own bill before you trust them. A line has `host`, `path`, `headers`, `request`
     /// (the body as text), `status`, `answer_headers` and `answer` (base64). Nothing is sent.
     Bill(bill::BillArgs),
 }

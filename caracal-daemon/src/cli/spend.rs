@@ -17,7 +17,8 @@ use std::process::ExitCode;
 
 /// Show what was spent.
 ///
-/// Sums of what the ledger has, in USD, with corrections. Root sees all; others see their own agents.
+/// Sums of what the ledger has, in USD, with corrections. Root sees all; others see their own agents, by agent, model and
+/// day: they cannot use --by, --agent, --since and --until.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct SpendArgs {
@@ -50,7 +51,6 @@ pub struct SpendArgs {
 /// What else `spend` does.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Hold the ledger against a provider's export.
     Reconcile(ReconcileArgs),
 }
 
@@ -79,9 +79,10 @@ pub fn reconcile(args: &ReconcileArgs, config: &crate::config::Config) -> anyhow
 /// Runs `caracald spend` on the state directory `state`.
 ///
 /// # Errors
-/// When the ledger cannot be read.
+/// When there is no ledger, or it cannot be read.
 pub fn run(args: &SpendArgs, state: &Path) -> anyhow::Result<ExitCode> {
     let state = StateDir::new(state);
+    super::ledger::there(&state)?;
     let chosen = |agent: &str| args.agent.is_empty() || args.agent.iter().any(|name| name == agent);
     let sums = super::ledger::block_on(async {
         if !args.by.iter().any(|by| by.needs_records()) {

@@ -13,7 +13,8 @@ use crate::keeper::upgrade::AT_MOST;
 /// Let the running daemon become the program that was installed over it, without a moment in which the door is open to
 /// anybody else or shut to allowed connections.
 ///
-/// New connections wait meanwhile; open streams have ten seconds to end. The program must lie where the daemon was started
+/// New connections wait meanwhile; open streams go on at the old program for [upgrade] drain_ms, ten minutes by default, and
+/// are cut then. The program must lie where the daemon was started
 /// from. The daemon does the same on SIGUSR2.
 #[derive(Debug, Args)]
 pub struct UpgradeArgs {}

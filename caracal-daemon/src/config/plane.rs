@@ -239,6 +239,20 @@ pub(super) fn paths(config: &mut Config) -> impl Iterator<Item = &mut PathBuf> {
     kafka.chain(places).chain(&mut config.escrow.folder).chain(std::iter::once(&mut config.worker.keys))
 }
 
+impl Config {
+    /// Every file and directory that it names as a secret: keys, passwords, and URLs with them.
+    pub fn secrets(&self) -> impl Iterator<Item = &Path> {
+        let kafka = self.kafka.iter().flat_map(|kafka| {
+            let key = kafka.tls.iter().flat_map(|tls| &tls.key);
+            key.chain(kafka.sasl.iter().map(|sasl| &sasl.password_file))
+        });
+        let places = self.postgres.iter().chain(&self.redis).flat_map(|place| &place.url_file);
+        let shown = self.upstream.client_certificate.iter().map(|shown| &shown.key);
+        let upstream = shown.chain(&self.upstream.proxy_file);
+        kafka.chain(places).chain(upstream).chain(std::iter::once(&self.worker.keys)).map(PathBuf::as_path)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

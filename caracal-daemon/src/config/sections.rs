@@ -50,10 +50,11 @@ impl TryFrom<String> for Instance {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Require {
-    /// All that the process's own sockets can send.
+    /// What the process's own IP sockets can send. AF_PACKET and AF_XDP, for whoever has CAP_NET_RAW as many containers do,
+    /// and AF_VSOCK stay open under `attach`: drop CAP_NET_RAW.
     #[default]
     Network,
-    /// Deputies, passed descriptors and unix sockets too.
+    /// The other socket families, deputies, passed descriptors and unix sockets too.
     Full,
 }
 

@@ -85,8 +85,41 @@ pub struct AttachOptions {
     pub trust_system: bool,
 }
 
-/// The answer: a value, or a sentence that says why not.
-pub type Response = Result<serde_json::Value, String>;
+/// The answer: a value, or why not.
+pub type Response = Result<serde_json::Value, Refused>;
+
+/// A sentence that says why not. An ordinary no is a text on the wire, as it was before there was another kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Refused {
+    /// What is asked for cannot be done.
+    No(String),
+    /// Whoever asks may not have it: not root, or governed.
+    NotPermitted {
+        /// The sentence.
+        not_permitted: String,
+    },
+}
+
+impl Refused {
+    fn only_root(may: &str) -> Refused {
+        Refused::NotPermitted { not_permitted: format!("only root may {may}: run it with sudo") }
+    }
+
+    /// The sentence.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        match self {
+            Refused::No(why) | Refused::NotPermitted { not_permitted: why } => why,
+        }
+    }
+}
+
+impl From<String> for Refused {
+    fn from(why: String) -> Refused {
+        Refused::No(why)
+    }
+}
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +167,8 @@ pub fn serve(listener: &UnixListener, governor: &Arc<Governor>) {
 /// One connection: requests and answers, until the caller is gone.
 fn converse(mut stream: UnixStream, governor: &Governor) {
     let _ = stream.set_write_timeout(Some(Duration::from_secs(10)));
-    let known = Peer::of(&stream).and_then(|peer| identify(&stream, &peer, governor).map(|caller| (peer, caller)));
+    let known = Peer::of(&stream).map_err(Refused::No);
+    let known = known.and_then(|peer| identify(&stream, &peer, governor).map(|caller| (peer, caller)));
     let (peer, caller) = match known {
         Ok(known) => known,
         Err(why) => {
@@ -147,19 +181,20 @@ fn converse(mut stream: UnixStream, governor: &Governor) {
     let mut running = None;
     while let Ok(request) = frame::read::<Request>(&mut stream) {
         let response = match request {
-            _ if !peer.is_alive() => Err(GONE.to_owned()),
+            _ if !peer.is_alive() => Err(GONE.to_owned().into()),
             Request::Run { agent, learn, pid } if running.is_none() => {
-                governor.run(caller, &agent, learn, pid).map(|started| {
+                let started = governor.run(caller, &agent, learn, pid).map_err(Refused::No);
+                started.map(|started| {
                     let value = started.to_json();
                     running = Some(started);
                     let _ = stream.set_read_timeout(None);
                     value
                 })
             }
-            Request::Run { .. } => Err("one connection runs one agent".to_owned()),
+            Request::Run { .. } => Err("one connection runs one agent".to_owned().into()),
             Request::Ended => match running.take() {
-                Some(started) => governor.ended(&started),
-                None => Err("nothing was started on this connection".to_owned()),
+                Some(started) => governor.ended(&started).map_err(Refused::No),
+                None => Err("nothing was started on this connection".to_owned().into()),
             },
             other => answer(other, caller, governor),
         };
@@ -175,9 +210,9 @@ fn converse(mut stream: UnixStream, governor: &Governor) {
 fn answer(request: Request, caller: Caller, governor: &Governor) -> Response {
     let own = (!caller.admin).then_some(caller.uid);
     let administer = |what: &str| {
-        if caller.admin { Ok(()) } else { Err(format!("only root may {what}: run it with sudo")) }
+        if caller.admin { Ok(()) } else { Err(Refused::only_root(what)) }
     };
-    match request {
+    let answer = match request {
         Request::Attach { cgroup, agent, options } => {
             administer("attach a cgroup")?;
             governor.attach(&cgroup, agent.as_deref(), options)
@@ -201,33 +236,37 @@ fn answer(request: Request, caller: Caller, governor: &Governor) -> Response {
         Request::Budgets => governor.order(&Order::Budgets { agents: own.map(|uid| governor.agents_of(uid)) }),
         Request::Correct(asked) => {
             if caller.uid != 0 {
-                return Err("only root may correct a charge: run it with sudo".to_owned());
+                return Err(Refused::only_root("correct a charge"));
             }
             governor.order(&Order::Correct { asked, uid: caller.uid })
         }
         Request::Erase { agent } => {
             if caller.uid != 0 {
-                return Err("only root may erase details: run it with sudo".to_owned());
+                return Err(Refused::only_root("erase details"));
             }
             governor.order(&Order::Erase { agent })
         }
         Request::CaCertificate => Ok(serde_json::Value::String(governor.ca_certificate().to_owned())),
         Request::Run { .. } | Request::Ended => Err("out of turn".to_owned()),
-    }
+    };
+    answer.map_err(Refused::No)
 }
 
 /// Who is at the other end, by the kernel's word: the process that connected, and the cgroup it is in.
-fn identify(stream: &UnixStream, peer: &Peer, governor: &Governor) -> Result<Caller, String> {
-    let credentials = getsockopt(&stream.as_fd(), sockopt::PeerCredentials).map_err(|error| error.to_string())?;
+fn identify(stream: &UnixStream, peer: &Peer, governor: &Governor) -> Result<Caller, Refused> {
+    let credentials =
+        getsockopt(&stream.as_fd(), sockopt::PeerCredentials).map_err(|error| Refused::No(error.to_string()))?;
     let (pid, uid) = (peer.pid, credentials.uid());
     let governed = governor.governs(pid);
     let admin = uid == 0 || governor.is_admin(pid);
     // Only now: what was read of this number was read of the process that connected.
     if !peer.is_alive() {
-        return Err(GONE.to_owned());
+        return Err(GONE.to_owned().into());
     }
     if governed.map_err(|error| error.to_string())? {
-        return Err("a governed process may not use the control socket".to_owned());
+        return Err(Refused::NotPermitted {
+            not_permitted: "a governed process may not use the control socket".to_owned(),
+        });
     }
     Ok(Caller { pid, uid, admin })
 }

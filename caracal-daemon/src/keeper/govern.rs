@@ -75,8 +75,8 @@ pub struct Governor {
     /// What attached workloads hold and trust.
     live: Live,
     instance: String,
-    /// The configuration file, read again when asked.
-    config: PathBuf,
+    /// The configuration that this keeper was started with; its file is read again when asked.
+    config: Config,
     namespaces: Namespaces,
     inbound: Mutex<Vec<InboundRule>>,
     parting: Parting,
@@ -115,7 +115,7 @@ impl Governor {
             registry: Places::of(config).registry(),
             live,
             instance: instance.to_owned(),
-            config: config.file.clone(),
+            config: config.clone(),
             namespaces,
             inbound: Mutex::default(),
             parting: Parting::default(),

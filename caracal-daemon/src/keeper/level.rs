@@ -157,15 +157,16 @@ pub fn property(config: &Config, places: &Places) -> Vec<(PathBuf, u32)> {
     property.extend(places.keeper.parent().map(|state| (state.to_owned(), READ_ONLY)));
     let read = config.policy.cedar.iter().chain(&config.prices.file).chain(&config.upstream.roots);
     property.extend(read.map(|path| (path.clone(), READ_ONLY)));
-    property.extend(config.upstream.client_certificate.iter().map(|shown| (shown.key.clone(), SHUT)));
     property.push((Kernel::pin_directory(config.instance.as_str()), SHUT));
-    for shut in [&places.keeper, &places.data].into_iter().chain(&places.shared) {
+    // The journal last: it may have many files.
+    let keys = std::iter::once(places.keeper.as_path()).chain(config.secrets());
+    for shut in keys.chain([&places.data].into_iter().chain(&places.shared).map(PathBuf::as_path)) {
         walk(shut, &mut property);
     }
     property
 }
 
-/// A directory and all directories below it; of the keeper's also the files, which are few and the keys.
+/// A file; or a directory and all directories below it, and of its files those for which there is room.
 fn walk(directory: &std::path::Path, property: &mut Vec<(PathBuf, u32)>) {
     property.push((directory.to_owned(), SHUT));
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -193,5 +194,40 @@ mod tests {
         let named = |name: &&str| PARTS.iter().any(|(programs, ..)| programs.contains(name));
         let rest: Vec<_> = caracal_common::name::PROGRAMS.iter().filter(|name| !named(name)).collect();
         assert_eq!(rest, [&"connect4", &"connect6", &"sock_create", &"egress", &"sock_ops"], "each has a word");
+    }
+
+    /// By its name, a key of the configuration whose value is a secret's place.
+    fn is_secret(key: &str) -> bool {
+        ["key", "keys"].contains(&key) || key.ends_with("_file")
+    }
+
+    #[test]
+    fn every_file_that_the_configuration_names_as_a_secret_is_shut() {
+        let text = "[upstream]\nproxy_file = \"s/proxy\"\n[[upstream.client_certificate]]\nhost = \"h\"\n\
+                    certificate = \"c.pem\"\nkey = \"s/client\"\n[kafka]\nservers = \"k:1\"\n[kafka.tls]\n\
+                    certificate = \"c.pem\"\nkey = \"s/host\"\n[kafka.sasl]\nmechanism = \"SCRAM-SHA-512\"\n\
+                    user = \"u\"\npassword_file = \"s/kafka\"\n[postgres]\nurl_file = \"s/postgres\"\n[redis]\n\
+                    url_file = \"s/redis\"\n[worker]\nkeys = \"s/worker\"\n";
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("caracal.toml");
+        std::fs::write(&file, text).expect("written");
+        std::fs::create_dir_all(directory.path().join("s/worker/fleet-0")).expect("a directory");
+        std::fs::write(directory.path().join("s/worker/fleet-0/ledger.key"), "").expect("written");
+        let config = Config::load(&file).expect("a configuration");
+        let property = property(&config, &Places::of(&config));
+        let shut = |path: &str| property.contains(&(directory.path().join(path), SHUT));
+        let mut named: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(" = ")).collect();
+        named.retain(|(key, _)| is_secret(key));
+        assert_eq!(named.len(), 7);
+        for (key, path) in &named {
+            assert!(shut(path.trim_matches('"')), "{key} = {path}");
+        }
+        assert!(shut("s/worker/fleet-0/ledger.key"));
+        // A secret that the example knows and this test does not.
+        let example = include_str!("../../../caracal.example.toml");
+        let keys = example.lines().filter_map(|line| line.trim_start_matches('#').split_once(" = "));
+        for (key, _) in keys.filter(|(key, _)| is_secret(key) && *key != "public_key") {
+            assert!(named.iter().any(|(known, _)| *known == key), "{key}");
+        }
     }
 }

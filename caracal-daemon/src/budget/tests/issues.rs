@@ -1,4 +1,6 @@
 //! What went wrong in other gateways, tried here: each test carries the number of the report that it is about.
+//! The trackers, at github.com: `litellm` BerriAI/litellm, `bifrost` maximhq/bifrost, `envoy` envoyproxy/ai-gateway,
+//! `wso2` wso2/api-platform, `langwatch` langwatch/langwatch, `tensorzero` tensorzero/tensorzero.
 
 use super::*;
 

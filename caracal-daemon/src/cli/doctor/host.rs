@@ -166,11 +166,11 @@ fn state(found: Option<bool>) -> State {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::level;
     use super::*;
 
-    fn host(release: &str, files: &[(&str, &str)], landlock: u32) -> Vec<Check> {
+    pub(in crate::cli::doctor) fn host(release: &str, files: &[(&str, &str)], landlock: u32) -> Vec<Check> {
         let dir = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = dir.path().join(path);
@@ -189,7 +189,7 @@ mod tests {
         ("proc/self/ns/user", ""),
     ];
 
-    fn with(path: &'static str, text: &'static str) -> Vec<(&'static str, &'static str)> {
+    pub(in crate::cli::doctor) fn with(path: &'static str, text: &'static str) -> Vec<(&'static str, &'static str)> {
         GOOD.iter().copied().filter(|(p, _)| *p != path).chain([(path, text)]).collect()
     }
 
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(find(&checks, "net_cls and net_prio").state, State::Yes);
     }
 
-    fn find<'a>(checks: &'a [Check], name: &str) -> &'a Check {
+    pub(in crate::cli::doctor) fn find<'a>(checks: &'a [Check], name: &str) -> &'a Check {
         checks.iter().find(|check| check.name == name).unwrap()
     }
 }

@@ -26,10 +26,17 @@ pub(super) fn answer(checks: &[Check], rows: &[Row], out: &mut dyn Write) -> std
     }
     writeln!(out, "{table}\n")?;
     let says = match level(checks) {
-        "full" => "This host can enforce the level full: sockets, and descriptors, unix sockets and deputies as well.",
+        "full" => {
+            "This host can enforce the level full: sockets of every family, and descriptors, unix sockets and deputies as well."
+        }
         "network" => {
-            "This host can enforce the level network: all that a process's own sockets can send. \
-             Not on kernel level: descriptors and unix sockets received from outside, deputies."
+            "This host can enforce the level network: all that a process's own IP sockets can send. \
+             Open under `attach`: AF_PACKET and AF_XDP (for who has CAP_NET_RAW, as many containers do: drop it), AF_VSOCK, \
+             descriptors and unix sockets received from outside, deputies."
+        }
+        // Nothing is known to be missing.
+        _ if !checks.iter().any(|check| check.need == Need::Required && check.state == State::No) => {
+            "What this host can enforce cannot be told from here: see the lines marked ? that are always needed."
         }
         _ => "This host can enforce nothing yet: see the lines marked NO and ? that are always needed.",
     };

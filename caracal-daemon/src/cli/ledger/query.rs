@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, BufWriter, ErrorKind, IsTerminal as _, Write as _};
+use std::io::{BufRead, BufReader, BufWriter, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -85,26 +85,18 @@ pub(super) fn query(args: &QueryArgs, config: &Config, state: &StateDir) -> anyh
         hosts: args.host.clone(),
     };
     let keys = DetailKeys::read_only(&state.detail_keys());
-    let mut out = BufWriter::new(std::io::stdout());
+    let mut out = BufWriter::new(crate::cli::output::Output);
     let asked = Asked { selection: &selection, keys: &keys, json: args.json, limit: args.limit };
-    let written = block_on(async {
+    block_on(async {
         if args.fleet {
             let url = database_url(config)?;
             asked.of_fleet(&url, &mut out).await
         } else {
             asked.of_host(state, &mut out).await
         }
-    });
-    let written = written.and_then(|()| Ok(out.flush()?));
-    match written {
-        // Whoever reads has had enough, as `head` does.
-        Err(error)
-            if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) =>
-        {
-            Ok(ExitCode::SUCCESS)
-        }
-        other => other.map(|()| ExitCode::SUCCESS),
-    }
+    })?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What is asked for, and how it is shown.
@@ -227,6 +219,7 @@ pub(super) fn rebuild(
         return rebuild_fleet(args, config);
     }
     ensure!(args.log.is_none(), "--log is for --from kafka");
+    super::there(state)?;
     let scratch;
     let into = match &args.into {
         Some(path) if path.exists() => bail!("{} is there already: name another file", path.display()),

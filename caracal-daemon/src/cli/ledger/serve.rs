@@ -17,7 +17,8 @@ pub(super) struct ServeArgs {
     /// Where to listen. It is plain HTTP: put a proxy with TLS in front of it before others than auditors of your own come.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8780")]
     listen: SocketAddr,
-    /// Serve the logs of all hosts in PostgreSQL, each below /NAME/, as [postgres] of the configuration names it.
+    /// Serve the logs of all hosts in PostgreSQL, each below /NAME/, as [postgres] of the configuration names it: NAME is the
+    /// log's, such as fleet-0 (`caracald ledger --help` says what a log is).
     #[arg(long)]
     fleet: bool,
 }
@@ -33,8 +34,8 @@ pub(super) fn run(args: &ServeArgs, config: &Config, state: &StateDir) -> anyhow
     let logs = if args.fleet {
         Logs::fleet(database_url(config)?)
     } else {
+        super::there(state)?;
         let ledger = state.ledger();
-        anyhow::ensure!(ledger.is_file(), "{}: there is no ledger here", ledger.display());
         become_owner(&ledger).with_context(|| format!("become the owner of {}", ledger.display()))?;
         Logs::host(ledger)
     };

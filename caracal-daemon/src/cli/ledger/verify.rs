@@ -361,7 +361,16 @@ fn keyring_in(args: &VerifyArgs, dir: &Path) -> anyhow::Result<Keyring> {
         Some(path) => read_text(Path::new(path))?,
         None => match ledger_key::read_history(dir)? {
             Some(history) => history,
-            None => read_text(&dir.join(ledger_key::PUBLIC))?,
+            None => {
+                let public = dir.join(ledger_key::PUBLIC);
+                anyhow::ensure!(
+                    public.exists(),
+                    "{}: there are no ledger keys here; was a daemon ever started with this configuration? Keys of another \
+                     place are named with --public-key",
+                    public.display()
+                );
+                read_text(&public)?
+            }
         },
     };
     let mut ring = Keyring::parse(&text)?;

@@ -52,6 +52,9 @@ pub enum PolicyCommand {
     },
     /// Say what would be decided for one request, by which rule, and what would change it
     ///
+    /// Looks at the policy, and for --model at the price book; not at budgets, rates and what is open. Exit code 0: allowed. 1:
+    /// denied, or without a price.
+    ///
     ///   caracald policy explain https://api.openai.com/v1/responses --method POST
     ///   caracald policy explain api.openai.com --action llm --provider openai --model gpt-6
     ///   caracald policy explain git.example.com --port 22 --action connect --agent builder
@@ -59,7 +62,12 @@ pub enum PolicyCommand {
     Explain(ExplainArgs),
     /// Put the configuration on disk into force in the running daemon
     ///
-    /// A broken one changes nothing: the daemon keeps the last good policy and the reason is printed here.
+    /// Taken: [[allow]], [[deny]], [policy], [[budget]], [[rate]], [prices], [[provider]], [[mcp]], [[api]], [[inbound]] and
+    /// [[unix]]. Everything else waits for a restart of the daemon: [[agent]], [listen], [upstream], [limits], [clamp],
+    /// [websocket], [journal], [upgrade], [kafka], [postgres], [redis], [escrow], require, allow_degraded, admin_group, user and
+    /// the directories. A warning names what of it changed since the daemon started.
+    ///
+    /// A broken configuration changes nothing: the daemon keeps the last good policy and the reason is printed here.
     Reload,
 }
 

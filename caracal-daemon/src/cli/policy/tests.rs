@@ -31,7 +31,7 @@ fn ran(config: &str, line: &[&str], reload: Reload<'_>) -> Result<(u8, String, S
     Ok((code, String::from_utf8(out)?, String::from_utf8(err)?))
 }
 
-fn no_daemon() -> anyhow::Result<String> {
+fn no_daemon() -> anyhow::Result<Value> {
     anyhow::bail!("no daemon")
 }
 
@@ -90,9 +90,40 @@ fn explain_takes_urls_and_hosts() -> Outcome {
 
 #[test]
 fn reload_asks_the_daemon() -> Outcome {
-    let (code, out, _) = ran("", &["reload", "--json"], &|| Ok("abc".into()))?;
-    assert_eq!((code, out.trim()), (0, "{\"policy_set\":\"abc\"}"));
+    let (code, out, err) = ran("", &["reload", "--json"], &|| Ok("abc".into()))?;
+    assert_eq!(
+        (code, serde_json::from_str(&out)?, err),
+        (0, json!({"policy_set": "abc", "waiting_for_restart": []}), String::new())
+    );
+    let waits = || Ok(json!({"policy_set": "abc", "waiting_for_restart": ["[listen]", "[[agent]]"]}));
+    let (code, out, err) = ran("", &["reload"], &waits)?;
+    assert_eq!((code, out.as_str()), (0, "in force: policy set abc\n"));
+    assert!(err.starts_with("warning: ") && err.contains("restart") && err.contains("[listen], [[agent]]"), "{err}");
     let failed = ran("", &["reload"], &no_daemon).map_or_else(|error| error.to_string(), |_| String::new());
     assert!(failed.contains("the one in force stays"), "{failed}");
+    Ok(())
+}
+
+#[test]
+fn check_says_what_a_daemon_would_do_with_it() -> Outcome {
+    let (_, _, err) = ran("x = 1", &["check"], &no_daemon)?;
+    assert!(err.contains("does not start") && !err.contains("denies everything"), "{err}");
+    // No such Cedar file.
+    let (code, _, err) = ran("[policy]\ncedar = [\"none.cedar\"]\n", &["check"], &no_daemon)?;
+    assert!(code == WRONG && err.contains("denies everything") && !err.contains("does not start"), "{err}");
+    Ok(())
+}
+
+#[test]
+fn explain_says_no_by_its_exit_code_and_where_no_price_is() -> Outcome {
+    let (code, out, _) = ran(RULE, &["explain", "y.test"], &no_daemon)?;
+    assert!(code == 1 && out.contains("denied") && !out.contains("Budgets"), "{out}");
+    assert_eq!(ran(RULE, &["explain", "y.test", "--json"], &no_daemon)?.0, 1);
+    let rule = "[[allow]]\nhosts = [\"api.openai.com\"]\n";
+    let ask = |model| ["explain", "api.openai.com", "--action", "llm", "--provider", "openai", "--model", model];
+    let (code, out, _) = ran(rule, &ask("gpt-4o"), &no_daemon)?;
+    assert!(code == 0 && out.contains("allowed") && out.contains("has one") && out.contains("Budgets"), "{out}");
+    let (code, out, _) = ran(rule, &ask("no-such-model"), &no_daemon)?;
+    assert!(code == 1 && out.contains("price: none") && out.contains("price_unknown"), "{out}");
     Ok(())
 }

@@ -60,7 +60,7 @@ pub(super) fn run(args: &BillArgs, meter: &Meter) -> anyhow::Result<ExitCode> {
             Box::new(BufReader::new(file))
         }
     };
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut out = std::io::BufWriter::new(crate::cli::output::Output);
     for (number, line) in lines.lines().enumerate() {
         let line = line?;
         let exchange: Exchange =

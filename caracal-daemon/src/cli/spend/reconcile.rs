@@ -11,7 +11,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use crate::cli::exit;
-use crate::cli::ledger::{block_on, database_url};
+use crate::cli::ledger::{block_on, database_url, there};
 use crate::config::Config;
 use crate::ledger::charges::{self, Charged, Span};
 use crate::ledger::postgres::{Database, PostgresStore, READER};
@@ -71,6 +71,7 @@ pub(crate) fn run(args: &ReconcileArgs, config: &Config) -> anyhow::Result<ExitC
 }
 
 fn of_host(args: &ReconcileArgs, state: &StateDir) -> anyhow::Result<ExitCode> {
+    there(state)?;
     compare(args, |span, add| {
         let each = |charged: Charged| {
             add(&charged);

@@ -1,4 +1,5 @@
 //! How other gateways lost a charge on the way, tried over real connections: each test carries the number of the report.
+//! The trackers, at github.com: `litellm` BerriAI/litellm, `envoy` envoyproxy/ai-gateway.
 
 use super::money::{CALL, STREAMED, call, outcome_of};
 use super::world::{Speaks, World, full, http1_over};

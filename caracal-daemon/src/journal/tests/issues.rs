@@ -1,4 +1,5 @@
 //! How other gateways lost records or counted in two places at once, tried here: each test carries the number of the report.
+//! The trackers, at github.com: `litellm` BerriAI/litellm, `bifrost` maximhq/bifrost.
 
 use super::*;
 

@@ -58,8 +58,8 @@ impl Governor {
         if let (Some(pid), false) = (root, allow_degraded) {
             return Err(format!(
                 "process {pid} in {} is root in the host's mount namespace: it could remove the pins and go free. Run the \
-                 agent as an ordinary user or in a mount namespace of its own, or say --allow-degraded to govern it all the \
-                 same; that is recorded",
+                 agent as an ordinary user, or say --allow-degraded to govern it all the same; that is recorded. A mount \
+                 namespace of its own hides such a process from this check and does not hold it",
                 cgroup.path
             ));
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
 use caracal_common::inbound::Inbound;
+use serde_json::json;
 
 use super::{Answer, Governor, Order};
 use crate::config::{Config, InboundRule};
@@ -32,15 +33,17 @@ impl Governor {
         }
     }
 
-    /// Reads the configuration's rules again: the data path its policy, then the keeper what the kernel enforces.
+    /// Reads the configuration's rules again: the data path its policy, then the keeper what the kernel enforces. Answers with
+    /// the policy set's hash; where keys changed that wait for a restart, beside their names.
     ///
     /// # Errors
     /// When either says no; what it had stays in force.
     pub fn reload(&self) -> Answer {
         let answer = self.order(&Order::Reload)?;
-        let config = Config::load(&self.config).map_err(|error| error.to_string())?;
+        let config = Config::load(&self.config.file).map_err(|error| error.to_string())?;
+        let waiting = self.config.waiting_for_restart(&config);
         self.set_inbound(&config.inbound);
         self.set_unix_rules(config.unix);
-        Ok(answer)
+        Ok(if waiting.is_empty() { answer } else { json!({ "policy_set": answer, "waiting_for_restart": waiting }) })
     }
 }

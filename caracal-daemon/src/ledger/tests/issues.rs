@@ -1,4 +1,5 @@
 //! How other gateways lost what was spent, tried here: each test carries the number of the report that it is about.
+//! The trackers, at github.com: `litellm` BerriAI/litellm, `openmeter` openmeterio/openmeter.
 
 use super::*;
 

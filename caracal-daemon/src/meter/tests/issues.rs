@@ -1,5 +1,7 @@
 //! What other gateways priced wrongly or not at all, tried here: each test carries the number of the report that it is about.
 //! Where a report has amounts, they are its own.
+//! The trackers, at github.com: `litellm` BerriAI/litellm, `bifrost` maximhq/bifrost, `envoy` envoyproxy/ai-gateway,
+//! `librechat` danny-avila/LibreChat, `deeix` DEEIX-AI/DEEIX-Chat.
 
 use super::answers::{charged, usage};
 use super::providers::{answer, with};
