@@ -95,7 +95,10 @@ fn in_one_form<'a, 'de, D: serde::Deserializer<'de>>(from: D) -> Result<Cow<'a, 
 
 impl<'a> Paid<'a> {
     pub(in crate::ledger) fn read(record: &'a [u8]) -> Option<Paid<'a>> {
-        Scan::paid(record).or_else(|| Paid::by_serde(record))
+        match Scan::paid(record) {
+            None => Paid::by_serde(record),
+            read => read,
+        }
     }
 
     pub(super) fn by_serde(record: &'a [u8]) -> Option<Paid<'a>> {

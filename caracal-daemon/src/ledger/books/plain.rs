@@ -48,23 +48,26 @@ impl<'a> Scan<'a> {
             scan.eat(",")?;
         }
         scan.eat(r#""data":"#)?;
-        let (data, terms) = scan.data()?;
+        // Filled where it is: it is large.
+        let mut paid = Paid { schema, time, data: PaidData::default(), terms: None };
+        let mut terms = Terms::default();
+        scan.data(&mut paid.data, &mut terms)?;
+        paid.terms = Some(terms);
         scan.eat("}")?;
-        let whole = scan.at == scan.text.len();
-        whole.then_some(Paid { schema, time, data, terms: Some(terms) })
+        (scan.at == scan.text.len()).then_some(paid)
     }
 
-    fn data(&mut self) -> Option<(PaidData<'a>, Terms<'a>)> {
-        let (mut data, mut terms, mut once) = (PaidData::default(), Terms::default(), Once::default());
+    fn data(&mut self, data: &mut PaidData<'a>, terms: &mut Terms<'a>) -> Option<()> {
+        let mut once = Once::default();
         self.eat("{")?;
         loop {
             let name = self.name()?;
             match name.strip_prefix("caracal.") {
-                Some(name) => once.first(self.ours(name, &mut data, &mut terms)?)?,
-                None => once.first(self.standard(name, &mut data, &mut terms)?)?,
+                Some(name) => once.first(self.ours(name, data, terms)?)?,
+                None => once.first(self.standard(name, data, terms)?)?,
             }
             if self.ends()? {
-                return Some((data, terms));
+                return Some(());
             }
         }
     }
@@ -260,6 +263,10 @@ mod tests {
     use crate::event::Kind;
     use crate::event::write::tests::{paid, scribe};
     use proptest::prelude::*;
+    use std::sync::LazyLock;
+
+    /// An intent and an outcome: a key is made and synced for each.
+    static RECORDS: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| [Kind::Intent, Kind::Outcome].map(record));
 
     fn record(kind: Kind) -> Vec<u8> {
         let (_dir, scribe) = scribe();
@@ -315,7 +322,7 @@ mod tests {
             edits in proptest::collection::vec((any::<prop::sample::Index>(), 0u8..4, any::<prop::sample::Index>()), 1..4),
         ) {
             const BYTES: &[u8] = b"\"\\,:{}[]0 19-.eE\x1f\x7fa\xc3";
-            let mut record = record(if outcome { Kind::Outcome } else { Kind::Intent });
+            let mut record = RECORDS[usize::from(outcome)].clone();
             for (at, what, with) in edits {
                 let at = PLACE_BYTES + at.index(record.len() - PLACE_BYTES);
                 match what {

@@ -127,6 +127,7 @@ impl Recount {
     fn outcome(&mut self, paid: &Paid<'_>) -> Option<Fault> {
         let released = paid.data.settle == "released";
         let Some((call, intent)) = self.open.remove_entry(paid.data.call.as_deref().unwrap_or_default()) else {
+            // One that was released changes nothing either way: the journal may have lost its intent, with which nothing was sent.
             let of_money = !released || paid.data.cost.unwrap_or(0) > 0;
             return of_money.then_some(Fault::Stray);
         };
