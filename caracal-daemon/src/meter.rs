@@ -252,7 +252,7 @@ impl Meter {
         }
         let decoded = body::decode(headers, body, self.body_limit)?;
         let text = body::text(&decoded.bytes)?;
-        let walked = body::walk(text)?;
+        let walked = body::walk_object(text)?;
         let named = surface::model_in(operation, path);
         let model = named.clone().unwrap_or_default();
         let mut shape = match operation {

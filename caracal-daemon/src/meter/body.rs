@@ -114,6 +114,15 @@ pub(crate) struct Walked {
     pub(crate) long_cache: bool,
 }
 
+/// Walks the body of a call, which is one object: of an array serde would read the members in their order.
+pub(crate) fn walk_object(text: &str) -> Result<Walked, Refusal> {
+    if text.trim_start().starts_with('{') {
+        return walk(text);
+    }
+    let sentence = "cannot price a body that is not one JSON object.".to_owned();
+    Err(refuse_agent(Reason::AmbiguousRequest, sentence))
+}
+
 /// Walks the whole text once.
 pub(crate) fn walk(text: &str) -> Result<Walked, Refusal> {
     let mut walked = Walked::default();
@@ -293,6 +302,14 @@ mod tests {
         let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         writer.write_all(data)?;
         writer.finish().map(Bytes::from)
+    }
+
+    #[test]
+    fn an_array_is_no_call() {
+        for text in ["[]\t", r#"["gpt-4o-mini",[]]"#, "1", "", "\u{feff}{}"] {
+            assert_eq!(walk_object(text).map_err(|refusal| refusal.reason), Err(Reason::AmbiguousRequest), "{text}");
+        }
+        assert!(walk_object(" {} ").is_ok());
     }
 
     #[test]

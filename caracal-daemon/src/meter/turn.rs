@@ -5,7 +5,7 @@
 //! What a chain has so far is bounded by what was seen of it: the input that its last response was held for, and the tokens
 //! that this answered with, or could. A response that this socket has not seen counts as the model's longest input.
 
-use super::body::{decode, text, walk};
+use super::body::{decode, text, walk_object};
 use super::usage::UsageReader;
 use super::{Call, Meter, Operation, Provider, openai, refuse_agent};
 use crate::event::Usage;
@@ -50,7 +50,7 @@ impl Meter {
     pub fn message(&self, provider: Provider, chain: &Chain, message: &Bytes) -> Result<Call, Refusal> {
         let decoded = decode(&HeaderMap::new(), message, self.body_limit)?;
         let text = text(&decoded.bytes)?;
-        let walked = walk(text)?;
+        let walked = walk_object(text)?;
         let (kind, previous) = openai::turn(text)?;
         if kind != "response.create" {
             let shown: String = kind.chars().filter(char::is_ascii_graphic).take(48).collect();
