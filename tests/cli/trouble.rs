@@ -201,7 +201,10 @@ fn a_reader_that_leaves_ends_a_command_quietly() {
             assert_eq!(left(args), Some(libc::SIGPIPE), "{args:?}");
         }
         daemon.restart();
-        for args in [&["status"][..], &["events"], &["spend", "--json"], &["ledger", "query", "--json"]] {
+        let query = ["ledger", "query", "--json"];
+        let recorded = || !daemon.command(&query).ran().stdout.is_empty();
+        until("a record in the ledger", Duration::from_secs(60), recorded).expect("its start is one");
+        for args in [&["status"][..], &["events"], &["spend", "--json"], &query] {
             assert_eq!(left(args), Some(libc::SIGPIPE), "{args:?}");
         }
         // With a reader they end as ever.

@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
+use std::sync::LazyLock;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -65,11 +66,26 @@ pub fn descriptors_for(connections: usize) -> u64 {
     u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(OTHERS)
 }
 
-/// How many connections there may be with so many descriptors: with fewer than were wanted, fewer namespaces are served too.
+/// How many connections there may be with so many descriptors, where fewer are to be had than were wanted: fewer namespaces are
+/// served then, and three descriptors are for two connections, since idle ones need none upstream. Where all want one, some
+/// are told that there is none ([`is_reserved`]).
 #[must_use]
 pub fn connections_within(descriptors: u64) -> usize {
-    let others = (descriptors / 16).clamp(1_024, OTHERS).min(descriptors / 2);
-    usize::try_from((descriptors - others) / 2).unwrap_or(usize::MAX)
+    let left = descriptors - others_of(descriptors);
+    usize::try_from(left / 3 * 2).unwrap_or(usize::MAX)
+}
+
+/// Descriptors that are not connections', of so many.
+fn others_of(descriptors: u64) -> u64 {
+    (descriptors / 16).clamp(1_024, OTHERS).min(descriptors / 2)
+}
+
+/// Whether an upstream's connection has one of the last descriptors, half of those that are not connections'.
+#[must_use]
+pub fn is_reserved(descriptor: RawFd) -> bool {
+    static FIRST: LazyLock<u64> =
+        LazyLock::new(|| getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft - others_of(soft) / 2));
+    u64::try_from(descriptor).is_ok_and(|descriptor| descriptor >= *FIRST)
 }
 
 /// How many connections this process has descriptors for.
@@ -295,9 +311,10 @@ mod tests {
         }
         for descriptors in [0, 1, 256, 1_024, 4_096, 20_000, 65_536, 1 << 20] {
             let connections = connections_within(descriptors) as u64;
-            assert!(connections * 2 <= descriptors.saturating_sub(descriptors.min(1_024) / 2), "{descriptors}");
+            assert!(connections + connections / 2 <= descriptors - others_of(descriptors), "{descriptors}");
         }
-        assert_eq!([1_024, 20_000].map(connections_within), [256, 9_375]);
+        assert_eq!([1_024, 20_000].map(connections_within), [340, 12_500]);
+        assert!(!is_reserved(0) && is_reserved(RawFd::MAX));
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod proxy;
 
 use crate::address::{is_loopback, is_private};
 use crate::dns::resolve::Resolver;
+use crate::keeper::child::is_reserved;
 use crate::keeper::sockets::Sockets;
 use crate::refusal::{Reason, Refusal, Side, Stage};
 use proxy::Proxy;
@@ -13,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
@@ -297,10 +298,15 @@ async fn connect(host: &str, places: Vec<Place>, port: u16, deadline: Instant) -
 
 #[expect(clippy::disallowed_methods, reason = "the one road out")]
 async fn dial(address: SocketAddr, socket: Option<OwnedFd>) -> std::io::Result<TcpStream> {
-    match socket {
+    let stream = match socket {
         Some(socket) => TcpSocket::from_std_stream(socket.into()).connect(address).await,
         None => TcpStream::connect(address).await,
+    }?;
+    // The kernel gives the lowest free number: the last ones are for probes and files, without which the door shuts.
+    if is_reserved(stream.as_raw_fd()) {
+        return Err(std::io::Error::from_raw_os_error(libc::EMFILE));
     }
+    Ok(stream)
 }
 
 fn roots_of(settings: &Settings) -> Result<RootCertStore, DialerError> {

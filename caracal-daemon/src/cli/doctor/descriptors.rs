@@ -60,7 +60,7 @@ mod tests {
         let seen = Seen { root: true, may_raise: false, hard: 20_000, kernel: 1 << 20 };
         let low = judge(seen, 40_000);
         assert_eq!(low.state, State::No);
-        assert!(low.found.contains("9375 of 40000") && low.remedy.contains("LimitNOFILE"), "{low:?}");
+        assert!(low.found.contains("12500 of 40000") && low.remedy.contains("LimitNOFILE"), "{low:?}");
         assert_eq!(judge(Seen { may_raise: true, ..seen }, 40_000).state, State::Yes);
         assert_eq!(judge(Seen { may_raise: true, kernel: 20_000, ..seen }, 40_000).state, State::No);
         assert_eq!(judge(Seen { root: false, ..seen }, 40_000).state, State::Unknown);
