@@ -178,7 +178,7 @@ impl Signer for Ahead {
     }
 
     fn sign_chain_head(&self, sequence: u64, leaf: [u8; 32]) -> Result<Vec<u8>, KeeperError> {
-        if self.asked.fetch_add(1, Ordering::Relaxed) % 2 == 0 && self.shown.load(Ordering::Relaxed) == 0 {
+        if self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) && self.shown.load(Ordering::Relaxed) == 0 {
             append(&self.journal, 300, 10).expect("appended");
             let next = self.journal.tail().next();
             self.key.sign_chain_head(next.sequence - 1, next.prev)?;

@@ -33,6 +33,7 @@ pub(in crate::ledger) enum Fault {
 
 /// An outcome as an audit makes its charge again.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack: a box would be made for each record")]
 pub(in crate::ledger) enum Charge<'a> {
     /// What its bill is made from, and the bill.
     Read(Outcome<'a>, Option<NanoUsd>),
