@@ -219,12 +219,13 @@ pub(super) fn rebuild(
         return rebuild_fleet(args, config);
     }
     ensure!(args.log.is_none(), "--log is for --from kafka");
-    super::there(state)?;
     let scratch;
     let into = match &args.into {
         Some(path) if path.exists() => bail!("{} is there already: name another file", path.display()),
         Some(path) => path.clone(),
         None => {
+            // Nothing to compare with.
+            super::there(state)?;
             scratch = Scratch::new(&state.data())?;
             scratch.0.join(crate::ledger::sqlite::FILE)
         }
