@@ -1,25 +1,11 @@
 //! A new binary takes the old one's place: the door is shut in between, and never open beside the daemon.
 
 use crate::{PROBE, RULES, case};
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 use support::daemon::Cgroup;
 use support::netns::until;
 use support::wire::CANARY_PORT;
-
-/// Another version: other bytes, another file.
-fn version(path: &Path, number: u8) {
-    let mut bytes = std::fs::read(support::daemon::caracald()).expect("the binary under test");
-    // Behind the end of an ELF file is nothing that anybody reads.
-    bytes.extend_from_slice(&[number; 16]);
-    let fresh = path.with_extension("new");
-    std::fs::write(&fresh, bytes).expect("the other version");
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755)).expect("its mode");
-    // As a package manager does it: the running one keeps the old file.
-    std::fs::rename(&fresh, path).expect("in its place");
-}
 
 #[test]
 fn an_update_of_the_binary_leaves_no_gap() {
@@ -30,7 +16,8 @@ fn an_update_of_the_binary_leaves_no_gap() {
         assert_eq!(attempt().code, Some(0), "the control does not get out");
         assert!(!scene.wire.packets().is_empty(), "the judge does not see the control");
         let binary = scene.net.files().join("caracald");
-        version(&binary, 1);
+        let version = |number: u8| support::installed::replace(&binary, &[number; 16]);
+        version(1);
         daemon.install(&binary);
         daemon.attach(&cgroup.path());
         daemon.restart();
@@ -53,7 +40,7 @@ fn an_update_of_the_binary_leaves_no_gap() {
         };
         for number in 2..4 {
             more_tries();
-            version(&binary, number);
+            version(number);
             // The old one goes on until it is told to stop.
             assert_eq!(allowed(), "200");
             daemon.stop();

@@ -4,26 +4,17 @@
 use crate::{PROBE, RULES, STAND_IN, World, case_with};
 use serde_json::json;
 use std::net::IpAddr;
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use support::daemon::{Cgroup, Daemon, caracald};
+use support::daemon::{Cgroup, Daemon};
+use support::installed::Installed;
 use support::netns::until;
 use support::report;
 use support::scene::Scene;
 use support::wire::CANARY_PORT;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Replaces the program as a package manager does: another file takes the name.
-fn install(into: &Path) {
-    let fresh = into.with_extension("new");
-    // By another process: a child that is being started here would hold a copy of the descriptor, and the program be busy.
-    let copied = std::process::Command::new("cp").arg(caracald()).arg(&fresh).status().expect("cp");
-    assert!(copied.success());
-    std::fs::rename(&fresh, into).expect("it takes the name");
-}
 
 /// What an upgrade must not leave more of: the keeper's descriptors (maps, programs, links and roads are such), its memory,
 /// pins, and data paths that have nothing to end.
@@ -82,13 +73,8 @@ fn control(scene: &Scene, cgroup: &Cgroup) {
 #[test]
 fn upgrades_under_load_lose_no_connection_and_leak_nothing() {
     let rounds = if report::long() { 100 } else { 5 };
-    let program =
-        tempfile::Builder::new().prefix("caracal-upgrade-").tempdir_in(caracald().parent().expect("a directory"));
-    let program = program.expect("a directory");
-    support::netns::open_to_all(program.path()).expect("its mode");
-    let binary = program.path().join("caracald");
-    install(&binary);
-    let prepare = |daemon: &mut Daemon<'_>| daemon.install(&binary);
+    let installed = Installed::new();
+    let prepare = |daemon: &mut Daemon<'_>| daemon.install(installed.binary());
     case_with("upgrades under load", RULES, control, prepare, |world: &mut World<'_>| {
         assert_eq!(world.allowed(), "200");
         world.scene.wire.clear();
@@ -119,10 +105,9 @@ fn upgrades_under_load_lose_no_connection_and_leak_nothing() {
                 tried
             });
             for round in 0..rounds {
-                let program = std::fs::canonicalize(&binary).expect("the program");
                 let keeper = world.daemon.keeper();
                 let path = world.daemon.data_path();
-                install(&program);
+                installed.replace();
                 let ran = world.daemon.command(&["upgrade"]).ran();
                 assert_eq!(ran.code, Some(0), "round {round}: {}\n{}", ran.screen(), world.daemon.logs());
                 assert_eq!(world.daemon.keeper(), keeper, "the keeper keeps its number");
@@ -184,18 +169,13 @@ fn signed_head(daemon: &Daemon<'_>) -> Option<(String, u64, String)> {
 #[test]
 fn the_signed_head_is_remembered_over_an_upgrade_and_none_before_it_is_signed() {
     report::case("escape", "chain heads over upgrades", || {
-        let program =
-            tempfile::Builder::new().prefix("caracal-upgrade-").tempdir_in(caracald().parent().expect("a directory"));
-        let program = program.expect("a directory");
-        support::netns::open_to_all(program.path()).expect("its mode");
-        let binary = program.path().join("caracald");
-        install(&binary);
+        let installed = Installed::new();
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let mut daemon = Daemon::configured(&scene, RULES);
-        daemon.install(&binary);
+        daemon.install(installed.binary());
         daemon.restart();
         let upgrade = |daemon: &Daemon<'_>| {
-            install(&binary);
+            installed.replace();
             let ran = daemon.command(&["upgrade"]).ran();
             assert_eq!(ran.code, Some(0), "{}\n{}", ran.screen(), daemon.logs());
         };

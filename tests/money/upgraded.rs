@@ -8,19 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::daemon::{Cgroup, Daemon, alive, caracald};
+use support::installed::Installed;
 use support::netns::until;
 use support::report;
 use support::scene::Scene;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Replaces the program as a package manager does: another file takes the name.
-fn install(into: &Path) {
-    let fresh = into.with_extension("new");
-    let copied = Command::new("cp").arg(caracald()).arg(&fresh).status().expect("cp");
-    assert!(copied.success());
-    std::fs::rename(&fresh, into).expect("it takes the name");
-}
 
 /// One stream of an agent: curl, and what it got.
 struct Stream {
@@ -62,7 +55,7 @@ struct World<'a> {
     scene: &'a Scene,
     cgroup: &'a Cgroup,
     daemon: Daemon<'a>,
-    binary: PathBuf,
+    installed: Installed,
     ca: PathBuf,
 }
 
@@ -70,7 +63,7 @@ impl World<'_> {
     /// Upgrades; gives the data path from before it.
     fn upgrade(&self) -> i32 {
         let before = self.daemon.data_path().expect("a data path");
-        install(&self.binary);
+        self.installed.replace();
         let ran = self.daemon.command(&["upgrade"]).ran();
         assert_eq!(ran.code, Some(0), "{}\n{}", ran.screen(), self.daemon.logs());
         let another = || self.daemon.data_path().is_some_and(|other| other != before);
@@ -106,22 +99,17 @@ fn world(name: &str, limit: &str, more: &str, work: impl FnOnce(&mut World<'_>) 
 /// The same with rules, and what they need, that are made in the scene.
 fn world_of<T>(name: &str, prepare: impl FnOnce(&Scene) -> (String, T), work: impl FnOnce(&mut World<'_>, T) -> More) {
     report::case("money", name, || {
-        let place =
-            tempfile::Builder::new().prefix("caracal-upgraded-").tempdir_in(caracald().parent().expect("a directory"));
-        let place = place.expect("a directory");
-        support::netns::open_to_all(place.path()).expect("its mode");
-        let binary = place.path().join("caracald");
-        install(&binary);
+        let installed = Installed::new();
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let cgroup = Cgroup::new();
         let (rules, needed) = prepare(&scene);
         let mut daemon = Daemon::configured(&scene, &rules);
         daemon.attach(&cgroup.path());
-        daemon.install(&binary);
+        daemon.install(installed.binary());
         daemon.restart();
         let ca = daemon.ca();
         scene.wire.clear();
-        let mut world = World { scene: &scene, cgroup: &cgroup, daemon, binary, ca };
+        let mut world = World { scene: &scene, cgroup: &cgroup, daemon, installed, ca };
         let more = work(&mut world, needed);
         scene.wire.silent();
         let _ran = world.daemon.verify();

@@ -1,7 +1,7 @@
 //! Charges that are put right on a host, by the real daemon: PostgreSQL's ledger and Redis's view say to the nano-USD what the
 //! host says, also after Redis lost all; and a provider's export held against the shared ledger names the host and the amount.
 
-use crate::daemon::acknowledged;
+use crate::daemon::{acknowledged, publishing};
 use crate::plane::{PATIENCE, Plane, Worker, text};
 use crate::{LOAD, STAND_IN, SUBJECT};
 use serde_json::{Map, Value, json};
@@ -25,16 +25,7 @@ fn corrections_on_a_host_reach_the_shared_ledger_and_the_view() {
 }
 
 fn corrected(scene: &Scene) -> Map<String, Value> {
-    let plane = Plane::start(1);
-    assert!(plane.ours, "the daemon's namespace reaches no services of yours: unset CARACAL_KAFKA, _POSTGRES, _REDIS");
-    let rules = format!(
-        "{}\n[[allow]]\nhosts = [\"api.openai.com\"]\n\n[[budget]]\nname = \"purse\"\nlimit = \"100 USD\"\nwindow = \"total\"\n",
-        plane.kafka_section()
-    );
-    let mut daemon = Daemon::start(scene, &rules);
-    let keys = daemon.command(&["ledger", "keys"]).ran().ok().stdout;
-    plane.caracald(&["hosts", "enrol", text(&plane.file("host.pub", &keys))]);
-    let workers = [plane.worker("ledger"), plane.worker("spend")];
+    let (plane, mut daemon, workers) = publishing(scene);
     // Calls whose usage nobody sees are charged their hold, which is more than their bill.
     let words = ["--clients", "2", "--requests", "8", "--words", "no-usage"];
     let _ran = daemon.run(LOAD).args(words).limit(PATIENCE).ran().ok();

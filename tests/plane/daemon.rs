@@ -2,7 +2,7 @@
 //! nano-USD, whatever happens to the broker and to the daemon; and a broker that is away costs no agent a call.
 
 use crate::judge::{charges, stored};
-use crate::plane::{PATIENCE, Plane};
+use crate::plane::{PATIENCE, Plane, Worker, text};
 use crate::{LOAD, STAND_IN, SUBJECT};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -24,17 +24,23 @@ fn what_a_daemon_publishes_is_what_agents_were_charged() {
     });
 }
 
-fn published(scene: &Scene) -> Map<String, Value> {
+/// A plane, a daemon that is enrolled with it and publishes, and the workers. To be called in the daemon's namespace.
+pub(crate) fn publishing(scene: &Scene) -> (Plane, Daemon<'_>, [Worker; 2]) {
     let plane = Plane::start(1);
     assert!(plane.ours, "the daemon's namespace reaches no services of yours: unset CARACAL_KAFKA, _POSTGRES, _REDIS");
     let rules = format!(
         "{}\n[[allow]]\nhosts = [\"api.openai.com\"]\n\n[[budget]]\nname = \"purse\"\nlimit = \"100 USD\"\nwindow = \"total\"\n",
         plane.kafka_section()
     );
-    let mut daemon = Daemon::start(scene, &rules);
+    let daemon = Daemon::start(scene, &rules);
     let keys = daemon.command(&["ledger", "keys"]).ran().ok().stdout;
-    plane.caracald(&["hosts", "enrol", crate::plane::text(&plane.file("host.pub", &keys))]);
+    plane.caracald(&["hosts", "enrol", text(&plane.file("host.pub", &keys))]);
     let workers = [plane.worker("ledger"), plane.worker("spend")];
+    (plane, daemon, workers)
+}
+
+fn published(scene: &Scene) -> Map<String, Value> {
+    let (plane, mut daemon, workers) = publishing(scene);
     let burst = |daemon: &Daemon<'_>, from: usize| {
         let cap = (1_000 + from).to_string();
         let args = ["--clients", "8", "--requests", &CALLS.to_string(), "--cap-base", &cap, "--words", "output=40"];
@@ -81,7 +87,7 @@ fn published(scene: &Scene) -> Map<String, Value> {
     assert!(plane.agrees(&["ledger", "verify", "--fleet"]), "the audit of the shared ledger");
     let _ran = daemon.verify();
     daemon.stop();
-    workers.into_iter().for_each(crate::plane::Worker::stop);
+    workers.into_iter().for_each(Worker::stop);
 
     let mut more = Map::new();
     more.insert("calls".into(), json!(3 * CALLS));

@@ -5,6 +5,7 @@
 pub mod catalogue;
 pub mod cpu;
 pub mod daemon;
+pub mod installed;
 pub mod ledger;
 pub mod netns;
 pub mod programs;

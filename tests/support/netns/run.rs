@@ -159,16 +159,7 @@ impl Run {
         }
         self.command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         self.command.process_group(0);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            match self.command.spawn() {
-                // A program that was just copied: a child that another thread forked meanwhile has it open until its exec.
-                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                spawned => return spawned.with_context(|| format!("starting {}", program.display())),
-            }
-        }
+        self.command.spawn().with_context(|| format!("starting {}", program.display()))
     }
 
     /// Runs it to its end.
