@@ -34,25 +34,26 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Sets up, then builds everything that runs in production as it is shipped.
-///
-/// # Errors
-/// When set-up or a compiler fails.
-pub(crate) fn shipped(checkout: &Checkout) -> Result<()> {
-    let compiler = setup::for_build(checkout)?;
-    kernel_programs(checkout, &compiler)?;
-    let arguments = ["build", "--locked", "--profile", "dist", "--package", "caracal-daemon"];
-    checkout.cargo("building caracald with link-time optimisation", &arguments)
-}
-
 /// Sets up, then builds everything that runs in production.
 ///
 /// # Errors
 /// When set-up or a compiler fails.
 pub(crate) fn all(checkout: &Checkout) -> Result<()> {
+    with_profile(checkout, "building caracald", "release")
+}
+
+/// The same as it is shipped, with link-time optimisation.
+///
+/// # Errors
+/// When set-up or a compiler fails.
+pub(crate) fn shipped(checkout: &Checkout) -> Result<()> {
+    with_profile(checkout, "building caracald with link-time optimisation", "dist")
+}
+
+fn with_profile(checkout: &Checkout, what: &str, profile: &str) -> Result<()> {
     let compiler = setup::for_build(checkout)?;
     kernel_programs(checkout, &compiler)?;
-    checkout.cargo("building caracald", &["build", "--locked", "--release", "--package", "caracal-daemon"])
+    checkout.cargo(what, &["build", "--locked", "--profile", profile, "--package", "caracal-daemon"])
 }
 
 /// Builds the kernel programs into `target/bpf/caracal.o`.
