@@ -206,12 +206,8 @@ async fn write_off(connection: &mut PgConnection, order: &WriteOff) -> Result<Wr
     let found = session(&mut transaction, &order.holder).await?;
     let own = shares(&mut transaction, &order.holder).await?;
     let moment = Moment { now: at.ms, started: at.started, halted: at.halted.as_ref() };
-    let planned = order.fence(found, &moment).and_then(|session| {
-        let ended = order.plan(own.iter().map(|(key, _, share)| (key, share)))?;
-        Ok((session, ended))
-    });
-    let (session, ended) = match planned {
-        Ok(planned) => planned,
+    let (session, ended) = match order.decide(found, own.iter().map(|(key, _, share)| (key, share)), &moment) {
+        Ok(decided) => decided,
         Err(why) => return Ok(Err(why)),
     };
     store_session(&mut transaction, &order.holder, None, &session).await?;

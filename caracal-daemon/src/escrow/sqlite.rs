@@ -287,12 +287,8 @@ async fn write_off(connection: &mut SqliteConnection, order: &WriteOff, at: &At)
     let found = session(connection, &order.holder).await?;
     let own = shares(connection, &order.holder).await?;
     let moment = Moment { now: at.ms, started: at.started, halted: at.halted.as_ref() };
-    let planned = order.fence(found, &moment).and_then(|session| {
-        let ended = order.plan(own.iter().map(|(key, _, share)| (key, share)))?;
-        Ok((session, ended))
-    });
-    let (session, ended) = match planned {
-        Ok(planned) => planned,
+    let (session, ended) = match order.decide(found, own.iter().map(|(key, _, share)| (key, share)), &moment) {
+        Ok(decided) => decided,
         Err(why) => return Ok(Err(why)),
     };
     store_session(connection, &order.holder, None, &session).await?;

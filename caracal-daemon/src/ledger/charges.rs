@@ -102,8 +102,7 @@ pub async fn each_of_log(
 ) -> Result<(), StoreError> {
     store.freeze().await?;
     let mut walk = Walk { corrections: HashMap::new(), hosts: true, keys: None, calls: Calls::within(span) };
-    // A host's clock may have been set back a little in between.
-    let after = Span { from: span.from.saturating_sub(3_600_000), ..Span::ALL };
+    let after = Span { from: span.from.saturating_sub(SET_BACK_MS), ..Span::ALL };
     let corrections = &mut walk.corrections;
     records(store, after, &[CORRECTION], |leaf, record| {
         if let Some((source, correction)) = corrected(leaf, record) {
@@ -115,6 +114,8 @@ pub async fn each_of_log(
     walk.charges(store, span, each).await
 }
 
+/// How far a clock may have been set back between a call's intent and what follows it, milliseconds.
+const SET_BACK_MS: u64 = 3_600_000;
 const INTENT: &[u8] = br#""type":"caracal.intent.v1""#;
 const OUTCOME: &[u8] = br#""type":"caracal.outcome.v1""#;
 const CORRECTION: &[u8] = br#""type":"caracal.correction.v1""#;
@@ -194,7 +195,7 @@ impl Walk<'_> {
 /// Calls on the way through a ledger, each with its source where there are several. Remembers those that are open; of those
 /// whose intents may stand where nobody reads, because they were made before the span or soon after it began, also which ended.
 struct Calls {
-    /// Where intents are seen: the clock may have been set back a little in between.
+    /// Where intents are seen.
     seen: Span,
     open: HashSet<(String, uuid::Uuid)>,
     ended: HashSet<(String, uuid::Uuid)>,
@@ -202,7 +203,7 @@ struct Calls {
 
 impl Calls {
     fn within(span: Span) -> Calls {
-        let from = if span.from == 0 { 0 } else { span.from.saturating_add(3_600_000) };
+        let from = if span.from == 0 { 0 } else { span.from.saturating_add(SET_BACK_MS) };
         Calls { seen: Span { from, ..span }, open: HashSet::new(), ended: HashSet::new() }
     }
 
@@ -232,8 +233,7 @@ fn made_at(call: uuid::Uuid) -> u64 {
 /// When the ledger cannot be read.
 pub async fn of_call(state: &StateDir, call: uuid::Uuid) -> Result<Option<Charged>, StoreError> {
     let made = made_at(call);
-    // The clock may have been set back a little in between.
-    let span = Span { from: made.saturating_sub(3_600_000), ..Span::ALL };
+    let span = Span { from: made.saturating_sub(SET_BACK_MS), ..Span::ALL };
     let mut found = None;
     each(state, span, |charged| {
         if charged.charge.call == call {

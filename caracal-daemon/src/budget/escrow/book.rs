@@ -154,8 +154,8 @@ impl Book {
     fn end(&mut self, order: &WriteOff) -> WrittenOff {
         let halted = self.halted();
         let at = Moment { now: self.now, started: self.started, halted: halted.as_ref() };
-        let session = order.fence(self.sessions.get(&order.holder).cloned(), &at)?;
-        let ended = order.plan(self.shares_of(&order.holder))?;
+        let found = self.sessions.get(&order.holder).cloned();
+        let (session, ended) = order.decide(found, self.shares_of(&order.holder), &at)?;
         self.sessions.insert(Arc::clone(&order.holder), session);
         self.incidents.push((order.record(&ended), false));
         for one in &ended {

@@ -132,11 +132,24 @@ impl Which {
 }
 
 impl WriteOff {
+    /// The talk with the holder, ended, and which of `shares` are written off, and with what. `found` is what the vault has of it.
+    ///
+    /// # Errors
+    /// While the holder may still spend; when no share fits, or the amount does not.
+    pub fn decide<'a>(
+        &self,
+        found: Option<Session>,
+        shares: impl IntoIterator<Item = (&'a WindowKey, &'a Share)>,
+        at: &Moment<'_>,
+    ) -> Result<(Session, Vec<Ended>), NotWrittenOff> {
+        Ok((self.fence(found, at)?, self.plan(shares)?))
+    }
+
     /// Ends the talk with the holder: the next word of its process is fenced. `found` is what the vault has of it.
     ///
     /// # Errors
     /// While the holder may still spend.
-    pub fn fence(&self, found: Option<Session>, at: &Moment<'_>) -> Result<Session, NotWrittenOff> {
+    fn fence(&self, found: Option<Session>, at: &Moment<'_>) -> Result<Session, NotWrittenOff> {
         let session = found.ok_or(NotWrittenOff::Unknown)?;
         if let Some(why) = at.halted {
             return Err(NotWrittenOff::Halted(Arc::clone(why)));
@@ -155,7 +168,7 @@ impl WriteOff {
     ///
     /// # Errors
     /// When none fits, or the amount does not.
-    pub fn plan<'a>(
+    fn plan<'a>(
         &self,
         shares: impl IntoIterator<Item = (&'a WindowKey, &'a Share)>,
     ) -> Result<Vec<Ended>, NotWrittenOff> {
