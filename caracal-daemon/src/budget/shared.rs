@@ -1,7 +1,6 @@
 //! Budgets that many hosts share, on the way of a call: a slice in memory stands where a limit stands otherwise, and whoever
 //! refills it is woken before it is used up. No call waits for a database but one that does not fit its slice.
 
-use super::Scope;
 use super::escrow::{Claim, Given, Share, Slice, Use};
 use super::pool::{Budget, Pool, State};
 use super::spec::BudgetSpec;
@@ -138,14 +137,7 @@ impl Pool {
 
 impl State {
     fn claims(&mut self, now: u64, last: bool) -> Claims {
-        let mut waiting: HashMap<WindowKey, (NanoUsd, NanoUsd)> = HashMap::new();
-        for (scope, least) in self.waiters() {
-            for key in self.shared_keys(scope) {
-                let (first, all) = waiting.entry(key).or_default();
-                *first = if *first == NanoUsd::ZERO { least } else { *first };
-                *all = all.saturating_add(least);
-            }
-        }
+        let waiting = self.wanted();
         let mut slices = std::mem::take(&mut self.shared.slices);
         let more = slices.len() > MAX_CLAIMS;
         let mut order: Vec<&WindowKey> = slices.keys().collect();
@@ -162,14 +154,49 @@ impl State {
         Claims { claims, more, waiting: !waiting.is_empty() }
     }
 
-    /// What each call in the queue needs, in turn.
-    fn waiters(&self) -> impl Iterator<Item = (&Scope, NanoUsd)> {
-        self.queue.iter().map(|waiter| (&waiter.scope, waiter.least))
+    /// What the calls that wait need of each window: the first of them, and all together.
+    ///
+    /// A call that lacks what the vault could not give waits for that window alone: of those that come after it, in the order of
+    /// their keys, it needs nothing yet. So does every call behind it. Whoever has what another host waits for therefore waits
+    /// for something that comes later, if at all, and hosts never wait for one another in a ring.
+    fn wanted(&self) -> HashMap<WindowKey, (NanoUsd, NanoUsd)> {
+        let mut wanted: HashMap<WindowKey, (NanoUsd, NanoUsd)> = HashMap::new();
+        let mut left: HashMap<WindowKey, NanoUsd> = HashMap::new();
+        // Windows that an earlier call waits for, and where that one stands.
+        let mut behind: HashMap<WindowKey, Option<WindowKey>> = HashMap::new();
+        for waiter in &self.queue {
+            let hard = self.levels(&waiter.scope).into_iter().filter(|level| !level.spec.soft);
+            let (shared, own): (Vec<_>, Vec<_>) = hard.partition(|level| level.spec.shared);
+            let mut keys: Vec<WindowKey> = shared.into_iter().map(|level| level.key).collect();
+            keys.sort();
+            let before = || keys.iter().chain(own.iter().map(|level| &level.key)).filter_map(|key| behind.get(key));
+            let (is_first, mut stands) = (before().next().is_none(), before().flatten().min().cloned());
+            for key in &keys {
+                if stands.as_ref().is_some_and(|at| key > at) {
+                    break;
+                }
+                let (first, all) = wanted.entry(key.clone()).or_default();
+                *first = if *first == NanoUsd::ZERO { waiter.least } else { *first };
+                *all = all.saturating_add(waiter.least);
+                if !is_first {
+                    continue;
+                }
+                let left = left.entry(key.clone()).or_insert_with(|| self.left_in_slice(key));
+                if *left < waiter.least && self.shared.slices.get(key).is_some_and(Slice::is_unserved) {
+                    stands = Some(key.clone());
+                }
+                *left = left.saturating_sub(waiter.least);
+            }
+            behind.extend(
+                keys.into_iter().chain(own.into_iter().map(|level| level.key)).map(|key| (key, stands.clone())),
+            );
+        }
+        wanted
     }
 
-    /// The windows of shared budgets that a call is about.
-    fn shared_keys(&self, scope: &Scope) -> Vec<WindowKey> {
-        self.levels(scope).into_iter().filter(|level| level.spec.shared).map(|level| level.key).collect()
+    fn left_in_slice(&self, key: &WindowKey) -> NanoUsd {
+        let granted = self.shared.slices.get(key).map(|slice| slice.granted).unwrap_or_default();
+        granted.saturating_sub(self.used(key).taken())
     }
 
     /// The windows of shared budgets that go on, and of which this host has spent.

@@ -109,6 +109,12 @@ impl Slice {
         used.held == NanoUsd::ZERO && self.granted == used.settled && self.said == Some(used.settled)
     }
 
+    /// Whether the last answer was not enough for the call that waited first.
+    #[must_use]
+    pub fn is_unserved(&self) -> bool {
+        self.unserved
+    }
+
     /// What the host says to the vault. Gives back what is not needed first: it is not spent from any more, whatever comes
     /// of the message. `limit` is the configuration's; `None`: nothing is needed any more.
     pub fn claim(&mut self, key: &WindowKey, limit: Option<NanoUsd>, used: &Use, now: u64) -> Claim {

@@ -1,3 +1,5 @@
+mod progress;
+
 use crate::budget::escrow::{Book, Holder, Known, Opened, Stepped, Vault as _};
 use crate::budget::{BudgetSpec, Budgets, Hold, Scope, Wait};
 use crate::clock::{self, Clock, UnixNanos};
@@ -34,7 +36,11 @@ impl Host {
             ..BudgetSpec::daily("all", NanoUsd(limit))
         };
         let part = BudgetSpec { parent: Some("all".into()), name: "part".into(), ..all.clone() };
-        let budgets = Budgets::new(vec![all, part], Clock::fixed(UnixNanos(NOON)), HashMap::new()).expect("budgets");
+        Host::with(book, at, vec![all, part]).await
+    }
+
+    async fn with(book: &mut Book, at: u64, specs: Vec<BudgetSpec>) -> Host {
+        let budgets = Budgets::new(specs, Clock::fixed(UnixNanos(NOON)), HashMap::new()).expect("budgets");
         let holder = Holder::new(&at.to_string(), "host", "here", LEASE, at, Known::default());
         let mut host = Host { budgets: Arc::new(budgets), holder };
         let opening = host.holder.opening();
@@ -47,18 +53,26 @@ impl Host {
     }
 
     async fn talk(&mut self, book: &mut Book) {
-        let now = clock::boottime_ms();
+        self.talk_at(book, clock::boottime_ms()).await;
+    }
+
+    /// At `now`, as far as what is needed is measured by the time.
+    async fn talk_at(&mut self, book: &mut Book, now: u64) {
         let step = self.holder.step(self.budgets.claims(now, false).claims, false);
         let answer = book.step(&step).await.expect("memory answers");
-        assert!(self.holder.stepped(step.step, &answer, now), "{answer:?}");
+        assert!(self.holder.stepped(step.step, &answer, clock::boottime_ms()), "{answer:?}");
         let Stepped::Served { given, .. } = &answer else { panic!("{answer:?}") };
         self.budgets.hear(&step.claims, given);
         self.budgets.lend(self.holder.until(), None);
     }
 
     fn call(&self, amount: u64) -> tokio::task::JoinHandle<Result<Hold, Refusal>> {
+        self.call_of(scope(), amount)
+    }
+
+    fn call_of(&self, scope: Scope, amount: u64) -> tokio::task::JoinHandle<Result<Hold, Refusal>> {
         let budgets = Arc::clone(&self.budgets);
-        tokio::spawn(async move { budgets.hold(&scope(), NanoUsd(amount), NanoUsd(amount)).await })
+        tokio::spawn(async move { budgets.hold(&scope, NanoUsd(amount), NanoUsd(amount)).await })
     }
 
     /// Once a call waits, the slice is asked for.
