@@ -347,6 +347,22 @@ pub struct Call {
 }
 
 impl Call {
+    /// The call, to this host.
+    ///
+    /// # Errors
+    /// When the price does not hold there.
+    pub fn at(self, host: &str) -> Result<Call, Refusal> {
+        if self.price.is_sold_at(host) {
+            return Ok(self);
+        }
+        let shown: String = self.model.chars().filter(char::is_ascii_graphic).take(64).collect();
+        let sentence = format!(
+            "knows no price of model {shown:?} at {host}: the price book ({}) has it for other places. Name a profile of a geography, or add a [[model]] with what it costs there to a copy of the price book, name the copy in `[prices] file`, and reload.",
+            self.price_book
+        );
+        Err(refuse(Reason::PriceUnknown, sentence))
+    }
+
     /// The first name of the price book's entry, which all its aliases share: for budgets by model, and for freezing.
     #[must_use]
     pub fn priced_as(&self) -> Arc<str> {

@@ -96,6 +96,7 @@ async fn prepare(
 ) -> Result<Prepared, Refused> {
     // What is asked for and the longest bill of it.
     let read = session.origin.stack.meter.read_at(provider, operation, place(parts, asked), &parts.headers, body);
+    let read = read.and_then(|call| call.at(&asked.target.host));
     granted_call(session, asked, read.map_err(|refusal| (refusal, Vec::new()))?, decided).await
 }
 

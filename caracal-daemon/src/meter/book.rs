@@ -3,6 +3,7 @@
 
 use super::{Operation, Provider};
 use crate::clock::UnixNanos;
+use crate::config::Glob;
 use crate::event::Usage;
 use crate::event::record::Fields;
 use crate::money::{Bill, Factor, MoneyError, NanoUsd, UnitPrice};
@@ -102,6 +103,8 @@ pub struct Model {
     pub name: Arc<str>,
     /// The price is a guess on the dear side.
     pub assumed: bool,
+    /// It holds for calls to these hosts alone; empty: to all.
+    hosts: Vec<Glob>,
     pub(crate) operations: Vec<Operation>,
     pub(crate) max_input: u64,
     pub(crate) max_output: u64,
@@ -208,6 +211,11 @@ impl Model {
     }
 
     /// Whether it is sold at this tier.
+    /// Whether the price holds for calls to this host.
+    pub(crate) fn is_sold_at(&self, host: &str) -> bool {
+        self.hosts.is_empty() || self.hosts.iter().any(|hosts| hosts.matches(host))
+    }
+
     pub(crate) fn sells(&self, tier: Tier) -> bool {
         self.rows.iter().any(|row| row.tier == tier)
     }
@@ -313,6 +321,7 @@ impl PriceBook {
             let model = Model {
                 name: price.name.as_str().into(),
                 assumed: false,
+                hosts: Vec::new(),
                 operations: vec![Operation::Tool, Operation::Call],
                 max_input: 0,
                 max_output: 0,
@@ -447,6 +456,8 @@ fn all_input(usage: &Usage) -> u64 {
 struct Entry {
     provider: Provider,
     names: Vec<String>,
+    #[serde(default)]
+    hosts: Vec<Glob>,
     operations: Vec<Operation>,
     #[serde(rename = "source")]
     _source: String,
@@ -501,6 +512,7 @@ impl Entry {
             self.web_search.as_deref().map(|usd| UnitPrice::new(usd, TOKENS)).transpose().map_err(number)?;
         Ok(Model {
             assumed: self.assumed,
+            hosts: self.hosts,
             max_input: self.max_input,
             max_output: self.max_output,
             image_tokens: self.image_tokens,

@@ -41,6 +41,9 @@ pub struct Listed {
     pub provider: String,
     /// Its names.
     pub names: Vec<String>,
+    /// The hosts that the prices hold for; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
     /// What it does.
     #[serde(default)]
     pub operations: Vec<String>,
@@ -128,7 +131,11 @@ impl Listed {
     fn write(&self, text: &mut String) {
         let list = |values: &[String]| values.iter().map(|value| quoted(value)).collect::<Vec<_>>().join(", ");
         let _ = writeln!(text, "\n[[model]]\nprovider = {}", quoted(&self.provider));
-        let _ = writeln!(text, "names = [{}]\noperations = [{}]", list(&self.names), list(&self.operations));
+        let _ = writeln!(text, "names = [{}]", list(&self.names));
+        if !self.hosts.is_empty() {
+            let _ = writeln!(text, "hosts = [{}]", list(&self.hosts));
+        }
+        let _ = writeln!(text, "operations = [{}]", list(&self.operations));
         let _ = writeln!(text, "source = {}\nmax_input = {}", quoted(&self.source), self.max_input);
         if self.max_output > 0 {
             let _ = writeln!(text, "max_output = {}", self.max_output);

@@ -79,7 +79,8 @@ fn bill(exchange: &Exchange, meter: &Meter) -> anyhow::Result<Value> {
         anyhow::bail!("POST {}{} is no paid call with a metered price", exchange.host, exchange.path);
     };
     let body = Bytes::copy_from_slice(exchange.request.as_bytes());
-    let call = match meter.read_at(provider, operation, &exchange.path, &headers, &body) {
+    let read = meter.read_at(provider, operation, &exchange.path, &headers, &body);
+    let call = match read.and_then(|call| call.at(&exchange.host)) {
         Ok(call) => call,
         Err(refusal) => return Ok(json!({ "refused": refusal.reason.code(), "message": refusal.sentence })),
     };

@@ -73,6 +73,8 @@ fn changes(name: &str, old: &Listed, new: &Listed, to: &mut Vec<Change>) {
             to.push(Change { model: name.to_owned(), what, old: plain(old), new: plain(new) });
         }
     };
+    let hosts = |model: &Listed| if model.hosts.is_empty() { "all".to_owned() } else { model.hosts.join(", ") };
+    say("hosts".into(), &hosts(old), &hosts(new));
     say("max_input".into(), &old.max_input.to_string(), &new.max_input.to_string());
     say("max_output".into(), &old.max_output.to_string(), &new.max_output.to_string());
     let none = || "none".to_owned();

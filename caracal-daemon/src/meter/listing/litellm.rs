@@ -74,6 +74,7 @@ fn model(name: String, fields: &Fields) -> Option<Listed> {
     Some(Listed {
         provider,
         names: vec![name],
+        hosts: Vec::new(),
         operations: operations.iter().map(|&one| one.to_owned()).collect(),
         source: fields.text("source").unwrap_or_else(|| "LiteLLM's table".to_owned()),
         max_input: fields.number("max_input_tokens")?,

@@ -33,6 +33,30 @@ fn a_bare_name_costs_what_an_endpoint_of_a_region_does() -> Outcome {
     Ok(())
 }
 
+/// A book has one price for a bare name, and the regions of the US are those whose price it is.
+#[test]
+fn a_bare_name_of_a_nova_has_no_price_where_another_one_holds() -> Outcome {
+    let call =
+        |name: &str| with(Provider::Bedrock, Operation::Converse, &format!("/model/{name}/converse"), &[], REQUEST);
+    for place in [
+        "bedrock-runtime.us-east-1.amazonaws.com",
+        "bedrock-runtime-fips.us-west-2.amazonaws.com",
+        "bedrock-runtime.us-east-2.api.aws",
+        "vpce-0a-b.bedrock-runtime.us-east-1.vpce.amazonaws.com",
+    ] {
+        assert!(call("amazon.nova-pro-v1%3A0")?.at(place).is_ok(), "{place}");
+    }
+    for place in ["bedrock-runtime.eu-west-2.amazonaws.com", "bedrock-runtime.ap-northeast-1.amazonaws.com"] {
+        for name in ["nova-pro-v1", "nova-lite-v1", "nova-micro-v1", "nova-premier-v1", "nova-2-lite-v1"] {
+            let refused = call(&format!("amazon.{name}%3A0"))?.at(place).err().ok_or(name)?;
+            assert_eq!(refused.reason, Reason::PriceUnknown, "{name} at {place}");
+        }
+        assert!(call("eu.amazon.nova-pro-v1%3A0")?.at(place).is_ok(), "a profile says the geography itself");
+        assert!(call("anthropic.claude-haiku-4-5-20251001-v1%3A0")?.at(place).is_ok());
+    }
+    Ok(())
+}
+
 #[test]
 fn no_name_of_a_claude_is_cheaper_than_the_place_that_it_may_be_served_in() -> Outcome {
     let (book, listing) = (PriceBook::built_in()?, Listing::parse(PriceBook::BUILT_IN)?);
