@@ -81,7 +81,7 @@ fn no_connection_arrives_at_another_ones_destination() {
     if open < wanted {
         let why = format!(
             "root may not raise the limit on descriptors here (no CAP_SYS_RESOURCE), which is enough for {open}; in a machine of its \
-             own it may: cargo xtask vm newest -- sh -c 'CARACAL_DESTINATIONS={}:{wanted} $ESCAPE destinations'",
+             own it may: cargo xtask vm newest --memory 8192 -- sh -c 'CARACAL_DESTINATIONS={}:{wanted} $ESCAPE destinations'",
             wanted * 2
         );
         report::skipped("escape", &format!("{wanted} connections open at once"), &why);

@@ -29,7 +29,7 @@ use clap::Args;
 use self::{
     guest::Root,
     image::Image,
-    machine::{Accelerator, Console, Machine},
+    machine::{Accelerator, Console, MEMORY_MIB, Machine, Size},
     outcome::Outcome,
     plan::{Boot, Cgroups, Depth, Work},
     suite::{Apt, Kernel, SUITES, Suite},
@@ -68,6 +68,9 @@ pub(crate) struct Arguments {
     /// How the machine mounts cgroups.
     #[arg(long, value_enum, default_value_t = Cgroups::Pure)]
     cgroup: Cgroups,
+    /// Memory of the machine that runs the shell or the command, MiB.
+    #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB, value_parser = clap::value_parser!(u32).range(512..))]
+    memory: u32,
     /// Leave `bpf` out of the list of security modules.
     #[arg(long)]
     no_bpf_lsm: bool,
@@ -168,6 +171,7 @@ fn by_hand(checkout: &Checkout, arguments: &Arguments, suites: &[&Suite]) -> Res
     let apt = Apt::open(checkout)?;
     let scratch = checkout.target.join("vm");
     let mut failed = Vec::new();
+    let size = Size { processors: 2, memory_mib: arguments.memory };
     let suites = if arguments.shell { suites.get(..1).unwrap_or_default() } else { suites };
     let root = guest::root(checkout, &scratch)?;
     for suite in suites {
@@ -176,7 +180,7 @@ fn by_hand(checkout: &Checkout, arguments: &Arguments, suites: &[&Suite]) -> Res
         let boot = Boot { kernel, cgroups: arguments.cgroup, bpf_lsm: !arguments.no_bpf_lsm, work };
         let accelerator = accelerator(&scratch, &boot.kernel)?;
         eprintln!("==> {} ({})", boot.describe(), accelerator.name());
-        let outcome = start(checkout, &scratch, &root, &boot, accelerator, 2)?;
+        let outcome = start(checkout, &scratch, &root, &boot, accelerator, size)?;
         print!("{}", outcome.log);
         if outcome.code != Some(0) {
             failed.push(suite.series);
@@ -239,13 +243,14 @@ fn all(
     let count = boots.len();
     let queue: Mutex<VecDeque<Boot>> = Mutex::new(boots.into());
     let (sender, receiver) = mpsc::sync_channel(count);
+    let small = Size { processors: 1, memory_mib: MEMORY_MIB };
     let mut done: Vec<(Boot, Result<Outcome>)> = Vec::with_capacity(count);
     thread::scope(|scope| {
         for _ in 0..AT_ONCE.min(count) {
             let (queue, sender) = (&queue, sender.clone());
             scope.spawn(move || {
                 while let Some(boot) = next(queue) {
-                    let outcome = start(checkout, scratch, root, &boot, accelerator, 1);
+                    let outcome = start(checkout, scratch, root, &boot, accelerator, small);
                     // The receiver lives as long as this scope.
                     let _ = sender.send((boot, outcome));
                 }
@@ -287,7 +292,7 @@ fn start(
     root: &Root,
     boot: &Boot,
     accelerator: Accelerator,
-    processors: u32,
+    size: Size,
 ) -> Result<Outcome> {
     let name = boot.name();
     let own = scratch.join(format!("{name}.cpio"));
@@ -310,10 +315,11 @@ fn start(
         kernel: boot.kernel.image()?,
         root: own.clone(),
         words: boot.words(),
-        processors,
+        size,
         console,
         out: scratch.join(format!("out-{name}")),
-        limit: if matches!(boot.work, Work::Shell) { Duration::MAX } else { LIMIT },
+        // Whoever asked for a shell or a command is there to end it.
+        limit: if matches!(boot.work, Work::Shell | Work::Command(_)) { Duration::MAX } else { LIMIT },
     };
     let started = Instant::now();
     let ran = machine.run();

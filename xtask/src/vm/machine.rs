@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 const QEMU: &str = "qemu-system-x86_64";
 /// More than the largest root file system and its unpacked copy need.
-const MEMORY_MIB: u32 = 2048;
+pub(crate) const MEMORY_MIB: u32 = 2048;
 /// How long a machine may take to come up and go down when the host's virtualisation works: a second is usual.
 const PROBE: Duration = Duration::from_secs(12);
 const GLANCE: Duration = Duration::from_millis(50);
@@ -35,6 +35,13 @@ pub(crate) enum Console {
     Terminal,
 }
 
+/// How large a machine is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) processors: u32,
+    pub(crate) memory_mib: u32,
+}
+
 /// A machine that is about to be started.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
@@ -43,7 +50,7 @@ pub(crate) struct Machine {
     pub(crate) root: PathBuf,
     /// Appended to the kernel's command line.
     pub(crate) words: String,
-    pub(crate) processors: u32,
+    pub(crate) size: Size,
     pub(crate) console: Console,
     /// A directory: what the guest left in /out.
     pub(crate) out: PathBuf,
@@ -100,7 +107,7 @@ impl Machine {
             Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
             Accelerator::Tcg => command.args(["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"]),
         };
-        command.args(["-m", &MEMORY_MIB.to_string(), "-smp", &self.processors.to_string()]);
+        command.args(["-m", &self.size.memory_mib.to_string(), "-smp", &self.size.processors.to_string()]);
         command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.root);
         // A panic ends the machine at once. On a busy host the timer's first ticks come late, and the kernel would take the
         // timer for broken.
@@ -176,7 +183,7 @@ pub(crate) fn accelerator(kernel: &Path, root: &Path, scratch: &Path) -> Acceler
         kernel: kernel.to_owned(),
         root: root.to_owned(),
         words: "caracal.cgroup=pure".to_owned(),
-        processors: 1,
+        size: Size { processors: 1, memory_mib: MEMORY_MIB },
         console: Console::Log(scratch.join("kvm.log")),
         out: scratch.join("kvm"),
         limit: PROBE,
