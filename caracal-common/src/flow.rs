@@ -4,6 +4,8 @@
 pub const AF_INET: u16 = 2;
 /// `AF_INET6` as the kernel numbers it.
 pub const AF_INET6: u16 = 10;
+/// The port of name servers (RFC 1035 4.2): what is sent there goes to the daemon's resolver.
+pub const DNS_PORT: u16 = 53;
 
 /// Length of a task's name, with its terminating NUL (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;

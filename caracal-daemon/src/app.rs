@@ -26,6 +26,8 @@ use tokio::task::JoinSet;
 
 pub(crate) use build::{dialer, meter, price_book, price_book_text};
 
+use caracal_common::flow::DNS_PORT;
+
 use crate::agent::CgroupId;
 use crate::capture::flows::Flows;
 use crate::capture::lease::Lease;
@@ -224,7 +226,7 @@ fn desk(gate: &Arc<Gate>, stack: &Arc<Stack>, stages: &build::Stages) -> Desk {
         who: Box::new(move |netns, from, transport| {
             let flow = match transport {
                 Transport::Udp => gate.flows.query(netns, from),
-                Transport::Tcp => gate.flows.connection(netns, from),
+                Transport::Tcp => gate.flows.connection(netns, from).filter(|flow| flow.port == DNS_PORT),
             }?;
             gate.roster.agent(CgroupId(flow.agent))
         }),

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_release};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use caracal_common::denial::{Hook, Why};
-use caracal_common::flow::{AF_INET, AF_INET6, Flow};
+use caracal_common::flow::{AF_INET, AF_INET6, DNS_PORT, Flow};
 use core::mem::offset_of;
 
 use crate::context::{set_word, word};
@@ -20,7 +20,6 @@ use crate::refuse::{by_current, count, denial, refused, report};
 
 const TCP: u32 = 6;
 const UDP: u32 = 17;
-const DNS: u16 = 53;
 /// `BPF_F_CURRENT_NETNS`.
 const THIS_NETNS: u64 = u64::MAX;
 const IP6: usize = offset_of!(bpf_sock_addr, user_ip6);
@@ -86,7 +85,7 @@ fn decide(ctx: &SockAddrContext, family: u16, addr: [u8; 16]) -> Result<(), (u64
     // SAFETY: the context is the hook's own.
     let (protocol, sk) = unsafe { (word::<PROTOCOL, _>(sa), (*sa).__bindgen_anon_1.sk) };
     let port = asked_port(ctx);
-    if protocol == UDP && port != DNS {
+    if protocol == UDP && port != DNS_PORT {
         return Ok(());
     }
     if protocol != TCP && protocol != UDP {
@@ -114,7 +113,7 @@ fn decide(ctx: &SockAddrContext, family: u16, addr: [u8; 16]) -> Result<(), (u64
     flow.port = port;
     flow.family = family;
     remember(sk.cast(), &mut flow).map_err(|why| (agent, why))?;
-    let to = if port == DNS { settings.dns_port } else { settings.tcp_port };
+    let to = if port == DNS_PORT { settings.dns_port } else { settings.tcp_port };
     redirect(sa, family, is_v4(&addr), to);
     count(agent, 0, Hook::Connect);
     Ok(())

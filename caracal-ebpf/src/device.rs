@@ -51,8 +51,8 @@ fn leads_out(kind: u32, major: u32, minor: u32) -> bool {
         (CHARACTER, 1) => matches!(minor, 1 | 2 | 4),
         // vfio: a card in a process's hands; tun; vhost-net; vhost-vsock
         (CHARACTER, 10) => matches!(minor, 196 | 200 | 238 | 241),
-        // ppp; InfiniBand's verbs and management datagrams
-        (CHARACTER, 108 | 231) => true,
+        // SCSI generic, which is a disk by its commands; ppp; InfiniBand's verbs and management datagrams
+        (CHARACTER, 21 | 108 | 231) => true,
         // Memory and files as disks are the process's own; any other disk is the host's.
         (BLOCK, 1 | 7) => false,
         (BLOCK, _) => true,

@@ -10,7 +10,9 @@ use aya_ebpf::programs::SkBuffContext;
 use caracal_common::denial::{Hook, Why};
 use caracal_common::flow::{Flow, Source};
 
-use crate::decide::{LOOPBACK_DEVICE, inbound, is_listeners, is_loopback, lease, listened, settings, socket_flow};
+use crate::decide::{
+    LOOPBACK_DEVICE, inbound, is_listeners, is_loopback, is_v4, lease, listened, settings, socket_flow,
+};
 use crate::maps::RESOLVING;
 use crate::packet::{Packet, Peer, TCP, UDP, agent_of, asks, peer, read};
 use crate::refuse::{denial, report};
@@ -58,6 +60,10 @@ fn decide(ctx: &SkBuffContext, packet: &mut Packet, whose: &mut u64) -> Result<(
     // The answers of a port that others may connect to. A rule opens it for being asked, never for asking.
     let opened = packet.protocol == TCP && inbound(agent, packet.from_port) && !asks(ctx, packet);
     if !(from_here && is_loopback(&packet.to) || opened) {
+        return Err(why);
+    }
+    // A broadcast reaches every socket of the port that has no address, whoever is found for this one.
+    if packet.protocol == UDP && is_v4(&packet.to) && matches!(packet.to[15], 0 | 255) {
         return Err(why);
     }
     match peer(ctx, packet, true, agent, level) {

@@ -3,13 +3,11 @@
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use caracal_common::denial::{Hook, Why};
-use caracal_common::flow::{AF_INET, AF_INET6};
+use caracal_common::flow::{AF_INET, AF_INET6, DNS_PORT};
 
 use crate::connect::{asked_port, asked4, asked6, redirect};
 use crate::decide::{caller, is_loopback, is_v4, lease, remember, settings};
 use crate::refuse::{by_current, count, denial, refused, report};
-
-const DNS: u16 = 53;
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
@@ -46,7 +44,7 @@ fn decide(ctx: &SockAddrContext, family: u16, addr: [u8; 16]) -> Result<(), (u64
     let port = asked_port(ctx);
     let mut flow = caller(ctx, sk)?;
     let agent = flow.agent;
-    if port != DNS {
+    if port != DNS_PORT {
         // Between two sockets of the same agent: the packet itself is judged at egress, where its receiver is known.
         if is_loopback(&addr) {
             return Ok(());

@@ -1,5 +1,6 @@
 //! `cgroup/setsockopt`: no multicast group is joined. The kernel itself announces a membership to the network, in packets
-//! of a socket that no agent owns, and the group's address would carry bytes out.
+//! of a socket that no agent owns, and the group's address would carry bytes out. And no program chooses among the sockets
+//! that share a port: the other hooks ask the kernel who gets a loopback packet, which asks no such program then.
 
 use aya_ebpf::bindings::bpf_sockopt;
 use aya_ebpf::macros::cgroup_sockopt;
@@ -11,7 +12,8 @@ use crate::context::{set_word, word};
 use crate::decide::{current_agent, socket_flow};
 use crate::refuse::{by_current, by_owner, denial, has_current_task, report};
 
-/// `SOL_IP` and `SOL_IPV6`.
+/// `SOL_SOCKET`, `SOL_IP` and `SOL_IPV6`.
+const SOCKET: u32 = 1;
 const IP: u32 = 0;
 const IPV6: u32 = 41;
 /// What the kernel copies for a program to look at: one page. A longer value must be waved through unread.
@@ -28,8 +30,9 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
             word::<{ offset_of!(bpf_sockopt, optlen) }, _>(option),
         )
     };
-    if joins(level, name) {
-        let mut denial = denial(0, Why::Multicast, Hook::Setsockopt);
+    let why = if joins(level, name) { Why::Multicast } else { Why::Loopback };
+    if why == Why::Multicast || chooses(level, name) {
+        let mut denial = denial(0, why, Hook::Setsockopt);
         if has_current_task() {
             denial.agent = current_agent().unwrap_or(0);
             denial = by_current(denial);
@@ -50,6 +53,12 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
         unsafe { set_word::<{ offset_of!(bpf_sockopt, optlen) }, _>(option, 0) };
     }
     1
+}
+
+/// `asm-generic/socket.h`: `SO_ATTACH_REUSEPORT_CBPF`, `SO_ATTACH_REUSEPORT_EBPF`.
+#[inline(always)]
+fn chooses(level: u32, name: u32) -> bool {
+    level == SOCKET && matches!(name, 51 | 52)
 }
 
 /// `linux/in.h`, `linux/in6.h`: memberships, filters that imply one, anycast.

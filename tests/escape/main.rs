@@ -11,6 +11,7 @@ mod hang;
 mod hung;
 mod identity;
 mod live;
+mod loopback;
 mod sequences;
 mod sockets;
 mod tier_b;

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use caracal_common::flow::DNS_PORT;
+
 use super::Captured;
 use super::flows::{Flows, original, process};
 use super::roster::Roster;
@@ -144,6 +146,8 @@ impl Gate {
         let lives = || stream.peer_addr().is_ok();
         let known = if lives() { self.flows.take_connection(netns, peer) } else { None };
         let known = known.filter(|_| lives());
+        // A source port is told apart by its own namespace and address only: one that asked for a resolver has another listener.
+        let known = known.filter(|flow| flow.port != DNS_PORT);
         let known = known.and_then(|flow| Some((flow, self.roster.agent(CgroupId(flow.agent))?)));
         let Some((flow, agent)) = known else {
             Telemetry::count(&self.telemetry.refusals);

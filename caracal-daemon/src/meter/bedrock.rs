@@ -94,12 +94,16 @@ struct Other<'a> {
     inference: Raw<'a>,
     #[serde(default, borrow, rename = "textGenerationConfig")]
     generation: Raw<'a>,
+    #[serde(default, borrow, rename = "toolConfig")]
+    tools: Raw<'a>,
 }
 
 /// A model whose words are not read here: a cap that stands in the request may only raise what is held, never lower it, and
 /// the counts come from the answer's head or last chunk.
 fn other(text: &str) -> Result<Shape, Refusal> {
     let body: Other<'_> = parse(text, "the body")?;
+    // Nova takes the same tools here as in a conversation, and bills some by themselves.
+    tools(body.tools)?;
     let inner = [body.inference, body.generation];
     let mut caps = vec![body.max_tokens.get::<u64>("max_tokens")?, body.max_gen_len.get::<u64>("max_gen_len")?];
     for object in inner {

@@ -284,7 +284,13 @@ struct Item<'a> {
     #[serde(default, rename = "type")]
     kind: Option<String>,
     #[serde(default, borrow)]
+    id: Raw<'a>,
+    #[serde(default, borrow)]
+    role: Raw<'a>,
+    #[serde(default, borrow)]
     content: Raw<'a>,
+    #[serde(default, borrow)]
+    encrypted_content: Raw<'a>,
     #[serde(default, borrow)]
     output: Raw<'a>,
     #[serde(default, borrow)]
@@ -307,15 +313,58 @@ struct Item<'a> {
     result: Raw<'a>,
 }
 
+/// Items of `input` that say all of themselves, whatever their `id`.
+const WHOLE_ITEMS: [&str; 17] = [
+    "additional_tools",
+    "apply_patch_call",
+    "apply_patch_call_output",
+    "compaction_trigger",
+    "custom_tool_call",
+    "custom_tool_call_output",
+    "function_call",
+    "function_call_output",
+    "local_shell_call",
+    "local_shell_call_output",
+    "mcp_approval_request",
+    "mcp_approval_response",
+    "mcp_call",
+    "mcp_list_tools",
+    "message",
+    "shell_call",
+    "shell_call_output",
+];
+
+/// Kinds of content whose tokens stand in the request, or which are looked at below.
+const PARTS: [&str; 13] = [
+    "encrypted_content",
+    "file",
+    "image_url",
+    "input_audio",
+    "input_file",
+    "input_image",
+    "input_text",
+    "output_text",
+    "reasoning_text",
+    "refusal",
+    "summary_text",
+    "text",
+    "thinking",
+];
+
 /// Gives whether it brings a web search tool.
 fn input_item(item: &Item<'_>, shape: &mut Shape) -> Result<bool, Refusal> {
+    let by_id = !item.id.is_nothing();
     match item.kind.as_deref() {
-        Some("item_reference") => {
-            return Err(unbounded("an `item_reference` adds input that is not in the request", HISTORY));
-        }
+        Some("item_reference") => return Err(referred()),
+        // The type of a reference may be left out.
+        None if by_id && (item.role.is_nothing() || item.content.is_nothing()) => return Err(referred()),
         Some("computer_call_output") => return Err(hosted(Some("computer_use"))),
         Some("image_generation_call") if item.result.is_string() => {
             shape.note_image(item.result.text().map_or(0, str::len))
+        }
+        // What is stored under its id is input: as much as the model takes, for all that is known here.
+        Some(kind) if by_id && item.encrypted_content.is_nothing() && !WHOLE_ITEMS.contains(&kind) => {
+            shape.whole_context = true;
         }
         _ => {}
     }
@@ -325,12 +374,23 @@ fn input_item(item: &Item<'_>, shape: &mut Shape) -> Result<bool, Refusal> {
     tools(item.tools, shape, 0)
 }
 
+fn referred() -> Refusal {
+    unbounded("an `item_reference` adds input that is not in the request", HISTORY)
+}
+
 /// Content: a string, or parts.
 fn content(raw: Raw<'_>, shape: &mut Shape) -> Result<(), Refusal> {
     if !raw.is_array() {
         return Ok(());
     }
     for item in raw.get::<Vec<Item<'_>>>("content")?.unwrap_or_default() {
+        // Others name what is fetched elsewhere: documents, videos. Without a type a server may go by the members' names.
+        if !item.kind.as_deref().is_some_and(|kind| PARTS.contains(&kind)) {
+            return Err(unbounded(
+                "a part of its content is of a kind whose size is not known",
+                "Send text or images.",
+            ));
+        }
         part(&item, shape)?;
     }
     Ok(())

@@ -204,6 +204,11 @@ fn bedrock_without_a_bound_is_refused() {
     ] {
         assert_eq!(why(converse(body)), Some(Reason::Unbounded), "{body}");
     }
+    let grounding = r#"{"messages":[],"toolConfig":{"tools":[{"systemTool":{"name":"nova_grounding"}}]}}"#;
+    assert_eq!(
+        why(at(Provider::Bedrock, Operation::Invoke, &format!("{NOVA}/invoke"), grounding)),
+        Some(Reason::Unbounded)
+    );
     let head = [("x-amzn-bedrock-guardrailidentifier", "g")];
     let guarded = with(Provider::Bedrock, Operation::Invoke, &format!("{NOVA}/invoke"), &head, "{}");
     assert_eq!(why(guarded), Some(Reason::Unbounded));

@@ -43,6 +43,9 @@ fn bills_without_a_bound_are_refused() {
         (Responses, responses(r#","tools":[{"type":"namespace","name":"n","tools":[{"type":"mcp"}]}]"#)),
         (Responses, responses(r#","tools":[{"name":"untyped"}]"#)),
         (Responses, r#"{"model":"gpt-6.1-sol","input":[{"type":"item_reference","id":"x"}]}"#.to_owned()),
+        (Responses, r#"{"model":"gpt-6.1-sol","input":[{"id":"x"}]}"#.to_owned()),
+        (Responses, r#"{"model":"gpt-6.1-sol","input":[{"type":null,"id":"x","role":"assistant"}]}"#.to_owned()),
+        (Responses, content(Responses, r#"{"type":"input_video","video_url":"https://x"}"#)),
         (
             Responses,
             r#"{"model":"gpt-6.1-sol","input":[{"type":"additional_tools","tools":[{"type":"mcp"}]}]}"#.to_owned(),
@@ -61,6 +64,9 @@ fn bills_without_a_bound_are_refused() {
         (Chat, content(Chat, r#"{"type":"file","file":{"file_id":"f"}}"#)),
         (Chat, content(Chat, r#"{"type":"input_audio","input_audio":{"data":"AA","format":"wav"}}"#)),
         (Chat, r#"{"model":"gpt-5","messages":[{"role":"assistant","audio":{"id":"a"}}]}"#.to_owned()),
+        (Chat, content(Chat, r#"{"type":"document_url","document_url":"https://x"}"#)),
+        (Chat, content(Chat, r#"{"type":"video_url","video_url":{"url":"https://x"}}"#)),
+        (Chat, content(Chat, r#"{"video_url":{"url":"https://x"}}"#)),
         (Messages, messages(r#","mcp_servers":[{"url":"https://x"}]"#)),
         (Messages, messages(r#","container":"c""#)),
         (Messages, messages(r#","tools":[{"type":"web_search_20250305","name":"web_search"}]"#)),
@@ -86,6 +92,33 @@ fn bills_without_a_bound_are_refused() {
     }
 }
 
+/// OpenAI keeps the items of answers and finds them again by their ids: what such an item brings is not in the request.
+#[test]
+fn what_is_found_by_its_id_is_held_for_as_the_whole_context() -> Outcome {
+    let hold = |item: &str| {
+        let body = format!(r#"{{"model":"gpt-6.1-sol","max_output_tokens":16,"input":[{item}]}}"#);
+        read(Operation::Responses, &body).map(|call| call.most())
+    };
+    let small = hold(r#"{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"x"}"#)?;
+    for item in [
+        r#"{"type":"reasoning","id":"rs_1","summary":[]}"#,
+        r#"{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":null}"#,
+        r#"{"type":"web_search_call","id":"ws_1","status":"completed"}"#,
+        r#"{"type":"image_generation_call","id":"ig_1"}"#,
+        r#"{"type":"something_new","id":"x"}"#,
+    ] {
+        assert!(hold(item)?.0 > 100 * small.0, "{item}: {}", hold(item)?);
+    }
+    for item in [
+        r#"{"type":"function_call","id":"fc_1","name":"f","arguments":"{}","call_id":"1"}"#,
+        r#"{"type":"message","id":"m_1","role":"assistant","content":[{"type":"output_text","text":"x"}]}"#,
+        r#"{"type":"web_search_call","status":"completed"}"#,
+    ] {
+        assert!(hold(item)?.0 < 10 * small.0, "{item}: {}", hold(item)?);
+    }
+    Ok(())
+}
+
 #[test]
 fn ordinary_calls_are_read() {
     use Operation::{Chat, Embeddings, Messages, Responses};
@@ -95,6 +128,7 @@ fn ordinary_calls_are_read() {
         (Responses, content(Responses, r#"{"type":"input_text","text":"x"},{"type":"input_image","image_url":"data:image/png;base64,AAAA"},{"type":"input_file","filename":"a.pdf","file_data":"data:application/pdf;base64,AA"}"#)),
         (Responses, r#"{"model":"gpt-6.1-sol","input":"hi"}"#.to_owned()),
         (Responses, r#"{"model":"gpt-6.1-sol","input":[{"type":"reasoning","encrypted_content":"x","summary":[]},{"type":"function_call","name":"f","arguments":"{}","call_id":"1"},{"type":"function_call_output","call_id":"1","output":"x"},{"type":"compaction_trigger"}]}"#.to_owned()),
+        (Responses, r#"{"model":"gpt-6.1-sol","input":[{"role":"user","content":"x"},{"type":"message","id":"m","role":"assistant","content":[{"type":"output_text","text":"x"},{"type":"refusal","refusal":"x"}]}]}"#.to_owned()),
         (Chat, chat(r#","n":2,"tools":[{"type":"function","function":{"name":"f","parameters":{}}}],"response_format":{"type":"json_object"},"audio":null,"prediction":null"#)),
         (Chat, content(Chat, r#"{"type":"text","text":"x"},{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA","detail":"high"}}"#)),
         (Messages, messages(r#","tools":[{"name":"a","input_schema":{"properties":{"source":{"type":"url"}}}},{"type":"bash_20250124","name":"bash"},{"type":"web_search_20250305","name":"web_search","max_uses":2}],"context_management":{"edits":[{"type":"clear_thinking_20251015","keep":"all"}]},"mcp_servers":[],"service_tier":"auto""#)),
