@@ -16,6 +16,9 @@ use crate::context::{set_word, word};
 use crate::decide::{
     LOOPBACK_DEVICE, bytes, caller, is_loopback, is_v4, lease, mapped, remember, settings, socket_flow,
 };
+#[cfg(feature = "log")]
+use crate::log::pid;
+use crate::log::{apart, debug, decided};
 use crate::refuse::{by_current, count, denial, refused, report};
 
 const TCP: u32 = 6;
@@ -65,9 +68,14 @@ pub fn asked_port(ctx: &SockAddrContext) -> u16 {
 
 #[inline(always)]
 fn answer(ctx: &SockAddrContext, family: u16, addr: [u8; 16]) -> i32 {
-    match decide(ctx, family, addr) {
-        Ok(()) => 1,
-        Err((agent, why)) => {
+    #[cfg(feature = "log")]
+    let asked = asked_port(ctx);
+    match decided!(decide(ctx, family, addr)) {
+        Ok(()) => {
+            debug!("connect: {:i} port {} goes to port {}, pid {}", addr, asked, asked_port(ctx), pid());
+            1
+        }
+        Err((agent, why)) => apart!(|ctx: &SockAddrContext, agent: u64, why: Why, addr: [u8; 16]| -> i32 {
             let mut denial = by_current(denial(agent, why, Hook::Connect));
             denial.addr = addr;
             denial.port = asked_port(ctx);
@@ -75,7 +83,7 @@ fn answer(ctx: &SockAddrContext, family: u16, addr: [u8; 16]) -> i32 {
             denial.protocol = unsafe { word::<PROTOCOL, _>(ctx.sock_addr) } as u16;
             report(&denial, Hook::Connect);
             refused(ctx)
-        }
+        }),
     }
 }
 

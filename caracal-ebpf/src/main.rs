@@ -13,6 +13,7 @@ mod egress;
 mod foreign;
 mod getpeername;
 mod ingress;
+mod log;
 mod lsm;
 mod maps;
 mod memory;

@@ -7,6 +7,7 @@ use caracal_common::counter::CounterKey;
 use caracal_common::denial::{Denial, Hook, Why};
 use caracal_common::flow::Flow;
 
+use crate::log::debug;
 use crate::maps::{COUNTERS, DENIALS};
 
 /// 1 where the kernel has `bpf_set_retval` (5.18). Set by the loader before the programs are verified: the verifier
@@ -83,6 +84,13 @@ pub fn by_owner(mut denial: Denial, owner: &Flow) -> Denial {
 pub fn report(denial: &Denial, hook: Hook) {
     count(denial.agent, denial.why, hook);
     let _ = DENIALS.output::<Denial>(denial, 0);
+    // Without the LSM's programs: nobody has tried whether a line fits them on each kernel.
+    if (hook as u32) < (Hook::SocketCreate as u32) {
+        debug!(
+            "hook {} refuses, why {}: {:i} port {}, pid {}",
+            denial.hook, denial.why, denial.addr, denial.port, denial.tgid
+        );
+    }
 }
 
 /// What a connect or sendmsg hook returns to refuse: the caller reads ECONNREFUSED where the kernel can say so, else EPERM.

@@ -7,6 +7,9 @@ use caracal_common::flow::{AF_INET, AF_INET6, DNS_PORT};
 
 use crate::connect::{asked_port, asked4, asked6, redirect};
 use crate::decide::{caller, is_loopback, is_v4, lease, remember, settings};
+#[cfg(feature = "log")]
+use crate::log::pid;
+use crate::log::{apart, debug, decided};
 use crate::refuse::{by_current, count, denial, refused, report};
 
 #[cgroup_sock_addr(sendmsg4)]
@@ -23,16 +26,21 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn answer(ctx: &SockAddrContext, family: u16, addr: [u8; 16]) -> i32 {
-    match decide(ctx, family, addr) {
-        Ok(()) => 1,
-        Err((agent, why)) => {
+    #[cfg(feature = "log")]
+    let asked = asked_port(ctx);
+    match decided!(decide(ctx, family, addr)) {
+        Ok(()) => {
+            debug!("sendmsg: {:i} port {} goes to port {}, pid {}", addr, asked, asked_port(ctx), pid());
+            1
+        }
+        Err((agent, why)) => apart!(|ctx: &SockAddrContext, agent: u64, why: Why, addr: [u8; 16]| -> i32 {
             let mut denial = by_current(denial(agent, why, Hook::Sendmsg));
             denial.addr = addr;
             denial.port = asked_port(ctx);
             denial.protocol = 17;
             report(&denial, Hook::Sendmsg);
             refused(ctx)
-        }
+        }),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Connections that nobody uses: they cost the others nothing, and none is lost.
 
 use crate::{RULES, case};
+use serde_json::Value;
 use std::time::Duration;
 use support::daemon::Daemon;
 use support::ledger::Record;
@@ -9,6 +10,8 @@ use support::programs;
 
 /// Opens connections and leaves them idle until it may go on.
 const CROWD: &str = include_str!("../programs/crowd.py");
+/// The same, where the daemon takes fewer than it opens.
+const DESCRIPTORS: &str = include_str!("../programs/descriptors.py");
 /// Processes, and connections of each: as many as the usual limit on descriptors lets a process have.
 const PROCESSES: usize = 20;
 const EACH: usize = 500;
@@ -92,6 +95,69 @@ fn one_agent_cannot_take_all_connections() {
         };
         let records = daemon.records_when(|records| count(records) >= 30);
         assert_eq!(count(&records), 30, "each refused connection is counted once");
+        daemon.stop();
+    });
+}
+
+/// A keeper that may not raise its limit, as in a container. Of 192 descriptors a half is for other things, and two thirds of
+/// the rest is how many connections are taken. One upstream for each of them would reach into what probes and files need.
+#[test]
+fn connections_beyond_the_descriptors_are_refused_and_the_door_stays_open() {
+    const BEYOND: u64 = 60;
+    case("connections beyond the daemon's descriptors", RULES, |scene, daemon| {
+        daemon.start_by(&["prlimit", "--nofile=192:192", "setpriv", "--bounding-set", "-sys_resource"]);
+        daemon.restart();
+        let data_path = daemon.data_path();
+        let counts = daemon.json(&["status"])["data_path"].clone();
+        let most = counts["connections_most"].as_u64().expect("a limit");
+        assert!(most == 64 && counts["connections_configured"].as_u64() > Some(most), "{counts}");
+        assert!(daemon.logs().contains("Not enough descriptors"), "{}", daemon.logs());
+
+        let script = scene.file("descriptors.py", DESCRIPTORS);
+        let file = |name: &str| scene.home.path().join(name);
+        let (ran, seen) = std::thread::scope(|scope| {
+            let crowd = {
+                let run = daemon.run_as(&["--agent", "crowd"], programs::python()).arg(&script);
+                let run = run.args([(most + BEYOND).to_string(), most.to_string()]).limit(Duration::from_secs(300));
+                scope.spawn(move || run.ran())
+            };
+            let seen = [("full", "use"), ("used", "end")].map(|(reached, next)| {
+                let _late = until(reached, Duration::from_secs(200), || file(reached).exists() || crowd.is_finished());
+                let seen = (daemon.command(&["status", "--json"]).ran(), status(daemon, "other"));
+                // In any case, so that the crowd ends.
+                std::fs::write(file(next), "").expect("the sign");
+                seen
+            });
+            (crowd.join().expect("the crowd"), seen)
+        });
+        for (said, _) in &seen {
+            // Its exit code is 1 while the door is shut.
+            assert_eq!(said.code, Some(0), "{}", said.screen());
+            let said: Value = serde_json::from_str(&said.stdout).expect("JSON");
+            assert_eq!((&said["door"], &said["truth"]["faults"]), (&"open".into(), &serde_json::json!([])), "{said}");
+        }
+        assert_eq!(seen[0].1, "000", "another agent's connection is taken as well");
+        let told: Value = serde_json::from_str(ran.stdout.trim()).unwrap_or_else(|_| panic!("{}", ran.screen()));
+        assert_eq!((&told["beyond"], &told["bytes"]), (&BEYOND.into(), &0.into()), "{told}");
+        assert_eq!(told["kept"], serde_json::json!([true, true, true]), "{told}");
+        // Each that was taken is answered, with the truth where there is no descriptor for its upstream.
+        let [held, without] = ["200", "504"].map(|status| told["answers"][status].as_u64().unwrap_or(0));
+        assert!(without > 0, "no upstream came as far as the reserve; a lower limit makes it: {told}");
+        assert_eq!(held + without, most - 1, "{told}");
+        assert_eq!((&told["ended"], &told["new"]), (&held.into(), &true.into()), "{told}");
+
+        assert_eq!(status(daemon, "other"), "200");
+        assert_eq!(daemon.data_path(), data_path, "the data path was started anew");
+        let count = |records: &[Record], reason: &str| -> u64 {
+            records.iter().filter(|record| record.is_denial(reason)).map(Record::count).sum()
+        };
+        // Those beyond, and one of the other agent's.
+        let records = daemon.records_when(|records| {
+            count(records, "too_many_connections") > BEYOND && count(records, "upstream_connect") >= without
+        });
+        assert_eq!(count(&records, "upstream_connect"), without, "{told}");
+        assert_eq!(count(&records, "lease_expired"), 0, "the door was shut for a while");
+        let _sound = daemon.verify();
         daemon.stop();
     });
 }

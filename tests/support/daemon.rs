@@ -7,7 +7,7 @@ pub use cgroup::{Cgroup, cgroup_mount};
 pub use process::alive;
 
 use crate::ledger::Record;
-use crate::netns::{Ran, Run, until};
+use crate::netns::{Host, Ran, Run, until};
 use crate::scene::Scene;
 use cgroup::{remove_slice, sweep};
 use process::{children_of, uid_of};
@@ -36,6 +36,7 @@ pub struct Daemon<'a> {
     child: Option<Child>,
     instance: String,
     binary: PathBuf,
+    by: Vec<String>,
     dir: PathBuf,
     starts: u32,
     attach: Vec<PathBuf>,
@@ -60,8 +61,8 @@ impl<'a> Daemon<'a> {
         let dir = scene.net.files().join(&instance);
         std::fs::create_dir(&dir).expect("a scratch directory");
         crate::netns::open_to_all(&dir).expect("its mode");
-        let (attach, routed) = (Vec::new(), Vec::new());
-        let daemon = Daemon { scene, child: None, instance, binary: caracald(), dir, starts: 0, attach, routed };
+        let (by, attach, routed) = (Vec::new(), Vec::new(), Vec::new());
+        let daemon = Daemon { scene, child: None, instance, binary: caracald(), by, dir, starts: 0, attach, routed };
         daemon.configure(rules);
         daemon
     }
@@ -122,6 +123,11 @@ impl<'a> Daemon<'a> {
         binary.clone_into(&mut self.binary);
     }
 
+    /// From the next start on, this command becomes the daemon: one that sets limits and executes the rest of its line.
+    pub fn start_by(&mut self, command: &[&str]) {
+        self.by = command.iter().map(|word| (*word).to_owned()).collect();
+    }
+
     /// Starts the process and does not wait.
     ///
     /// # Panics
@@ -130,7 +136,12 @@ impl<'a> Daemon<'a> {
         self.starts += 1;
         let out = std::fs::File::create(self.out()).expect("a log");
         let err = std::fs::File::create(self.err()).expect("a log");
-        let mut run = self.command(&["attach"]);
+        let mut run = match self.by.split_first() {
+            Some((program, rest)) => {
+                self.started_by(|host| host.run(program).args(rest).arg(&self.binary), &["attach"])
+            }
+            None => self.command(&["attach"]),
+        };
         for cgroup in &self.attach {
             run = run.arg("--cgroup").arg(cgroup);
         }
@@ -276,15 +287,11 @@ impl<'a> Daemon<'a> {
     /// A subcommand, as root.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Run {
-        self.scene
-            .net
-            .a
-            .run(&self.binary)
-            .clean_env()
-            .env("HOME", "/root")
-            .arg("--config")
-            .arg(self.config())
-            .args(args)
+        self.started_by(|host| host.run(&self.binary), args)
+    }
+
+    fn started_by(&self, start: impl FnOnce(&Host) -> Run, args: &[&str]) -> Run {
+        start(&self.scene.net.a).clean_env().env("HOME", "/root").arg("--config").arg(self.config()).args(args)
     }
 
     /// What `doctor --json` says of this kernel, whatever is required. `CARACAL_DOCTOR` names a file that has it already: in an

@@ -1,6 +1,6 @@
 //! `cargo xtask build`: the kernel programs, then the daemon that carries them.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -19,13 +19,24 @@ pub(crate) struct Arguments {
     /// Build what is shipped: with link-time optimisation, into target/dist/caracald. It takes several times as long.
     #[arg(long)]
     dist: bool,
+    /// Build kernel programs that say what they decide, for engineers; `RUST_LOG=info,caracal_ebpf=debug` shows it.
+    #[arg(long, conflicts_with = "dist")]
+    log: bool,
 }
+
+/// The feature of the kernel programs with which they say what they decide.
+const LINES: &[&str] = &["--features", "log"];
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let checkout = Checkout::find()?;
     let built = if arguments.dist {
         shipped(&checkout)?;
         checkout.shipped()
+    } else if arguments.log {
+        programs_with_lines(&checkout)?;
+        let cargo = ["build", "--locked", "--profile", "release", "--package", "caracal-daemon"];
+        checkout.cargo_with("building caracald with them", &cargo, &checkout.bpf_log_object())?;
+        checkout.caracald()
     } else {
         all(&checkout)?;
         checkout.caracald()
@@ -61,33 +72,49 @@ fn with_profile(checkout: &Checkout, what: &str, profile: &str) -> Result<()> {
 /// # Errors
 /// When the compiler or the linker fails.
 pub(crate) fn kernel_programs(checkout: &Checkout, compiler: &Compiler) -> Result<()> {
+    compile(checkout, compiler, &[], &checkout.bpf_object())
+}
+
+/// Sets up and builds the kernel programs that say what they decide, into `target/bpf/caracal-log.o`. They are for engineers
+/// and for one unit test.
+///
+/// # Errors
+/// When set-up, the compiler or the linker fails.
+pub(crate) fn programs_with_lines(checkout: &Checkout) -> Result<()> {
+    compile(checkout, &setup::for_build(checkout)?, LINES, &checkout.bpf_log_object())
+}
+
+fn compile(checkout: &Checkout, compiler: &Compiler, features: &[&str], object: &Path) -> Result<()> {
     let home = checkout.target.join("ebpf");
     let mut cargo = compiler.cargo();
     cargo.arg("build");
     for_kernel(checkout, &mut cargo);
+    cargo.args(features);
     progress::aloud(&format!("building the kernel programs with {}", compiler.describe()), &mut cargo)?;
     let built = home.join("bpfel-unknown-none/release/caracal");
     let bytes = fs::read(&built).with_context(|| built.display().to_string())?;
-    let object = checkout.bpf_object();
     // Written only when it differs: a new time stamp would build the daemon again.
-    if fs::read(&object).ok().as_deref() != Some(&bytes) {
+    if fs::read(object).ok().as_deref() != Some(&bytes) {
         if let Some(directory) = object.parent() {
             fs::create_dir_all(directory)?;
         }
-        fs::write(&object, bytes).with_context(|| object.display().to_string())?;
+        fs::write(object, bytes).with_context(|| object.display().to_string())?;
     }
     Ok(())
 }
 
-/// Lets no clippy warning pass in the kernel programs.
+/// Lets no clippy warning pass in the kernel programs, with and without lines.
 ///
 /// # Errors
 /// When there is one, or no clippy of their compiler.
 pub(crate) fn lint_kernel_programs(checkout: &Checkout, compiler: &Compiler) -> Result<()> {
-    let mut clippy = compiler.clippy(checkout)?;
-    for_kernel(checkout, &mut clippy);
-    clippy.args(["--", "-D", "warnings"]);
-    progress::aloud(&format!("clippy on the kernel programs with {}", compiler.describe()), &mut clippy)
+    for features in [&[] as &[&str], LINES] {
+        let mut clippy = compiler.clippy(checkout)?;
+        for_kernel(checkout, &mut clippy);
+        clippy.args(features).args(["--", "-D", "warnings"]);
+        progress::aloud(&format!("clippy on the kernel programs with {}", compiler.describe()), &mut clippy)?;
+    }
+    Ok(())
 }
 
 fn for_kernel(checkout: &Checkout, cargo: &mut Command) {

@@ -51,6 +51,11 @@ impl Checkout {
         self.target.join("bpf/caracal.o")
     }
 
+    /// The same with lines for engineers, which are never shipped.
+    pub(crate) fn bpf_log_object(&self) -> PathBuf {
+        self.target.join("bpf/caracal-log.o")
+    }
+
     /// The daemon and command line.
     pub(crate) fn caracald(&self) -> PathBuf {
         self.target.join("release/caracald")
@@ -73,8 +78,13 @@ impl Checkout {
 
     /// Runs `cargo ARGUMENTS` here with its own progress on the terminal.
     pub(crate) fn cargo(&self, what: &str, arguments: &[&str]) -> Result<()> {
+        self.cargo_with(what, arguments, &self.bpf_object())
+    }
+
+    /// The same, with these kernel programs for the daemon to carry.
+    pub(crate) fn cargo_with(&self, what: &str, arguments: &[&str], programs: &Path) -> Result<()> {
         let mut command = cargo();
-        command.args(arguments).current_dir(&self.root).env("CARACAL_BPF_OBJECT", self.bpf_object());
+        command.args(arguments).current_dir(&self.root).env("CARACAL_BPF_OBJECT", programs);
         progress::aloud(what, &mut command)
     }
 }

@@ -100,6 +100,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut written = Vec::new();
     if wants_unit {
         setup::for_unit(&checkout)?;
+        build::programs_with_lines(&checkout)?;
         written.push(unit(&checkout, &arguments.filter)?);
     }
     if wants_contracts {

@@ -7,6 +7,7 @@
 
 mod agents;
 mod cookies;
+pub(super) mod lines;
 mod links;
 mod marks;
 mod proof;
@@ -114,8 +115,19 @@ impl Kernel {
     /// When bpffs is not there, the kernel refuses a program that nothing works without, or a pinned map has another
     /// layout.
     pub fn load(pins: &Path, settings: Settings, require: Require) -> Result<Kernel, KeeperError> {
+        Kernel::load_object(OBJECT, lines::level(), pins, settings, require)
+    }
+
+    /// Loads these programs, which say what they decide at this level and above.
+    fn load_object(
+        object: &[u8],
+        say: u8,
+        pins: &Path,
+        settings: Settings,
+        require: Require,
+    ) -> Result<Kernel, KeeperError> {
         let layout = if require == Require::Full { lsm::layout() } else { Layout::UNKNOWN };
-        let mut ebpf = Kernel::open(pins, layout)?;
+        let mut ebpf = Kernel::open(object, say, pins, layout)?;
         let (mut programs, mut refused) = (Vec::new(), Vec::new());
         for name in name::PROGRAMS.into_iter().chain(name::FENCE) {
             let program = ebpf.program_mut(name).ok_or_else(|| kernel(format!("the program {name} is missing")))?;
@@ -148,7 +160,7 @@ impl Kernel {
     }
 
     /// The object with its maps pinned below `pins`; no program is loaded yet.
-    fn open(pins: &Path, layout: Layout) -> Result<Ebpf, KeeperError> {
+    fn open(object: &[u8], say: u8, pins: &Path, layout: Layout) -> Result<Ebpf, KeeperError> {
         let maps = pins.join("maps");
         fs::create_dir_all(&maps).and_then(|()| fs::create_dir_all(pins.join("links"))).map_err(|error| {
             kernel(format!(
@@ -165,7 +177,8 @@ impl Kernel {
             .override_global("HAS_SET_RETVAL", &has_set_retval, true)
             .override_global("LAYOUT", &Shared(layout), true)
             .override_global("HAS_CURRENT_TASK", &has_current_task, true)
-            .load(OBJECT)
+            .override_global(aya_log::LEVEL, &say, false)
+            .load(object)
             .map_err(|error| kernel(format!("the programs do not load: {}", chain(&error))))
     }
 
@@ -176,7 +189,7 @@ impl Kernel {
     pub fn try_programs() -> Result<Tried, KeeperError> {
         let pins = Kernel::pin_directory(&format!("doctor-{}", std::process::id()));
         let layout = lsm::layout();
-        let tried = Kernel::open(&pins, layout).map(|mut ebpf| {
+        let tried = Kernel::open(OBJECT, lines::level(), &pins, layout).map(|mut ebpf| {
             let result = |name: &'static str| match ebpf.program_mut(name).map(load) {
                 Some(Ok(())) => (name, None),
                 Some(Err(error)) => (name, chain(&error).lines().next().map(ToOwned::to_owned)),
@@ -261,6 +274,14 @@ impl Kernel {
     pub fn take_denials(&mut self) -> Result<RingBuf<MapData>, KeeperError> {
         let map = self.ebpf.take_map(name::DENIALS).ok_or_else(|| kernel("the denial ring was taken".to_owned()))?;
         RingBuf::try_from(map).map_err(|error| kernel(chain(&error)))
+    }
+
+    /// The reader of what programs with lines say (`kernel/lines.rs`); none for those that ship. Can be taken once.
+    ///
+    /// # Errors
+    /// When there are lines and they cannot be read.
+    pub(crate) fn take_lines(&mut self) -> Result<Option<lines::Reader>, KeeperError> {
+        lines::take(&mut self.ebpf)
     }
 
     /// Programs of the level `network` that this kernel refuses, and why. Whether to go on without is not decided here.

@@ -17,7 +17,7 @@ use super::child::{self, Inherited};
 use super::control::{self, AttachOptions};
 use super::cookie;
 use super::govern::Governor;
-use super::kernel::Kernel;
+use super::kernel::{Kernel, lines};
 use super::keys::Keys;
 use super::level::{self, Level};
 use super::listeners::Listeners;
@@ -82,6 +82,9 @@ pub fn serve(
     // What an earlier keeper served has no listener now.
     kernel.keep_namespace(netns)?;
     let denials = kernel.take_denials()?;
+    if let Some(reader) = kernel.take_lines()? {
+        thread("lines", move || lines::follow(reader))?;
+    }
     let maps = [name::LEASE, name::SOURCES, name::RESOLVING].map(|name| kernel.map_descriptor(name));
     let [lease, sources, resolving] = maps;
     let inherited = Inherited { sockets, lease: lease?, sources: sources?, resolving: resolving? };
