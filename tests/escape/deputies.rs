@@ -8,7 +8,7 @@ const PORT: u16 = 7_000;
 
 /// Somebody on the host who is not governed and repeats what he hears.
 fn deputy(scene: &Scene) {
-    let listener = scene.net.a.inside(|| Ok(TcpListener::bind(("127.0.0.1", PORT))?)).expect("a deputy");
+    let listener = scene.net.a.inside(|| Ok(TcpListener::bind(("0.0.0.0", PORT))?)).expect("a deputy");
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
@@ -47,6 +47,24 @@ fn loopback_by_rule_passes() {
             assert_eq!(ran.code, Some(0), "{}{}", ran.screen(), world.daemon.logs());
         },
     );
+}
+
+/// A rule for any host, or for an address that looks public, does not mean the host itself.
+#[test]
+fn an_own_address_needs_a_rule_that_says_private() {
+    let to = format!("198.51.100.1:{PORT}");
+    for (private, passes) in [("", false), ("private = true\n", true)] {
+        let rules = format!("{RULES}\n[[allow]]\nhosts = [\"*\"]\nports = [{PORT}]\nmode = \"tcp\"\n{private}");
+        case(
+            &format!("the host's own address by a rule{}", if passes { " that says private" } else { "" }),
+            &rules,
+            |scene, _| deputy(scene),
+            |world| {
+                let ran = world.attempt(&["tcp", &to]);
+                assert_eq!(ran.code == Some(0), passes, "{}{}", ran.screen(), world.daemon.logs());
+            },
+        );
+    }
 }
 
 #[test]

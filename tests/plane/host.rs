@@ -45,6 +45,13 @@ impl Message {
         producer.send(record, Duration::from_secs(600)).await.expect("acknowledged").offset
     }
 
+    /// The same, into a partition that is said.
+    pub(crate) async fn send_to(&self, producer: &FutureProducer, topic: &str, partition: i32) {
+        let record = FutureRecord::to(topic).partition(partition).key(&self.key).payload(&self.payload);
+        let sent = producer.send(record.headers(self.headers()), Duration::from_secs(600)).await;
+        assert_eq!(sent.expect("acknowledged").partition, partition);
+    }
+
     /// Gives it to the client at once; what comes back waits for the acknowledgment.
     pub(crate) fn hand_over(&self, producer: &FutureProducer, topic: &str) -> impl Future<Output = i64> + use<> {
         let record = FutureRecord::to(topic).key(&self.key).payload(&self.payload).headers(self.headers());

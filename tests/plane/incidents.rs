@@ -16,6 +16,30 @@ fn run(host: &mut Host, dice: &mut StdRng, size: usize) -> Vec<Vec<u8>> {
 }
 
 #[test]
+fn a_copy_in_another_partition_is_no_record_of_a_second_log() {
+    report::plain(SUBJECT, "a host's messages are taken from its own partition only", || {
+        let plane = Plane::start(2);
+        let mut dice = StdRng::seed_from_u64(8);
+        let mut host = Host::new("copied");
+        plane.caracald(&["hosts", "enrol", text(&plane.file("host.pub", &host.public_key()))]);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let producer = plane.producer();
+        let records = run(&mut host, &mut dice, 10);
+        let message = host.message(&records);
+        runtime.block_on(message.send(&producer, &plane.topic));
+        // As whoever may write to the topic copies it, signature and all.
+        [0, 1].iter().for_each(|at| runtime.block_on(message.send_to(&producer, &plane.topic, *at)));
+        let worker = plane.worker("ledger");
+        plane.settled(10);
+        until("the copy is an incident", PATIENCE, || plane.count("SELECT count(*) FROM incidents") > 0).expect("it");
+        assert_eq!(codes(&plane), BTreeMap::from([("misplaced".into(), 1)]));
+        let leaves: usize = stored(&plane).values().map(Vec::len).sum();
+        assert_eq!(leaves, 10, "each record once, in one log");
+        worker.stop();
+    });
+}
+
+#[test]
 fn what_is_no_hosts_chain_is_an_incident_and_can_be_sent_again() {
     report::plain(SUBJECT, "forged, unsigned and forked chains are incidents", || {
         let plane = Plane::start(1);

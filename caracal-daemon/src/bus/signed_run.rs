@@ -57,6 +57,9 @@ pub enum Unfit {
     /// Its records do not follow each other, or do not end at the head.
     #[error("its records do not make the chain that the head is of")]
     BrokenChain,
+    /// It lies where no message of the host's belongs: a copy, which another log would take a second time.
+    #[error("it is in a partition that is not the host's")]
+    Misplaced,
     /// The host told another history before.
     #[error("it contradicts what the host published before")]
     Forked,
@@ -72,9 +75,17 @@ impl Unfit {
             Unfit::UnknownHost => "unknown_host",
             Unfit::WrongSignature => "wrong_signature",
             Unfit::BrokenChain => "broken_chain",
+            Unfit::Misplaced => "misplaced",
             Unfit::Forked => "forked",
         }
     }
+}
+
+/// The partition of all of a host's messages, of `count`: librdkafka's default for a message with a key
+/// (`consistent_random`: CRC-32 of the key).
+#[must_use]
+pub fn partition_of(host: &str, count: u32) -> u32 {
+    crc32fast::hash(host.as_bytes()).checked_rem(count).unwrap_or(0)
 }
 
 /// The payload of a message.

@@ -99,6 +99,8 @@ pub fn log_name(series: &str, partition: i32) -> String {
 struct Log {
     fleet: Fleet<PostgresStore>,
     signer: LogSigner,
+    /// Of the topic, whose number of partitions never changes.
+    partitions: u32,
     /// Messages may be missing in the topic: the consumer was sent here before and gave a later one.
     sought: Option<u64>,
 }
@@ -216,7 +218,7 @@ impl Worker {
             }
         }
         fleet.ledger().agree(&signer).await?;
-        Ok(Log { fleet, signer, sought: None })
+        Ok(Log { fleet, signer, partitions: self.group.partitions()?, sought: None })
     }
 
     /// Brings messages of one partition into its log.
@@ -233,7 +235,8 @@ impl Worker {
             return Ok(());
         }
         log.sought = None;
-        let arrivals = self.read(&taken).await?;
+        let partitions = log.partitions;
+        let arrivals = self.read(&taken, (partition, partitions)).await?;
         let Some(log) = self.logs.get_mut(&partition) else { return Ok(()) };
         let plan = log.fleet.plan(&arrivals).await?;
         for incident in plan.incidents() {
@@ -262,17 +265,18 @@ impl Worker {
     }
 
     /// Reads messages and holds them against the hosts' keys. A key that was enrolled since is looked for once.
-    async fn read(&mut self, taken: &[Taken]) -> Result<Vec<Arrival>, WorkerError> {
+    /// `place`: the partition, and how many there are.
+    async fn read(&mut self, taken: &[Taken], place: (i32, u32)) -> Result<Vec<Arrival>, WorkerError> {
         let mut fresh = false;
         let mut arrivals = Vec::with_capacity(taken.len());
         for Taken { offset, raw } in taken {
             let read = signed_run::read(raw.key.as_deref(), raw.payload.as_deref(), |name| raw.header(name));
-            let mut checked = read.and_then(|run| self.checked(run));
+            let mut checked = read.and_then(|run| self.checked(run, place));
             if matches!(checked, Err(Unfit::UnknownHost | Unfit::WrongSignature)) && !fresh {
                 fresh = true;
                 self.hosts = Hosts::load(&mut self.hosts_at).await?;
                 let read = signed_run::read(raw.key.as_deref(), raw.payload.as_deref(), |name| raw.header(name));
-                checked = read.and_then(|run| self.checked(run));
+                checked = read.and_then(|run| self.checked(run, place));
             }
             let host = || String::from_utf8_lossy(raw.key.as_deref().unwrap_or_default()).chars().take(128).collect();
             let run = checked.map_err(|why| Refused { why, host: host() });
@@ -281,7 +285,10 @@ impl Worker {
         Ok(arrivals)
     }
 
-    fn checked(&self, run: SignedRun) -> Result<(SignedRun, u32), Unfit> {
+    fn checked(&self, run: SignedRun, (partition, partitions): (i32, u32)) -> Result<(SignedRun, u32), Unfit> {
+        if u32::try_from(partition) != Ok(signed_run::partition_of(&run.host, partitions)) {
+            return Err(Unfit::Misplaced);
+        }
         let enrolment = self.hosts.check(&run)?;
         Ok((run, enrolment))
     }

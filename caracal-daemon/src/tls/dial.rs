@@ -168,7 +168,13 @@ impl Dialer {
             None => {
                 let addresses = self.resolver.addresses(route.host).await?;
                 let places = self.places(route, allowed(route, &addresses)?).await?;
-                connect(route.host, places, route.port, deadline).await?
+                let stream = connect(route.host, places, route.port, deadline).await?;
+                // What is this host's own is public only to those outside, whom a firewall may keep out.
+                let ends = stream.local_addr().ok().zip(stream.peer_addr().ok());
+                if let Some((_, own)) = ends.filter(|(near, far)| near.ip() == far.ip() && !route.private) {
+                    return Err(not_public(route.host, &own.ip().to_string()));
+                }
+                stream
             }
         };
         // Small writes are whole messages here: waiting to fill a segment only delays them.
@@ -250,17 +256,19 @@ fn allowed(route: Route<'_>, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Refusa
     if !kept.is_empty() {
         return Ok(kept);
     }
-    let address = addresses.first().map_or_else(String::new, IpAddr::to_string);
-    Err(Refusal {
+    Err(not_public(route.host, &addresses.first().map_or_else(String::new, IpAddr::to_string)))
+}
+
+fn not_public(host: &str, address: &str) -> Refusal {
+    Refusal {
         stage: Stage::Tls,
         side: Side::Agent,
         reason: Reason::PrivateAddress,
         sentence: format!(
-            "Caracal does not connect to {}: {address} is not an address of the public internet. \
-             Write `private = true` into the rule if that is meant.",
-            route.host
+            "Caracal does not connect to {host}: {address} is this host's own, or no address of the public internet. \
+             Write `private = true` into the rule if that is meant."
         ),
-    })
+    }
 }
 
 /// An address, and a socket to dial it with where it is not ours to dial.

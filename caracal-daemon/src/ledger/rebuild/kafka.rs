@@ -91,7 +91,7 @@ struct Evidence {
     keys: HashMap<String, BTreeMap<u32, Verifier>>,
     /// Messages that were taken, and under which enrolment.
     taken: HashMap<u64, u32>,
-    /// Messages that were refused for their key.
+    /// Messages that were refused for their key, or their partition.
     refused: HashMap<u64, Unfit>,
 }
 
@@ -126,11 +126,12 @@ impl Evidence {
             evidence.taken.insert(number(&row, "kafka_offset")?, enrolment(&row)?);
         }
         let rows = sqlx::query(
-            "SELECT kafka_offset, code FROM incidents WHERE log = $1 AND code IN ('unknown_host', 'wrong_signature')",
+            "SELECT kafka_offset, code FROM incidents WHERE log = $1 AND code IN ('unknown_host', 'wrong_signature', 'misplaced')",
         );
         for row in rows.bind(log).fetch_all(connection).await? {
-            let unknown = row.try_get::<String, _>("code")? == Unfit::UnknownHost.code();
-            let why = if unknown { Unfit::UnknownHost } else { Unfit::WrongSignature };
+            let code = row.try_get::<String, _>("code")?;
+            let known = [Unfit::UnknownHost, Unfit::Misplaced].into_iter().find(|why| why.code() == code);
+            let why = known.unwrap_or(Unfit::WrongSignature);
             evidence.refused.insert(number(&row, "kafka_offset")?, why);
         }
         Ok(evidence)

@@ -131,6 +131,16 @@ impl Group {
         messages
     }
 
+    /// How many partitions the topic has.
+    ///
+    /// # Errors
+    /// When Kafka does not answer.
+    pub(super) fn partitions(&self) -> Result<u32, WorkerError> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), Duration::from_secs(5))?;
+        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
     /// The next messages of a partition are those from this offset on.
     pub(super) fn seek(&self, partition: i32, offset: u64) {
         let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
