@@ -271,8 +271,9 @@ impl Audit {
         }
         let partial = self.succeeds || state.partial;
         count(&self.books, index, record, (&mut state.recount, partial), &mut self.report);
-        let corrections = state.recount.corrections.drain(..);
-        self.corrections.extend(corrections.map(|correction| (host.to_owned(), correction)));
+        while let Some(correction) = state.recount.corrections.pop() {
+            self.corrections.push((host.to_owned(), correction));
+        }
         if covered
             && let Some(run) = self.runs.as_mut().and_then(|runs| runs.pop_front_if(|run| run.last == link.sequence))
         {

@@ -66,10 +66,10 @@ pub(crate) fn read_schema(record: &[u8]) -> Option<u64> {
 fn decimal(digits: &[u8; SEQUENCE_DIGITS]) -> Option<u64> {
     let wrong = digits.iter().fold(false, |wrong, digit| wrong | !digit.is_ascii_digit());
     // Half of them always fit. Fives, which do not wait for each other.
-    let (fives, []) = digits.as_chunks::<5>() else { return None };
+    let ([a, b, c, d], []) = digits.as_chunks::<5>() else { return None };
     let value = |five: &[u8; 5]| five.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit & 0xf));
-    let [a, b, c, d] = [0, 1, 2, 3].map(|at| fives.get(at).map_or(0, value));
-    let sum = (a * 100_000 + b).checked_mul(10_000_000_000)?.checked_add(c * 100_000 + d)?;
+    let (high, low) = (value(a) * 100_000 + value(b), value(c) * 100_000 + value(d));
+    let sum = high.checked_mul(10_000_000_000)?.checked_add(low)?;
     (!wrong).then_some(sum)
 }
 
