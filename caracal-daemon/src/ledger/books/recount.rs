@@ -315,7 +315,7 @@ impl Names {
 /// Windows that a hold was taken from, as a number, and what was charged to each of them.
 #[derive(Debug, Default)]
 struct Sets {
-    numbers: HashMap<Box<str>, u32>,
+    texts: Names,
     /// The windows of a set, by their places in `windows`.
     members: Vec<Vec<usize>>,
     places: HashMap<WindowKey, usize>,
@@ -325,10 +325,10 @@ struct Sets {
 impl Sets {
     /// The number of these windows, which stand in their one form.
     fn number(&mut self, text: &str) -> u32 {
-        if let Some(number) = self.numbers.get(text) {
-            return *number;
+        let number = self.texts.number(text);
+        if number as usize != self.members.len() {
+            return number;
         }
-        let number = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
         let mut members = Vec::new();
         for window in windows_of(text) {
             let place = *self.places.entry(window.clone()).or_insert(self.windows.len());
@@ -338,7 +338,6 @@ impl Sets {
             members.push(place);
         }
         self.members.push(members);
-        self.numbers.insert(text.into(), number);
         number
     }
 
