@@ -5,7 +5,7 @@
 //! others can read the topic; each element's exact bytes are a leaf. Each record names the hash of the one before it, so the
 //! one signature covers them all: whoever may write to the topic still cannot add a record to a host's chain.
 
-use crate::event::write::{MAX_RECORD_BYTES, read_place};
+use crate::event::write::{MAX_RECORD_BYTES, plain_length, read_place};
 use crate::event::{Hash, leaf_hash};
 use crate::journal::{Entry, SignedHead, head};
 use crate::ledger::note::Verifier;
@@ -164,7 +164,7 @@ pub fn source_of(record: &[u8]) -> Option<&str> {
     let found = || near.windows(BEFORE.len()).position(|window| window == BEFORE);
     let at = behind_id(near).map_or_else(found, Some)? + BEFORE.len();
     let rest = near.get(at..)?;
-    let end = rest.iter().position(|byte| *byte == b'"')?;
+    let end = plain_length(rest).or_else(|| rest.iter().position(|byte| *byte == b'"'))?;
     std::str::from_utf8(rest.get(..end)?).ok()
 }
 
@@ -173,7 +173,7 @@ pub fn source_of(record: &[u8]) -> Option<&str> {
 fn behind_id(near: &[u8]) -> Option<usize> {
     const AFTER: &[u8] = br#"","source":""#;
     let kind = near.strip_prefix(br#""type":""#)?;
-    let rest = kind.get(kind.iter().position(|byte| *byte == b'"')?..)?.strip_prefix(br#"","id":""#)?;
+    let rest = kind.get(plain_length(kind)?..)?.strip_prefix(br#"","id":""#)?;
     let (id, rest) = rest.split_at_checked(uuid::fmt::Hyphenated::LENGTH)?;
     let plain = id.iter().fold(true, |plain, byte| plain & (byte.is_ascii_hexdigit() | (*byte == b'-')));
     (plain && rest.starts_with(AFTER)).then(|| near.len() - rest.len() + 1)
@@ -329,6 +329,26 @@ pub(crate) mod tests {
     }
 
     proptest! {
+        /// Whatever is wrong with a record, its source is the one that a search finds.
+        #[test]
+        fn a_source_is_the_one_that_a_search_finds(
+            edits in proptest::collection::vec((0..100_usize, any::<prop::sample::Index>()), 0..6),
+        ) {
+            const BYTES: &[u8] = b"\"\\,:a\x1f\xc3";
+            const BEFORE: &[u8] = br#","source":""#;
+            let mut near =
+                br#""type":"caracal.decision.v1","id":"019ab000-0000-7000-8000-000000000000","source":"/caracal/h-1","time":"2026-11-24T10:00:00Z","data":{"caracal.agent":"a","source":"b"}}"#.to_vec();
+            for (at, with) in edits {
+                near.get_mut(at).into_iter().for_each(|byte| *byte = BYTES[with.index(BYTES.len())]);
+            }
+            let at = near.windows(BEFORE.len()).position(|window| window == BEFORE);
+            let searched = at.and_then(|at| near[at + BEFORE.len()..].split(|byte| *byte == b'"').next());
+            let mut record = Vec::new();
+            crate::event::write::place(2, 1, &[0; 32], &mut record);
+            record.extend_from_slice(&near);
+            prop_assert_eq!(source_of(&record), searched.and_then(|source| std::str::from_utf8(source).ok()));
+        }
+
         #[test]
         fn any_bytes_are_read_or_refused(payload in proptest::collection::vec(any::<u8>(), 0..300), key in ".{0,9}") {
             let values = ["x".to_owned(), "1".to_owned(), "00".repeat(32), "AA==".to_owned()];

@@ -11,7 +11,7 @@ pub(crate) mod tests;
 
 pub(crate) use json::{string, time};
 pub use place::read_place;
-pub(crate) use place::{PLACE_BYTES, event_id, place, read_schema};
+pub(crate) use place::{PLACE_BYTES, event_id, has_place, place, plain_length, read_schema};
 
 use super::seal::{DetailKeys, SealError};
 use super::{Detail, Draft, Hash, Kind};

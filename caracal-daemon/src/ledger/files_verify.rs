@@ -45,10 +45,7 @@ pub async fn verify(
     // Read into again and again: new memory for each file would cost more than its bytes.
     let (mut read, mut stored, mut n) = (Vec::new(), Vec::new(), 0);
     while audit.size() < checkpoint.size {
-        if !bundle(files, &mut read, n, &checkpoint, &mut audit.report).await? {
-            break;
-        }
-        let records: Vec<&[u8]> = Records(&read).take(width(checkpoint.size, n, 0)).collect();
+        let Some(records) = bundle(files, &mut read, n, &checkpoint, &mut audit.report).await? else { break };
         if let Some(first) = records.first().filter(|_| n == 0) {
             audit.chains = Some(Chains::of(first, &against, &checkpoint.origin));
         }
@@ -90,15 +87,15 @@ async fn open(files: &mut Files, keys: &[Verifier], report: &mut Report) -> Resu
     }
 }
 
-/// Reads the bundle with number `n`, with as many records as it must have. One at the right edge may have been replaced by the full one
-/// since the checkpoint.
-async fn bundle(
+/// Reads the bundle with number `n` into `bytes`; gives as many records as it must have, or `None` where there are fewer. One at the
+/// right edge may have been replaced by the full one since the checkpoint.
+async fn bundle<'b>(
     files: &mut Files,
-    bytes: &mut Vec<u8>,
+    bytes: &'b mut Vec<u8>,
     n: u64,
     checkpoint: &Checkpoint,
     report: &mut Report,
-) -> Result<bool, FilesError> {
+) -> Result<Option<Vec<&'b [u8]>>, FilesError> {
     let wanted = width(checkpoint.size, n, 0);
     let mut expected = wanted;
     let mut found = files.read_into(bytes, &bundle_path(n, wanted), MAX_BUNDLE_BYTES).await?;
@@ -108,19 +105,20 @@ async fn bundle(
     }
     if !found {
         report.find("leaf_missing", format!("{} is missing", bundle_path(n, wanted)));
-        return Ok(false);
+        return Ok(None);
     }
-    let (mut count, mut length) = (0, 0);
-    for record in Records(bytes) {
-        count += 1;
-        length += 2 + record.len();
-    }
-    if (count, length) != (expected, bytes.len()) {
+    // One more than it may have is enough to say so.
+    let mut records = Vec::with_capacity(TILE_WIDTH + 1);
+    records.extend(Records(bytes).take(TILE_WIDTH + 1));
+    let length: usize = records.iter().map(|record: &&[u8]| 2 + record.len()).sum();
+    if (records.len(), length) != (expected, bytes.len()) {
         let what = format!("{} does not hold {expected} records and nothing else", bundle_path(n, expected));
         report.find("leaf_row", what);
     }
     // What is there is read on, unless the leaves behind it would stand at other places.
-    Ok(count >= wanted)
+    let there = records.len() >= wanted;
+    records.truncate(wanted);
+    Ok(there.then_some(records))
 }
 
 /// Which rules the chains in the log follow.

@@ -2,10 +2,11 @@
 //! keys and reads; gives findings. Trusts nothing that is stored but who was enrolled with which key.
 
 mod heads;
+mod hosts;
 mod load;
 mod sums;
 
-use super::books::{By, Corrected, Recount};
+use super::books::Corrected;
 use super::chain::{Chain, Link, Place};
 use super::fleet::{FleetState, FleetStore as _};
 use super::kept::Kept;
@@ -20,9 +21,10 @@ use crate::event::write::read_place;
 use crate::event::{Hash, leaf_hashes};
 use crate::keeper::ledger_key::Signed;
 use crate::meter::PriceBook;
-use heads::{Heads, Run};
+use heads::Run;
+use hosts::Hosts;
 use sqlx::Row as _;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,28 +125,6 @@ async fn run(
     Ok(audit.report)
 }
 
-/// What was made again for one host.
-struct Host {
-    chain: Chain,
-    explained: bool,
-    /// Records that came before are missing.
-    partial: bool,
-    heads: Heads,
-    recount: Recount,
-}
-
-impl Default for Host {
-    fn default() -> Host {
-        Host {
-            chain: Chain::default(),
-            explained: false,
-            partial: false,
-            heads: Heads::default(),
-            recount: Recount::new(By::Minute),
-        }
-    }
-}
-
 pub(super) struct Audit {
     origin: String,
     signed: Option<Signed>,
@@ -160,7 +140,7 @@ pub(super) struct Audit {
     named: HashSet<(String, u64)>,
     /// It took the place of another log, which has what came before.
     succeeds: bool,
-    hosts: BTreeMap<String, Host>,
+    hosts: Hosts,
     /// With the host whose chain they are in.
     corrections: Vec<(String, Corrected)>,
     keys: HashMap<(String, i32), Verifier>,
@@ -184,7 +164,7 @@ impl Audit {
             runs: None,
             named: HashSet::new(),
             succeeds: false,
-            hosts: BTreeMap::new(),
+            hosts: Hosts::default(),
             corrections: Vec::new(),
             keys: HashMap::new(),
             kept: Kept::default(),
@@ -255,7 +235,7 @@ impl Audit {
     fn anomaly(&mut self, index: u64, host: &str, record: &[u8]) {
         self.report.anomalies += 1;
         let is = |kind: &str| is_of(record, kind);
-        let state = self.hosts.entry(host.to_owned()).or_default();
+        let state = self.hosts.of(host);
         state.partial = true;
         if is(GAP) {
             state.explained = true;
@@ -263,7 +243,7 @@ impl Audit {
             state.chain.forked = true;
         } else if is(RESTART) {
             self.heads_of(host);
-            let state = self.hosts.entry(host.to_owned()).or_default();
+            let state = self.hosts.of(host);
             state.chain = Chain { began: index, ..Chain::default() };
         } else {
             self.report.find("record", format!("leaf {index} is of no kind that a ledger writes"));
@@ -277,10 +257,7 @@ impl Audit {
         if !covered && self.runs.is_some() {
             self.report.find("unsigned", format!("leaf {index} of {host} is in nothing that the host signed"));
         }
-        if !self.hosts.contains_key(host) {
-            self.hosts.insert(host.to_owned(), Host::default());
-        }
-        let Some(state) = self.hosts.get_mut(host) else { return };
+        let state = self.hosts.of(host);
         let explained = std::mem::take(&mut state.explained);
         match state.chain.pass(link) {
             Place::Next | Place::Late => {}
@@ -294,8 +271,9 @@ impl Audit {
         }
         let partial = self.succeeds || state.partial;
         count(&self.books, index, record, (&mut state.recount, partial), &mut self.report);
-        let corrections = state.recount.corrections.drain(..);
-        self.corrections.extend(corrections.map(|correction| (host.to_owned(), correction)));
+        while let Some(correction) = state.recount.corrections.pop() {
+            self.corrections.push((host.to_owned(), correction));
+        }
         if covered
             && let Some(run) = self.runs.as_mut().and_then(|runs| runs.pop_front_if(|run| run.last == link.sequence))
         {
@@ -376,10 +354,10 @@ impl Audit {
             let what = format!("{} signed records up to {}, but leaf {} is not there", run.host, run.last, run.leaf);
             self.report.find("truncated", what);
         }
-        let hosts: Vec<String> = self.hosts.keys().cloned().collect();
+        let hosts: Vec<String> = self.hosts.iter().map(|(host, _)| host.clone()).collect();
         hosts.iter().for_each(|host| self.heads_of(host));
         let stands = |chain: &Chain| (chain.next, chain.prev, chain.began, chain.forked, chain.gaps.clone());
-        for (host, made) in &self.hosts {
+        for (host, made) in self.hosts.iter() {
             let stored = fleet.hosts.get(host);
             if stored.is_none_or(|stored| stands(&stored.chain) != stands(&made.chain)) {
                 self.report

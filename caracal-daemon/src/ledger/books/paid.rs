@@ -7,7 +7,7 @@ use serde::Deserialize as _;
 use std::borrow::Cow;
 
 /// A record of a paid call.
-#[derive(Debug, PartialEq, serde::Deserialize)]
+#[derive(Debug, Default, PartialEq, serde::Deserialize)]
 pub(in crate::ledger) struct Paid<'a> {
     #[serde(rename = "caracalschema", default)]
     pub(super) schema: u64,
@@ -95,10 +95,17 @@ fn in_one_form<'a, 'de, D: serde::Deserializer<'de>>(from: D) -> Result<Cow<'a, 
 
 impl<'a> Paid<'a> {
     pub(in crate::ledger) fn read(record: &'a [u8]) -> Option<Paid<'a>> {
-        match Scan::paid(record) {
-            None => Paid::by_serde(record),
-            read => read,
+        let mut paid = Paid::default();
+        paid.fill(record)?;
+        Some(paid)
+    }
+
+    /// Reads `record` into this one, which is as new.
+    pub(super) fn fill(&mut self, record: &'a [u8]) -> Option<()> {
+        if Scan::paid(record, self).is_none() {
+            *self = Paid::by_serde(record)?;
         }
+        Some(())
     }
 
     pub(super) fn by_serde(record: &'a [u8]) -> Option<Paid<'a>> {

@@ -93,11 +93,15 @@ impl Recount {
     pub(in crate::ledger) fn post<'r>(&mut self, leaf: u64, record: &'r [u8]) -> (Option<Fault>, Option<Charge<'r>>) {
         let Some(rest) = record.get(PLACE_BYTES..) else { return (None, None) };
         if rest.starts_with(br#""type":"caracal.intent.v1""#) {
-            if let Some(paid) = Paid::read(record) {
+            let mut paid = Paid::default();
+            if paid.fill(record).is_some() {
                 self.intent(leaf, &paid);
             }
         } else if rest.starts_with(br#""type":"caracal.outcome.v1""#) {
-            let Some(paid) = Paid::read(record) else { return (None, Some(Charge::Unread)) };
+            let mut paid = Paid::default();
+            if paid.fill(record).is_none() {
+                return (None, Some(Charge::Unread));
+            }
             let fault = self.outcome(&paid);
             let cost = paid.data.cost.map(NanoUsd);
             return (fault, Some(paid.bill().map_or(Charge::Unread, |outcome| Charge::Read(outcome, cost))));
@@ -268,10 +272,31 @@ impl<'a> Paid<'a> {
 struct Names {
     numbers: HashMap<Arc<str>, u32>,
     texts: Vec<Arc<str>>,
+    /// Numbers of texts that were asked for last, by [`Names::slot`]: most texts are one of a few, and are found here without a hash.
+    recent: [u32; RECENT],
 }
+
+const RECENT: usize = 32;
 
 impl Names {
     fn number(&mut self, text: &str) -> u32 {
+        let slot = Names::slot(text);
+        let recent = self.recent[slot];
+        if self.texts.get(recent as usize).is_some_and(|known| **known == *text) {
+            return recent;
+        }
+        let number = self.find(text);
+        self.recent[slot] = number;
+        number
+    }
+
+    /// Texts that stand for each other's like mostly differ at their end.
+    fn slot(text: &str) -> usize {
+        let last = text.as_bytes().last().map_or(0, |last| usize::from(*last));
+        (8 * text.len() + last) % RECENT
+    }
+
+    fn find(&mut self, text: &str) -> u32 {
         if let Some(number) = self.numbers.get(text) {
             return *number;
         }
@@ -290,7 +315,7 @@ impl Names {
 /// Windows that a hold was taken from, as a number, and what was charged to each of them.
 #[derive(Debug, Default)]
 struct Sets {
-    numbers: HashMap<Box<str>, u32>,
+    texts: Names,
     /// The windows of a set, by their places in `windows`.
     members: Vec<Vec<usize>>,
     places: HashMap<WindowKey, usize>,
@@ -300,10 +325,10 @@ struct Sets {
 impl Sets {
     /// The number of these windows, which stand in their one form.
     fn number(&mut self, text: &str) -> u32 {
-        if let Some(number) = self.numbers.get(text) {
-            return *number;
+        let number = self.texts.number(text);
+        if number as usize != self.members.len() {
+            return number;
         }
-        let number = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
         let mut members = Vec::new();
         for window in windows_of(text) {
             let place = *self.places.entry(window.clone()).or_insert(self.windows.len());
@@ -313,7 +338,6 @@ impl Sets {
             members.push(place);
         }
         self.members.push(members);
-        self.numbers.insert(text.into(), number);
         number
     }
 
@@ -331,6 +355,28 @@ impl Sets {
         for place in members {
             if let Some((_, total)) = self.windows.get_mut(*place) {
                 total.get_or_insert_default().add(change);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// A text has the number that its first place among all of them gives it, whatever was asked for meanwhile.
+        #[test]
+        fn a_text_keeps_its_number(asked in proptest::collection::vec("[ab]{0,6}|é?", 0..80)) {
+            let (mut names, mut known) = (Names::default(), Vec::new());
+            for text in asked {
+                let number = known.iter().position(|one| *one == text).unwrap_or(known.len());
+                if number == known.len() {
+                    known.push(text.clone());
+                }
+                prop_assert_eq!(names.number(&text) as usize, number);
+                prop_assert_eq!(names.text(number as u32), text);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Corrections in a log's files, held against the charges that they name. Files can be read from their beginning only, so where there
 //! are corrections all of it is read a second time, and must be what it was.
 
-use super::{bundle, width};
+use super::bundle;
 use crate::bus::signed_run::source_of;
 use crate::event::write::{PLACE_BYTES, read_place};
 use crate::event::{Hash, Record, leaf_hash};
@@ -9,7 +9,6 @@ use crate::ledger::books::Corrected;
 use crate::ledger::corrections::{Charge, Found, faults};
 use crate::ledger::files::{Files, FilesError};
 use crate::ledger::note::Checkpoint;
-use crate::ledger::store::Records;
 use crate::ledger::tree::Tree;
 use crate::ledger::verify::Report;
 use std::collections::{BTreeMap, HashMap};
@@ -33,8 +32,9 @@ pub(super) async fn check(
     // What is wrong with the files was said when they were read first.
     let mut said = Report::default();
     let (mut tree, mut read, mut n) = (Tree::default(), Vec::new(), 0);
-    while tree.size() < first.0 && bundle(files, &mut read, n, checkpoint, &mut said).await? {
-        for record in Records(&read).take(width(checkpoint.size, n, 0)) {
+    while tree.size() < first.0 {
+        let Some(records) = bundle(files, &mut read, n, checkpoint, &mut said).await? else { break };
+        for record in records {
             look.at(tree.size(), record);
             tree.append(leaf_hash(record), &mut Vec::new());
         }

@@ -1,6 +1,7 @@
 //! What PostgreSQL has beside a log's records: who was enrolled, checkpoints, and what hosts signed.
 
 use super::heads::{self, Run};
+use super::hosts::Hosts;
 use super::{Against, Audit};
 use crate::ledger::kept::Kept;
 use crate::ledger::note::{Checkpoint, Verifier};
@@ -8,7 +9,7 @@ use crate::ledger::postgres::{PostgresStore, number};
 use crate::ledger::tree::Tree;
 use crate::ledger::verify::Report;
 use sqlx::Row as _;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 impl Audit {
     pub(super) async fn load(store: &mut PostgresStore, against: &Against<'_>, log: i32) -> Result<Audit, sqlx::Error> {
@@ -69,7 +70,7 @@ impl Audit {
             named: heads::named(&runs),
             succeeds: false,
             runs: Some(runs),
-            hosts: BTreeMap::new(),
+            hosts: Hosts::default(),
             corrections: Vec::new(),
             keys: enrolled,
             kept: Kept::default(),

@@ -63,7 +63,7 @@ impl Audit {
         self.report.corrections = made.len() as u64;
         let mut read: BTreeMap<String, Vec<Found>> = BTreeMap::new();
         for (host, correction) in made {
-            let began = self.hosts.get(&host).map_or(0, |state| state.chain.began);
+            let began = self.hosts.get_mut(&host).map_or(0, |state| state.chain.began);
             // A chain that began anew since has another record at this place.
             let mut leaf = store.leaf_of(&host, correction.sequence, began).await.ok().flatten();
             if leaf.is_none_or(|leaf| leaf > correction.leaf) {

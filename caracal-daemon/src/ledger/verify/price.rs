@@ -21,8 +21,10 @@ pub(in crate::ledger) fn count(
         Some(Fault::Stray) if !partial => report.stray(index),
         _ => {}
     }
-    if let Some(charge) = charge.filter(|_| !books.is_empty()) {
-        price(books, index, record, &charge, report);
+    if let Some(charge) = &charge
+        && !books.is_empty()
+    {
+        price(books, index, record, charge, report);
     }
 }
 
