@@ -241,10 +241,12 @@ impl Audit {
             state.explained = true;
         } else if is(FORK) {
             state.chain.forked = true;
+            state.renews = true;
         } else if is(RESTART) {
             self.heads_of(host);
             let state = self.hosts.of(host);
             state.chain = Chain { began: index, ..Chain::default() };
+            state.renews = true;
         } else {
             self.report.find("record", format!("leaf {index} is of no kind that a ledger writes"));
         }

@@ -45,6 +45,16 @@ impl Audit {
         });
         if let Some(state) = self.hosts.get_mut(&run.host) {
             state.chain.forked = false;
+            // Else what the host signed once could be taken again behind a leaf that says that it began anew.
+            let least = state.enrolment.saturating_add(i32::from(std::mem::take(&mut state.renews)));
+            if run.enrolment < least {
+                let what = format!(
+                    "the run of leaf {} of {} is of enrolment {}, not of {least} or a later one",
+                    run.leaf, run.host, run.enrolment
+                );
+                self.report.find("enrolment", what);
+            }
+            state.enrolment = state.enrolment.max(run.enrolment);
             if let Some(leaf) = leaf.filter(|_| good && run.head_sequence > run.last) {
                 state.heads.due.push((run.last, run.head_sequence, leaf));
             }

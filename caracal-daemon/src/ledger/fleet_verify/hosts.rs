@@ -12,6 +12,10 @@ pub(super) struct Host {
     /// Records that came before are missing.
     pub(super) partial: bool,
     pub(super) heads: Heads,
+    /// The latest enrolment that signed a run; it never falls.
+    pub(super) enrolment: i32,
+    /// The next run must be of a later one: the host told two histories, or began anew.
+    pub(super) renews: bool,
     pub(super) recount: Recount,
 }
 
@@ -22,6 +26,8 @@ impl Default for Host {
             explained: false,
             partial: false,
             heads: Heads::default(),
+            enrolment: 0,
+            renews: false,
             recount: Recount::new(By::Minute),
         }
     }

@@ -24,7 +24,9 @@ fn row(leaf: u64, run: &SignedRun, (first, last): (u64, u64)) -> Run {
 /// The findings about a log of these records and rows.
 fn found(signer: &Signer, records: &[Vec<u8>], rows: Vec<Run>) -> Vec<&'static str> {
     let mut audit = Audit::of_files(&[]);
-    audit.keys.insert((signer.id.clone(), 1), signer.key.host_verifier().clone());
+    for enrolment in [1, 2] {
+        audit.keys.insert((signer.id.clone(), enrolment), signer.key.host_verifier().clone());
+    }
     let rows = VecDeque::from(rows);
     audit.named = heads::named(&rows);
     audit.runs = Some(rows);
@@ -74,6 +76,31 @@ fn a_head_that_was_signed_over_other_records_is_found() {
     let mut wrong = row(0, &genuine, (0, 2));
     wrong.signature[9] ^= 1;
     assert_eq!(found(&host, &all[..3], vec![wrong]), ["head_signature"]);
+}
+
+/// Behind a leaf that says that the host began anew, or told two histories, nothing is taken of the enrolment before.
+#[test]
+fn what_a_host_signed_once_is_not_taken_twice() {
+    let mut host = Signer::new("a");
+    let genuine = host.run(3);
+    for kind in [RESTART, FORK] {
+        let open = HashMap::new();
+        let mut sequencer = Sequencer::new("/caracal/a", Tree::default(), Start::default(), &open);
+        let next = if kind == RESTART { &genuine.records[0] } else { &genuine.records[2] };
+        sequencer.anomaly(kind, next);
+        let (_, batch, _) = sequencer.finish("");
+        let leaf: Vec<Vec<u8>> = batch.chunks[0].records().map(<[u8]>::to_vec).collect();
+        let (first, second) = if kind == RESTART { ((0, 2), (0, 2)) } else { ((0, 1), (2, 2)) };
+        let (upto, from) = (first.1 as usize + 1, second.0 as usize);
+        let all = [bytes(&genuine.records[..upto]), leaf, bytes(&genuine.records[from..])].concat();
+        let again =
+            |enrolment| vec![row(0, &genuine, first), Run { enrolment, ..row(upto as u64 + 1, &genuine, second) }];
+        assert_eq!(found(&host, &all, again(1)), ["enrolment"], "{kind}");
+        assert_eq!(found(&host, &all, again(2)), Vec::<&str>::new(), "{kind}");
+    }
+    // Nor does an enrolment come back.
+    let rows = vec![Run { enrolment: 2, ..row(0, &genuine, (0, 1)) }, row(2, &genuine, (2, 2))];
+    assert_eq!(found(&host, &bytes(&genuine.records), rows), ["enrolment"]);
 }
 
 #[tokio::test]
