@@ -49,12 +49,13 @@ fn loopback_by_rule_passes() {
     );
 }
 
-/// A rule for any host, or for an address that looks public, does not mean the host itself.
+/// A rule for what looks public does not mean the host itself.
 #[test]
 fn an_own_address_needs_a_rule_that_says_private() {
     let to = format!("198.51.100.1:{PORT}");
     for (private, passes) in [("", false), ("private = true\n", true)] {
-        let rules = format!("{RULES}\n[[allow]]\nhosts = [\"*\"]\nports = [{PORT}]\nmode = \"tcp\"\n{private}");
+        let rules =
+            format!("{RULES}\n[[allow]]\nhosts = [\"198.51.100.1\"]\nports = [{PORT}]\nmode = \"tcp\"\n{private}");
         case(
             &format!("the host's own address by a rule{}", if passes { " that says private" } else { "" }),
             &rules,
