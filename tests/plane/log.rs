@@ -97,6 +97,58 @@ fn logs_are_served_asked_made_again_and_signed_by_new_keys() {
     });
 }
 
+/// Somebody has the keys of a log: it ends with a final statement, and another log, of another name and with a database of its
+/// own, begins with a leaf that says so and has every record of the topic.
+#[test]
+fn a_log_whose_keys_are_lost_is_frozen_and_another_one_goes_on() {
+    report::case(SUBJECT, "a frozen log and the one in its place", || {
+        let mut plane = Plane::start(1);
+        let (mut host, mut dice) = (Host::new("host"), StdRng::seed_from_u64(12));
+        let key = plane.file("host.pub", &host.public_key());
+        plane.caracald(&["hosts", "enrol", text(&key)]);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let producer = plane.producer();
+        let mut send = |plane: &Plane, size: usize| {
+            let at = now("now").text;
+            let records: Vec<_> = (0..size).map(|_| host.record(dice.random(), &at)).collect();
+            runtime.block_on(host.message(&records).send(&producer, &plane.topic));
+        };
+        let worker = plane.worker("ledger");
+        send(&plane, 50);
+        plane.settled(50);
+        worker.stop();
+        let said = plane.caracald(&["ledger", "freeze", "--log", "test-0", "--successor", "anew-0", "--yes"]);
+        assert!(said.contains("ends with 50 records"), "{said}");
+        assert!(plane.agrees(&["ledger", "verify", "--fleet"]), "a log that has ended is sound");
+        assert!(!plane.agrees(&["ledger", "rotate-key", "--log", "test-0"]), "its keys sign nothing more");
+        assert!(plane.caracald(&["ledger", "keys", "--log", "test-0", "--history"]).contains("caracal/log-frozen/v1"));
+        // The worker of the same name takes the log up no more.
+        send(&plane, 10);
+        let worker = plane.worker("ledger");
+        support::netns::until("the worker says why", crate::plane::PATIENCE, || plane.log().contains("frozen"))
+            .expect("a reason");
+        worker.stop();
+        assert_eq!(plane.count("SELECT max(size) FROM checkpoints"), 50);
+
+        plane.query("CREATE DATABASE anew");
+        let old = plane.postgres.clone();
+        plane.postgres = format!("{}/anew", old.rsplit_once('/').expect("a database").0);
+        let config = std::fs::read_to_string(plane.config()).expect("the configuration");
+        let config = config.replace(&old, &plane.postgres).replace("name = \"test\"", "name = \"anew\"");
+        std::fs::write(plane.config(), config).expect("written");
+        plane.caracald(&["setup", "postgres"]);
+        plane.caracald(&["hosts", "enrol", text(&key)]);
+        let worker = plane.worker("ledger");
+        // Its first leaf, and all that the topic has.
+        plane.settled(61);
+        let said = plane.caracald(&["ledger", "verify", "--fleet"]);
+        assert!(said.contains("caracal/test-0/ledger: it was frozen with 50 records"), "{said}");
+        assert_eq!(plane.query("SELECT origin FROM logs").len(), 1);
+        worker.stop();
+        Map::from_iter([("records".into(), json!(60))])
+    });
+}
+
 /// Every log from Kafka; gives how many records were made again.
 fn made_again(plane: &Plane, wrote: u64) -> u64 {
     let said = plane.caracald(&["ledger", "rebuild", "--from", "kafka", "--json"]);
