@@ -299,7 +299,7 @@ impl Meter {
 
 /// The price of the model that is named, if it is sold for this operation.
 fn priced(book: &PriceBook, provider: Provider, operation: Operation, shape: &Shape) -> Result<Arc<Model>, Refusal> {
-    let shown: String = shape.model.chars().filter(char::is_ascii_graphic).take(64).collect();
+    let shown = shown(&shape.model, 64);
     if shape.model.is_empty() {
         return Err(refuse_agent(
             Reason::PriceUnknown,
@@ -324,6 +324,11 @@ fn priced(book: &PriceBook, provider: Provider, operation: Operation, shape: &Sh
             ),
         )),
     }
+}
+
+/// What an agent wrote, as a sentence has it: printable, and `most` characters of it.
+fn shown(text: &str, most: usize) -> String {
+    text.chars().filter(char::is_ascii_graphic).take(most).collect()
 }
 
 /// A paid call, read and priced.
@@ -355,7 +360,7 @@ impl Call {
         if self.price.is_sold_at(host) {
             return Ok(self);
         }
-        let shown: String = self.model.chars().filter(char::is_ascii_graphic).take(64).collect();
+        let shown = shown(&self.model, 64);
         let sentence = format!(
             "knows no price of model {shown:?} at {host}: the price book ({}) has it for other places. Name a profile of a geography, or add a [[model]] with what it costs there to a copy of the price book, name the copy in `[prices] file`, and reload.",
             self.price_book

@@ -232,7 +232,7 @@ fn tools(raw: Raw<'_>, shape: &mut Shape) -> Result<(), Refusal> {
                 shape.searches = Searches::Fixed(before.saturating_add(uses));
             }
             Some(kind) => {
-                let kind: String = kind.chars().filter(char::is_ascii_graphic).take(48).collect();
+                let kind = super::shown(kind, 48);
                 return Err(unbounded(
                     &format!("the hosted tool {kind} has no price here"),
                     "Leave the tool out of the request, or turn it off in the agent.",

@@ -187,7 +187,7 @@ pub(crate) fn converse(
     }
     for name in body.more.get::<BTreeMap<String, Raw<'_>>>("additionalModelRequestFields")?.unwrap_or_default().keys() {
         if !HARMLESS.contains(&name.as_str()) {
-            let name: String = name.chars().filter(char::is_ascii_graphic).take(48).collect();
+            let name = super::shown(name, 48);
             return Err(unbounded(
                 &format!("what {name} in `additionalModelRequestFields` costs is not known"),
                 "Leave it out of the request.",

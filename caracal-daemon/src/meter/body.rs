@@ -84,7 +84,7 @@ fn bounded(reader: impl Read, limit: usize) -> Result<Bytes, Refusal> {
 }
 
 fn unknown_encoding(name: &str) -> Refusal {
-    let shown: String = name.chars().filter(char::is_ascii_graphic).take(32).collect();
+    let shown = super::shown(name, 32);
     refuse_agent(
         Reason::EncodingUnknown,
         format!("cannot read a request body with content-encoding {shown:?}. Send it plain, gzip or zstd."),

@@ -122,7 +122,7 @@ impl super::Meter {
         };
         let named = tool.map_or_else(|| entry.name.to_string(), |tool| format!("{}/{tool}", entry.name));
         let Some(price) = model else {
-            let shown: String = named.chars().filter(char::is_ascii_graphic).take(64).collect();
+            let shown = super::shown(&named, 64);
             return Err(refuse(
                 Reason::PriceUnknown,
                 format!(

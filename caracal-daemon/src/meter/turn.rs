@@ -53,7 +53,7 @@ impl Meter {
         let walked = walk_object(text)?;
         let (kind, previous) = openai::turn(text)?;
         if kind != "response.create" {
-            let shown: String = kind.chars().filter(char::is_ascii_graphic).take(48).collect();
+            let shown = super::shown(&kind, 48);
             return Err(refuse_agent(
                 Reason::WebsocketUnmetered,
                 format!("does not pass a message of type {shown:?} on: only response.create is metered."),
