@@ -71,10 +71,11 @@ impl Denial {
     /// Of what a program printed.
     #[track_caller]
     fn of(screen: &str, requests: u64) -> Denial {
-        let class =
-            screen.split_whitespace().find_map(|word| word.strip_suffix(':').filter(|word| word.ends_with("Error")));
+        let named = |word: &&str| word.ends_with("Error") || word.ends_with("Exception");
+        let class = screen.split_whitespace().find_map(|word| word.strip_suffix(':').filter(named));
+        // A client that refused side traffic too may have printed our sentence of that before.
         let before = || {
-            let line = screen.lines().find(|line| line.contains("Caracal"));
+            let line = screen.lines().find(|line| line.contains("Caracal") && line.contains("nothing"));
             line.and_then(|line| line.split("Caracal").next())
                 .map(|before| before.trim().trim_end_matches('"').to_owned())
         };

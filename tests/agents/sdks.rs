@@ -1,4 +1,4 @@
-//! The SDKs of both providers: Python and Node.
+//! The SDKs of the providers and of tools: Python and Node.
 
 use crate::{AMPLE, Denial, NOTHING, case, denied, refused};
 use support::daemon::Daemon;
@@ -124,6 +124,43 @@ fn a_denied_call_is_one_request_and_our_sentence() {
             assert_eq!(ran.code, Some(1), "{}", ran.screen());
             assert!(ran.stderr.contains("BadRequestError") && ran.stderr.contains("Caracal"), "{}", ran.screen());
             assert!(ran.stderr.contains("nothing"), "the sentence does not name the budget: {}", ran.screen());
+            let requests = refused(daemon, "budget_exceeded");
+            assert_eq!(requests, 1);
+            assert!(scene.log("started").is_empty() && scene.bill().is_empty());
+            Denial::of(&ran.stderr, requests)
+        });
+    }
+}
+
+/// More hosts than the two that `NOTHING` allows, under the same budget.
+const OTHERS: &str = "\n[[allow]]\nhosts = [\"generativelanguage.googleapis.com\", \"*.amazonaws.com\"]\n";
+
+#[test]
+fn a_denied_call_of_gemini_bedrock_or_a_tool_is_one_request_in_the_providers_words() {
+    let bedrock = "import boto3\nclient = boto3.client('bedrock-runtime', region_name='us-east-1', aws_access_key_id='A', aws_secret_access_key='stand-in-secret')\n";
+    let talk = "modelId='amazon.nova-pro-v1:0', messages=[{'role': 'user', 'content': [{'text': 'hello'}]}]";
+    let gemini = "from google import genai\nclient = genai.Client(api_key='x')\nclient.models.generate_content(model='gemini-2.5-flash', contents='hello')";
+    let tool = "import asyncio\nfrom mcp import ClientSession\nfrom mcp.client.streamable_http import streamable_http_client\n\
+                async def main():\n    async with streamable_http_client('https://mcp.example/mcp') as s, ClientSession(s[0], s[1]) as session:\n\
+                \x20       await session.initialize()\n        await session.call_tool('search', {})\nasyncio.run(main())\n";
+    let calls: [(&str, String, &[&str]); 4] = [
+        ("google-genai", gemini.to_owned(), &["ClientError", "400", "FAILED_PRECONDITION"]),
+        ("boto3 converse", format!("{bedrock}client.converse({talk})"), &["ValidationException"]),
+        (
+            "boto3 converse stream",
+            format!("{bedrock}list(client.converse_stream({talk})['stream'])"),
+            &["ValidationException"],
+        ),
+        ("MCP", tool.to_owned(), &["MCPError"]),
+    ];
+    for (name, script, says) in calls {
+        let rules = format!("{NOTHING}{OTHERS}{DESK}{TOOLS}");
+        denied(&format!("Python {name}, out of budget: one request, the sentence"), &rules, |scene, daemon| {
+            let ran = python(daemon, &script);
+            assert_eq!(ran.code, Some(1), "{}", ran.screen());
+            for said in says.iter().chain(&["Caracal", "nothing"]) {
+                assert!(ran.stderr.contains(said), "{said}: {}", ran.screen());
+            }
             let requests = refused(daemon, "budget_exceeded");
             assert_eq!(requests, 1);
             assert!(scene.log("started").is_empty() && scene.bill().is_empty());

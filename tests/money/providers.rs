@@ -1,5 +1,4 @@
-//! Gemini, Bedrock, providers of OpenAI's shape, and tools, through their own SDKs: the ledger is the bill to the nano-USD, and
-//! a denial is one request in the provider's own words.
+//! Gemini, Bedrock, providers of OpenAI's shape, and tools, through their own SDKs: the ledger is the bill to the nano-USD.
 
 use crate::STAND_IN;
 use serde_json::{Value, json};
@@ -98,59 +97,6 @@ fn tools() {
         &format!("{TOOLS}{GEO}"),
         2,
         &says,
-    );
-}
-
-/// A call that no budget can pay: the SDK's own exception, our sentence, one request, and nothing billed.
-fn refused(name: &str, rules: &str, script: &str, says: &[&str]) {
-    report::plain("money", name, || {
-        let scene = Scene::new(STAND_IN).expect("the scene stands");
-        let mut daemon = Daemon::start(&scene, &format!("{HOSTS}{rules}{}", budget("0.000000001 USD")));
-        scene.wire.clear();
-        let ran = python(&daemon, script);
-        for said in says {
-            assert!(ran.stderr.contains(said), "{said}: {}", ran.screen());
-        }
-        let denials = |records: &[Record]| -> u64 {
-            records.iter().filter(|record| record.is_denial("budget_exceeded")).map(Record::count).sum()
-        };
-        assert_eq!(denials(&daemon.records_when(|records| denials(records) > 0)), 1);
-        assert!(scene.bill().is_empty() && scene.log("started").is_empty());
-        scene.wire.silent();
-        daemon.stop();
-    });
-}
-
-#[test]
-fn a_denial_is_one_request_in_the_providers_words() {
-    refused(
-        "Gemini out of budget: one request, the sentence",
-        "",
-        "from google import genai\nclient = genai.Client(api_key='x')\nclient.models.generate_content(model='gemini-2.5-flash', contents='hello')",
-        &["ClientError", "400", "FAILED_PRECONDITION", "Caracal"],
-    );
-    let bedrock = "import boto3\nclient = boto3.client('bedrock-runtime', region_name='us-east-1', aws_access_key_id='A', aws_secret_access_key='stand-in-secret')\n";
-    let talk = "modelId='amazon.nova-pro-v1:0', messages=[{'role': 'user', 'content': [{'text': 'hello'}]}]";
-    refused(
-        "Bedrock out of budget: one request, the sentence",
-        "",
-        &format!("{bedrock}client.converse({talk})"),
-        &["ValidationException", "Caracal"],
-    );
-    refused(
-        "a Bedrock stream out of budget: one request, the sentence",
-        "",
-        &format!("{bedrock}list(client.converse_stream({talk})['stream'])"),
-        &["ValidationException", "Caracal"],
-    );
-    let tool = "import asyncio\nfrom mcp import ClientSession\nfrom mcp.client.streamable_http import streamable_http_client\n\
-                async def main():\n    async with streamable_http_client('https://mcp.example/mcp') as s, ClientSession(s[0], s[1]) as session:\n\
-                \x20       await session.initialize()\n        await session.call_tool('search', {})\nasyncio.run(main())\n";
-    refused(
-        "a tool out of budget: one request, the sentence",
-        &format!("{TOOLS}{GEO}"),
-        tool,
-        &["MCPError", "Caracal"],
     );
 }
 
