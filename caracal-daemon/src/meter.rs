@@ -7,6 +7,7 @@ mod bedrock;
 mod body;
 mod book;
 mod bound;
+mod charset;
 mod denial;
 mod edit;
 mod failure;
@@ -250,6 +251,9 @@ impl Meter {
         if provider == Provider::Google {
             gemini::heads(query, headers)?;
         }
+        if provider == Provider::Bedrock {
+            bedrock::heads(operation, headers)?;
+        }
         let decoded = body::decode(headers, body, self.body_limit)?;
         let text = body::text(&decoded.bytes)?;
         let walked = body::walk_object(text)?;
@@ -266,9 +270,7 @@ impl Meter {
                 bedrock::invoke(text, walked, &model, headers, path.ends_with("/invoke-with-response-stream"))?
             }
             Operation::Tool | Operation::Call => return Err(fixed::not_a_model_call()),
-            Operation::Converse => {
-                bedrock::converse(text, walked, &model, headers, path.ends_with("/converse-stream"))?
-            }
+            Operation::Converse => bedrock::converse(text, walked, &model, path.ends_with("/converse-stream"))?,
         };
         // A deployment's name stands for the model, whatever the body says.
         shape.model = named.unwrap_or(shape.model);
@@ -276,6 +278,7 @@ impl Meter {
             shape.model = shape.model.strip_prefix("models/").map(str::to_owned).unwrap_or(shape.model);
         }
         shape.signed |= body::is_signed(headers);
+        shape.grown = walked.grown;
         self.call(provider, operation, shape, decoded.bytes, decoded.encoded)
     }
 

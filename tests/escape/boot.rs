@@ -27,8 +27,9 @@ fn an_agent_s_service_waits_for_the_door() {
         assert_eq!(values(&drop_in, "After"), ["caracald.service"]);
         let slice = values(&drop_in, "Slice");
         assert!(!slice.is_empty() && slice.iter().all(|slice| values(&daemon, "After").contains(slice)));
-        if Command::new("systemd-analyze").arg("--version").output().is_err() {
-            return;
+        if !Path::new("/usr/lib/systemd/systemd").exists() {
+            // A machine of the kernels' matrix; on a host the runner installs it.
+            return report::omitted("escape", "systemd ordering: systemd-analyze", "no systemd in this machine", 1);
         }
         let dir = tempfile::tempdir().expect("a directory");
         let put = |name: &str, text: &str| -> PathBuf {

@@ -156,6 +156,17 @@ fn a_broken_reload_keeps_the_last_good_set() {
         world.daemon.configure("[[allow]]\nhosts = [\"other.example\"]\n");
         let _ran = world.daemon.command(&["policy", "reload"]).ran().ok();
         assert_eq!(world.allowed(), "403");
+        // The same by the signal that `systemctl reload` sends.
+        let hang_up = || signal(world.daemon.keeper().expect("a keeper"), libc::SIGHUP);
+        world.daemon.configure(RULES);
+        hang_up();
+        until("the new set is in force", Duration::from_secs(30), || world.allowed() == "200").expect("a reload");
+        let before = world.daemon.logs().len();
+        world.daemon.configure("[[allow]]\nhosts = [\"example.com\"\n");
+        hang_up();
+        let said = || world.daemon.logs().get(before..).is_some_and(|text| text.contains("is not reloaded"));
+        until("the daemon says that it did not load", Duration::from_secs(30), said).expect("a line in its log");
+        assert_eq!(world.allowed(), "200");
     });
 }
 

@@ -1,6 +1,7 @@
 //! A company's network on the way out: its proxy, its name servers, and hosts that want to see a certificate.
 
-use crate::{case, curl};
+use crate::{STAND_IN, case, curl};
+use support::daemon::Daemon;
 use support::ledger::Record;
 use support::scene::{CORPORATE_NAME_SERVER, PROXY, Scene};
 
@@ -60,6 +61,31 @@ fn names_of_a_domain_are_asked_of_its_servers_alone() {
         let (inside, outside) = (asked("files.corp.example"), asked("example.com"));
         assert!(!inside.is_empty() && inside.iter().all(|corporate| *corporate), "{inside:?}");
         assert!(!outside.is_empty() && outside.iter().all(|corporate| !corporate), "{outside:?}");
+    });
+}
+
+/// Without `roots` the system's are what an upstream is checked against: those of the host as it is do not vouch for the
+/// stand-in, and a store with its root does.
+#[test]
+fn the_systems_roots_are_what_counts_where_none_are_configured() {
+    support::report::plain("wire", "system roots", || {
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let mut daemon = Daemon::configured(&scene, ALLOWED);
+        let text = std::fs::read_to_string(daemon.config()).expect("the configuration");
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("roots =")).collect();
+        assert_eq!(lines.len() + 1, text.lines().count(), "{text}");
+        std::fs::write(daemon.config(), lines.join("\n")).expect("the configuration");
+        daemon.restart();
+        let ran = curl(&daemon, &["-D", "-", "https://example.com/hello"]).ok();
+        assert!(ran.stdout.to_lowercase().contains("x-caracal-reason: upstream_tls"), "{}", ran.screen());
+        assert_eq!(scene.requests("example.com", "/hello"), 0);
+        daemon.stop();
+        let (root, store) = (scene.root().display().to_string(), "/etc/ssl/certs/ca-certificates.crt");
+        scene.net.a.shell(&format!("mount --bind {root} {store}")).expect("another store");
+        daemon.restart();
+        let ran = curl(&daemon, &["https://example.com/hello"]).ok();
+        assert!(ran.stdout.contains("hello from the stand-in"), "{}", ran.screen());
+        daemon.stop();
     });
 }
 

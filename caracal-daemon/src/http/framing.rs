@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
 
 /// The longest head, bytes.
 pub const MOST_HEAD: usize = 64 * 1_024;
@@ -156,14 +157,8 @@ impl<S> Framed<S> {
 impl<S: AsyncRead + Unpin> Framed<S> {
     /// Reads into our own buffer; the number of bytes, 0 at the end.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let filled = self.buffer.len();
-        self.buffer.resize(filled + READ, 0);
-        let mut space = ReadBuf::new(self.buffer.get_mut(filled..).unwrap_or_default());
-        let result = Pin::new(&mut self.stream).poll_read(context, &mut space);
-        let count = space.filled().len();
-        self.buffer.truncate(filled + count);
-        ready!(result)?;
-        Poll::Ready(Ok(count))
+        self.buffer.reserve(READ);
+        poll_read_buf(Pin::new(&mut self.stream), context, &mut self.buffer)
     }
 
     /// Reads straight into the asker's buffer; the number of bytes.

@@ -7,7 +7,7 @@ use super::body::Walked;
 use super::book::Tier;
 use super::refuse;
 use super::shape::{Caching, CapHome, Raw, Shape, Tongue, home, parse, unbounded};
-use super::{anthropic, openai};
+use super::{Operation, anthropic, openai};
 use crate::refusal::{Reason, Refusal};
 use http::HeaderMap;
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 const INLINE: &str = "Send the content inline.";
 const DEPTH: u8 = 4;
 
-/// Heads that change the price of an invoke, and are not priced.
+/// Heads that change the price of a call, and are not priced.
 const UNPRICED: [(&str, &str); 2] = [
     ("x-amzn-bedrock-guardrailidentifier", "a guardrail is billed by itself"),
     ("x-amzn-bedrock-performanceconfig-latency", "latency-optimized inference has a price of its own"),
@@ -30,7 +30,14 @@ pub(crate) fn model(id: &str) -> &str {
     id.rsplit_once(":inference-profile/").or_else(|| id.rsplit_once("::foundation-model/")).map_or(id, |(_, name)| name)
 }
 
-fn heads(headers: &HeaderMap) -> Result<(), Refusal> {
+/// Names the service tier of an invoke.
+const TIER: &str = "x-amzn-bedrock-service-tier";
+
+/// Refuses heads that change the price of a call and are not priced.
+pub(crate) fn heads(operation: Operation, headers: &HeaderMap) -> Result<(), Refusal> {
+    if operation != Operation::Invoke && headers.contains_key(TIER) {
+        return Err(unbounded("a service tier in a head is priced for invoke alone", "Name it in the body."));
+    }
     for (name, why) in UNPRICED {
         let standard = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"standard");
         // Each of them: which one counts of two is not known.
@@ -61,8 +68,7 @@ pub(crate) fn invoke(
     headers: &HeaderMap,
     stream: bool,
 ) -> Result<Shape, Refusal> {
-    heads(headers)?;
-    let mut named = headers.get_all("x-amzn-bedrock-service-tier").iter().map(|value| value.to_str().unwrap_or("?"));
+    let mut named = headers.get_all(TIER).iter().map(|value| value.to_str().unwrap_or("?"));
     let tiers = vec![tier(named.next())?];
     if named.next().is_some() {
         return Err(super::refuse_agent(
@@ -166,14 +172,7 @@ const HARMLESS: [&str; 9] = [
 ];
 
 /// `POST /model/MODEL/converse` and `converse-stream`.
-pub(crate) fn converse(
-    text: &str,
-    walked: Walked,
-    model: &str,
-    headers: &HeaderMap,
-    stream: bool,
-) -> Result<Shape, Refusal> {
-    heads(headers)?;
+pub(crate) fn converse(text: &str, walked: Walked, model: &str, stream: bool) -> Result<Shape, Refusal> {
     let body: Body<'_> = parse(text, "the body")?;
     if !body.guardrail.is_nothing() {
         return Err(unbounded("`guardrailConfig` is billed by itself", "Leave it out of the request."));

@@ -1,7 +1,7 @@
 //! Takes a request body as it came; gives its decoded text, proven to be one JSON object with one reading.
-//! Refuses unknown encodings, bombs, malformed JSON, and an object with one key twice.
+//! Refuses unknown encodings, other charsets, bombs, malformed JSON, and an object with one key twice.
 
-use super::{refuse, refuse_agent};
+use super::{charset, refuse, refuse_agent};
 use crate::refusal::{Reason, Refusal};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::io::Read;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfkc_quick};
 
 /// Most JSON values in one body: bounds the memory of what is read from it.
 const MAX_VALUES: u64 = 1_000_000;
@@ -55,6 +56,7 @@ pub(crate) struct Decoded {
 
 /// Decodes gzip and zstd, at most `limit` bytes.
 pub(crate) fn decode(headers: &HeaderMap, body: &Bytes, limit: usize) -> Result<Decoded, Refusal> {
+    charset::check(headers)?;
     let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
     let encoding = encodings.next().map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
     if encodings.next().is_some() {
@@ -112,6 +114,8 @@ pub(crate) struct Walked {
     pub(crate) cache_point: bool,
     /// A `ttl` other than the short ones stands somewhere, or a `prompt_cache_retention`.
     pub(crate) long_cache: bool,
+    /// Bytes by which the text may grow in a tokenizer that normalizes it.
+    pub(crate) grown: u64,
 }
 
 /// Walks the body of a call, which is one object: of an array serde would read the members in their order.
@@ -208,6 +212,7 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
             _ => false,
         };
         self.walked.long_cache |= long;
+        self.walked.grown += growth(text);
         Ok(())
     }
 
@@ -221,6 +226,7 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         while let Some(key) = members.next_key_seed(Key)? {
             self.walked.cache_control |= key == "cache_control";
             self.walked.cache_point |= key == "cachePoint";
+            self.walked.grown += growth(&key);
             members.next_value_seed(Value { walked: &mut *self.walked, key: &key, top: false })?;
             if (self.top && is_respelled(&key, &SPELLED)) || !keys.insert(key) {
                 return Err(A::Error::custom("duplicate key"));
@@ -228,6 +234,21 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// Bytes that NFKC may add to `text` (Unicode Standard Annex 15): some tokenizers normalize before they count, and one character
+/// becomes up to eighteen. Character by character: what is composed of several only shrinks. An escape in the JSON is longer
+/// than its character, so what is added to the body's own bytes is never too little.
+fn growth(text: &str) -> u64 {
+    if text.is_ascii() {
+        return 0;
+    }
+    let grown = |character: char| {
+        let stays = character.is_ascii() || is_nfkc_quick(std::iter::once(character)) == IsNormalized::Yes;
+        let normal = || std::iter::once(character).nfkc().map(char::len_utf8).sum::<usize>();
+        if stays { 0 } else { normal().saturating_sub(character.len_utf8()) }
+    };
+    u64::try_from(text.chars().map(grown).sum::<usize>()).unwrap_or(u64::MAX)
 }
 
 /// The keys of one object: a list while they are few, a set beyond.
@@ -334,6 +355,30 @@ mod tests {
             Err(Reason::EncodingUnknown)
         );
         Ok(())
+    }
+
+    #[test]
+    fn text_grows_by_what_its_normal_form_adds() {
+        // U+FDFA: three bytes, and eighteen characters of 33 bytes in its compatibility form.
+        for (text, grown) in [
+            (r#"{"a":"plain","b":"h\u00e9llo \uac00 \uff0c"}"#, 0),
+            ("{\"a\":\"\u{fdfa}\"}", 30),
+            (r#"{"a":["\ufdfa","\ufdfa"]}"#, 60),
+            ("{\"\u{fdfa}\":1}", 30),
+        ] {
+            assert_eq!(walk(text).map(|walked| walked.grown), Ok(grown), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_normal_form_is_longer_than_text_and_growth(text in "\\PC*") {
+            let most = text.len() as u64 + growth(&text);
+            let forms = [text.nfkc().collect::<String>(), text.nfc().collect()];
+            for form in forms {
+                proptest::prop_assert!(form.len() as u64 <= most, "{form:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The sound upper bound of a call's bill, and the exact bill of a usage.
 //!
-//! Input: a token of a byte-level vocabulary covers at least one byte, so bytes bound text; what the provider adds in
-//! words of its own is a constant; an inline image is bounded by its model's rule, a PDF by the model's longest input.
+//! Input: a token of a byte-level vocabulary covers at least one byte, so bytes bound text, and those that its normal form may
+//! add; what the provider adds in words of its own is a constant; an inline image is bounded by its model's rule, a PDF by the model's longest input.
 //! Output: the cap, or the model's maximum, times the answers asked for. Every rate is the dearest that can apply.
 
 use super::book::{Model, On, Rates, Tier};
@@ -121,7 +121,7 @@ impl Call {
         let bytes = u64::try_from(self.body.len()).unwrap_or(u64::MAX).saturating_sub(shape.image_bytes);
         let images = shape.images.saturating_mul(self.price.image_tokens.unwrap_or(0));
         let hidden = HIDDEN.saturating_add(shape.typed_tools.saturating_mul(HIDDEN_PER_TOOL));
-        let own = bytes.saturating_add(images).saturating_add(hidden);
+        let own = bytes.saturating_add(shape.grown).saturating_add(images).saturating_add(hidden);
         own.saturating_add(shape.earlier).min(self.longest_input())
     }
 

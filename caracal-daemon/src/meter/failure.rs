@@ -15,7 +15,10 @@
 //! - xAI charges a request that violates its guidelines for what it generated, and answers 403, which it also does where a key may
 //!   not do something. (What it finds before it generates costs a fee in its Responses API, for which no price here is sold.)
 //!   <https://docs.x.ai/developers/pricing>, <https://docs.x.ai/docs/key-information/debugging>
-//! - The others say nothing of it: an error without usage counts as refused before any work.
+//! - Whoever it is, an edge before it may give up while the model goes on: a time that ran out (408, 499, 504, 524), or an answer
+//!   that the edge could not read (502, 520), says nothing of what was done. Where no origin was reached (521 to 523, 525 to 526)
+//!   nothing was. <https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/>
+//! - The others say nothing of it: any other error without usage counts as refused before any work.
 
 use super::{Call, Provider, Reading};
 use std::sync::Arc;
@@ -60,15 +63,22 @@ const TOO_LONG: &[&str] = &["context_length_exceeded"];
 const AZURE: &[Billed] = &[
     billed(400, FILTERED, "prompt_filtered"),
     billed(400, TOO_LONG, "prompt_too_long"),
-    billed(408, &[], "provider_timed_out"),
     billed(500, &[], "provider_failed"),
-    billed(502, &[], "provider_failed"),
-    billed(504, &[], "provider_timed_out"),
 ];
 
-const BEDROCK: &[Billed] = &[billed(408, &[], "provider_timed_out"), billed(424, &[], "provider_failed")];
+const BEDROCK: &[Billed] = &[billed(424, &[], "provider_failed")];
 
 const XAI: &[Billed] = &[billed(403, &[], "prompt_filtered")];
+
+/// By an edge between us and any provider.
+const EDGE: &[Billed] = &[
+    billed(408, &[], "provider_timed_out"),
+    billed(499, &[], "provider_timed_out"),
+    billed(502, &[], "provider_failed"),
+    billed(504, &[], "provider_timed_out"),
+    billed(520, &[], "provider_failed"),
+    billed(524, &[], "provider_timed_out"),
+];
 
 impl Provider {
     fn billed_failures(self) -> &'static [Billed] {
@@ -94,7 +104,8 @@ impl Call {
     #[must_use]
     pub fn failed(&self, reading: &Reading) -> Option<Failed> {
         let failure = reading.failure.as_ref()?;
-        let found = self.provider.billed_failures().iter().find(|billed| billed.is(failure));
+        let mut known = self.provider.billed_failures().iter().chain(EDGE);
+        let found = known.find(|billed| billed.is(failure));
         Some(found.map_or(Failed::Unbilled, |billed| Failed::Billed(billed.reason)))
     }
 }

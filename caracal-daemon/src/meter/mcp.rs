@@ -103,6 +103,22 @@ mod tests {
         Ok(())
     }
 
+    /// In UTF-7, which servers of tools read where the head says so, this `ping` is a call of `dear`.
+    #[test]
+    fn a_body_in_another_charset_is_refused() -> Result<(), crate::meter::BookError> {
+        let body = r#"{"jsonrpc":"2.0","id":1,"method":"ping","x":"+ACI-,+ACI-method+ACI-:+ACI-tools/call+ACI-,+ACI-params+ACI-:+AHsAIg-name+ACI-:+ACI-dear+ACI-,+ACI-arguments+ACI-:+AHsAfQB9-,+ACI-y+ACI-:+ACI-"}"#;
+        let meter = Meter::new(crate::meter::PriceBook::parse(crate::meter::PriceBook::BUILT_IN)?, []);
+        for (kind, refused) in [
+            ("application/json; charset=utf-7", Some(Reason::AmbiguousRequest)),
+            ("application/json; charset=utf-8", None),
+        ] {
+            let headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind))]);
+            let asked = meter.tool_call(&headers, &Bytes::from_static(body.as_bytes()));
+            assert_eq!(asked.err().map(|refusal| refusal.reason), refused, "{kind}");
+        }
+        Ok(())
+    }
+
     #[test]
     fn what_has_two_readings_is_refused() {
         for body in [

@@ -66,6 +66,8 @@ struct Body<'a> {
     #[serde(default, borrow)]
     search_parameters: Raw<'a>,
     #[serde(default, borrow)]
+    extra_body: Raw<'a>,
+    #[serde(default, borrow)]
     search_settings: Raw<'a>,
     #[serde(default, borrow)]
     enable_search: Raw<'a>,
@@ -86,6 +88,7 @@ fn forbidden(body: &Body<'_>) -> Result<(), Refusal> {
         (body.prompt, "`prompt` adds a stored template that is not in the request", INLINE),
         (body.background, "`background` answers after the connection has ended", "Leave `background` out."),
         (body.audio, "audio is not priced", "Ask for text."),
+        (body.extra_body, "`extra_body` adds what is not priced", "Leave it out of the request."),
         (body.search_parameters, "`search_parameters` searches without a limit", "Leave it out of the request."),
         (body.search_settings, "`search_settings` searches without a limit", "Leave it out of the request."),
         (body.enable_search, "`enable_search` searches without a limit", "Leave it out of the request."),

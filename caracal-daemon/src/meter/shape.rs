@@ -186,6 +186,8 @@ pub(crate) struct Shape {
     pub(crate) image_bytes: u64,
     /// Something inline whose tokens no rule bounds (a PDF): counts as the whole context.
     pub(crate) whole_context: bool,
+    /// Bytes by which the text may grow before it is cut into tokens.
+    pub(crate) grown: u64,
     /// Input tokens of a chain before this call, at most.
     pub(crate) earlier: u64,
     /// Tools that the provider describes to the model in words of its own.

@@ -3,6 +3,7 @@
 
 use super::provider::{BASES, fits};
 use super::{Operation, Provider, Surface, bedrock};
+use crate::policy::other_readings;
 use crate::refusal::Reason;
 use http::header::UPGRADE;
 use http::{HeaderMap, Method};
@@ -141,7 +142,8 @@ fn unlisted(host: &str, path: &str, socket: bool) -> Surface {
         return Surface::Unknown(*provider);
     }
     // A subscription's model calls; the rest of that host costs nothing.
-    if host == "chatgpt.com" && path.starts_with("/backend-api/codex/") && path.contains("responses") {
+    let call = |path: &str| path.starts_with("/backend-api/codex/") && path.contains("responses");
+    if host == "chatgpt.com" && (call(path) || other_readings(path).iter().any(|reading| call(reading))) {
         return if socket { Surface::Websocket(Provider::OpenAi) } else { Surface::Unknown(Provider::OpenAi) };
     }
     Surface::Unpriced

@@ -61,6 +61,7 @@ impl Meter {
         }
         let mut shape = openai::responses(text, walked, true)?;
         shape.stream = true;
+        shape.grown = walked.grown;
         if let Some(previous) = previous {
             match chain.tokens(&previous) {
                 Some(tokens) => shape.earlier = tokens,

@@ -1,8 +1,9 @@
-//! PostgreSQL 15 as Debian has it, with a cluster of its own that syncs as a real one does.
+//! PostgreSQL as the distribution has it, with a cluster of its own that syncs as a real one does.
 
 use std::{
     fs,
     os::unix::fs::chown,
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -11,7 +12,8 @@ use anyhow::{Context, Result, bail};
 use super::place::Place;
 use crate::root;
 
-const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
+/// One directory for each version: Debian keeps the programs away from PATH.
+const VERSIONS: &str = "/usr/lib/postgresql";
 const DATABASE: &str = "caracal";
 
 /// Makes its cluster on the first start, and starts it.
@@ -41,8 +43,9 @@ pub(super) fn start(place: &Place) -> Result<()> {
     let mut server = program("postgres")?;
     server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-k"]);
     server.arg(place.dir()).args(["-c", "max_wal_size=512MB", "-c", "shared_buffers=128MB"]);
+    let is_ready = newest("pg_isready")?;
     place.launch(&mut server, |port| {
-        Command::new(format!("{PROGRAMS}/pg_isready"))
+        Command::new(&is_ready)
             .args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()])
             .stdout(Stdio::null())
             .status()
@@ -56,7 +59,7 @@ pub(super) fn start(place: &Place) -> Result<()> {
 }
 
 fn query(port: u16, sql: &str) -> Result<String> {
-    let ran = Command::new(format!("{PROGRAMS}/psql"))
+    let ran = Command::new(newest("psql")?)
         .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port.to_string(), "-XAtc", sql, "postgres"])
         .stdin(Stdio::null())
         .output()
@@ -68,14 +71,26 @@ fn query(port: u16, sql: &str) -> Result<String> {
 }
 
 fn program(name: &str) -> Result<Command> {
-    let path = format!("{PROGRAMS}/{name}");
+    let path = newest(name)?;
     if !root::am_root() {
         return Ok(Command::new(path));
     }
     let id = user()?.to_string();
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", &id, "--regid", &id, "--clear-groups", &path]);
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(path);
     Ok(command)
+}
+
+/// A program of the newest version that has it.
+fn newest(name: &str) -> Result<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = fs::read_dir(VERSIONS)
+        .with_context(|| format!("{VERSIONS}: is the package postgresql installed?"))?
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin").join(name))))
+        .filter(|(_, path)| path.is_file())
+        .collect();
+    found.sort_unstable();
+    found.pop().map(|(_, path)| path).with_context(|| format!("no {name} below {VERSIONS}: install postgresql"))
 }
 
 /// Debian's package makes this user; its group has the same number or is not needed.
@@ -84,5 +99,5 @@ fn user() -> Result<u32> {
     String::from_utf8_lossy(&output.stdout)
         .trim()
         .parse()
-        .context("there is no user `postgres`: is postgresql-15 installed?")
+        .context("there is no user `postgres`: is postgresql installed?")
 }

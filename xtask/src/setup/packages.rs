@@ -30,6 +30,12 @@ pub(crate) enum Probe {
     Succeeds(&'static [&'static str]),
 }
 
+/// A server of PostgreSQL, in the distribution's version: 15 or newer.
+const POSTGRES: (&str, Probe) = ("postgresql", Probe::Succeeds(&["sh", "-c", "ls /usr/lib/postgresql/*/bin/postgres"]));
+
+/// Java 17 or newer, whichever the distribution has, with a compiler: a test runs a program from its source.
+const JAVA: (&str, Probe) = ("default-jdk-headless", Probe::Program("javac"));
+
 /// For the C code in our dependencies (aws-lc, SQLite, zstd, librdkafka with OpenSSL and zlib).
 pub(crate) const BUILD: &[(&str, Probe)] = &[
     ("gcc", Probe::Program("cc")),
@@ -43,16 +49,23 @@ pub(crate) const BUILD: &[(&str, Probe)] = &[
 
 /// Kafka, PostgreSQL and Redis, as the contracts of the shared plane run them.
 pub(crate) const SERVICES: &[(&str, Probe)] = &[
-    ("openjdk-17-jre-headless", Probe::Program("java")),
+    JAVA,
     ("maven", Probe::Program("mvn")),
-    ("postgresql-15", Probe::Path(Cow::Borrowed("/usr/lib/postgresql/15/bin/initdb"))),
+    POSTGRES,
     ("redis-server", Probe::Program("redis-server")),
     ("util-linux", Probe::Program("setpriv")),
 ];
 
-/// What the unit tests start: a vault of shared budgets, and the view of all hosts' spend.
+/// What the unit tests start: a vault of shared budgets, the view of all hosts' spend, and programs that must trust the CA.
 pub(crate) const UNIT: &[(&str, Probe)] = &[
-    ("postgresql", Probe::Succeeds(&["sh", "-c", "ls /usr/lib/postgresql/*/bin/postgres"])),
+    ("ca-certificates", Probe::Path(Cow::Borrowed("/etc/ssl/certs/ca-certificates.crt"))),
+    ("curl", Probe::Program("curl")),
+    ("git", Probe::Program("git")),
+    ("openssl", Probe::Program("openssl")),
+    ("nodejs", Probe::Program("node")),
+    ("python3-requests", Probe::Succeeds(&["/usr/bin/python3", "-c", "import requests"])),
+    JAVA,
+    POSTGRES,
     ("redis-server", Probe::Program("redis-server")),
     ("util-linux", Probe::Program("setpriv")),
 ];
@@ -62,6 +75,7 @@ pub(crate) const TEST: &[(&str, Probe)] = &[
     ("curl", Probe::Program("curl")),
     ("git", Probe::Program("git")),
     ("iproute2", Probe::Program("ip")),
+    ("systemd", Probe::Program("systemd-analyze")),
     ("nghttp2-client", Probe::Program("h2load")),
     ("libcap2-bin", Probe::Program("capsh")),
     ("util-linux", Probe::Program("unshare")),
@@ -77,7 +91,7 @@ pub(crate) const TEST: &[(&str, Probe)] = &[
     // What policies of legitimate traffic allow.
     ("openssh-server", Probe::Program("sshd")),
     ("openssh-client", Probe::Program("ssh")),
-    ("postgresql", Probe::Succeeds(&["sh", "-c", "ls /usr/lib/postgresql/*/bin/postgres"])),
+    POSTGRES,
     ("postgresql-client", Probe::Program("psql")),
     ("musl-tools", Probe::Program("musl-gcc")),
     ("nscd", Probe::Program("nscd")),

@@ -153,28 +153,23 @@ fn attempts() {
     assert!(status.lines().any(|line| line.trim_end() == "Groups:"), "{status}");
 }
 
-fn as_root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        eprintln!("needs root, not tried");
-    }
-    root
+#[track_caller]
+fn needs_root() {
+    assert!(nix::unistd::geteuid().is_root(), "needs root: run `cargo xtask test unit`");
 }
 
 #[test]
 fn a_confined_process_does_its_work() {
-    if as_root() {
-        let (code, text) = driven("work");
-        assert_eq!(code, Some(0), "{text}");
-    }
+    needs_root();
+    let (code, text) = driven("work");
+    assert_eq!(code, Some(0), "{text}");
 }
 
 #[test]
 fn a_confined_process_does_nothing_else() {
-    if as_root() {
-        let (code, text) = driven("attempts");
-        assert_eq!(code, Some(0), "{text}");
-    }
+    needs_root();
+    let (code, text) = driven("attempts");
+    assert_eq!(code, Some(0), "{text}");
 }
 
 #[test]

@@ -30,6 +30,9 @@ fn paid_calls_are_known_by_exact_path_and_method() {
         ("eu.api.openai.com", "/v1/responses", Surface::Unknown(OpenAi)),
         ("generativelanguage.googleapis.com", "/v1beta/models/x:generateContent", Surface::Paid(Google, Generate)),
         ("chatgpt.com", "/backend-api/codex/responses", Surface::Unknown(OpenAi)),
+        ("chatgpt.com", "/backend-api/codex/%72esponses", Surface::Unknown(OpenAi)),
+        ("chatgpt.com", "/backend-api//codex/responses", Surface::Unknown(OpenAi)),
+        ("chatgpt.com", "/backend-api/x/../codex/responses/compact", Surface::Unknown(OpenAi)),
         ("chatgpt.com", "/backend-api/plugins", Surface::Unpriced),
         ("example.com", "/v1/responses", Surface::Unpriced),
     ] {

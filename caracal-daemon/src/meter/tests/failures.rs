@@ -73,7 +73,11 @@ fn an_error_that_could_not_be_read_may_be_a_billed_one() -> Outcome {
 #[test]
 fn elsewhere_a_failure_without_usage_is_free_but_for_a_model_that_was_at_work() -> Outcome {
     for provider in [Provider::OpenAi, Provider::Groq, Provider::Mistral, Provider::Xai] {
-        for status in [400, 401, 404, 408, 429, 500, 503, 504] {
+        for status in [408, 499, 502, 504, 520, 524] {
+            let edge = failed(provider, status, "identity", b"<html>")?;
+            assert!(matches!(edge, Failed::Billed(_)), "{provider:?} {status}: the model may have gone on");
+        }
+        for status in [400, 401, 404, 429, 500, 503, 521, 522, 523, 525, 529] {
             assert_eq!(
                 failed(provider, status, "identity", FILTERED.as_bytes())?,
                 Failed::Unbilled,

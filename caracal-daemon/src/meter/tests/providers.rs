@@ -334,6 +334,7 @@ fn reasoning_that_only_the_total_counts_is_charged() -> Outcome {
 #[test]
 fn what_the_compatible_add_of_their_own_is_refused() {
     for more in [
+        r#""extra_body":{"google":{"cached_content":"cachedContents/x"}}"#,
         r#""search_parameters":{}"#,
         r#""search_parameters":{"mode":"auto"}"#,
         r#""plugins":[{"id":"web"}]"#,
