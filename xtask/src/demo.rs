@@ -6,12 +6,18 @@
 mod stage;
 mod story;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{build, checkout::Checkout, progress, root, setup};
+use crate::{
+    build,
+    checkout::Checkout,
+    progress,
+    report::{Case, Report, Verdict},
+    root, run, setup,
+};
 
 /// Show the whole, offline: a call with its cost, a refused host, a spent budget, a killed daemon, a verified ledger.
 ///
@@ -32,7 +38,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let checkout = Checkout::find()?;
     build::all(&checkout)?;
-    setup::for_demo(&checkout)?;
+    show(&checkout)?;
+    root::left_nothing(&checkout)
+}
+
+/// The demo and the first command, as the subject `demo` of `cargo xtask test`.
+pub(crate) fn report(checkout: &Checkout) -> Report {
+    let (mut report, started) = (Report::start("demo", &checkout.root), Instant::now());
+    let mut attempt = |name: &str, outcome: Result<()>| {
+        report.cases.push(match outcome {
+            Ok(()) => Case::new(name, Verdict::Passed),
+            Err(error) => Case::new(name, Verdict::Failed).because(format!("{error:#}")),
+        });
+    };
+    attempt("cargo xtask demo, to its end", show(checkout));
+    attempt("cargo xtask run, twice", run::attempt(checkout));
+    report.finish(started);
+    report
+}
+
+/// Tells the story, of what was built before.
+fn show(checkout: &Checkout) -> Result<()> {
+    setup::for_demo(checkout)?;
     checkout.cargo(
         "building the stand-in provider",
         &["build", "--locked", "--release", "--package", "caracal-tests", "--bin", "stand-in"],
@@ -51,5 +78,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if !status.success() {
         bail!("the demo ended with {status}");
     }
-    root::left_nothing(&checkout)
+    Ok(())
 }

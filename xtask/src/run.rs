@@ -13,7 +13,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{build, checkout::Checkout, progress::Wait, root};
+use crate::{
+    build,
+    checkout::Checkout,
+    progress::{self, Wait},
+    root,
+};
 
 /// How long a daemon may take until it answers.
 const READY: Duration = Duration::from_secs(30);
@@ -38,6 +43,9 @@ pub(crate) struct Arguments {
     /// Lift the host allow list, record, and print the policy that would have sufficed.
     #[arg(long)]
     learn: bool,
+    /// Build nothing, and note in this directory which daemon was started: for the test of this command.
+    #[arg(long, hide = true, value_name = "DIR")]
+    built: Option<PathBuf>,
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -45,8 +53,11 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let checkout = Checkout::find()?;
-    build::all(&checkout)?;
-    ensure_daemon(&checkout)?;
+    if arguments.built.is_none() {
+        build::all(&checkout)?;
+    }
+    let notes = arguments.built.clone().unwrap_or_else(|| checkout.target.join("run"));
+    ensure_daemon(&checkout, &notes.join("daemon"))?;
     let mut command = Command::new(checkout.caracald());
     command.arg("run");
     if let Some(agent) = &arguments.agent {
@@ -60,6 +71,54 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Err(command.exec()).context("caracald run does not start")
 }
 
+/// A host to itself: no configuration, no state, no pins, no daemon and no network. `$0` is this program, `$1` a directory for
+/// notes. The first command writes a configuration, starts the daemon and runs; the second one finds it and passes its code on.
+const SCENE: &str = r#"
+set -e
+etc=/etc/caracal; slice=$(sed -n 's/^[^ ]* \([^ ]*\) cgroup2 .*/\1/p' /proc/mounts | head -n 1)/caracal.slice
+had_etc=; [ -d $etc ] && had_etc=1; had_slice=; [ -d "$slice" ] && had_slice=1
+mkdir -p $etc
+for directory in $etc /run /var/lib /var/log; do mount -t tmpfs none $directory; done
+mount -t bpf none /sys/fs/bpf
+ip link set lo up
+ended() {
+    kill "$(cut -d ' ' -f 2 "$1/daemon")" 2>/dev/null || true
+    while kill -0 "$(cut -d ' ' -f 2 "$1/daemon")" 2>/dev/null; do sleep 0.1; done
+    caracald=$(readlink -f "$2"); "$caracald" detach >/dev/null 2>&1 || true
+    [ "$had_slice" ] || find "$slice" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    umount -l $etc; [ "$had_etc" ] || rmdir $etc
+}
+trap 'ended "$1" "$2"' EXIT
+"$0" run --built "$1" -- true
+[ -s $etc/caracal.toml ] || { echo "no configuration was written"; exit 1; }
+first=$(cat "$1/daemon")
+code=0; "$0" run --built "$1" -- sh -c 'exit 7' || code=$?
+[ $code = 7 ] || { echo "the second command ended with $code, not 7"; exit 1; }
+[ "$first" = "$(cat "$1/daemon")" ] || { echo "the second command started another daemon"; exit 1; }
+"#;
+
+/// Tries this command on a host to itself.
+///
+/// # Errors
+/// What went wrong in it, or that a daemon of this host's own answers, which it would disturb.
+pub(crate) fn attempt(checkout: &Checkout) -> Result<()> {
+    if answers(checkout) {
+        bail!("a caracald runs on this host already; stop it, then try again");
+    }
+    let notes = std::env::temp_dir().join(format!("caracal-first-{}", std::process::id()));
+    fs::create_dir(&notes).with_context(|| notes.display().to_string())?;
+    let mut command = root::command("unshare");
+    command.args(["--mount", "--net", "sh", "-c", SCENE]).arg(std::env::current_exe()?);
+    command.arg(&notes).arg(checkout.caracald()).stdin(Stdio::null());
+    let status = progress::status("the first command", &mut command);
+    let removed = root::command("rm").arg("-rf").arg(&notes).status();
+    let status = status?;
+    if !status.success() || !removed.is_ok_and(|status| status.success()) {
+        bail!("the first command ended with {status}; what it said is above");
+    }
+    Ok(())
+}
+
 /// A daemon that we started: which binary, which process.
 #[derive(Debug, Eq, PartialEq)]
 struct Started {
@@ -68,10 +127,9 @@ struct Started {
 }
 
 /// Starts a daemon when none answers, and replaces one that we started from an older binary.
-fn ensure_daemon(checkout: &Checkout) -> Result<()> {
+fn ensure_daemon(checkout: &Checkout, stamp: &Path) -> Result<()> {
     let binary = fingerprint(&checkout.caracald())?;
-    let stamp = checkout.target.join("run/daemon");
-    let ours = Started::read(&stamp).filter(Started::lives);
+    let ours = Started::read(stamp).filter(Started::lives);
     match (answers(checkout), ours) {
         (true, Some(ours)) if ours.binary == binary => return Ok(()),
         (true, None) => {
@@ -84,7 +142,7 @@ fn ensure_daemon(checkout: &Checkout) -> Result<()> {
     root::ask("to start caracald, which loads the kernel programs")?;
     let pid = spawn(checkout)?;
     let started = Started { binary, pid };
-    started.write(&stamp)?;
+    started.write(stamp)?;
     wait_until_ready(checkout, &started)
 }
 
@@ -176,7 +234,7 @@ fn fingerprint(binary: &Path) -> Result<String> {
 }
 
 impl Started {
-    fn read(stamp: &PathBuf) -> Option<Self> {
+    fn read(stamp: &Path) -> Option<Self> {
         let text = fs::read_to_string(stamp).ok()?;
         let (binary, pid) = text.trim().split_once(' ')?;
         Some(Self { binary: binary.to_owned(), pid: pid.parse().ok()? })

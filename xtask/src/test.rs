@@ -11,7 +11,7 @@ use self::programs::Program;
 use crate::{
     build,
     checkout::Checkout,
-    fuzz, progress,
+    demo, fuzz, progress,
     report::{self, Case, Inbox, Report, Verdict},
     root, services,
     setup::{self, Clients},
@@ -42,7 +42,9 @@ const KEPT: &[&str] = &[
     "PROPTEST_RNG_SEED",
 ];
 /// Subjects that are no contract.
-const OTHERS: &[&str] = &["unit", VM, "fuzz"];
+const OTHERS: &[&str] = &["unit", VM, "fuzz", DEMO];
+/// The subject that runs the two commands of the README.
+const DEMO: &str = "demo";
 /// The contracts that `--long` also runs with the newest agents, and what their cases' names then end with.
 const AGENTS: &str = "agents";
 const NEWEST: &str = " (newest)";
@@ -60,7 +62,7 @@ const VM: &str = "vm";
 
 /// Set up, build, and try everything; leaves one file per subject in target/report.
 ///
-/// Without a subject: the unit tests, every contract, and Debian's kernels in virtual machines. All run as root, because
+/// Without a subject: the unit tests, every contract, the demo, and Debian's kernels in virtual machines. All run as root, because
 /// they make cgroups and network namespaces; they are compiled as you, and leave nothing of root's in the checkout. With
 /// `--long` the agents are tried in their newest versions, too, each parser is fuzzed for a minute, and the contract
 /// `escape` runs whole on each kernel.
@@ -68,7 +70,7 @@ const VM: &str = "vm";
 #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test unit\n  cargo xtask test wire money\n  \
                         cargo xtask test --long money\n  cargo xtask test wire -- trailers")]
 pub(crate) struct Arguments {
-    /// Only these: `unit`, `vm`, `fuzz` (by name or with `--long`), or a directory of tests/ such as `wire`, `money`.
+    /// Only these: `unit`, `vm`, `demo`, `fuzz` (by name or with `--long`), or a directory of tests/ such as `wire`, `money`.
     #[arg(value_name = "SUBJECT")]
     subjects: Vec<String>,
     /// Full size rather than the size that fits into CI.
@@ -109,6 +111,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             services::install(&checkout)?;
         }
         written.extend(contracts(&checkout, &clients, arguments)?);
+    }
+    if everything || named(DEMO) {
+        let report = demo::report(&checkout);
+        report.write(&checkout.report())?;
+        written.push(report.name);
     }
     if wants_fuzz {
         let report = fuzz::report(&checkout, if arguments.long { fuzz::LONG } else { fuzz::SHORT })?;
