@@ -98,7 +98,7 @@ fn a_host_that_asks_is_shown_our_certificate() {
         assert_eq!(scene.requests("client-certificate.example", "/hello"), 0);
     });
     support::report::plain("wire", "[[upstream.client_certificate]]", || {
-        let scene = Scene::new(crate::STAND_IN).expect("the scene stands");
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
         let file = |name: &str| scene.net.files().join(name).display().to_string();
         let rules = format!(
             "[[upstream.client_certificate]]\nhost = \"client-certificate.example\"\ncertificate = \"{}\"\n\
@@ -106,7 +106,7 @@ fn a_host_that_asks_is_shown_our_certificate() {
             file("client.pem"),
             file("client.key"),
         );
-        let mut daemon = support::daemon::Daemon::start(&scene, &rules);
+        let mut daemon = Daemon::start(&scene, &rules);
         let ran = curl(&daemon, &["https://client-certificate.example/hello"]).ok();
         assert!(ran.stdout.contains("hello from the stand-in"), "{}", ran.screen());
         assert_eq!(scene.requests("client-certificate.example", "/hello"), 1);
