@@ -3,8 +3,9 @@
 
 use crate::cable::Mode;
 use crate::host::{Host, Message};
-use crate::plane::{PATIENCE, Plane, Wants, Worker, free_port, now, text};
+use crate::plane::{PATIENCE, Plane, Wants, free_port, now, text};
 use crate::usage::{get, metric};
+use crate::worker::Worker;
 use crate::{LOAD, STAND_IN, SUBJECT};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use std::collections::BTreeSet;

@@ -182,7 +182,9 @@ impl Worker {
     async fn regroup(&mut self) {
         let (came, went) = self.group.moved();
         for partition in went {
-            self.logs.remove(&partition);
+            if self.logs.remove(&partition).is_some() {
+                tracing::info!(partition, "let go of the log");
+            }
             self.waiting.remove(&partition);
         }
         self.waiting.extend(came);
