@@ -96,7 +96,9 @@ fn each_metric_of_the_workers_moves() {
             send(&some());
         });
         ledger.ready(false);
-        plane.cables().postgres.set(Mode::Whole);
+        // Somebody's writing in the topic of checkpoints is seen when the log is taken up again.
+        plane.scrawl(0);
+        ledger.moves(&["caracal_ledger_strange_checkpoints_total"], || plane.cables().postgres.set(Mode::Whole));
         ledger.ready(true);
         // Keys that cannot write down what they sign: leaves without a checkpoint, until they can.
         let blocked = plane.keys().join("test-0/ledger-signed.new");

@@ -3,7 +3,7 @@
 use crate::cable::Cable;
 use crate::worker::Worker;
 use rdkafka::ClientConfig;
-use rdkafka::producer::FutureProducer;
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -156,8 +156,15 @@ impl Plane {
     pub(crate) fn kafka_section(&self) -> String {
         let Plane { kafka, topic, partitions, .. } = self;
         format!(
-            "[kafka]\nservers = \"{kafka}\"\ntopic = \"{topic}\"\ndlq = \"{topic}.dead\"\npartitions = {partitions}\n"
+            "[kafka]\nservers = \"{kafka}\"\ntopic = \"{topic}\"\ndlq = \"{topic}.dead\"\n\
+             checkpoints = \"{}\"\npartitions = {partitions}\n",
+            self.checkpoints()
         )
+    }
+
+    /// The topic of the last checkpoint of each log.
+    pub(crate) fn checkpoints(&self) -> String {
+        format!("{}.checkpoints", self.topic)
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -210,7 +217,8 @@ impl Plane {
         (self.worker_as(kind, &path), port)
     }
 
-    fn worker_as(&self, kind: &str, config: &Path) -> Worker {
+    /// The same with another configuration.
+    pub(crate) fn worker_as(&self, kind: &str, config: &Path) -> Worker {
         let log = tempfile::Builder::new().prefix(WORKER_LOG).tempfile_in(self.dir.path()).expect("a log");
         let (file, log) = log.keep().expect("a log");
         Worker::start(kind, config, file, log)
@@ -228,7 +236,7 @@ impl Plane {
     }
 
     /// Every line of the workers, in the order of the times that they begin with.
-    fn said(&self) -> Vec<String> {
+    pub(crate) fn said(&self) -> Vec<String> {
         let files = std::fs::read_dir(self.dir.path()).expect("a directory").flatten();
         let logs = files.filter(|file| file.file_name().to_string_lossy().starts_with(WORKER_LOG));
         let texts: Vec<String> = logs.filter_map(|log| std::fs::read_to_string(log.path()).ok()).collect();
@@ -277,6 +285,14 @@ impl Plane {
             .set("reconnect.backoff.max.ms", "500")
             .create()
             .expect("a producer")
+    }
+
+    /// Writes what is no checkpoint into the topic of checkpoints, as if it were one of this log.
+    pub(crate) fn scrawl(&self, log: i32) {
+        let (topic, key) = (self.checkpoints(), format!("caracal/test-{log}/ledger"));
+        let record = FutureRecord::to(&topic).partition(log).key(&key).payload("not signed by anybody");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(self.producer().send(record, PATIENCE)).expect("written");
     }
 
     /// Waits until the logs have this many leaves, all under a checkpoint.
