@@ -3,6 +3,7 @@
 //! hosts share (`publish.rs`), in runs that the host signed (`signed_run.rs`). Never gives a record that is not durable,
 //! and never one twice to the same cursor. Next: `ledger`, `spend`.
 
+pub mod checkpoints;
 pub mod dead_letters;
 pub mod kafka;
 pub mod publish;

@@ -2,7 +2,8 @@
 //! host says, also after Redis lost all; and a provider's export held against the shared ledger names the host and the amount.
 
 use crate::daemon::{acknowledged, publishing};
-use crate::plane::{PATIENCE, Plane, Worker, text};
+use crate::plane::{PATIENCE, Plane, text};
+use crate::worker::Worker;
 use crate::{LOAD, STAND_IN, SUBJECT};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;

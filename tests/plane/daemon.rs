@@ -2,7 +2,8 @@
 //! nano-USD, whatever happens to the broker and to the daemon; and a broker that is away costs no agent a call.
 
 use crate::judge::{charges, stored};
-use crate::plane::{PATIENCE, Plane, Worker, text};
+use crate::plane::{PATIENCE, Plane, text};
+use crate::worker::Worker;
 use crate::{LOAD, STAND_IN, SUBJECT};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;

@@ -47,6 +47,7 @@ pub(crate) fn judge(plane: &Plane, hosts: &[Host], signed: &[Signed]) -> Verdict
     let (mut roots_equal, mut forks) = (true, 0);
     for partition in 0..plane.partitions {
         let model = model(plane, partition);
+        assert!(!model.is_empty(), "partition {partition} has no record: a verdict over it says nothing");
         let all = (model.len() as u64, root(&model));
         let checkpoints = checkpoints(plane, partition);
         roots_equal &= root_of(plane, partition) == (all.0, hex(&all.1));
@@ -157,7 +158,7 @@ pub(crate) fn checkpoints(plane: &Plane, log: i32) -> Vec<Signed> {
     );
     let notes = plane.query(&sql);
     if notes.is_empty() {
-        // No host's records are in this partition.
+        // Nothing of it is signed yet, or any more.
         return Vec::new();
     }
     let keys = plane.log_keys(log);

@@ -3,8 +3,9 @@
 
 use crate::cable::Mode;
 use crate::host::{Host, Message};
-use crate::plane::{PATIENCE, Plane, Wants, Worker, free_port, now, text};
+use crate::plane::{PATIENCE, Plane, Wants, free_port, now, text};
 use crate::usage::{get, metric};
+use crate::worker::Worker;
 use crate::{LOAD, STAND_IN, SUBJECT};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use std::collections::BTreeSet;
@@ -95,7 +96,9 @@ fn each_metric_of_the_workers_moves() {
             send(&some());
         });
         ledger.ready(false);
-        plane.cables().postgres.set(Mode::Whole);
+        // Somebody's writing in the topic of checkpoints is seen when the log is taken up again.
+        plane.scrawl(0);
+        ledger.moves(&["caracal_ledger_strange_checkpoints_total"], || plane.cables().postgres.set(Mode::Whole));
         ledger.ready(true);
         // Keys that cannot write down what they sign: leaves without a checkpoint, until they can.
         let blocked = plane.keys().join("test-0/ledger-signed.new");

@@ -1,12 +1,13 @@
 //! The services, the configuration, and the workers under test.
 
 use crate::cable::Cable;
+use crate::worker::Worker;
 use rdkafka::ClientConfig;
-use rdkafka::producer::FutureProducer;
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 use support::daemon::caracald;
@@ -16,6 +17,8 @@ use support::netns::until;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// What is measured is measured alone: the other tests of this program wait.
 static QUIET: RwLock<()> = RwLock::new(());
+/// What the name of a worker's own log begins with.
+const WORKER_LOG: &str = "worker-";
 const VARIABLES: [&str; 3] = ["CARACAL_KAFKA", "CARACAL_POSTGRES", "CARACAL_REDIS"];
 
 /// Among the other tests, or alone.
@@ -153,8 +156,15 @@ impl Plane {
     pub(crate) fn kafka_section(&self) -> String {
         let Plane { kafka, topic, partitions, .. } = self;
         format!(
-            "[kafka]\nservers = \"{kafka}\"\ntopic = \"{topic}\"\ndlq = \"{topic}.dead\"\npartitions = {partitions}\n"
+            "[kafka]\nservers = \"{kafka}\"\ntopic = \"{topic}\"\ndlq = \"{topic}.dead\"\n\
+             checkpoints = \"{}\"\npartitions = {partitions}\n",
+            self.checkpoints()
         )
+    }
+
+    /// The topic of the last checkpoint of each log.
+    pub(crate) fn checkpoints(&self) -> String {
+        format!("{}.checkpoints", self.topic)
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -207,31 +217,32 @@ impl Plane {
         (self.worker_as(kind, &path), port)
     }
 
-    fn worker_as(&self, kind: &str, config: &Path) -> Worker {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("workers.log"));
-        let child = Command::new(caracald())
-            .arg("--config")
-            .arg(config)
-            .args(["worker", kind])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log.expect("a log"))
-            .spawn()
-            .expect("a worker");
-        Worker { child }
+    /// The same with another configuration.
+    pub(crate) fn worker_as(&self, kind: &str, config: &Path) -> Worker {
+        let log = tempfile::Builder::new().prefix(WORKER_LOG).tempfile_in(self.dir.path()).expect("a log");
+        let (file, log) = log.keep().expect("a log");
+        Worker::start(kind, config, file, log)
     }
 
     /// What the workers said last.
     pub(crate) fn log(&self) -> String {
-        let text = std::fs::read_to_string(self.dir.path().join("workers.log")).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
+        let lines = self.said();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
     /// How often a worker said that it does not go on.
     pub(crate) fn failures(&self) -> usize {
-        let text = std::fs::read_to_string(self.dir.path().join("workers.log")).unwrap_or_default();
-        text.lines().filter(|line| line.contains("it is taken up again")).count()
+        self.said().iter().filter(|line| line.contains("it is taken up again")).count()
+    }
+
+    /// Every line of the workers, in the order of the times that they begin with.
+    pub(crate) fn said(&self) -> Vec<String> {
+        let files = std::fs::read_dir(self.dir.path()).expect("a directory").flatten();
+        let logs = files.filter(|file| file.file_name().to_string_lossy().starts_with(WORKER_LOG));
+        let texts: Vec<String> = logs.filter_map(|log| std::fs::read_to_string(log.path()).ok()).collect();
+        let mut lines: Vec<String> = texts.iter().flat_map(|text| text.lines().map(str::to_owned)).collect();
+        lines.sort();
+        lines
     }
 
     /// Rows of PostgreSQL as text, columns with `|` between them.
@@ -276,6 +287,14 @@ impl Plane {
             .expect("a producer")
     }
 
+    /// Writes what is no checkpoint into the topic of checkpoints, as if it were one of this log.
+    pub(crate) fn scrawl(&self, log: i32) {
+        let (topic, key) = (self.checkpoints(), format!("caracal/test-{log}/ledger"));
+        let record = FutureRecord::to(&topic).partition(log).key(&key).payload("not signed by anybody");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(self.producer().send(record, PATIENCE)).expect("written");
+    }
+
     /// Waits until the logs have this many leaves, all under a checkpoint.
     pub(crate) fn settled(&self, leaves: u64) {
         let waited = until(&format!("{leaves} leaves"), PATIENCE, || {
@@ -300,44 +319,6 @@ impl Drop for Plane {
             run("umount", &[text(&self.disk())]);
         }
         self.services(&["stop", "--remove"]);
-    }
-}
-
-/// A worker under test.
-#[derive(Debug)]
-pub(crate) struct Worker {
-    child: Child,
-}
-
-impl Worker {
-    /// SIGKILL.
-    pub(crate) fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub(crate) fn signal(&self, signal: i32) {
-        let pid = i32::try_from(self.child.id()).expect("a process id");
-        // SAFETY: kill takes plain numbers; the child is ours and not reaped yet.
-        assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "the worker is there");
-    }
-
-    /// SIGTERM: it ends with 0.
-    pub(crate) fn stop(mut self) {
-        self.signal(libc::SIGTERM);
-        until("the worker ends", PATIENCE, || self.child.try_wait().is_ok_and(|status| status.is_some()))
-            .expect("an end");
-        assert!(self.child.wait().expect("its status").success(), "it ends in order");
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 

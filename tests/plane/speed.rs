@@ -4,8 +4,9 @@
 
 use crate::host::{Host, Message, hex};
 use crate::judge::{each_leaf, root_of};
-use crate::plane::{PATIENCE, Plane, Wants, Worker, now, text};
+use crate::plane::{PATIENCE, Plane, Wants, now, text};
 use crate::usage::{Group, cpu_of, cpu_of_children, cpu_of_thread, metric};
+use crate::worker::Worker;
 use crate::{STAND_IN, SUBJECT};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use rdkafka::producer::FutureProducer;

@@ -3,6 +3,7 @@
 mod erase;
 mod freeze;
 mod keys;
+mod prove;
 mod query;
 mod serve;
 mod verify;
@@ -11,20 +12,16 @@ use crate::bus::signed_run::is_host_id;
 use crate::config::Config;
 use crate::ledger::export::ExportError;
 use crate::ledger::postgres::{Database, PostgresStore, READER};
-use crate::ledger::receipt::ReceiptError;
-use crate::ledger::{SqliteStore, StateDir, export, fleet_verify, note, receipt};
+use crate::ledger::{SqliteStore, StateDir, export, fleet_verify, note};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// The audit found something, or a receipt does not hold.
 pub const EXIT_UNSOUND: u8 = 3;
-/// How often `prove` looks for a record, four times a second, before it says that there is none.
-const PROVE_TRIES: u32 = 8;
 
 /// Verify, prove, export, question and rebuild the ledger.
 ///
@@ -46,7 +43,7 @@ enum LedgerCommand {
     /// Ends with 0 when everything holds and with 3 when something does not.
     Verify(verify::VerifyArgs),
     /// Write a receipt that shows, to anybody with the public key, that a record is in the ledger.
-    Prove(ProveArgs),
+    Prove(prove::ProveArgs),
     /// Write the ledger as static files (c2sp.org/tlog-tiles).
     Export(ExportArgs),
     /// Serve the log over HTTP (c2sp.org/tlog-tiles), read-only, for auditors anywhere: `verify --url` and other tools read it.
@@ -72,16 +69,6 @@ enum LedgerCommand {
 }
 
 #[derive(Args, Debug)]
-struct ProveArgs {
-    /// The record's id, or its index in the ledger.
-    #[arg(value_name = "ID|INDEX")]
-    record: String,
-    /// Where to write the receipt; by default to standard output.
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
-}
-
-#[derive(Args, Debug)]
 struct ExportArgs {
     /// The directory; files that are there already and full are kept.
     #[arg(value_name = "DIR")]
@@ -99,7 +86,7 @@ pub fn run(args: LedgerArgs, config: &Config, host_id: &str) -> anyhow::Result<E
     let state = StateDir::new(&config.state_dir);
     match args.command {
         LedgerCommand::Verify(args) => verify::run(args, config, &state, host_id),
-        LedgerCommand::Prove(args) => prove(&args, &state),
+        LedgerCommand::Prove(args) => prove::run(&args, config, &state),
         LedgerCommand::Export(args) if args.fleet => export_fleet(&args, config),
         LedgerCommand::Export(args) => write_export(&args, &state),
         LedgerCommand::Serve(args) => serve::run(&args, config, &state),
@@ -109,34 +96,6 @@ pub fn run(args: LedgerArgs, config: &Config, host_id: &str) -> anyhow::Result<E
         LedgerCommand::Erase(args) => erase::run(&args, config, &state),
         LedgerCommand::Freeze(args) => freeze::run(&args, config, &state, host_id),
         LedgerCommand::RotateKey(args) => keys::rotate(&args, config, &state, host_id),
-    }
-}
-
-fn prove(args: &ProveArgs, state: &StateDir) -> anyhow::Result<ExitCode> {
-    let text = block_on(receipt_soon(args, state))?;
-    match &args.out {
-        Some(path) => {
-            std::fs::write(path, text).with_context(|| path.display().to_string())?;
-            eprintln!(
-                "wrote {}; `caracald ledger verify --receipt {0} --public-key FILE` checks it anywhere",
-                path.display()
-            );
-        }
-        None => print!("{text}"),
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The receipt; a record that `events` shows may reach the ledger, and a checkpoint, only within the next second.
-async fn receipt_soon(args: &ProveArgs, state: &StateDir) -> anyhow::Result<String> {
-    let mut tries = 1;
-    loop {
-        let mut store = SqliteStore::read(&state.ledger()).await?;
-        match receipt::prove(&mut store, &args.record).await {
-            Err(ReceiptError::NotFound(_) | ReceiptError::NotSigned(_)) if tries < PROVE_TRIES => tries += 1,
-            other => return Ok(other?),
-        }
-        tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }
 

@@ -8,7 +8,7 @@ use crate::ledger::postgres::{Database, MIGRATIONS};
 use crate::ledger::worker::WorkerError;
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
 use std::process::ExitCode;
@@ -30,7 +30,7 @@ pub struct SetupArgs {
 /// A place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Target {
-    /// The topics of records and of dead letters.
+    /// The topics of records, of dead letters and of checkpoints.
     Kafka,
     /// Tables, triggers and roles.
     Postgres,
@@ -75,7 +75,13 @@ async fn topics(kafka: &Kafka) -> anyhow::Result<()> {
             .set("max.message.bytes", "4194304")
             .set("min.insync.replicas", in_sync)
     };
-    let wanted = [topic(&kafka.topic, kafka.partitions), topic(&kafka.dlq, 1)];
+    // The last checkpoint of each log stays, whatever its age; those before it go after an hour or so.
+    let checkpoints = NewTopic::new(&kafka.checkpoints, kafka.partitions, TopicReplication::Fixed(kafka.replication))
+        .set("cleanup.policy", "compact")
+        .set("segment.ms", "3600000")
+        .set("max.message.bytes", "65536")
+        .set("min.insync.replicas", in_sync);
+    let wanted = [topic(&kafka.topic, kafka.partitions), topic(&kafka.dlq, 1), checkpoints];
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
     for made in admin.create_topics(&wanted, &options).await.context("Kafka does not answer")? {
         match made {
@@ -84,21 +90,7 @@ async fn topics(kafka: &Kafka) -> anyhow::Result<()> {
             Err((name, error)) => bail!("topic {name}: {error}"),
         }
     }
-    // A broker says that a topic is made before each of them knows its partitions.
-    let mut there = 0;
-    for _ in 0..LOOKS {
-        let metadata = admin.inner().fetch_metadata(Some(&kafka.topic), PATIENCE)?;
-        there = metadata.topics().iter().map(|topic| topic.partitions().len()).sum::<usize>();
-        if there > 0 {
-            break;
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-    ensure!(
-        there > 0,
-        "Kafka does not say which partitions topic {} has: run `caracald setup kafka` again",
-        kafka.topic
-    );
+    let there = partitions(&admin, &kafka.topic).await?;
     // More partitions would move hosts to other logs in the middle of their chains.
     ensure!(
         i32::try_from(there) == Ok(kafka.partitions),
@@ -107,7 +99,42 @@ async fn topics(kafka: &Kafka) -> anyhow::Result<()> {
         kafka.topic,
         kafka.partitions
     );
-    Ok(())
+    let there = partitions(&admin, &kafka.checkpoints).await?;
+    ensure!(
+        i32::try_from(there).is_ok_and(|there| there >= kafka.partitions),
+        "topic {} has {there} partitions, and each of the {} logs needs its own: add some to it, or name another in \
+         [kafka] checkpoints",
+        kafka.checkpoints,
+        kafka.partitions
+    );
+    compacted(&admin, &kafka.checkpoints).await
+}
+
+/// How many partitions a topic has. A broker says that one is made before each of them knows its partitions.
+async fn partitions(admin: &AdminClient<DefaultClientContext>, topic: &str) -> anyhow::Result<usize> {
+    for _ in 0..LOOKS {
+        let metadata = admin.inner().fetch_metadata(Some(topic), PATIENCE)?;
+        let there = metadata.topics().iter().map(|topic| topic.partitions().len()).sum::<usize>();
+        if there > 0 {
+            return Ok(there);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    bail!("Kafka does not say which partitions topic {topic} has: run `caracald setup kafka` again")
+}
+
+/// A topic that a broker made by itself, or somebody else, may forget what it had.
+async fn compacted(admin: &AdminClient<DefaultClientContext>, topic: &str) -> anyhow::Result<()> {
+    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+    let told = admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await.context("Kafka")?;
+    let policy = told.into_iter().flatten().find_map(|told| told.get("cleanup.policy")?.value.clone());
+    match policy.as_deref() {
+        Some("compact") => Ok(()),
+        policy => bail!(
+            "topic {topic} has cleanup.policy={}, and what was signed may be forgotten: set it to compact",
+            policy.unwrap_or("(not told: DescribeConfigs on it is needed)")
+        ),
+    }
 }
 
 async fn tables(config: &Config) -> anyhow::Result<()> {

@@ -17,6 +17,9 @@ pub struct Kafka {
     /// The topic of what is no record. Default `caracal.dlq`.
     #[serde(default = "dlq")]
     pub dlq: String,
+    /// The compacted topic of the last checkpoint of each log. Default `caracal.checkpoints`.
+    #[serde(default = "checkpoints")]
+    pub checkpoints: String,
     /// Partitions that `setup kafka` makes; each is a log of its own. Default 1.
     #[serde(default = "one")]
     pub partitions: i32,
@@ -168,6 +171,10 @@ fn dlq() -> String {
     "caracal.dlq".to_owned()
 }
 
+fn checkpoints() -> String {
+    "caracal.checkpoints".to_owned()
+}
+
 fn one() -> i32 {
     1
 }
@@ -210,8 +217,11 @@ fn kafka(config: &Config) -> Result<(), Found> {
     let topic = |name: &str| {
         (1..=249).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
     };
-    if !topic(&kafka.topic) || !topic(&kafka.dlq) || kafka.topic == kafka.dlq {
-        return found("kafka.topic", "`topic` and `dlq` are two names of 1 to 249 letters, digits, `.`, `_` and `-`");
+    let names = [&kafka.topic, &kafka.dlq, &kafka.checkpoints];
+    let twice = names[0] == names[1] || names[1] == names[2] || names[0] == names[2];
+    if twice || !names.iter().all(|name| topic(name)) {
+        let why = "`topic`, `dlq` and `checkpoints` are three names of 1 to 249 letters, digits, `.`, `_` and `-`";
+        return found("kafka.topic", why);
     }
     if !(1..=1024).contains(&kafka.partitions) || !(1..=64).contains(&kafka.replication) {
         return found("kafka.partitions", "1 to 1024 partitions, 1 to 64 copies");
@@ -271,6 +281,7 @@ mod tests {
         .expect("a configuration");
         let kafka = config.kafka.expect("kafka");
         assert_eq!((kafka.topic.as_str(), kafka.dlq.as_str(), kafka.partitions), ("caracal.events", "caracal.dlq", 1));
+        assert_eq!(kafka.checkpoints, "caracal.checkpoints");
         assert_eq!(config.worker.name.as_str(), "prod");
         assert_eq!(Config::default().kafka, None);
     }
@@ -278,7 +289,8 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         for (text, told) in [
-            ("[kafka]\nservers = \"k\"\ntopic = \"a\"\ndlq = \"a\"\n", "two names"),
+            ("[kafka]\nservers = \"k\"\ntopic = \"a\"\ndlq = \"a\"\n", "three names"),
+            ("[kafka]\nservers = \"k\"\ntopic = \"a\"\ncheckpoints = \"a\"\n", "three names"),
             (
                 "[kafka]\nservers = \"k\"\n[kafka.sasl]\nmechanism = \"PLAIN\"\nuser = \"h\"\npassword_file = \"p\"\n",
                 "kafka.tls",

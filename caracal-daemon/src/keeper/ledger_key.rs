@@ -3,6 +3,7 @@
 //! proof that it begins with that: whoever asks cannot fork the log. Likewise for the host's chain (`heads.rs`). Never gives a
 //! private key away.
 
+mod elsewhere;
 mod files;
 mod freeze;
 mod heads;

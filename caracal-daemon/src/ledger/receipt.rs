@@ -6,8 +6,7 @@
 use super::note::{Checkpoint, NoteError, Verifier};
 use super::proof::{self, Tiles};
 use super::sequence;
-use super::sqlite::SqliteStore;
-use super::store::{Chunk, Store, StoreError};
+use super::store::{Store, StoreError};
 use crate::event::{Hash, leaf_hash};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +15,8 @@ const MAGIC: &str = "c2sp.org/tlog-proof@v1";
 /// A path has at most as many hashes as an index has bits.
 const MAX_PROOF: usize = 64;
 const MAX_RECEIPT_BYTES: usize = 1 << 20;
+/// Chunks that are read at once when an id is looked for.
+const CHUNKS: u32 = 64;
 
 /// Why there is no receipt, or why one is not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +25,9 @@ pub enum ReceiptError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// No such record.
-    #[error("the ledger has no record {0}; `caracald events` lists ids, and a new record is there within a second")]
+    #[error(
+        "the ledger has no record {0}; `caracald events`, or `ledger query --fleet`, lists ids, and a new record is there within a second"
+    )]
     NotFound(String),
     /// The record is newer than the last checkpoint.
     #[error("record {0} is not under a checkpoint yet; try again in a second")]
@@ -55,7 +58,7 @@ pub struct Proven {
 ///
 /// # Errors
 /// When there is no such record, or no checkpoint covers it yet.
-pub async fn prove(store: &mut SqliteStore, wanted: &str) -> Result<String, ReceiptError> {
+pub async fn prove<S: Store>(store: &mut S, wanted: &str) -> Result<String, ReceiptError> {
     store.freeze().await?;
     let (index, record) = find(store, wanted).await?;
     let (size, note) =
@@ -68,7 +71,7 @@ pub async fn prove(store: &mut SqliteStore, wanted: &str) -> Result<String, Rece
     Ok(write(index, &record, &path, &note))
 }
 
-async fn find(store: &mut SqliteStore, wanted: &str) -> Result<(u64, Vec<u8>), ReceiptError> {
+async fn find<S: Store>(store: &mut S, wanted: &str) -> Result<(u64, Vec<u8>), ReceiptError> {
     let missing = || ReceiptError::NotFound(wanted.to_owned());
     if let Ok(index) = wanted.parse::<u64>() {
         let chunk = store.chunk(index).await?.ok_or_else(missing)?;
@@ -77,13 +80,16 @@ async fn find(store: &mut SqliteStore, wanted: &str) -> Result<(u64, Vec<u8>), R
         return Ok((index, record.to_vec()));
     }
     let ms = sequence::ms_of_id(wanted).ok_or_else(missing)?;
-    let found = store.chunks_at(ms).await?.iter().find_map(|chunk: &Chunk| {
-        let mut records = (chunk.first..).zip(chunk.records());
-        records
-            .find(|(_, record)| crate::event::write::event_id(record) == Some(wanted))
-            .map(|(index, record)| (index, record.to_vec()))
-    });
-    found.ok_or_else(missing)
+    let mut first = 0;
+    loop {
+        let chunks = store.chunks_within(first, (ms, ms), CHUNKS).await?;
+        let mut records = chunks.iter().flat_map(|chunk| (chunk.first..).zip(chunk.records()));
+        let found = records.find(|(_, record)| crate::event::write::event_id(record) == Some(wanted));
+        if let Some((index, record)) = found {
+            return Ok((index, record.to_vec()));
+        }
+        first = chunks.last().ok_or_else(missing)?.first.saturating_add(1);
+    }
 }
 
 fn write(index: u64, record: &[u8], path: &[Hash], note: &str) -> String {

@@ -5,6 +5,7 @@
 
 mod counters;
 mod group;
+mod signer;
 
 pub use counters::Counters;
 
@@ -12,14 +13,16 @@ use super::fleet::{Arrival, Fleet, Refused};
 use super::hosts::Hosts;
 use super::postgres::{Database, PostgresStore, WRITER};
 use super::{LedgerError, StoreError, note};
+use crate::bus::checkpoints::CheckpointTopic;
 use crate::bus::dead_letters::DeadLetters;
 use crate::bus::kafka::BusError;
 use crate::bus::signed_run::{self, SignedRun, Unfit};
 use crate::config::{Config, Kafka};
+use crate::keeper::KeeperError;
 use crate::keeper::ledger_key::{LedgerKey, PREDECESSOR};
-use crate::keeper::{KeeperError, Signer};
 use group::{Group, Taken};
 use rdkafka::error::KafkaError;
+use signer::LogSigner;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,6 +50,17 @@ pub enum WorkerError {
     /// The signing keys.
     #[error(transparent)]
     Keys(#[from] KeeperError),
+    /// What the keys signed on other hosts.
+    #[error(
+        "what was signed on other hosts is not known, so nothing is signed: topic {topic}: {why}. Where there is no such \
+         topic, `caracald setup kafka` makes it"
+    )]
+    Checkpoints {
+        /// The topic.
+        topic: String,
+        /// Why.
+        why: BusError,
+    },
     /// A file or a thread.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -64,28 +78,6 @@ impl From<StoreError> for WorkerError {
 impl From<KafkaError> for WorkerError {
     fn from(error: KafkaError) -> WorkerError {
         WorkerError::Bus(error.into())
-    }
-}
-
-/// The keys of a log, beside its worker.
-#[derive(Debug)]
-struct LogSigner(LedgerKey);
-
-impl Signer for LogSigner {
-    fn issue_leaf(&self, _: &str, _: &[u8]) -> Result<Vec<u8>, KeeperError> {
-        Err(KeeperError::Refused("a ledger's worker issues no certificates".into()))
-    }
-
-    fn sign_checkpoint(&self, size: u64, root: [u8; 32], proof: &[[u8; 32]]) -> Result<String, KeeperError> {
-        self.0.sign_checkpoint(size, root, proof)
-    }
-
-    fn sign_chain_head(&self, _: u64, _: [u8; 32]) -> Result<Vec<u8>, KeeperError> {
-        Err(KeeperError::Refused("a ledger's worker signs for no host".into()))
-    }
-
-    fn prove_chain_head(&self, _: u64, _: &[&[u8]]) -> Result<(), KeeperError> {
-        Err(KeeperError::Refused("a ledger's worker signs for no host".into()))
     }
 }
 
@@ -113,6 +105,7 @@ pub struct Worker {
     keys: PathBuf,
     group: Group,
     dead: DeadLetters,
+    checkpoints: Arc<CheckpointTopic>,
     hosts_at: Database,
     hosts: Hosts,
     logs: HashMap<i32, Log>,
@@ -138,9 +131,12 @@ impl Worker {
         let kafka = config.kafka.clone().ok_or(WorkerError::Missing("kafka"))?;
         let postgres = config.postgres.as_ref().ok_or(WorkerError::Missing("postgres"))?.url()?;
         let series = config.worker.name.as_str().to_owned();
-        let group = Group::join(&kafka, format!("caracal-ledger-{series}"))?;
+        let name = format!("caracal-ledger-{series}");
+        let checkpoints = Arc::new(CheckpointTopic::new(&kafka, &name)?);
+        let group = Group::join(&kafka, name)?;
         Ok(Worker {
             dead: DeadLetters::new(&kafka)?,
+            checkpoints,
             hosts_at: Database::new(&postgres, Some(WRITER))?,
             kafka,
             postgres,
@@ -182,7 +178,9 @@ impl Worker {
     async fn regroup(&mut self) {
         let (came, went) = self.group.moved();
         for partition in went {
-            self.logs.remove(&partition);
+            if self.logs.remove(&partition).is_some() {
+                tracing::info!(partition, "let go of the log");
+            }
             self.waiting.remove(&partition);
         }
         self.waiting.extend(came);
@@ -206,9 +204,11 @@ impl Worker {
 
     async fn open(&mut self, partition: i32) -> Result<Log, WorkerError> {
         let name = log_name(&self.series, partition);
-        let signer = LogSigner(LedgerKey::open(&self.keys.join(&name), &name)?);
+        let keys = LedgerKey::open(&self.keys.join(&name), &name)?;
         let database = Database::new(&self.postgres, Some(WRITER))?;
         let store = PostgresStore::take_over(database, &note::origin(&name), &self.kafka.topic, partition).await?;
+        // Not before: whatever another worker committed, it had written there, and now it commits nothing more.
+        let signer = LogSigner::recall(keys, Arc::clone(&self.checkpoints), partition, &self.counters)?;
         let mut fleet = Fleet::open(store, &name).await?;
         if fleet.ledger().size() == 0 {
             match std::fs::read(self.keys.join(&name).join(PREDECESSOR)) {

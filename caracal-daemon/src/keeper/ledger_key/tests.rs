@@ -186,3 +186,61 @@ fn a_crash_during_a_hand_over_leaves_one_pair_in_force() {
     let error = LedgerKey::open(dir.path(), "h").expect_err("another pair");
     assert!(error.to_string().contains("restore both"), "{error}");
 }
+
+#[test]
+fn what_the_same_keys_signed_elsewhere_is_remembered() {
+    let (here, there) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let leaves = leaves(40);
+    let root = |size: usize| naive_root(&leaves[..size]);
+    let prove = |old: u64, new: usize| consistency(old, new as u64, &tiles(&leaves[..new])).expect("a proof");
+    let signer = LedgerKey::open(here.path(), "h").expect("keys");
+    for name in [CURRENT[0], CURRENT[1], HOST] {
+        let copied = std::fs::copy(here.path().join(name), there.path().join(name)).expect("the same keys");
+        assert!(copied > 0);
+    }
+    let note = signer.sign_checkpoint(30, root(30), &[]).expect("signed");
+    let key = LedgerKey::open(there.path(), "h").expect("keys");
+    let thirty = Signed { size: 30, root: root(30) };
+    assert_eq!(key.own_checkpoint(note.as_bytes()).expect("its own"), thirty);
+    key.remember(thirty).expect("remembered");
+    for key in [key, LedgerKey::open(there.path(), "h").expect("keys that were opened again")] {
+        assert!(matches!(key.sign_checkpoint(20, root(20), &[]), Err(KeeperError::Fork { asked: 20, signed: 30 })));
+        key.sign_checkpoint(30, root(30), &[]).expect("the same");
+    }
+    // A smaller one takes nothing back; another one of the same size is a fork.
+    let key = LedgerKey::open(there.path(), "h").expect("keys");
+    key.remember(Signed { size: 20, root: root(20) }).expect("known");
+    assert_eq!(key.signed(), thirty);
+    let other = Signed { size: 30, root: root(29) };
+    assert!(matches!(key.remember(other), Err(KeeperError::Fork { asked: 30, signed: 30 })));
+    // After a hand-over, what the keys before it signed is still theirs, up to there.
+    let late = signer.sign_checkpoint(40, root(40), &prove(30, 40)).expect("signed");
+    key.rotate().expect("a hand-over at 30");
+    assert_eq!(key.own_checkpoint(note.as_bytes()).expect("before the hand-over"), thirty);
+    let refused = key.own_checkpoint(late.as_bytes()).expect_err("behind the hand-over").to_string();
+    assert!(refused.contains("its time is from 0 to 30"), "{refused}");
+}
+
+#[test]
+fn what_the_keys_did_not_sign_is_no_memory() {
+    let (dir, other) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let key = LedgerKey::open(dir.path(), "h").expect("keys");
+    let note = key.sign_checkpoint(3, [7; 32], &[]).expect("signed");
+    let text = |note: &str| note.split_once("\n\n").expect("a note").0.to_owned();
+    let lines: Vec<&str> = note.split_once("\n\n").expect("a note").1.lines().collect();
+    let foreign = LedgerKey::open(other.path(), "h").expect("keys").sign_checkpoint(9, [7; 32], &[]).expect("signed");
+    for forged in [
+        String::new(),
+        "garbage".into(),
+        foreign,
+        note.replace("\n3\n", "\n4\n"),
+        // One line of the two.
+        format!("{}\n\n{}\n", text(&note), lines[0]),
+        format!("{}\n\n{}\n", text(&note), lines[1]),
+        "x".repeat(2 << 20),
+    ] {
+        assert!(key.own_checkpoint(forged.as_bytes()).is_err(), "{}", forged.get(..300).unwrap_or(&forged));
+    }
+    assert!(key.own_checkpoint(&[0xff; 9]).is_err());
+    assert_eq!(key.own_checkpoint(note.as_bytes()).expect("its own").size, 3);
+}

@@ -57,21 +57,6 @@ impl SqliteStore {
         self.rows(rows, chunk)
     }
 
-    /// The chunks that may hold a record of this time, Unix milliseconds.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn chunks_at(&mut self, ms: u64) -> Result<Vec<Chunk>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT first, count, min_ms, max_ms, data FROM events WHERE min_ms <= ? AND max_ms >= ? ORDER BY first",
-        )
-        .bind(signed(ms))
-        .bind(signed(ms))
-        .fetch_all(&mut self.connection)
-        .await;
-        self.rows(rows, chunk)
-    }
-
     /// How many full tiles there are.
     ///
     /// # Errors

@@ -11,6 +11,8 @@ pub struct Counters {
     pub duplicates: AtomicU64,
     /// Messages that were no records.
     pub incidents: AtomicU64,
+    /// Messages of the topic of checkpoints that the logs' keys did not sign.
+    pub strange: AtomicU64,
     /// Commits.
     pub commits: AtomicU64,
     /// Commits and take-overs that failed.
@@ -30,6 +32,12 @@ impl Counters {
             row("caracal_ledger_records_total", "counter", "Records that became leaves.", &self.records),
             row("caracal_ledger_duplicates_total", "counter", "Records that were there already.", &self.duplicates),
             row("caracal_ledger_incidents_total", "counter", "Messages that were no records.", &self.incidents),
+            row(
+                "caracal_ledger_strange_checkpoints_total",
+                "counter",
+                "Messages of the topic of checkpoints that the logs' keys did not sign.",
+                &self.strange,
+            ),
             row("caracal_ledger_commits_total", "counter", "Commits.", &self.commits),
             row("caracal_ledger_failures_total", "counter", "Commits and take-overs that failed.", &self.failures),
             row("caracal_ledger_logs", "gauge", "Logs that this worker writes.", &self.logs),
