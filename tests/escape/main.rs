@@ -12,6 +12,7 @@ mod hung;
 mod identity;
 mod live;
 mod loopback;
+mod older_cgroups;
 mod sequences;
 mod sockets;
 mod tier_b;
