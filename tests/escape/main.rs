@@ -10,6 +10,7 @@ mod foreign_program;
 mod hang;
 mod hung;
 mod identity;
+mod known_deputies;
 mod live;
 mod loopback;
 mod older_cgroups;

@@ -8,6 +8,7 @@
 mod outside;
 
 use crate::{RULES, STAND_IN};
+pub(crate) use outside::Helper;
 use outside::{Outside, own, users, vector, vectors};
 use serde_json::{Map, Value, json};
 use std::fs;

@@ -42,7 +42,7 @@ const CLOSES: [(&[&str], &str, &str); 6] = [
     (
         &["unix_stream_connect", "unix_may_send"],
         "unix_sockets",
-        "unix sockets of helpers outside: docker, systemd, D-Bus, ssh and gpg agents",
+        "unix sockets of helpers outside: docker, systemd, D-Bus, ssh and gpg agents (`run` hides those at known places)",
     ),
     (&["inode_permission"], "cgroup_moves", "moves out of the cgroup, by root"),
     (
