@@ -95,8 +95,13 @@ const OLDER: (&str, &str) = (
 );
 
 /// What no level covers: codes, and what they mean.
-pub const NEVER: [(&str, &str); 4] = [
+pub const NEVER: [(&str, &str); 5] = [
     ("store_and_forward", "what an agent writes into files or logs that a service outside sends on"),
+    (
+        "key_upcalls",
+        "names that a helper of the host's looks up for a key (request_key, dns_resolver), where /sbin/request-key is \
+         installed; `run` refuses the call",
+    ),
     ("connected_unix_sockets", "unix sockets that were connected before the cgroup was attached"),
     (
         "namespace_root",
