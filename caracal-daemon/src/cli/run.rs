@@ -139,7 +139,8 @@ fn say_deputies(deputies: &Deputies, learn: bool, limits: &[Uncovered]) {
     eprintln!("caracald: {said}, unless a [[unix]] rule names it: {}", deputies.list());
 }
 
-fn print(summary: &Value) {
+/// What an agent did, for people: at the end of `run`, and of an attached cgroup that learned.
+pub(in crate::cli) fn print(summary: &Value) {
     eprintln!("caracald: {}", summary["text"].as_str().unwrap_or("nothing was sent"));
     let refused = summary["refused"].as_array().map(Vec::as_slice).unwrap_or_default();
     for line in refused {
