@@ -228,7 +228,7 @@ const ALONE: &str = "older_cgroups::";
 /// `doctor`, as JSON in /out.
 pub(crate) fn doctor(checkout: &Checkout, root: &Root) -> String {
     let ask =
-        "caracald doctor --json >/out/doctor.json 2>/out/doctor.log\necho $? >/out/doctor.code\ntrue\n";
+        "caracald doctor --json --level full >/out/doctor.json 2>/out/doctor.log\necho $? >/out/doctor.code\ntrue\n";
     prelude(checkout, root) + ask
 }
 
