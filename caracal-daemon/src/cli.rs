@@ -149,16 +149,19 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Status(args) => status::run(&args, &settings(config)?),
         Verb::Doctor(args) => {
             let hooks = if args.attempt.is_some() { Vec::new() } else { hooks() };
-            // The ways out are tried at the highest level that this kernel takes whole.
-            let full = hooks.iter().all(|hook| hook.error.is_none());
-            let require = if full { Require::Full } else { Require::Network };
+            // A configuration that cannot be read is somebody else's to tell.
+            let config = settings(config).ok();
+            let asked = args.level.unwrap_or_else(|| config.as_ref().map(|config| config.require).unwrap_or_default());
+            // What this kernel does not take whole is not in force anywhere on it.
+            let whole = hooks.iter().all(|hook| hook.error.is_none());
+            let require = if whole { asked } else { Require::Network };
             let ways = || match nix::unistd::geteuid().is_root() {
                 true => doctor::coverage::probe(require).map_err(|error| format!("{error:#}")),
                 false => Err("only root can try them".to_owned()),
             };
-            // A configuration that cannot be read is somebody else's to tell.
-            let connections = settings(config).map(|config| config.limits).unwrap_or_default().connections;
-            let code = doctor::run(&args, &hooks, connections, ways, &mut output::Output)?;
+            let connections = config.map(|config| config.limits).unwrap_or_default().connections;
+            let asked = doctor::Asked { level: asked, tried: require, connections };
+            let code = doctor::run(&args, &hooks, &asked, ways, &mut output::Output)?;
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }
         Verb::Policy(args) => policy(args, config),

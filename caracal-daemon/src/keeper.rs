@@ -6,6 +6,7 @@ pub mod bpf_link;
 pub mod btf;
 pub mod canary;
 pub mod cgroup;
+pub mod cgroup_v1;
 pub mod child;
 pub mod control;
 pub mod cookie;

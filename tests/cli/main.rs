@@ -2,6 +2,7 @@
 
 mod crowd;
 mod evidence;
+mod learn;
 mod run;
 mod storm;
 mod trouble;

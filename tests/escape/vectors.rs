@@ -36,7 +36,7 @@ fn every_known_way_out_is_closed_or_named() {
     if one.is_none() {
         stage.tries_last(Privilege::Root, Phase::Control, None);
     }
-    // `doctor` answers for the highest level that the kernel takes: so that is what is in force here.
+    // `doctor` is asked for the highest level that the kernel takes, and says which it was: that is what is put in force here.
     let coverage = Coverage::ask(&Daemon::configured(&scene, RULES));
     stage.require_full(coverage.full);
     stage.govern();

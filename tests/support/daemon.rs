@@ -294,12 +294,13 @@ impl<'a> Daemon<'a> {
         start(&self.scene.net.a).clean_env().env("HOME", "/root").arg("--config").arg(self.config()).args(args)
     }
 
-    /// What `doctor --json` says of this kernel, whatever is required. `CARACAL_DOCTOR` names a file that has it already: in an
+    /// What `doctor --json` says of this kernel at the highest level that it takes, whatever is required. `CARACAL_DOCTOR` names a file that has it already: in an
     /// emulated machine it takes long.
     #[must_use]
     pub fn doctor(&self) -> String {
         let said = std::env::var_os("CARACAL_DOCTOR").and_then(|path| std::fs::read_to_string(path).ok());
-        said.filter(|text| !text.is_empty()).unwrap_or_else(|| self.command(&["doctor", "--json"]).ran().stdout)
+        said.filter(|text| !text.is_empty())
+            .unwrap_or_else(|| self.command(&["doctor", "--json", "--level", "full"]).ran().stdout)
     }
 
     /// The local CA's certificate, in a file that agents can read: for programs in an attached cgroup.

@@ -21,6 +21,7 @@ use crate::keeper::serve::serve;
 const EXAMPLES: &str = "Examples:
   sudo caracald attach                                            # for `caracald run`
   sudo caracald attach --cgroup my.slice/agent.service            # and a service that exists
+  sudo caracald attach --learn --cgroup my.slice/agent.service    # and let it pass while its policy is found out
   systemctl show -p ControlGroup my-agent.service                 # says where a service's cgroup is
 
 Without a configuration a starter one is written first: model providers under a small daily budget, and nothing else.";
@@ -51,6 +52,11 @@ pub struct AttachArgs {
     /// Undone by `detach`.
     #[arg(long, requires = "cgroup")]
     pub trust_system: bool,
+    /// Lift the host allow list for these cgroups and record what they reach, until they are detached: `detach` then prints the
+    /// policy that would have sufficed. Budgets stay in force. With `require = "full"` every unix socket outside is in reach
+    /// meanwhile, and recorded.
+    #[arg(long, requires = "cgroup")]
+    pub learn: bool,
     /// Print what was found and done as JSON, one line a cgroup.
     #[arg(long)]
     pub json: bool,
@@ -77,7 +83,8 @@ pub fn attach(args: AttachArgs, path: &Path) -> anyhow::Result<ExitCode> {
     }
     let mut config = settings(path)?;
     config.allow_degraded |= args.allow_degraded;
-    let options = AttachOptions { allow_degraded: config.allow_degraded, trust_system: args.trust_system };
+    let options =
+        AttachOptions { allow_degraded: config.allow_degraded, trust_system: args.trust_system, learn: args.learn };
     if let Ok(mut control) = Control::connect(&config) {
         if args.cgroup.is_empty() {
             anyhow::bail!("the daemon is running already: `caracald status` shows it");
@@ -120,8 +127,11 @@ pub fn detach(args: &DetachArgs, config: &Config) -> anyhow::Result<ExitCode> {
         );
     }
     for cgroup in &args.cgroup {
-        control.ask(&Request::Detach { cgroup: cgroup.clone() })?;
+        let released = control.ask(&Request::Detach { cgroup: cgroup.clone() })?;
         println!("released {}: its processes connect directly now", cgroup.display());
+        if released["learned"].is_object() {
+            super::run::print(&released["learned"]);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

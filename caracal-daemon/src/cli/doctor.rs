@@ -10,6 +10,7 @@ pub mod outside;
 mod print;
 pub mod vectors;
 
+use crate::config::Require;
 use crate::keeper::level::NEVER;
 use coverage::{Cover, Row};
 use host::Host;
@@ -20,13 +21,17 @@ use std::path::Path;
 /// Say what this kernel and this set-up can enforce, from live probes.
 ///
 /// Needs no daemon, and leaves nothing changed. As root it also tries each known way out of a cgroup: in a scratch cgroup
-/// and a network namespace with nothing in it, so nothing is sent. Exits 1 when something is missing, or
-/// cannot be told without root, without which nothing can be governed.
+/// and a network namespace with nothing in it, so nothing is sent. They are tried at the level that the configuration
+/// requires, so that what is printed is what would be in force. Exits 1 when something is missing, or cannot be told without
+/// root, without which that level is not reached: a daemon that requires it does not start here.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct DoctorArgs {
     /// Print JSON for scripts.
     #[arg(long)]
     pub json: bool,
+    /// Try at this level, whatever the configuration requires.
+    #[arg(long, value_name = "LEVEL")]
+    pub level: Option<Require>,
     /// One attempt, for doctor's own children.
     #[arg(long, hide = true, requires = "place")]
     pub attempt: Option<String>,
@@ -106,15 +111,26 @@ impl Hook {
 const AS_ROOT: &str = "ask as root: sudo caracald doctor";
 const IN_THE_HOST: &str = "ask as root of the host: in a container it takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN";
 
-/// Probes this host and prints the answer. Gives the exit code: 0, or 1 when something required is missing. `connections` are
-/// to be served at once; `ways` tries the ways out, or says why it cannot.
+/// What is asked of this host.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The level that is to be reached.
+    pub level: Require,
+    /// The one that the ways out are tried at: lower where the kernel does not take all programs of the other.
+    pub tried: Require,
+    /// Connections that are to be served at once.
+    pub connections: usize,
+}
+
+/// Probes this host and prints the answer. Gives the exit code: 0, or 1 when the level that is asked for is not reached. `ways`
+/// tries the ways out, or says why it cannot.
 ///
 /// # Errors
 /// When the answer cannot be written.
 pub fn run(
     args: &DoctorArgs,
     hooks: &[Hook],
-    connections: usize,
+    asked: &Asked,
     ways: impl FnOnce() -> Result<Vec<Row>, String>,
     out: &mut dyn Write,
 ) -> anyhow::Result<i32> {
@@ -122,24 +138,32 @@ pub fn run(
         return Ok(attempts::run(name, place, args.wait));
     }
     let mut checks = probe(hooks);
-    checks.push(descriptors::look(connections));
+    checks.push(descriptors::look(asked.connections));
     let tried = ways();
-    checks.extend(summaries(&tried));
+    checks.extend(summaries(&tried, asked.tried));
     let rows = tried.unwrap_or_else(|_| coverage::untried());
     if args.json {
         let never = NEVER.iter().map(|&(code, means)| Never { code, means }).collect();
-        let answer = Answer { enforceable: level(&checks), kernel: release(), checks: &checks, vectors: &rows, never };
+        let (enforceable, tried_at) = (level(&checks), asked.tried.name());
+        let answer = Answer { enforceable, tried_at, kernel: release(), checks: &checks, vectors: &rows, never };
         serde_json::to_writer_pretty(&mut *out, &answer)?;
         writeln!(out)?;
     } else {
-        print::answer(&checks, &rows, out)?;
+        print::answer(&checks, &rows, asked, out)?;
     }
-    Ok(i32::from(level(&checks) == "none"))
+    let reached = match level(&checks) {
+        "none" => false,
+        "network" => asked.level == Require::Network,
+        _ => true,
+    };
+    Ok(i32::from(!reached))
 }
 
 #[derive(Serialize)]
 struct Answer<'a> {
     enforceable: &'static str,
+    /// The level at which the ways out were tried. Below `full` more than `enforceable` says may be possible.
+    tried_at: &'static str,
     kernel: String,
     checks: &'a [Check],
     vectors: &'a [Row],
@@ -169,7 +193,7 @@ fn release() -> String {
 }
 
 /// One check for each level: whether every way out that belongs to it is closed under `attach`.
-fn summaries(tried: &Result<Vec<Row>, String>) -> [Check; 2] {
+fn summaries(tried: &Result<Vec<Row>, String>, at: Require) -> [Check; 2] {
     use vectors::Scope;
     [("ways out by own sockets", Scope::Network, Need::Required), ("ways out by others", Scope::Full, Need::Full)].map(
         |(name, scope, need)| {
@@ -192,7 +216,14 @@ fn summaries(tried: &Result<Vec<Row>, String>) -> [Check; 2] {
                 (false, _) => State::No,
                 (true, false) => State::Unknown,
             };
-            let remedy = if scope == Scope::Full { "see the table; `run` closes more" } else { "a newer kernel" };
+            let remedy = match (scope, at) {
+                (Scope::Full, Require::Network) => {
+                    "tried at the level network: `caracald doctor --level full` tries them where the kernel takes its programs; \
+                     `run` closes more"
+                }
+                (Scope::Full, Require::Full) => "see the table; `run` closes more",
+                _ => "a newer kernel",
+            };
             check(name, state, need, &found, remedy)
         },
     )

@@ -1,5 +1,7 @@
 //! `run`: a command as a governed agent, in the caller's own session, terminal, directory and environment.
 
+mod deputies;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
@@ -12,12 +14,13 @@ use clap::Args;
 use serde_json::Value;
 
 use super::control::{Control, ControlError};
-use super::spawn::{self, Cover, SpawnError, SpawnPlan, exit_code};
+use super::spawn::{self, Cover, SpawnError, SpawnPlan, Uncovered, exit_code};
 use super::trust;
 use crate::agent::CgroupId;
 use crate::config::Config;
 use crate::keeper::control::Request;
 use crate::keeper::govern::sanitise;
+use deputies::Deputies;
 
 const EXAMPLES: &str = "Examples:
   caracald run -- claude
@@ -30,15 +33,15 @@ the variables that make it trust the local CA. Its exit code is passed on.";
 /// Run a command as a governed agent.
 ///
 /// Everything that the command and its children send goes through the daemon: allowed hosts only, paid calls within the
-/// budgets. At its end it says what was spent and what was refused, with the lines for the configuration that would allow it.
+/// budgets. Sockets of helpers outside (docker, D-Bus, ssh and gpg agents, tmux) are hidden unless a `[[unix]]` rule names them. At its end it says what was spent and what was refused, with the lines for the configuration that would allow it.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct RunArgs {
     /// The agent's name, for policies, budgets and records; by default the command's.
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
-    /// Lift the host allow list for this run, record what was reached, and print the policy that would have sufficed.
-    /// Budgets stay in force.
+    /// Lift the host allow list for this run, record what was reached, and print the policy that would have sufficed. Sockets
+    /// of helpers are left in reach, and said. Budgets stay in force.
     #[arg(long)]
     learn: bool,
     /// No summary at the end.
@@ -47,20 +50,6 @@ pub struct RunArgs {
     /// The command.
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
-}
-
-/// Where the host's name caches answer for everybody. They would ask for names that the policy refuses; without them the C
-/// library asks our resolver.
-const NAME_CACHES: [&str; 4] = [
-    "/run/nscd/socket",
-    "/run/systemd/resolve/io.systemd.Resolve",
-    "/run/systemd/resolve/io.systemd.Resolve.Monitor",
-    "/run/avahi-daemon/socket",
-];
-
-/// Those that no `[[unix]]` rule gives to the agent.
-fn name_caches(config: &Config, agent: &str) -> impl Iterator<Item = PathBuf> {
-    NAME_CACHES.into_iter().filter(|path| !config.unix.iter().any(|rule| rule.names(agent, path))).map(PathBuf::from)
 }
 
 /// Runs the command.
@@ -79,7 +68,11 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let trust = trust::prepare(certificate.as_str().unwrap_or_default(), &inherited, &directory.0)?;
     let mut hide = vec![config.runtime_dir.clone(), config.state_dir.clone()];
     hide.extend(config.escrow.folder.clone());
-    hide.extend(name_caches(config, &name));
+    let deputies = Deputies::of(&config.unix, &name, &inherited);
+    hide.extend_from_slice(&deputies.caches);
+    if !args.learn {
+        hide.extend_from_slice(&deputies.withheld);
+    }
     let plan =
         SpawnPlan { argv: args.command.clone(), env: trust.apply(&inherited), covers: Cover::trust(&trust), hide };
     let prepared = match spawn::prepare(&plan) {
@@ -92,6 +85,7 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<ExitCode> {
         for limit in prepared.limits() {
             eprintln!("caracald: not covered: {limit}");
         }
+        say_deputies(&deputies, args.learn, prepared.limits());
     }
     let running = match prepared.release() {
         Ok(running) => running,
@@ -134,7 +128,19 @@ fn failed(error: &SpawnError) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(125))
 }
 
-fn print(summary: &Value) {
+/// Says which sockets of helpers the command does not find, or finds because it learns. What nothing could hide is among the
+/// limits.
+fn say_deputies(deputies: &Deputies, learn: bool, limits: &[Uncovered]) {
+    if deputies.withheld.is_empty() || limits.iter().any(|limit| matches!(limit, Uncovered::NoUserNamespace { .. })) {
+        return;
+    }
+    let said =
+        if learn { "left in reach while it learns, and hidden without --learn" } else { "hidden from the command" };
+    eprintln!("caracald: {said}, unless a [[unix]] rule names it: {}", deputies.list());
+}
+
+/// What an agent did, for people: at the end of `run`, and of an attached cgroup that learned.
+pub(in crate::cli) fn print(summary: &Value) {
     eprintln!("caracald: {}", summary["text"].as_str().unwrap_or("nothing was sent"));
     let refused = summary["refused"].as_array().map(Vec::as_slice).unwrap_or_default();
     for line in refused {

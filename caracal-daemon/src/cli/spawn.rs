@@ -115,7 +115,8 @@ impl std::fmt::Display for Uncovered {
             Uncovered::NoUserNamespace { why } => write!(
                 f,
                 "no private mounts ({why}): programs that clear their environment do not trust the local CA, and the \
-                 control socket and cgroup files stay visible; allow unprivileged user namespaces for caracald"
+                 control socket, cgroup files and sockets of helpers (docker, D-Bus, key agents) stay in reach; allow \
+                 unprivileged user namespaces for caracald"
             ),
             Uncovered::NoLandlockScopes { abi } => write!(
                 f,

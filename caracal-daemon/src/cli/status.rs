@@ -110,6 +110,9 @@ fn print(status: &Value, config: &Config) {
             }
             attach::trust(&agent["live"]["trust"]);
         }
+        for agent in agents.iter().filter(|agent| agent["learn"] == true) {
+            println!("agent {} learns: the host allow list is lifted for it", text(&agent["agent"]));
+        }
         for agent in agents.iter().filter(|agent| !agent["root_process"].is_null()) {
             println!(
                 "degraded: process {} of agent {} is root in the host's mount namespace and could remove the pins",

@@ -47,7 +47,7 @@ impl TryFrom<String> for Instance {
 }
 
 /// What the kernel must be able to enforce before an agent may start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Require {
     /// What the process's own IP sockets can send. AF_PACKET and AF_XDP, for whoever has CAP_NET_RAW as many containers do,
@@ -56,6 +56,17 @@ pub enum Require {
     Network,
     /// The other socket families, deputies, passed descriptors and unix sockets too.
     Full,
+}
+
+impl Require {
+    /// As the configuration has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Require::Network => "network",
+            Require::Full => "full",
+        }
+    }
 }
 
 /// `[listen]`: the loopback ports that the kernel redirects to, and where the daemon tells how it is.

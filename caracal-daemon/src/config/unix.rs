@@ -1,5 +1,5 @@
-//! `[[unix]]`: the unix sockets outside of an agent that it may reach. They bite with
-//! `require = "full"`; at `network` nothing asks for them.
+//! `[[unix]]`: the unix sockets outside of an agent that it may reach. They bite with `require = "full"`; at `network` only
+//! `run` asks for them, which hides known ones that no rule names.
 
 use super::problem::Found;
 use super::rules::AgentPattern;
@@ -38,6 +38,13 @@ impl UnixRule {
             None => socket == path,
         };
         self.is_for(agent) && self.sockets.iter().any(fits)
+    }
+
+    /// Whether it gives something in this directory to the agent of this name.
+    #[must_use]
+    pub fn names_below(&self, agent: &str, directory: &str) -> bool {
+        let below = |socket: &String| socket.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
+        self.is_for(agent) && self.sockets.iter().any(below)
     }
 }
 
@@ -89,6 +96,8 @@ mod tests {
         let rule: UnixRule =
             toml::from_str("agents = [\"db-*\"]\nsockets = [\"/run/a\", \"/run/nscd/*\"]").expect("a rule");
         assert!(rule.names("db-1", "/run/a") && rule.names("db-1", "/run/nscd/socket"));
+        assert!(rule.names_below("db-1", "/run") && rule.names_below("db-1", "/run/nscd"));
+        assert!(!rule.names_below("web", "/run") && !rule.names_below("db-1", "/run/n"));
         assert!(!rule.names("web", "/run/a") && !rule.names("db-1", "/run/a/b") && !rule.names("db-1", "/run/nscd"));
     }
 }

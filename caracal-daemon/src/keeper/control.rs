@@ -83,6 +83,9 @@ pub struct AttachOptions {
     pub allow_degraded: bool,
     /// Add the local CA to the host's store, for processes without a mount namespace of their own; undone by a detach.
     pub trust_system: bool,
+    /// Lift the host allow list, record what is reached, and say at the detach which policy would have sufficed.
+    #[serde(default)]
+    pub learn: bool,
 }
 
 /// The answer: a value, or why not.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use caracal_common::house::{READ_ONLY, SHUT};
 use serde_json::{Value, json};
 
+use super::cgroup_v1;
 use super::kernel::Kernel;
 use super::lsm::Lsm;
 use super::serve::Places;
@@ -18,7 +19,7 @@ pub struct Level {
     pub lacks: Option<String>,
     /// What is left uncovered: a stable code, and what it means.
     pub uncovered: Vec<(&'static str, &'static str)>,
-    /// It is not even `network`: this kernel refuses programs of that level.
+    /// It is not even `network`: this kernel refuses programs of that level, or sockets may leave their cgroup on it.
     pub degraded: bool,
 }
 
@@ -41,7 +42,7 @@ const CLOSES: [(&[&str], &str, &str); 6] = [
     (
         &["unix_stream_connect", "unix_may_send"],
         "unix_sockets",
-        "unix sockets of helpers outside: docker, systemd, D-Bus, ssh and gpg agents",
+        "unix sockets of helpers outside: docker, systemd, D-Bus, ssh and gpg agents (`run` hides those at known places)",
     ),
     (&["inode_permission"], "cgroup_moves", "moves out of the cgroup, by root"),
     (
@@ -87,9 +88,20 @@ const PARTS: [(&[&str], &str, &str); 6] = [
     ),
 ];
 
+/// What a controller of cgroup v1 opens, before Linux 5.15.
+const OLDER: (&str, &str) = (
+    "cgroup_v1_sockets",
+    "every socket of the host, once somebody sets a class or priority: it leaves its cgroup, and our programs",
+);
+
 /// What no level covers: codes, and what they mean.
-pub const NEVER: [(&str, &str); 4] = [
+pub const NEVER: [(&str, &str); 5] = [
     ("store_and_forward", "what an agent writes into files or logs that a service outside sends on"),
+    (
+        "key_upcalls",
+        "names that a helper of the host's looks up for a key (request_key, dns_resolver), where /sbin/request-key is \
+         installed; `run` refuses the call",
+    ),
     ("connected_unix_sockets", "unix sockets that were connected before the cgroup was attached"),
     (
         "namespace_root",
@@ -106,20 +118,27 @@ impl Level {
     /// What is in force now.
     #[must_use]
     pub fn of(kernel: &Kernel) -> Level {
-        Level::from(kernel.lsm(), kernel.refused())
+        Level::from(kernel.lsm(), kernel.refused(), cgroup_v1::unbinds())
     }
 
-    fn from(lsm: &Lsm, refused: &[(&'static str, String)]) -> Level {
+    fn from(lsm: &Lsm, refused: &[(&'static str, String)], older: Option<String>) -> Level {
         let proven = lsm.prove();
         let none = lsm.missing().is_empty() && proven.is_err();
         let misses = |hooks: &[&str]| none || lsm.missing().iter().any(|missing| hooks.contains(&missing.hook));
         let open = CLOSES.iter().filter(|(hooks, ..)| misses(hooks)).map(|(_, code, words)| (*code, *words));
-        let absent: Vec<String> =
-            refused.iter().map(|(name, why)| format!("the kernel refuses the program {name}: {why}")).collect();
+        let open_to_all = older.as_ref().map(|_| OLDER);
+        let absent: Vec<String> = older
+            .into_iter()
+            .chain(refused.iter().map(|(name, why)| format!("the kernel refuses the program {name}: {why}")))
+            .collect();
         let below = PARTS.iter().filter(|(programs, ..)| refused.iter().any(|(name, _)| programs.contains(name)));
         let below = below.map(|(_, code, words)| (*code, *words));
         let lacks = if absent.is_empty() { proven.err() } else { Some(absent.join("; ")) };
-        Level { lacks, uncovered: below.chain(open).chain(NEVER).collect(), degraded: !absent.is_empty() }
+        Level {
+            lacks,
+            uncovered: open_to_all.into_iter().chain(below).chain(open).chain(NEVER).collect(),
+            degraded: !absent.is_empty(),
+        }
     }
 
     /// `full`, `network` or, below that, `degraded`.
@@ -186,14 +205,24 @@ mod tests {
     fn a_kernel_without_a_program_of_network_is_degraded_and_says_what_is_open() {
         let pins = tempfile::tempdir().expect("a directory");
         let lsm = Lsm::not_required(pins.path()).expect("nothing to take off");
-        assert_eq!(Level::from(&lsm, &[]).name(), "network");
-        let level = Level::from(&lsm, &[("setsockopt", "no such hook".to_owned())]);
+        assert_eq!(Level::from(&lsm, &[], None).name(), "network");
+        let level = Level::from(&lsm, &[("setsockopt", "no such hook".to_owned())], None);
         assert_eq!(level.name(), "degraded");
         let sentence = level.sentence();
         assert!(sentence.contains("setsockopt: no such hook") && sentence.contains("multicast_joins"), "{sentence}");
         let named = |name: &&str| PARTS.iter().any(|(programs, ..)| programs.contains(name));
         let rest: Vec<_> = caracal_common::name::PROGRAMS.iter().filter(|name| !named(name)).collect();
         assert_eq!(rest, [&"connect4", &"connect6", &"sock_create", &"egress", &"sock_ops"], "each has a word");
+    }
+
+    #[test]
+    fn a_controller_that_takes_sockets_away_is_degraded_whatever_else_holds() {
+        let pins = tempfile::tempdir().expect("a directory");
+        let lsm = Lsm::not_required(pins.path()).expect("nothing to take off");
+        let level = Level::from(&lsm, &[], cgroup_v1::unbinding("5.10.0", Some("net_cls 3 1 1")));
+        let sentence = level.sentence();
+        assert!(level.name() == "degraded" && sentence.starts_with("level degraded (net_cls is in use"), "{sentence}");
+        assert!(sentence.contains("cgroup_v1_sockets"), "{sentence}");
     }
 
     /// By its name, a key of the configuration whose value is a secret's place.

@@ -167,7 +167,7 @@ fn check_level(config: &Config, kernel: &Kernel) -> Result<(), KeeperError> {
     if kernel.governed().next().is_none() {
         let _ = fs::remove_dir_all(Kernel::pin_directory(config.instance.as_str()));
     }
-    let required = if config.require == Require::Full { "full" } else { "network" };
+    let required = config.require.name();
     let lacks = level.lacks.as_deref().unwrap_or_default();
     let open: Vec<String> = level.uncovered.iter().map(|(code, words)| format!("\n  {code}: {words}")).collect();
     Err(KeeperError::Refused(format!(

@@ -71,8 +71,12 @@ impl Keeper<'_> {
                     // Once more: the data path has made its directories.
                     enrol(self.config, self.places, &mut self.governor.kernel());
                     self.tell_released();
-                    let wanted = cgroups.iter().cloned().chain(self.configured());
-                    let attached: Result<Vec<_>, _> = wanted.map(|cgroup| self.attach(&cgroup)).collect();
+                    // Only what the command line names learns by its word.
+                    let named = cgroups.iter().map(|cgroup| self.attach(cgroup, self.options));
+                    let options = AttachOptions { learn: false, ..self.options };
+                    let configured = self.configured();
+                    let configured = configured.iter().map(|cgroup| self.attach(cgroup, options));
+                    let attached: Result<Vec<_>, _> = named.chain(configured).collect();
                     let attached = match attached {
                         Ok(attached) => attached.into_iter().flatten().collect::<Vec<_>>(),
                         Err(why) => {
@@ -172,7 +176,7 @@ impl Keeper<'_> {
     }
 
     /// Attaches what was asked for; what an earlier keeper left attached is adopted already.
-    fn attach(&self, cgroup: &Path) -> Result<Option<serde_json::Value>, KeeperError> {
+    fn attach(&self, cgroup: &Path, options: AttachOptions) -> Result<Option<serde_json::Value>, KeeperError> {
         if self.governor.is_attached(cgroup) {
             return Ok(None);
         }
@@ -182,7 +186,7 @@ impl Keeper<'_> {
             .iter()
             .find(|entry| entry.cgroup.as_deref() == Some(cgroup))
             .map(|entry| entry.name.as_str());
-        self.governor.attach(cgroup, self.agent.or(name), self.options).map(Some).map_err(KeeperError::Refused)
+        self.governor.attach(cgroup, self.agent.or(name), options).map(Some).map_err(KeeperError::Refused)
     }
 
     /// Waits for a signal or for the child's end. True: stop.

@@ -3,7 +3,7 @@
 use crate::STAND_IN;
 use std::io::Read as _;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 use support::daemon::Cgroup;
@@ -18,7 +18,7 @@ const PORT: u16 = 7_001;
 pub(super) struct Outside {
     pub(super) scene: Scene,
     pub(super) program: PathBuf,
-    helpers: Vec<Child>,
+    _helpers: Vec<Helper>,
     sockets: String,
     free: Cgroup,
 }
@@ -34,10 +34,9 @@ impl Outside {
             }
         });
         let sockets = scene.home.path().join("helper").to_string_lossy().into_owned();
-        let mut outside = Outside { scene, program, helpers: Vec::new(), sockets, free: Cgroup::new() };
-        for (kind, name) in outside.unix() {
-            outside.serve(kind, &name);
-        }
+        let mut outside = Outside { scene, program, _helpers: Vec::new(), sockets, free: Cgroup::new() };
+        let serve = |(kind, name): (&str, String)| Helper::serve(&outside.scene, &outside.program, kind, &name);
+        outside._helpers = outside.unix().into_iter().map(serve).collect();
         outside
     }
 
@@ -52,15 +51,6 @@ impl Outside {
         ]
     }
 
-    fn serve(&mut self, kind: &str, name: &str) {
-        let run = self.scene.agent("python3").user(0).arg(&self.program).args(["0", "serve", kind, name]);
-        let mut child = run.spawn(Stdio::piped(), Stdio::inherit()).expect("a helper");
-        let mut line = [0; 6];
-        let out = child.stdout.as_mut().expect("its output");
-        out.read_exact(&mut line).expect("a helper that serves");
-        self.helpers.push(child);
-    }
-
     /// One attempt from within the cgroup, or joining it in its midst.
     pub(super) fn attempt(&self, cgroup: &Cgroup, uid: u32, vector: &Vector) -> Ran {
         let run = self.scene.agent("python3").user(0).limit(Duration::from_secs(30));
@@ -73,12 +63,25 @@ impl Outside {
     }
 }
 
-impl Drop for Outside {
+/// Somebody outside who repeats what he hears at a unix socket, as root.
+pub(crate) struct Helper(Child);
+
+impl Helper {
+    /// Gives it once it listens. `program` is `tier_b.py`.
+    pub(crate) fn serve(scene: &Scene, program: &Path, kind: &str, name: &str) -> Helper {
+        let run = scene.agent("python3").user(0).limit(Duration::from_secs(600)).arg(program);
+        let mut child = run.args(["0", "serve", kind, name]).spawn(Stdio::piped(), Stdio::inherit()).expect("a helper");
+        let mut line = [0; 6];
+        let out = child.stdout.as_mut().expect("its output");
+        out.read_exact(&mut line).expect("a helper that serves");
+        Helper(child)
+    }
+}
+
+impl Drop for Helper {
     fn drop(&mut self) {
-        for helper in &mut self.helpers {
-            let _gone = helper.kill();
-            let _gone = helper.wait();
-        }
+        let _gone = self.0.kill();
+        let _gone = self.0.wait();
     }
 }
 

@@ -75,14 +75,14 @@ impl Found {
 #[derive(Debug, Default)]
 pub(super) struct Coverage {
     ways: BTreeMap<String, BTreeMap<&'static str, String>>,
-    /// The kernel takes the programs of the level `full`, and `doctor` tried the ways at that level.
+    /// `doctor` tried the ways at the level `full`, as it does where it is asked to and the kernel takes all its programs.
     pub(super) full: bool,
 }
 
 impl Coverage {
     pub(super) fn ask(daemon: &Daemon<'_>) -> Coverage {
         let value: Value = serde_json::from_str(&daemon.doctor()).unwrap_or_default();
-        let full = value["enforceable"] == "full";
+        let full = value["tried_at"] == "full";
         let mut all = BTreeMap::new();
         for row in value["vectors"].as_array().into_iter().flatten() {
             let state = |key: &'static str| (key, row[key].as_str().unwrap_or_default().to_owned());

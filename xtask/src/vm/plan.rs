@@ -8,8 +8,9 @@ use clap::ValueEnum;
 use super::suite::{Kernel, SUITES};
 use crate::report::Case;
 
-/// Tests of `escape` for a run that has to be short: every way out, and what the level `full` says on this kernel.
-const SHORT: &[&str] = &["vectors::", "tier_b::what_is_required"];
+/// Tests of `escape` for a run that has to be short: every way out, what the level `full` says on this kernel, and what a
+/// controller of cgroup v1 does to it.
+const SHORT: &[&str] = &["vectors::", "tier_b::what_is_required", "older_cgroups::"];
 /// As whom a short run tries the ways out, by the kernel's place among [`SUITES`].
 const TURNS: [&str; 4] = ["root", "user", "userns", "root"];
 /// The kernel that a short run boots with systemd as PID 1.
@@ -106,6 +107,13 @@ pub(super) struct Selection {
     pub(super) tries: Option<&'static str>,
 }
 
+impl Selection {
+    /// Whether tests of this name are among them.
+    pub(super) fn chooses(&self, name: &str) -> bool {
+        self.words.is_empty() || self.words.iter().any(|word| word.contains(name) || name.contains(word.as_str()))
+    }
+}
+
 impl Boot {
     /// The tests of the contract that are not run in this machine, as one case.
     pub(super) fn left_out(&self, tests: &[String], depth: Depth) -> Option<Case> {
@@ -180,6 +188,11 @@ mod tests {
         assert_eq!(count(Depth::Short, &[]), [Some(2), Some(3)]);
         assert_eq!(count(Depth::Long, &[]), [None, None, Some(3), Some(3), None]);
         assert_eq!(count(Depth::Short, &["live::two".into()]), [Some(2), Some(3)]);
+        let chosen = |words: &[&str]| {
+            let words = words.iter().map(ToString::to_string).collect();
+            Selection { words, tries: None }.chooses("older_cgroups::")
+        };
+        assert!(chosen(&[]) && chosen(SHORT) && chosen(&["older"]) && !chosen(&["live::two"]));
         assert!(
             boots(&kernel, Depth::Short, &[])
                 .iter()

@@ -9,7 +9,9 @@ pub(super) fn attached(value: &Value, json: bool) {
         println!("{value}");
         return;
     }
-    println!("attached {} as agent {}", text(&value["cgroup"]), text(&value["agent"]));
+    let learns =
+        if value["learn"] == true { "; it learns until it is detached: the host allow list is lifted" } else { "" };
+    println!("attached {} as agent {}{learns}", text(&value["cgroup"]), text(&value["agent"]));
     let live = &value["live"];
     if let Some(table) = sockets(live) {
         println!("{table}");

@@ -32,6 +32,7 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("loopback_udp", sockets::loopback_udp),
     ("inbound", sockets::inbound),
     ("join", sockets::join),
+    ("older_cgroup", sockets::older_cgroup),
     ("inherited_socket", foreign::inherited_socket),
     ("inherited_listener", foreign::inherited_listener),
     ("passed_socket", foreign::passed_socket),

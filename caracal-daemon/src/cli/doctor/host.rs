@@ -2,6 +2,7 @@
 //! unknown, never there and never absent.
 
 use super::{Check, Need, State, check};
+use crate::keeper::cgroup_v1;
 use std::path::Path;
 
 /// Where the kernel shows itself. Another root than `/` is for tests.
@@ -27,7 +28,7 @@ impl Host<'_> {
             self.kernel(),
             cgroup2(&mounts),
             self.bpffs(&mounts),
-            self.v1_network(&mounts),
+            self.v1_network(),
             self.btf(),
             self.bpf_lsm(&mounts),
             self.unprivileged_bpf(),
@@ -57,18 +58,18 @@ impl Host<'_> {
         check("bpffs", state(supported), Need::Required, found, "a kernel with CONFIG_BPF_SYSCALL")
     }
 
-    /// Before 5.15 these controllers take a socket out of its v2 cgroup.
-    fn v1_network(&self, mounts: &str) -> Check {
-        let mut found = mounts_of(mounts, "cgroup")
-            .filter(|(_, options)| options.split(',').any(|o| o == "net_cls" || o == "net_prio"));
-        let remedy = "unmount it, or boot with cgroup_no_v1=net_cls,net_prio, or use Linux 5.15 or later";
-        match found.next() {
-            None => check("net_cls and net_prio", State::Yes, Need::Required, "not mounted", ""),
-            Some((at, _)) => {
-                let harmless = self.version().map(|version| version >= (5, 15));
-                let seen = format!("mounted at {at}{}", if harmless == Some(true) { ", harmless here" } else { "" });
-                check("net_cls and net_prio", state(harmless), Need::Required, &seen, remedy)
+    /// Before 5.15 these controllers take a socket out of its v2 cgroup; the keeper asks the same.
+    fn v1_network(&self) -> Check {
+        let line = |state, found: &str| check("net_cls and net_prio", state, Need::Required, found, cgroup_v1::REMEDY);
+        let list = self.read("proc/cgroups");
+        let told =
+            self.version().is_some() && (list.is_some() || cgroup_v1::keeps_sockets(&self.release) == Some(true));
+        match cgroup_v1::unbinding(&self.release, list.as_deref()) {
+            Some(why) => line(if told { State::No } else { State::Unknown }, &why),
+            None if cgroup_v1::keeps_sockets(&self.release) == Some(true) => {
+                line(State::Yes, "harmless from Linux 5.15 on")
             }
+            None => line(State::Yes, "not in use"),
         }
     }
 
@@ -224,13 +225,19 @@ pub(super) mod tests {
 
     #[test]
     fn a_hybrid_host_and_the_old_controllers() {
-        let mounts = "cgroup /sys/fs/cgroup/net_cls cgroup rw,net_cls,net_prio 0 0\n\
+        let mounts = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\nbpf /b bpf rw 0 0\n";
-        let checks = host("5.10.3", &with("proc/self/mounts", mounts), 0);
+        let hybrid = with("proc/self/mounts", mounts);
+        let of = |release: &str, list: &'static str| {
+            let files: Vec<_> = hybrid.iter().copied().chain([("proc/cgroups", list)]).collect();
+            host(release, &files, 0)
+        };
+        let checks = of("5.10.3", "net_cls\t4\t1\t1\n");
         assert_eq!(find(&checks, "cgroup v2").found, "hybrid, at /sys/fs/cgroup/unified");
-        assert_eq!(find(&checks, "net_cls and net_prio").state, State::No);
-        let checks = host("5.15.0", &with("proc/self/mounts", mounts), 0);
-        assert_eq!(find(&checks, "net_cls and net_prio").state, State::Yes);
+        assert_eq!((find(&checks, "net_cls and net_prio").state, level(&checks)), (State::No, "none"));
+        assert_eq!(find(&of("5.10.3", "net_cls\t0\t1\t1\n"), "net_cls and net_prio").state, State::Yes);
+        assert_eq!(find(&of("5.15.0", "net_cls\t4\t1\t1\n"), "net_cls and net_prio").state, State::Yes);
+        assert_eq!(find(&host("5.10.3", &hybrid, 0), "net_cls and net_prio").state, State::Unknown);
     }
 
     pub(in crate::cli::doctor) fn find<'a>(checks: &'a [Check], name: &str) -> &'a Check {

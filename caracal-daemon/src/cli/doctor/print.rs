@@ -1,12 +1,13 @@
 //! The answer for people: a line for each way out, a line for each check, and the level in a sentence.
 
 use super::coverage::{Cover, Row};
-use super::{Check, Need, State, level};
+use super::{Asked, Check, Need, State, level};
+use crate::config::Require;
 use crate::keeper::level::NEVER;
 use std::io::Write;
 
-pub(super) fn answer(checks: &[Check], rows: &[Row], out: &mut dyn Write) -> std::io::Result<()> {
-    ways(rows, out)?;
+pub(super) fn answer(checks: &[Check], rows: &[Row], asked: &Asked, out: &mut dyn Write) -> std::io::Result<()> {
+    ways(rows, asked, out)?;
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
@@ -40,15 +41,36 @@ pub(super) fn answer(checks: &[Check], rows: &[Row], out: &mut dyn Write) -> std
         }
         _ => "This host can enforce nothing yet: see the lines marked NO and ? that are always needed.",
     };
+    match (asked.level, level(checks)) {
+        (Require::Full, "none" | "network") => {
+            writeln!(
+                out,
+                "A daemon with require = \"full\" does not start here; what is printed is the level network."
+            )?;
+        }
+        (Require::Network, "network") if !checks.iter().any(lacks_full) => {
+            writeln!(
+                out,
+                "Its kernel takes the programs of full: `caracald doctor --level full` tries what that closes."
+            )?;
+        }
+        _ => {}
+    }
     let never: Vec<&str> = NEVER.iter().map(|(_, means)| *means).collect();
     writeln!(out, "{says}\nNo level covers: {}.", never.join("; "))
 }
 
+/// A program or a property that the level `full` needs and that is not there.
+fn lacks_full(check: &Check) -> bool {
+    check.need == Need::Full && check.state != State::Yes && check.name != "ways out by others"
+}
+
 /// The coverage table: a line for each way out.
-fn ways(rows: &[Row], out: &mut dyn Write) -> std::io::Result<()> {
+fn ways(rows: &[Row], asked: &Asked, out: &mut dyn Write) -> std::io::Result<()> {
     if rows.iter().all(|row| row.attach == Cover::Unknown) {
         return Ok(());
     }
+    writeln!(out, "Ways out, tried at the level {}:\n", asked.tried.name())?;
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     table.set_header(["way out", "class", "attach", "run", "refused by, or would be closed by"]);

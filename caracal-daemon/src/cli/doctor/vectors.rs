@@ -144,7 +144,7 @@ pub const VECTORS: &[Vector] = &[
     residual("spooled_job", 17, &["file"], LATER),
     network("socket_before_unshare", 18, &["tcp", "udp"], CONNECT),
     network("namespace_with_cable", 18, &["tcp", "udp", "udp_connected"], CONNECT),
-    network("cgroup_v1_net_cls", 19, &["udp", "udp_connected"], SENDMSG),
+    network("cgroup_v1_net_cls", 19, &["older_cgroup"], crate::keeper::cgroup_v1::REMEDY),
     network("bpf_child_program", 20, &["udp", "udp_connected"], SENDMSG),
     network("bpf_prog_detach", 21, &["prog_detach"], "links, which PROG_DETACH does not reach"),
     network("igmp_join", 22, &["join"], "setsockopt"),

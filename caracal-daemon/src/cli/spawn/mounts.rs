@@ -3,7 +3,7 @@
 //! in it goes with its last process. Refuses nothing: what does not exist, or what this user cannot reach, is left out.
 
 use super::{Cover, SpawnPlan};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -37,8 +37,13 @@ pub enum Step {
         /// The mount's other flags, which a user namespace may not clear.
         keep: libc::c_ulong,
     },
-    /// An empty read-only directory appears at `target`.
+    /// An empty read-only directory appears at `target`, if there is still one.
     Empty {
+        /// Where.
+        target: CString,
+    },
+    /// `/dev/null` appears at `target`, if there is still something.
+    Nothing {
         /// Where.
         target: CString,
     },
@@ -80,9 +85,7 @@ impl Namespace {
             }
         }
         let bpf = mounts.iter().filter(|mount| mount.kind == b"bpf").map(|mount| &mount.point);
-        for path in plan.hide.iter().chain(bpf) {
-            hide(&mut steps, path);
-        }
+        hide(&mut steps, plan.hide.iter().chain(bpf));
         let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
         let maps = (!root).then(|| (format!("{uid} {uid} 1").into_bytes(), format!("{gid} {gid} 1").into_bytes()));
         Ok(Namespace { steps, maps })
@@ -122,12 +125,20 @@ pub fn stale_cover(plan: &SpawnPlan) -> io::Result<Option<PathBuf>> {
     Ok(covered(plan).map(|(_, target)| target).find(|target| stale(&all, target) > 0))
 }
 
-fn hide(steps: &mut Vec<Step>, path: &Path) {
-    let Ok(path) = std::fs::canonicalize(path) else { return };
-    if path.is_dir() {
-        steps.extend(c_path(&path).map(|target| Step::Empty { target }));
-    } else {
-        bind(steps, Path::new("/dev/null"), &path);
+/// Each once: in a directory that is hidden there is nothing left to hide.
+fn hide<'a>(steps: &mut Vec<Step>, paths: impl Iterator<Item = &'a PathBuf>) {
+    // A directory comes before what is in it.
+    let paths: BTreeSet<PathBuf> = paths.filter_map(|path| std::fs::canonicalize(path).ok()).collect();
+    let mut gone: Option<&Path> = None;
+    for path in &paths {
+        if gone.is_some_and(|gone| path.starts_with(gone)) {
+            continue;
+        }
+        let directory = path.is_dir();
+        steps.extend(
+            c_path(path).map(|target| if directory { Step::Empty { target } } else { Step::Nothing { target } }),
+        );
+        gone = directory.then_some(path).map(PathBuf::as_path).or(gone);
     }
 }
 

@@ -63,7 +63,8 @@ impl Governor {
                 cgroup.path
             ));
         }
-        let agent = Agent { name: Arc::from(name), cgroup: cgroup.id, path: cgroup.path.clone(), uid: 0, learn: false };
+        let agent =
+            Agent { name: Arc::from(name), cgroup: cgroup.id, path: cgroup.path.clone(), uid: 0, learn: options.learn };
         {
             let mut kernel = self.kernel();
             kernel.govern(&cgroup).map_err(|error| error.to_string())?;
@@ -93,9 +94,12 @@ impl Governor {
             }
         };
         let told = self.order(&Order::Admit(agent.clone()));
-        let mut value = json!({ "agent": &*agent.name, "cgroup": cgroup.path, "id": cgroup.id });
+        let mut value = json!({ "agent": &*agent.name, "cgroup": cgroup.path, "id": cgroup.id, "learn": agent.learn });
         let degraded = root.map(|pid| format!(", degraded: process {pid} is root in the host's mount namespace"));
-        let message = format!("attached agent {}{}; {}", agent.name, degraded.unwrap_or_default(), report.summary());
+        let learns =
+            if agent.learn { ", which learns: the host allow list is lifted for it until it is detached" } else { "" };
+        let message =
+            format!("attached agent {}{learns}{}; {}", agent.name, degraded.unwrap_or_default(), report.summary());
         let _ = self.order(&Order::Lifecycle(message));
         {
             let mut governed = self.governed();
@@ -135,7 +139,7 @@ impl Governor {
         self.hierarchy.open(path).is_ok_and(|cgroup| self.governed().contains_key(&cgroup.id))
     }
 
-    /// Releases an attached cgroup.
+    /// Releases an attached cgroup. Of one that learned the answer has what `run` says at its end.
     ///
     /// # Errors
     /// When it is not governed.
@@ -156,12 +160,15 @@ impl Governor {
         }
         self.live.detach(&self.kernel, &cgroup)?;
         let _ = std::fs::remove_dir(cgroup.absolute.join(canary::LEAF));
+        let learned = released.as_ref().is_some_and(|(_, one)| one.agent.learn);
+        let learned = learned.then(|| self.order(&Order::Summary(cgroup.id)));
+        let learned = learned.map(|told| told.unwrap_or_else(|why| json!({ "text": format!("no summary: {why}") })));
         let name = released.map(|(_, one)| one.agent.name);
         self.register();
         self.open_inbound();
         let _ = self.order(&Order::Dismiss(cgroup.id));
         let _ = self.order(&Order::Lifecycle(format!("released agent {}", name.as_deref().unwrap_or("?"))));
-        Ok(json!({ "cgroup": cgroup.path }))
+        Ok(json!({ "cgroup": cgroup.path, "learned": learned }))
     }
 
     /// Takes over what an earlier keeper governed: leaves of the slice that are still populated, and attached cgroups.
@@ -187,7 +194,8 @@ impl Governor {
                     if !leaf {
                         self.live.adopt(id);
                     }
-                    let options = AttachOptions { allow_degraded: self.allow_degraded, trust_system: false };
+                    let options =
+                        AttachOptions { allow_degraded: self.allow_degraded, trust_system: false, learn: agent.learn };
                     self.governed().insert(id, Governed { agent, cgroup, leaf, options });
                 }
                 _ => {

@@ -10,6 +10,7 @@ use super::Governor;
 use crate::agent::{Agent, CgroupId};
 use crate::keeper::canary::{self, Canary};
 use crate::keeper::cgroup::Cgroup;
+use crate::keeper::cgroup_v1;
 use crate::keeper::control::AttachOptions;
 use crate::keeper::order::{Answer, Order};
 use crate::keeper::serve::mount_bpffs;
@@ -68,6 +69,11 @@ impl Governor {
     /// Looks at every tree once.
     pub fn look_at_programs(&self) {
         let (mut faults, mut notes) = (BTreeSet::new(), BTreeSet::new());
+        // Before the first class is set nothing has left yet; afterwards the canary gets out.
+        match cgroup_v1::unbinds() {
+            Some(why) if self.allow_degraded => drop(notes.insert(format!("{why} (degraded)"))),
+            why => faults.extend(why),
+        }
         for tree in self.trees() {
             let opened = match &tree.agent {
                 None => self.hierarchy.make(&tree.path).map_err(|error| error.to_string()),

@@ -64,7 +64,8 @@ pub(super) fn devices(scene: &Scene, dir: &Path) {
     scene.net.a.shell(settings).expect("settings of a namespace");
 }
 
-/// A cgroup v1 with net_cls that is the user's, where the kernel has it and it is harmless (from 5.15 on).
+/// A cgroup v1 with net_cls that is the user's, where the kernel has it and it is harmless (from 5.15 on). Before, no daemon
+/// starts beside it, which `older_cgroups` tries.
 pub(super) fn older_hierarchy(scene: &Scene, dir: &Path) {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|word| word.parse::<u32>().ok());

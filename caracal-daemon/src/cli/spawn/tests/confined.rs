@@ -44,6 +44,38 @@ fn calls_that_pass_hooks_by_are_refused() {
     ));
 }
 
+/// request_key can have a helper of the host's look a name up (`dns_resolver`), for the caller and outside of every cgroup of
+/// ours: it is refused, whatever it asks for. add_key and keyctl start nobody: an agent's own keyrings work as ever.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn no_key_is_asked_of_the_hosts_helper() {
+    let script = |refused: bool| {
+        python(&format!(
+            "import ctypes, errno\n\
+             c = ctypes.CDLL(None, use_errno=True)\n\
+             def call(*a):\n\
+             \x20   r = c.syscall(*a); return errno.errorcode.get(ctypes.get_errno(), 'ok') if r < 0 else 'ok'\n\
+             add = call(248, b'user', b'caracal', b'x', 1, -1)\n\
+             ring = call(250, 0, -1, 1)\n\
+             asked = [call(249, kind, b'caracal-absent', info, 0) for kind in (b'dns_resolver', b'user') for info in {}]\n\
+             print(add, ring, asked)\n\
+             raise SystemExit(not ({} and ('ENOSYS' in (add, ring)) == (add == ring == 'ENOSYS')))",
+            // Without a word for the helper none is started, and nothing leaves this host.
+            if refused { "(None, b'')" } else { "(None,)" },
+            if refused { "asked == ['ENOSYS'] * 4" } else { "'ENOSYS' not in asked" }
+        ))
+    };
+    passes(&script(true));
+    // Without the filter the same calls reach the kernel, where it has keys at all.
+    let free = |job: &Job| {
+        let argv: Vec<&str> = job.argv.iter().map(String::as_str).collect();
+        let out = Command::new(argv[0]).args(&argv[1..]).output().unwrap();
+        (out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned())
+    };
+    let (reached, said) = free(&script(false));
+    assert!(reached || said.starts_with("ENOSYS"), "{said}");
+}
+
 /// A 32-bit call has another number for everything: its process ends.
 #[test]
 #[cfg(target_arch = "x86_64")]
