@@ -140,8 +140,10 @@ impl Host {
                 )
             }
         };
-        // A UUIDv7: the ledger reads only its first 48 bits.
-        let id = format!("{:08x}-{:04x}-7000-8000-{:012x}", self.ms >> 16, self.ms & 0xffff, self.next);
+        // A UUIDv7: the ledger reads only its first 48 bits. No two hosts write the same one.
+        let own = self.id.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+        let (time, own) = ((self.ms >> 16, self.ms & 0xffff), ((own >> 12) & 0xfff, own & 0xfff));
+        let id = format!("{:08x}-{:04x}-7{:03x}-8{:03x}-{:012x}", time.0, time.1, own.0, own.1, self.next);
         let record = format!(
             r#"{{"specversion":"1.0","caracalschema":2,"sequence":"{:020}","caracalprev":"{}","type":"caracal.{kind}.v1","id":"{id}","source":"/caracal/{}","time":"{now}","datacontenttype":"application/json","data":{{{data}}}}}"#,
             self.next,

@@ -7,7 +7,9 @@ use crate::plane::{Plane, now, text};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
+use support::daemon::caracald;
 use support::report;
 use support::served::Served;
 
@@ -59,6 +61,7 @@ fn logs_are_served_asked_made_again_and_signed_by_new_keys() {
 
         let rebuilt = made_again(&plane, wrote);
         asked(&plane, wrote);
+        proven(&plane);
         served(&plane);
 
         // New keys for one log, under its running worker.
@@ -189,6 +192,42 @@ fn asked(plane: &Plane, wrote: u64) {
     assert_eq!((ask(&["--until", "2020-01-01"]).len(), ask(&["--since", "2025-01-01", "--limit", "9"]).len()), (0, 9));
     let table = plane.caracald(&["ledger", "query", "--fleet", "--limit", "5"]);
     assert!(table.contains("host-") || table.contains("late"), "{table}");
+}
+
+/// A record of each log by its id and by its index: the receipt holds with that log's public keys alone, and with no other's.
+fn proven(plane: &Plane) {
+    let said = plane.caracald(&["ledger", "query", "--fleet", "--json"]);
+    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let text_of = |value: &Value| value.as_str().expect("text").to_owned();
+    for partition in 0..plane.partitions {
+        let log = format!("test-{partition}");
+        let mut its = lines.iter().rev().filter(|line| line["log"] == log.as_str());
+        let line = its.find(|line| line["index"].as_u64() > Some(300));
+        let line = line.unwrap_or_else(|| panic!("{log} has more than a bundle"));
+        let (id, index) = (text_of(&line["record"]["id"]), line["index"].to_string());
+        let receipt = plane.caracald(&["ledger", "prove", "--fleet", &id]);
+        assert_eq!(plane.caracald(&["ledger", "prove", "--log", &log, &index]), receipt, "by its index");
+        assert_eq!(plane.caracald(&["ledger", "prove", "--log", &log, &id]), receipt, "by its id in its log");
+        assert!(!plane.agrees(&["ledger", "prove", "--log", &format!("test-{}", 1 - partition), &id]), "not its log");
+        let path = plane.file("receipt", &receipt);
+        // The keys and the receipt are all that it takes: no configuration, no database.
+        let holds = |receipt: &Path, of: i32| {
+            let keys = plane.file("receipt.pub", &plane.log_keys(of));
+            let bare = plane.file("bare.toml", "");
+            let words = ["ledger", "verify", "--receipt", text(receipt), "--public-key", text(&keys)];
+            let said = Command::new(caracald()).arg("--config").arg(bare).args(words).output().expect("it runs");
+            said.status.success()
+        };
+        assert!(holds(&path, partition), "{receipt}");
+        assert!(!holds(&path, 1 - partition), "the other log's keys");
+        // Another record in its place.
+        let other = plane.caracald(&["ledger", "prove", "--log", &log, "0"]);
+        let record = |receipt: &str| receipt.lines().nth(1).expect("a record").to_owned();
+        let forged = plane.file("forged", &receipt.replace(&record(&receipt), &record(&other)));
+        assert!(!holds(&forged, partition), "another record");
+    }
+    assert!(!plane.agrees(&["ledger", "prove", "--fleet", "3"]), "an index is of one log");
+    assert!(!plane.agrees(&["ledger", "prove", "--log", "test-2", "3"]), "there is no such log");
 }
 
 /// Both logs over HTTP: our audit, and judges that nobody here wrote.
