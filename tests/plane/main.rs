@@ -20,6 +20,7 @@ mod restored;
 mod speed;
 mod units;
 mod usage;
+mod versions;
 
 /// The report's name.
 const SUBJECT: &str = "plane";
