@@ -17,6 +17,7 @@ mod log;
 mod metrics;
 mod plane;
 mod restored;
+mod silent;
 mod speed;
 mod units;
 mod usage;
