@@ -22,6 +22,7 @@ mod speed;
 mod units;
 mod usage;
 mod versions;
+mod view;
 
 /// The report's name.
 const SUBJECT: &str = "plane";
