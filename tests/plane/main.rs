@@ -17,6 +17,7 @@ mod log;
 mod metrics;
 mod plane;
 mod restored;
+mod setups;
 mod silent;
 mod speed;
 mod units;
