@@ -29,7 +29,9 @@ pub enum By {
     Tool,
     /// By the host that was called. Reads every record, and the agents' detail keys.
     Host,
-    /// By hour, UTC. Reads every record.
+    /// By minute, UTC. Reads every record; of the fleet, the last two days.
+    Minute,
+    /// By hour, UTC. Reads every record; of the fleet, the last 62 days.
     Hour,
     /// By day, UTC.
     Day,
@@ -47,6 +49,7 @@ impl By {
             By::Model => "model",
             By::Tool => "tool",
             By::Host => "host",
+            By::Minute => "minute",
             By::Hour => "hour",
             By::Day => "day",
             By::Month => "month",
@@ -56,7 +59,7 @@ impl By {
     /// Whether the sums by day do not tell, so that every record is read.
     #[must_use]
     pub fn needs_records(self) -> bool {
-        matches!(self, By::Host | By::Hour)
+        matches!(self, By::Host | By::Minute | By::Hour)
     }
 
     fn of(self, about: &About) -> String {
@@ -69,6 +72,7 @@ impl By {
             By::Tool if key.provider == "mcp" => key.model.clone(),
             By::Tool => String::new(),
             By::Host => about.host.clone(),
+            By::Minute => time(16),
             By::Hour => time(13),
             By::Day => time(10),
             By::Month => time(7),
@@ -195,6 +199,50 @@ impl Sums {
 mod tests {
     use super::*;
     use crate::money::NanoUsd;
+
+    /// A call's charge; its details can be read where there is a `host`.
+    fn charged((provider, model): (&'static str, &str), time: &str, host: Option<&str>) -> Charged {
+        use crate::event::write::tests::{paid, scribe};
+        let mut draft = paid(crate::event::Kind::Outcome, uuid::Uuid::from_u128(7));
+        let at: jiff::Timestamp = time.parse().expect("a time");
+        draft.at = crate::clock::UnixNanos(u64::try_from(at.as_nanosecond()).expect("after 1970"));
+        (draft.data.provider, draft.data.model) = (Some(provider), Some(model.into()));
+        let ((_dir, scribe), mut bytes) = (scribe(), Vec::new());
+        scribe.seal(&draft).expect("sealed").place(1, &[0; 32], &mut bytes);
+        let record = crate::event::Record::parse(&bytes).expect("a record");
+        Charged {
+            leaf: 1,
+            charge: crate::ledger::corrections::Charge::of(record).expect("a charge"),
+            detail: host.map(|host| crate::event::Detail { host: Some(host.into()), ..Default::default() }),
+            corrections: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn charges_are_summed_by_what_only_records_tell() {
+        let (gpt, tool) = (("openai", "gpt-5"), ("mcp", "desk/search"));
+        let all = [
+            charged(gpt, "2026-11-24T10:05:59.999Z", Some("api.openai.com")),
+            charged(gpt, "2026-11-24T10:06:00Z", Some("proxy.example")),
+            charged(gpt, "2026-11-24T11:00:00Z", None),
+            charged(tool, "2026-11-24T11:59:59Z", Some("mcp.example")),
+        ];
+        let sums = |by: &[By]| {
+            let mut sums = Sums::new(by);
+            all.iter().for_each(|one| sums.add_charge(one));
+            sums.rows().map(|(key, spend)| (key.join(" "), spend.cost.0, spend.calls)).collect::<Vec<_>>()
+        };
+        let row = |key: &str, calls: u64| (key.to_owned(), calls * 1_234, calls);
+        assert_eq!(
+            sums(&[By::Host]),
+            [row("", 1), row("api.openai.com", 1), row("mcp.example", 1), row("proxy.example", 1)],
+            "without a detail key the host is not known, and the money is there"
+        );
+        assert_eq!(sums(&[By::Hour]), [row("2026-11-24T10", 2), row("2026-11-24T11", 2)]);
+        assert_eq!(sums(&[By::Day, By::Minute]).first(), Some(&row("2026-11-24 2026-11-24T10:05", 1)));
+        assert_eq!(sums(&[By::Tool]), [row("", 3), row("desk/search", 1)], "a model is no tool");
+        assert_eq!(sums(&[By::Hour, By::Tool]).last(), Some(&row("2026-11-24T11 desk/search", 1)));
+    }
 
     #[test]
     fn sums_are_by_what_is_asked() {

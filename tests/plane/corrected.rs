@@ -77,6 +77,18 @@ fn corrected(scene: &Scene) -> Map<String, Value> {
     let agreed = reconcile(&plane, &file, &[]);
     assert_eq!(agreed.0, Some(0), "{}", agreed.1);
 
+    // What only the records tell.
+    let rows = |by: &str| daemon.json(&["spend", "--by", by]).as_array().expect("rows").clone();
+    let of = |rows: &[Value], name: &str| rows.iter().filter_map(|row| row[name].as_u64()).sum::<u64>();
+    let (hosts, hours, minutes) = (rows("host"), rows("hour"), rows("minute"));
+    assert!(hosts.len() == 1 && hosts[0]["host"] == "api.openai.com", "{hosts:?}");
+    for (rows, key, digits) in [(&hosts, "host", 14), (&hours, "hour", 13), (&minutes, "minute", 16)] {
+        assert_eq!((of(rows, "charged"), of(rows, "credited")), (right.charged, right.credited), "by {key}");
+        assert!(rows.iter().all(|row| row[key].as_str().is_some_and(|text| text.len() == digits)), "{rows:?}");
+    }
+    let tools = rows("tool");
+    assert!(tools.len() == 1 && tools[0]["tool"] == "", "no tool was called: {tools:?}");
+
     // Redis loses all that it had: the view is made from the ledger again, corrections and all.
     plane.redis(&["FLUSHALL"]);
     same(&plane, right);

@@ -86,8 +86,25 @@ fn what_is_no_hosts_chain_is_an_incident_and_can_be_sent_again() {
         let more = run(&mut late, &mut dice, 2);
         send(&late.message(&more));
         plane.settled(20 + 1 + 2);
-        plane.caracald(&["dlq", "redrive", "--code", "unknown_host"]);
+        let places = places(&plane);
+        let place = places["unknown_host"].as_str();
+        let shown = plane.caracald(&["dlq", "show", place]);
+        assert!(shown.contains("\"host\":\"late\"") && shown.contains("caracal-head-sequence: 4"), "{shown}");
+        let payload = String::from_utf8(late.message(&early).payload).expect("text");
+        assert!(shown.contains(&payload.escape_debug().to_string()), "the message as it came\n{shown}");
+        for wrong in [&["dlq", "show", "0/999"][..], &["dlq", "redrive", place, "0/999"], &["dlq", "redrive"]] {
+            assert!(!plane.agrees(wrong), "{wrong:?}: there is no such message");
+        }
+        let topic = plane.count("SELECT next_offset FROM logs");
+        // One by its place, and what is dead for good is dead again.
+        let said = plane.caracald(&["dlq", "redrive", place, places["malformed"].as_str()]);
+        assert!(said.contains("2 messages"), "{said}");
         plane.settled(20 + 1 + 2 + 5);
+        until("both came", PATIENCE, || plane.count("SELECT next_offset FROM logs") == topic + 2).expect("two");
+        assert_eq!(plane.count("SELECT count(*) FROM incidents WHERE code = 'malformed'"), 2);
+        // All with a code: what the ledger has by now, it drops.
+        plane.caracald(&["dlq", "redrive", "--code", "unknown_host"]);
+        until("it came again", PATIENCE, || plane.count("SELECT next_offset FROM logs") == topic + 3).expect("one");
         let leaves = stored(&plane).remove(&0).expect("a log");
         let there = hashes(&leaves);
         for record in &late.leaves {
@@ -172,6 +189,17 @@ fn codes(plane: &Plane) -> BTreeMap<String, u64> {
         *codes.entry(letter["code"].as_str().expect("a code").to_owned()).or_default() += 1;
     }
     codes
+}
+
+/// The first dead letter of each code: its place, as `dlq list` shows it.
+fn places(plane: &Plane) -> BTreeMap<String, String> {
+    let mut places = BTreeMap::new();
+    for line in plane.caracald(&["dlq", "list", "--json"]).lines() {
+        let letter: Value = serde_json::from_str(line).expect("a JSON line");
+        let text = |name: &str| letter[name].as_str().expect("text").to_owned();
+        places.entry(text("code")).or_insert(text("message"));
+    }
+    places
 }
 
 fn kinds(leaves: &[Vec<u8>], kind: &str) -> usize {

@@ -17,9 +17,13 @@ mod log;
 mod metrics;
 mod plane;
 mod restored;
+mod setups;
+mod silent;
 mod speed;
 mod units;
 mod usage;
+mod versions;
+mod view;
 mod worker;
 
 /// The report's name.

@@ -9,7 +9,7 @@ use crate::worker::Worker;
 use crate::{LOAD, STAND_IN, SUBJECT};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use std::collections::BTreeSet;
-
+use std::process::{Command, Stdio};
 use support::daemon::Daemon;
 use support::netns::until;
 use support::report;
@@ -77,8 +77,9 @@ fn each_metric_of_the_workers_moves() {
         };
         let mut dice = StdRng::seed_from_u64(9);
         let mut some = || {
-            let at = now("now").text;
-            let records: Vec<Vec<u8>> = (0..20).map(|_| host.record(dice.random(), &at)).collect();
+            let at = now("now");
+            host.ms = at.ms;
+            let records: Vec<Vec<u8>> = (0..20).map(|_| host.record(dice.random(), &at.text)).collect();
             host.message(&records)
         };
 
@@ -105,6 +106,10 @@ fn each_metric_of_the_workers_moves() {
         std::fs::create_dir(&blocked).expect("a directory in the file's place");
         ledger.moves(&["caracal_ledger_unsigned_leaves"], || send(&some()));
         ledger.moves(&["caracal_ledger_unsigned_leaves"], || std::fs::remove_dir(&blocked).expect("removed"));
+        // The host says nothing for a while, and then something.
+        let silent = || metric(port, "caracal_ledger_silent_hosts") == Some(1);
+        until("the host is silent", PATIENCE, silent).expect("silence");
+        ledger.moves(&["caracal_ledger_silent_hosts"], || send(&some()));
         ledger.all_were_seen(&[]);
 
         plane.cables().postgres.set(Mode::Cut);
@@ -149,6 +154,7 @@ fn of_the_daemon(scene: &Scene) {
     daemon.restart();
     let mut served = Served::at(port);
     served.ready(true);
+    not_ready_without_its_ledger(&daemon, &served);
     let load = |requests: &str, words: &str| {
         let args = ["--clients", "4", "--requests", requests, "--words", words];
         let _answered = daemon.run(LOAD).args(args).limit(PATIENCE).ran().ok();
@@ -191,4 +197,22 @@ fn of_the_daemon(scene: &Scene) {
     let agent = daemon.run("curl").args(["-sS", "--max-time", "5", &format!("http://127.0.0.1:{port}/metrics")]).ran();
     assert!(!agent.stdout.contains("caracal_connections_total"), "an agent reads no metrics\n{}", agent.screen());
     daemon.stop();
+}
+
+/// Somebody holds the ledger's file for longer than its writer waits: the ledger does not go on until they let go.
+fn not_ready_without_its_ledger(daemon: &Daemon<'_>, served: &Served) {
+    const HOLD: &str = "import sqlite3, sys\nheld = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
+        held.execute('BEGIN IMMEDIATE')\nsys.stdin.read()\n";
+    let mut holder = Command::new("/usr/bin/python3")
+        .args(["-c", HOLD])
+        .arg(daemon.state().join("data/ledger.sqlite"))
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("python3 runs");
+    // Heartbeats are records, so there is something to write.
+    served.ready(false);
+    assert_eq!(get(served.port, "/healthz").map(|(status, _)| status), Some(200), "it lives");
+    drop(holder.stdin.take());
+    assert!(holder.wait().expect("its end").success());
+    served.ready(true);
 }

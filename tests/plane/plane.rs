@@ -15,6 +15,8 @@ use support::netns::until;
 
 /// How long a worker may take over anything, on a machine that has other things to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+/// A host that is not heard of for so long is silent: three heartbeats, so that no test waits for long.
+pub(crate) const SILENT_AFTER_MS: u64 = 15_000;
 /// What is measured is measured alone: the other tests of this program wait.
 static QUIET: RwLock<()> = RwLock::new(());
 /// What the name of a worker's own log begins with.
@@ -127,7 +129,8 @@ impl Plane {
             postgres = postgres.replace(&postgres_port.to_string(), &cables.postgres.port.to_string());
         }
         let text = format!(
-            "{}[postgres]\nurl = \"{postgres}\"\n[redis]\nurl = \"{}\"\n[worker]\nname = \"test\"\nkeys = \"{}\"\n",
+            "{}[postgres]\nurl = \"{postgres}\"\n[redis]\nurl = \"{}\"\n[worker]\nname = \"test\"\nkeys = \"{}\"\n\
+             silent_after_ms = {SILENT_AFTER_MS}\n",
             plane.kafka_section(),
             plane.redis,
             plane.keys().display(),

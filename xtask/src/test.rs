@@ -36,7 +36,12 @@ const KEPT: &[&str] = &[
     "CARACAL_POSTGRES",
     "CARACAL_REDIS",
     "CARACAL_SEED",
+    "CARACAL_LONG",
     "CARACAL_REQUESTS",
+    "CARACAL_EVENTS",
+    "CARACAL_KILLS",
+    "CARACAL_DESTINATIONS",
+    "CARACAL_TRIES",
     "CARACAL_FUZZ_TIMES",
     "PROPTEST_CASES",
     "PROPTEST_RNG_SEED",
@@ -138,17 +143,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Measures the shared plane: `cargo xtask bench --plane`. The figures and cases go into plane.json, beside those that a test of
-/// the same commit left there.
+/// the same commit left there. `long`: at the size that the goals name.
 ///
 /// # Errors
 /// When something cannot be set up, or a bar is not met.
-pub(crate) fn plane_speed() -> Result<()> {
+pub(crate) fn plane_speed(long: bool) -> Result<()> {
     let checkout = Checkout::find()?;
     build::all(&checkout)?;
     let clients = setup::for_test(&checkout)?;
     services::install(&checkout)?;
-    let arguments =
-        Arguments { subjects: vec![PLANE.to_owned()], long: false, filter: vec![SPEED.to_owned()], bench: true };
+    let arguments = Arguments { subjects: vec![PLANE.to_owned()], long, filter: vec![SPEED.to_owned()], bench: true };
     let program = choose(programs::compile(&checkout, "compiling the contracts", CONTRACTS)?, &arguments.subjects)?;
     root::ask("to measure the shared plane: PostgreSQL runs as a user of its own")?;
     let inbox = Inbox::new()?;
@@ -333,6 +337,7 @@ fn contract(
         set(name, &value);
     }
     if arguments.long {
+        // After what was kept: `--long` is what was asked for last.
         set("CARACAL_LONG", Path::new("1"));
     }
     if arguments.bench {
@@ -340,4 +345,23 @@ fn contract(
     }
     command.arg(&program.executable).args(&arguments.filter).current_dir(&program.directory);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the documents tell to set goes through sudo.
+    #[test]
+    fn every_variable_of_the_documents_is_kept() {
+        let text = concat!(include_str!("../../tests/README.md"), include_str!("../../CONTRIBUTING.md"));
+        // Not for a test program: those that this program sets, and what it reads itself.
+        let ours = ["CARACAL_BPF_OBJECT", "CARACAL_DEBIAN_MIRROR"];
+        let named =
+            text.split(|c: char| !(c.is_ascii_uppercase() || c == '_')).filter(|word| word.starts_with("CARACAL_"));
+        let named: std::collections::BTreeSet<&str> = named.filter(|word| !ours.contains(word)).collect();
+        assert!(named.contains("CARACAL_LONG") && named.contains("CARACAL_KILLS"), "{named:?}");
+        let lost: Vec<_> = named.iter().filter(|name| !KEPT.contains(name)).collect();
+        assert!(lost.is_empty(), "sudo drops {lost:?}");
+    }
 }

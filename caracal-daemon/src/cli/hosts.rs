@@ -27,11 +27,15 @@ enum HostsCommand {
         #[arg(required = true, value_name = "FILE")]
         keys: Vec<PathBuf>,
     },
-    /// Every host, and up to where the ledger has it.
+    /// Every host, up to where the ledger has it, and whether it is silent: enrolled, not retired, and nothing heard of it for
+    /// longer than `[worker] silent_after_ms`.
     List {
         /// As JSON.
         #[arg(long)]
         json: bool,
+        /// End with 1 when a host is silent.
+        #[arg(long)]
+        check: bool,
     },
     /// Take nothing more from a host. What is in the ledger stays.
     Retire {
@@ -62,13 +66,15 @@ pub fn run(args: HostsArgs, config: &Config) -> anyhow::Result<ExitCode> {
                 }
             }
         }
-        HostsCommand::List { json } => {
+        HostsCommand::List { json, check } => {
             let all = runtime.block_on(hosts::list(&mut database))?;
+            let after = config.worker.silent_after_ms;
             if json {
-                println!("{}", serde_json::to_string(&all)?);
+                println!("{}", serde_json::to_string(&all.iter().map(|one| listed(one, after)).collect::<Vec<_>>())?);
             } else {
-                println!("{}", table(&all));
+                println!("{}", table(&all, after));
             }
+            return Ok(ExitCode::from(u8::from(check && all.iter().any(|one| one.is_silent(after)))));
         }
         HostsCommand::Retire { host } => {
             anyhow::ensure!(
@@ -81,20 +87,40 @@ pub fn run(args: HostsArgs, config: &Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(all: &[Enrolled]) -> Table {
+/// A line of `list --json`.
+#[derive(serde::Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    one: &'a Enrolled,
+    silent: bool,
+}
+
+fn listed(one: &Enrolled, after_ms: u64) -> Listed<'_> {
+    Listed { one, silent: one.is_silent(after_ms) }
+}
+
+fn table(all: &[Enrolled], after_ms: u64) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["HOST", "ENROLMENT", "LOG", "RECORDS", "LAST", ""]);
     for one in all {
         let number = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
-        let last = one.last_ms.and_then(|ms| jiff::Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok());
+        let time = |ms: Option<u64>| {
+            let at = jiff::Timestamp::from_millisecond(i64::try_from(ms?).ok()?);
+            at.ok().map(|at| at.to_string())
+        };
+        let state = match time(one.heard_ms).filter(|_| one.is_silent(after_ms)) {
+            Some(heard) => format!("SILENT since {heard}"),
+            None if one.retired => "retired".to_owned(),
+            None => String::new(),
+        };
         table.add_row([
             one.host.clone(),
             one.enrolment.to_string(),
             one.log.map(|log| log.to_string()).unwrap_or_default(),
             number(one.next),
-            last.map(|at| at.to_string()).unwrap_or_default(),
-            if one.retired { "retired".to_owned() } else { String::new() },
+            time(one.last_ms).unwrap_or_default(),
+            state,
         ]);
     }
     table

@@ -8,6 +8,7 @@ use crate::ledger::charges::{self, Span};
 use crate::ledger::query::{self, Filter};
 use crate::ledger::{Spend, SpendKey, StateDir};
 use crate::money::NanoUsd;
+use crate::spend::fleet::Width;
 use crate::spend::{By, Sums};
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -61,8 +62,9 @@ impl SpendArgs {
         all && self.by == [By::Agent, By::Model, By::Day]
     }
 
-    /// Whether a day is asked for.
-    fn has_day(&self, day: &str) -> bool {
+    /// Whether the day of a time such as `2026-11-24T10:05` is asked for.
+    fn has_day(&self, time: &str) -> bool {
+        let day = time.get(..10).unwrap_or(time);
         let after = self.since.is_none_or(|since| *day >= *since.to_string());
         after && self.until.is_none_or(|until| *day <= *until.to_string())
     }
@@ -108,21 +110,29 @@ pub fn run(args: &SpendArgs, state: &Path) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// When there is no `[redis]`, it does not answer, or something is asked that it does not tell.
 pub fn fleet(args: &SpendArgs, config: &crate::config::Config) -> anyhow::Result<ExitCode> {
-    if let Some(by) = args.by.iter().find(|by| by.needs_records()) {
-        anyhow::bail!("--fleet has no sums by {}: ask each host for them, without --fleet", by.name());
+    if args.by.contains(&By::Host) {
+        anyhow::bail!("--fleet has no sums by host that was called: ask each host for them, without --fleet");
     }
+    // The widest buckets that tell: the narrow ones go after a while.
+    let width = if args.by.contains(&By::Minute) {
+        Width::Minute
+    } else if args.by.contains(&By::Hour) {
+        Width::Hour
+    } else {
+        Width::Day
+    };
     let mut view = super::worker::view(config)?;
-    let sums = super::ledger::block_on(async { anyhow::Ok(view.sums(crate::spend::fleet::Width::Day, "").await?) })?;
+    let sums = super::ledger::block_on(async { anyhow::Ok(view.sums(width, "").await?) })?;
     let chosen = |names: &[String], name: &String| names.is_empty() || names.contains(name);
     let rows = sums
         .into_iter()
-        .filter(|((_, day, key), _)| {
-            chosen(&args.host, &key.host) && chosen(&args.agent, &key.agent) && args.has_day(day)
+        .filter(|((_, time, key), _)| {
+            chosen(&args.host, &key.host) && chosen(&args.agent, &key.agent) && args.has_day(time)
         })
-        .map(|((_, day, key), spend)| {
+        .map(|((_, time, key), spend)| {
             // Two hosts' agents of one name are two agents.
             let agent = format!("{}/{}", key.host, key.agent);
-            (SpendKey { agent, provider: key.provider, model: key.model, day }, spend)
+            (SpendKey { agent, provider: key.provider, model: key.model, day: time }, spend)
         });
     print(&Sums::of(&args.by, rows), args.json)
 }

@@ -145,11 +145,19 @@ pub struct Worker {
     pub keys: PathBuf,
     /// Where `/metrics`, `/healthz` and `/readyz` are served. Default none.
     pub listen: Option<std::net::SocketAddr>,
+    /// A host is silent when nothing was heard of it for so long. Default 60000, which is twelve heartbeats.
+    pub silent_after_ms: u64,
 }
 
 impl Default for Worker {
     fn default() -> Worker {
-        Worker { name: super::Instance::named("fleet"), keys: PathBuf::from("/var/lib/caracal/worker"), listen: None }
+        Worker {
+            name: super::Instance::named("fleet"),
+            keys: PathBuf::from("/var/lib/caracal/worker"),
+            listen: None,
+            // Twelve heartbeats: a restart, an upgrade or another leader of a partition take some of them, and are no silence.
+            silent_after_ms: 60_000,
+        }
     }
 }
 
@@ -193,6 +201,9 @@ pub(super) fn check(config: &Config) -> Result<(), Found> {
     }
     if !(12_000..=86_400_000).contains(&config.escrow.lease_ms) {
         return found("escrow.lease_ms", "12000 to 86400000 ms: a host speaks every two seconds");
+    }
+    if !(5_000..=604_800_000).contains(&config.worker.silent_after_ms) {
+        return found("worker.silent_after_ms", "5000 to 604800000 ms: a host sends a heartbeat every five seconds");
     }
     if let Some(budget) = config.budget.iter().find(|budget| budget.shared) {
         let why = match (&config.postgres, &config.escrow.folder) {
@@ -299,6 +310,7 @@ mod tests {
             ("[postgres]\n", "url_file"),
             ("[[budget]]\nname = \"b\"\nlimit = \"1 USD\"\nwindow = \"day\"\nshared = true\n", "[postgres]"),
             ("[escrow]\nlease_ms = 1\n", "12000"),
+            ("[worker]\nsilent_after_ms = 4999\n", "heartbeat every five seconds"),
             (
                 "[postgres]\nurl = \"u\"\n[escrow]\nfolder = \"f\"\n[[budget]]\nname = \"b\"\nlimit = \"1 USD\"\nwindow = \"day\"\nshared = true\n",
                 "leave one of them out",

@@ -27,8 +27,21 @@ pub struct Enrolled {
     pub log: Option<i32>,
     /// Sequence number of the record to come.
     pub next: Option<u64>,
-    /// Time of its latest record, Unix milliseconds.
+    /// Time of its latest record, Unix milliseconds: its own clock's, and none that was to come when the record came.
     pub last_ms: Option<u64>,
+    /// Since when nothing was heard of it, Unix milliseconds: its latest record in any log, or else its enrolment. `None` for an
+    /// enrolment that is not in force.
+    pub heard_ms: Option<u64>,
+    /// How long ago that was, milliseconds of the database's clock.
+    pub quiet_ms: Option<u64>,
+}
+
+impl Enrolled {
+    /// Whether nothing was heard of it for longer than `after_ms`, though it is enrolled and not retired.
+    #[must_use]
+    pub fn is_silent(&self, after_ms: u64) -> bool {
+        self.quiet_ms.is_some_and(|quiet| quiet > after_ms)
+    }
 }
 
 impl Hosts {
@@ -121,13 +134,19 @@ pub async fn list(database: &mut Database) -> Result<Vec<Enrolled>, StoreError> 
         let connection = database.up().await?;
         let rows = sqlx::query(
             "SELECT hosts.host, hosts.enrolment, verifier, retired.host IS NOT NULL AS retired, log, \
-             (state->>'next')::bigint AS next, last_ms FROM hosts LEFT JOIN retired USING (host, enrolment) \
-             LEFT JOIN chains ON chains.host = hosts.host ORDER BY hosts.host, hosts.enrolment, log",
+             (state->>'next')::bigint AS next, last_ms, \
+             CASE WHEN retired.host IS NULL AND hosts.enrolment = max(hosts.enrolment) OVER whole \
+             THEN greatest(max(last_ms) OVER whole, (extract(epoch FROM enrolled_at) * 1000)::bigint) END AS heard_ms, \
+             (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms \
+             FROM hosts LEFT JOIN retired USING (host, enrolment) LEFT JOIN chains ON chains.host = hosts.host \
+             WINDOW whole AS (PARTITION BY hosts.host) ORDER BY hosts.host, hosts.enrolment, log",
         );
         let rows = rows.fetch_all(connection).await?;
         let positive = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok());
         rows.iter()
             .map(|row| {
+                let heard_ms = positive(row.try_get("heard_ms")?);
+                let now = positive(row.try_get("now_ms")?).unwrap_or(0);
                 Ok(Enrolled {
                     host: row.try_get("host")?,
                     enrolment: u32::try_from(row.try_get::<i32, _>("enrolment")?).unwrap_or(u32::MAX),
@@ -136,6 +155,8 @@ pub async fn list(database: &mut Database) -> Result<Vec<Enrolled>, StoreError> 
                     log: row.try_get("log")?,
                     next: positive(row.try_get("next")?),
                     last_ms: positive(row.try_get("last_ms")?),
+                    heard_ms,
+                    quiet_ms: heard_ms.map(|heard| now.saturating_sub(heard)),
                 })
             })
             .collect()

@@ -276,3 +276,6 @@ fn hash(row: &SqliteRow, name: &str) -> Result<Hash, sqlx::Error> {
 fn database(path: &Path, why: &dyn std::fmt::Display) -> StoreError {
     StoreError::Database { path: path.display().to_string(), why: why.to_string() }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

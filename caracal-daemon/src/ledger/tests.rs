@@ -11,6 +11,7 @@ use crate::event::write::tests::paid;
 use crate::event::{Data, Draft, Hash, Kind, Scribe, Usage, leaf_hash};
 use crate::journal::{Options, head};
 use crate::keeper::ledger_key::LedgerKey;
+use base64::Engine as _;
 use proptest::prelude::*;
 use sqlx::{ConnectOptions as _, Connection as _};
 use std::path::Path;
@@ -70,6 +71,19 @@ pub(crate) fn entries_of(host: &str, drafts: &[Draft]) -> Vec<Entry> {
             entry
         })
         .collect()
+}
+
+/// Makes the first `old` of them records of schema 1, and chains all of them anew.
+pub(crate) fn age(entries: &mut [Entry], old: usize) {
+    let mut prev = [0; 32];
+    for (at, entry) in entries.iter_mut().enumerate() {
+        let text = String::from_utf8(std::mem::take(&mut entry.bytes)).expect("text");
+        let schema = if at < old { r#""caracalschema":1"# } else { r#""caracalschema":3"# };
+        let text = text.replacen(r#""caracalschema":3"#, schema, 1);
+        entry.bytes = text.replacen(&hex::encode(entry.prev), &hex::encode(prev), 1).into_bytes();
+        (entry.prev, entry.leaf) = (prev, leaf_hash(&entry.bytes));
+        prev = entry.leaf;
+    }
 }
 
 /// Intents of `count` calls, with outcomes for all but each fifth.
@@ -456,6 +470,27 @@ async fn a_receipt_convinces_with_the_public_key_alone() {
         assert!(receipt::check(&forged, &keys).is_err(), "without {line}");
         assert!(keys[..2].iter().any(|key| receipt::check(&forged, std::slice::from_ref(key)).is_ok()));
     }
+    // A witness may add its line: receipts and checkpoints say what they said. A line that claims to be a key's of ours must be.
+    let note = whole.split_once("\n\n").expect("a checkpoint").1;
+    let (proven, opened) = (receipt::check(&whole, &keys), Checkpoint::open(note, &keys));
+    let line = |name: &str, id: [u8; 4]| {
+        let signature = base64::engine::general_purpose::STANDARD.encode([&id[..], &[7; 72]].concat());
+        format!("\u{2014} {name} {signature}\n")
+    };
+    for witness in
+        [line("witness.example/w", [1; 4]), line(keys[0].name(), [1; 4]), line("witness.example/w", keys[0].id())]
+    {
+        let checked = receipt::check(&format!("{whole}{witness}"), &keys);
+        assert_eq!(checked.expect(&witness), *proven.as_ref().expect("it holds"));
+        assert_eq!(Checkpoint::open(&format!("{note}{witness}"), &keys).ok(), opened.as_ref().ok().cloned());
+        let alone = whole.replace(note, &format!("{}\n\n{witness}", note.split_once("\n\n").expect("lines").0));
+        assert!(receipt::check(&alone, &keys).is_err(), "{witness} alone");
+    }
+    let forged = line(keys[0].name(), keys[0].id());
+    assert!(
+        receipt::check(&format!("{whole}{forged}"), &keys).is_err()
+            && Checkpoint::open(&format!("{note}{forged}"), &keys).is_err()
+    );
     assert!(receipt::prove(&mut read().await, "450").await.is_err());
     assert!(receipt::prove(&mut read().await, "no such id").await.is_err());
     let text = receipt::prove(&mut read().await, "3").await.expect("a receipt");
@@ -606,16 +641,8 @@ async fn what_an_older_version_wrote_verifies_for_ever() {
     let dir = tempfile::tempdir().expect("a directory");
     let (state, signer) = (StateDir::new(dir.path()), signer(dir.path()));
     std::fs::create_dir(dir.path().join("data")).expect("the data path's directory");
-    let mut prev = [0; 32];
     let mut old = entries(&drafts(30));
-    for entry in &mut old[..40] {
-        // Schema 1, and the chain over it.
-        let text = String::from_utf8(std::mem::take(&mut entry.bytes)).expect("text");
-        let text = text.replacen(r#""caracalschema":3"#, r#""caracalschema":1"#, 1);
-        entry.bytes = text.replacen(&hex::encode(entry.prev), &hex::encode(prev), 1).into_bytes();
-        (entry.prev, entry.leaf) = (prev, leaf_hash(&entry.bytes));
-        prev = entry.leaf;
-    }
+    age(&mut old, 40);
     old.truncate(40);
     let store = SqliteStore::open(&state.ledger()).await.expect("a store");
     let mut ledger = Ledger::open(store, "h").await.expect("a ledger");

@@ -6,6 +6,7 @@
 mod counters;
 mod group;
 mod signer;
+mod silence;
 
 pub use counters::Counters;
 
@@ -23,6 +24,7 @@ use crate::keeper::ledger_key::{LedgerKey, PREDECESSOR};
 use group::{Group, Taken};
 use rdkafka::error::KafkaError;
 use signer::LogSigner;
+use silence::Silence;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -113,6 +115,7 @@ pub struct Worker {
     waiting: BTreeSet<i32>,
     failed_at: Option<Instant>,
     unsigned_at: Instant,
+    silence: Silence,
     counters: Arc<Counters>,
 }
 
@@ -148,6 +151,7 @@ impl Worker {
             waiting: BTreeSet::new(),
             failed_at: None,
             unsigned_at: Instant::now(),
+            silence: Silence::after(config.worker.silent_after_ms),
             counters,
         })
     }
@@ -168,6 +172,7 @@ impl Worker {
                 }
             }
             self.sign_the_rest().await;
+            self.listen().await;
             self.measure();
         }
         self.logs.clear();
@@ -311,6 +316,20 @@ impl Worker {
             };
             if let Err(error) = in_time(sign).await {
                 self.failed(partition, None, &error);
+            }
+        }
+    }
+
+    /// Looks for hosts that fell silent. The logs do not wait for an answer that does not come: the next look says it all.
+    async fn listen(&mut self) {
+        if self.failed_at.is_some() || !self.silence.is_due() {
+            return;
+        }
+        match in_time(async { Ok(self.silence.look(&mut self.hosts_at).await?) }).await {
+            Ok(silent) => self.counters.silent.store(silent, Ordering::Relaxed),
+            Err(error) => {
+                tracing::warn!(%error, "whether hosts are silent cannot be told; it is tried again");
+                self.hosts_at.down();
             }
         }
     }

@@ -95,6 +95,8 @@ pub(crate) const TEST: &[(&str, Probe)] = &[
     ("postgresql-client", Probe::Program("psql")),
     ("musl-tools", Probe::Program("musl-gcc")),
     ("nscd", Probe::Program("nscd")),
+    // Reads the units that ship.
+    ("systemd", Probe::Program("systemd-analyze")),
     ("golang-go", Probe::Program("go")),
 ];
 

@@ -119,3 +119,27 @@ async fn an_older_copy_is_found_by_a_process_that_saw_more_though_its_host_lost_
     let Stepped::Served { given, halted: Some(why) } = &answer else { panic!("{answer:?}") };
     assert!(why.contains("older copy") && given[0].granted == NanoUsd(10), "{answer:?}");
 }
+
+#[tokio::test]
+async fn a_file_of_each_version_is_taken_up() {
+    let newest = MIGRATIONS.iter().count();
+    assert!(newest >= 1);
+    for version in 1..=newest {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (donor, path) = (dir.path().join("donor.sqlite"), dir.path().join("budgets.sqlite"));
+        let mut host = holder(1, "here", Known::default());
+        let mut vault = SqliteVault::new(&donor);
+        conformance::take_up(&mut vault, &mut host).await;
+        assert_eq!(conformance::calm(&mut vault, &mut host).await, 10);
+        drop(vault);
+        crate::ledger::sqlite::tests::as_of(&MIGRATIONS, version, &path, &donor).await;
+        let mut vault = SqliteVault::new(&path);
+        let answer = conformance::take_up(&mut vault, &mut host).await;
+        let Opened::Yes { shares, halted: None, .. } = &answer else { panic!("version {version}: {answer:?}") };
+        assert_eq!(shares.iter().map(|(.., share)| share.granted).collect::<Vec<_>>(), [NanoUsd(10)]);
+        let held = conformance::only(say(&mut vault, &mut host, vec![claim("top", 10, 4, 0, 0)]).await);
+        assert_eq!(held.granted, NanoUsd(10), "version {version}");
+        adds_up(&path).await;
+        assert_eq!(rows(&path, "SELECT spent FROM escrow_windows").await, 4);
+    }
+}

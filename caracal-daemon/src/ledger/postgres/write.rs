@@ -98,7 +98,9 @@ pub(super) async fn write_chains(
 ) -> Result<(), sqlx::Error> {
     for (host, (chain, last_ms)) in &part.chains {
         sqlx::query(
-            "INSERT INTO chains VALUES ($1, $2, $3, $4) ON CONFLICT (log, host) DO UPDATE SET state = excluded.state, \
+            // A host whose clock is ahead must not look alive for as long as that after its end.
+            "INSERT INTO chains VALUES ($1, $2, $3, least($4, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)) \
+             ON CONFLICT (log, host) DO UPDATE SET state = excluded.state, \
              last_ms = greatest(chains.last_ms, excluded.last_ms)",
         )
         .bind(log)

@@ -21,6 +21,8 @@ pub struct Counters {
     pub logs: AtomicU64,
     /// Leaves without a checkpoint, in these logs.
     pub unsigned: AtomicU64,
+    /// Enrolled hosts of which nothing is heard, in all logs.
+    pub silent: AtomicU64,
 }
 
 impl Counters {
@@ -42,6 +44,7 @@ impl Counters {
             row("caracal_ledger_failures_total", "counter", "Commits and take-overs that failed.", &self.failures),
             row("caracal_ledger_logs", "gauge", "Logs that this worker writes.", &self.logs),
             row("caracal_ledger_unsigned_leaves", "gauge", "Leaves without a checkpoint.", &self.unsigned),
+            row("caracal_ledger_silent_hosts", "gauge", "Enrolled hosts of which nothing is heard.", &self.silent),
         ]
     }
 }
