@@ -4,6 +4,7 @@
 mod claude;
 mod codex;
 mod endings;
+mod limits;
 mod sdks;
 mod starter;
 
@@ -55,6 +56,7 @@ fn denied(name: &str, rules: &str, work: impl FnOnce(&Scene, &Daemon<'_>) -> Den
         Map::from_iter([
             ("requests_on_denial".to_owned(), json!(denial.requests)),
             ("exception".to_owned(), json!(denial.exception)),
+            ("request_id".to_owned(), json!(denial.request_id)),
         ])
     });
 }
@@ -65,6 +67,8 @@ struct Denial {
     requests: u64,
     /// The exception's class, or of a program what it writes before our sentence.
     exception: String,
+    /// It shows the id of the refused request.
+    request_id: bool,
 }
 
 impl Denial {
@@ -80,7 +84,16 @@ impl Denial {
                 .map(|before| before.trim().trim_end_matches('"').to_owned())
         };
         let exception = class.map(str::to_owned).or_else(before).expect("the sentence is on the screen");
-        Denial { requests, exception }
+        Denial { requests, exception, request_id: false }
+    }
+
+    /// The same of a program that printed the id that its SDK shows, behind `id: `. It must be one of ours.
+    #[track_caller]
+    fn with_id(self, screen: &str) -> Denial {
+        let id = screen.lines().find_map(|line| line.strip_prefix("id: "));
+        let ours = |id: &str| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        assert!(id.is_some_and(ours), "the request id {id:?}: {screen}");
+        Denial { request_id: true, ..self }
     }
 }
 

@@ -6,7 +6,7 @@ use support::netns::Ran;
 use support::programs;
 use support::scene::{Scene, TOOLS};
 
-fn python(daemon: &Daemon<'_>, script: &str) -> Ran {
+pub(crate) fn python(daemon: &Daemon<'_>, script: &str) -> Ran {
     let run = daemon.run(programs::python()).args(["-c", script]);
     run.env("OPENAI_API_KEY", "sk-stand-in").env("ANTHROPIC_API_KEY", "sk-ant-stand-in").ran()
 }
@@ -105,29 +105,49 @@ fn a_tool_that_no_budget_pays_is_one_request_for_mcp_typescript() {
     );
 }
 
+/// Python that makes `call`, and says which request id the SDK shows of the error before it lets it pass.
+fn python_call(imports: &str, call: &str, id: &str) -> String {
+    format!(
+        "{imports}\nM = [{{'role': 'user', 'content': 'hello'}}]\ntry:\n    {call}\nexcept Exception as error:\n    print('id:', {id})\n    raise\n"
+    )
+}
+
 #[test]
 fn a_denied_call_is_one_request_and_our_sentence() {
+    // Anthropic says the id in the body, too.
+    let (head, both) =
+        ("error.request_id", "error.request_id if error.request_id == error.body['request_id'] else error.body");
     let calls = [
-        ("chat", "openai.OpenAI().chat.completions.create(model='gpt-4o-mini', messages=M, max_tokens=9)"),
+        ("chat", "openai.OpenAI().chat.completions.create(model='gpt-4o-mini', messages=M, max_tokens=9)", head),
         (
             "chat stream",
             "list(openai.OpenAI().chat.completions.create(model='gpt-4o-mini', messages=M, max_tokens=9, stream=True))",
+            head,
         ),
-        ("responses", "openai.OpenAI().responses.create(model='gpt-5-mini', input='hello')"),
-        ("embeddings", "openai.OpenAI().embeddings.create(model='text-embedding-3-small', input='hello ' * 100)"),
-        ("messages", "anthropic.Anthropic().messages.create(model='claude-haiku-4-5', messages=M, max_tokens=9)"),
+        ("responses", "openai.OpenAI().responses.create(model='gpt-5-mini', input='hello')", head),
+        (
+            "responses stream",
+            "list(openai.OpenAI().responses.create(model='gpt-5-mini', input='hello', stream=True))",
+            head,
+        ),
+        ("embeddings", "openai.OpenAI().embeddings.create(model='text-embedding-3-small', input='hello ' * 100)", head),
+        ("messages", "anthropic.Anthropic().messages.create(model='claude-haiku-4-5', messages=M, max_tokens=9)", both),
+        (
+            "messages stream",
+            "anthropic.Anthropic().messages.stream(model='claude-haiku-4-5', messages=M, max_tokens=9).__enter__()",
+            both,
+        ),
     ];
-    for (name, call) in calls {
+    for (name, call, id) in calls {
         denied(&format!("Python {name}, out of budget: one request, the sentence"), NOTHING, |scene, daemon| {
-            let script = format!("import openai, anthropic\nM = [{{'role': 'user', 'content': 'hello'}}]\n{call}\n");
-            let ran = python(daemon, &script);
+            let ran = python(daemon, &python_call("import openai, anthropic", call, id));
             assert_eq!(ran.code, Some(1), "{}", ran.screen());
             assert!(ran.stderr.contains("BadRequestError") && ran.stderr.contains("Caracal"), "{}", ran.screen());
             assert!(ran.stderr.contains("nothing"), "the sentence does not name the budget: {}", ran.screen());
             let requests = refused(daemon, "budget_exceeded");
             assert_eq!(requests, 1);
             assert!(scene.log("started").is_empty() && scene.bill().is_empty());
-            Denial::of(&ran.stderr, requests)
+            Denial::of(&ran.stderr, requests).with_id(&ran.stdout)
         });
     }
 }
@@ -137,23 +157,25 @@ const OTHERS: &str = "\n[[allow]]\nhosts = [\"generativelanguage.googleapis.com\
 
 #[test]
 fn a_denied_call_of_gemini_bedrock_or_a_tool_is_one_request_in_the_providers_words() {
-    let bedrock = "import boto3\nclient = boto3.client('bedrock-runtime', region_name='us-east-1', aws_access_key_id='A', aws_secret_access_key='stand-in-secret')\n";
+    let boto = "import boto3\nclient = boto3.client('bedrock-runtime', region_name='us-east-1', aws_access_key_id='A', aws_secret_access_key='stand-in-secret')";
     let talk = "modelId='amazon.nova-pro-v1:0', messages=[{'role': 'user', 'content': [{'text': 'hello'}]}]";
-    let gemini = "from google import genai\nclient = genai.Client(api_key='x')\nclient.models.generate_content(model='gemini-2.5-flash', contents='hello')";
+    let bedrock = |call: &str| python_call(boto, call, "error.response['ResponseMetadata']['RequestId']");
+    let genai = "from google import genai\nclient = genai.Client(api_key='x')";
+    let ask = "(model='gemini-2.5-flash', contents='hello')";
+    let gemini = |call: &str| python_call(genai, call, "error.response.headers.get('x-request-id')");
     let tool = "import asyncio\nfrom mcp import ClientSession\nfrom mcp.client.streamable_http import streamable_http_client\n\
                 async def main():\n    async with streamable_http_client('https://mcp.example/mcp') as s, ClientSession(s[0], s[1]) as session:\n\
                 \x20       await session.initialize()\n        await session.call_tool('search', {})\nasyncio.run(main())\n";
-    let calls: [(&str, String, &[&str]); 4] = [
-        ("google-genai", gemini.to_owned(), &["ClientError", "400", "FAILED_PRECONDITION"]),
-        ("boto3 converse", format!("{bedrock}client.converse({talk})"), &["ValidationException"]),
-        (
-            "boto3 converse stream",
-            format!("{bedrock}list(client.converse_stream({talk})['stream'])"),
-            &["ValidationException"],
-        ),
-        ("MCP", tool.to_owned(), &["MCPError"]),
+    let (google, aws) = (["ClientError", "400", "FAILED_PRECONDITION"], ["ValidationException"]);
+    let calls: [(&str, String, &[&str], bool); 5] = [
+        ("google-genai", gemini(&format!("client.models.generate_content{ask}")), &google, true),
+        ("google-genai stream", gemini(&format!("list(client.models.generate_content_stream{ask})")), &google, true),
+        ("boto3 converse", bedrock(&format!("client.converse({talk})")), &aws, true),
+        ("boto3 converse stream", bedrock(&format!("list(client.converse_stream({talk})['stream'])")), &aws, true),
+        // A JSON-RPC answer has the id that its client chose.
+        ("MCP", tool.to_owned(), &["MCPError"], false),
     ];
-    for (name, script, says) in calls {
+    for (name, script, says, shows_id) in calls {
         let rules = format!("{NOTHING}{OTHERS}{DESK}{TOOLS}");
         denied(&format!("Python {name}, out of budget: one request, the sentence"), &rules, |scene, daemon| {
             let ran = python(daemon, &script);
@@ -164,52 +186,59 @@ fn a_denied_call_of_gemini_bedrock_or_a_tool_is_one_request_in_the_providers_wor
             let requests = refused(daemon, "budget_exceeded");
             assert_eq!(requests, 1);
             assert!(scene.log("started").is_empty() && scene.bill().is_empty());
-            Denial::of(&ran.stderr, requests)
+            let denial = Denial::of(&ran.stderr, requests);
+            if shows_id { denial.with_id(&ran.stdout) } else { denial }
         });
     }
 }
 
 #[test]
 fn a_denied_call_of_node_is_one_request_and_our_sentence() {
-    denied("Node openai, out of budget: one request, the sentence", NOTHING, |scene, daemon| {
-        let script = "import { createRequire } from 'node:module';\nconst OpenAI = createRequire('NODE_PREFIX/')('openai');\n\
-                      await new OpenAI().chat.completions.create({ model: 'gpt-4o-mini', messages: [{ role: 'user', content: 'hello' }] });";
-        let ran = node(scene, daemon, script);
-        assert_ne!(ran.code, Some(0), "{}", ran.screen());
-        assert!(ran.stderr.contains("Caracal") && ran.stderr.contains("400"), "{}", ran.screen());
-        let requests = refused(daemon, "budget_exceeded");
-        assert_eq!(requests, 1);
-        assert!(scene.bill().is_empty());
-        Denial::of(&ran.stderr, requests)
-    });
+    // Anthropic says the id in the body, too.
+    let (head, both) =
+        ("error.requestID", "error.requestID === error.error.request_id ? error.requestID : error.error");
+    let chat = "chat.completions.create({ model: 'gpt-4o-mini', messages";
     let calls = [
-        ("messages", "create({ model: 'claude-haiku-4-5', max_tokens: 9, messages })"),
-        ("messages stream", "stream({ model: 'claude-haiku-4-5', max_tokens: 9, messages }).finalMessage()"),
+        ("openai", "chat", format!("{chat} }})"), head),
+        ("openai", "chat stream", format!("{chat}, stream: true }})"), head),
+        ("openai", "responses", "responses.create({ model: 'gpt-5-mini', input: 'hello' })".to_owned(), head),
+        (
+            "openai",
+            "embeddings",
+            "embeddings.create({ model: 'text-embedding-3-small', input: 'hello '.repeat(100) })".to_owned(),
+            head,
+        ),
+        (
+            "@anthropic-ai/sdk",
+            "messages",
+            "messages.create({ model: 'claude-haiku-4-5', max_tokens: 9, messages })".to_owned(),
+            both,
+        ),
+        (
+            "@anthropic-ai/sdk",
+            "messages stream",
+            "messages.stream({ model: 'claude-haiku-4-5', max_tokens: 9, messages }).finalMessage()".to_owned(),
+            both,
+        ),
     ];
-    for (name, call) in calls {
-        denied(
-            &format!("Node anthropic {name}, out of budget: one request, the sentence"),
-            NOTHING,
-            |scene, daemon| {
-                let script = format!(
-                    "import {{ createRequire }} from 'node:module';\nconst Anthropic = createRequire('NODE_PREFIX/')('@anthropic-ai/sdk');\n\
+    for (package, name, call, id) in calls {
+        let sdk = if package == "openai" { package } else { "anthropic" };
+        denied(&format!("Node {sdk} {name}, out of budget: one request, the sentence"), NOTHING, |scene, daemon| {
+            let script = format!(
+                "import {{ createRequire }} from 'node:module';\nconst Sdk = createRequire('NODE_PREFIX/')('{package}');\n\
                  const messages = [{{ role: 'user', content: 'hello' }}];\n\
-                 try {{ await new Anthropic().messages.{call}; }} catch (error) {{\n\
-                 console.log(error.constructor.name + ':', 'class:', error instanceof Anthropic.BadRequestError, 'status:', error.status);\n\
-                 console.log('id:', error.requestID === error.error.request_id, error.requestID);\nconsole.log(error.message); }}",
-                );
-                let ran = node(scene, daemon, &script).ok();
-                assert!(ran.stdout.contains("class: true status: 400"), "{}", ran.screen());
-                // The id that the SDK shows is the answer's own, in its head and in its body.
-                let id = ran.stdout.lines().find_map(|line| line.strip_prefix("id: true "));
-                assert!(id.is_some_and(|id| !id.is_empty() && id != "null"), "{}", ran.screen());
-                assert!(ran.stdout.contains("Caracal") && ran.stdout.contains("nothing"), "{}", ran.screen());
-                let requests = refused(daemon, "budget_exceeded");
-                assert_eq!(requests, 1);
-                assert!(scene.log("started").is_empty() && scene.bill().is_empty());
-                Denial::of(&ran.stdout, requests)
-            },
-        );
+                 try {{ await new Sdk().{call}; }} catch (error) {{\n\
+                 console.log(error.constructor.name + ':', 'class:', error instanceof Sdk.BadRequestError, 'status:', error.status);\n\
+                 console.log('id:', {id});\nconsole.log(error.message); }}",
+            );
+            let ran = node(scene, daemon, &script).ok();
+            assert!(ran.stdout.contains("class: true status: 400"), "{}", ran.screen());
+            assert!(ran.stdout.contains("Caracal") && ran.stdout.contains("nothing"), "{}", ran.screen());
+            let requests = refused(daemon, "budget_exceeded");
+            assert_eq!(requests, 1);
+            assert!(scene.log("started").is_empty() && scene.bill().is_empty());
+            Denial::of(&ran.stdout, requests).with_id(&ran.stdout)
+        });
     }
 }
 

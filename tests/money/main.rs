@@ -2,6 +2,7 @@
 
 mod beyond;
 mod broken;
+mod compatible;
 mod corrections;
 mod cost;
 mod crowd;

@@ -1,4 +1,4 @@
-//! Gemini, Bedrock, providers of OpenAI's shape, and tools, through their own SDKs: the ledger is the bill to the nano-USD.
+//! Gemini, Bedrock, and tools, through their own SDKs: the ledger is the bill to the nano-USD.
 
 use crate::STAND_IN;
 use serde_json::{Value, json};
@@ -10,7 +10,8 @@ use support::programs;
 use support::report;
 use support::scene::{Scene, TOOLS};
 
-pub(crate) const HOSTS: &str = "[[allow]]\nhosts = [\"generativelanguage.googleapis.com\", \"*.amazonaws.com\", \"api.mistral.ai\", \"api.groq.com\", \"mcp.example\"]\n";
+pub(crate) const HOSTS: &str =
+    "[[allow]]\nhosts = [\"generativelanguage.googleapis.com\", \"*.amazonaws.com\", \"mcp.example\"]\n";
 
 pub(crate) fn budget(limit: &str) -> String {
     format!("\n[[budget]]\nname = \"purse\"\nlimit = \"{limit}\"\nwindow = \"total\"\nwait_ms = 2000\n")
@@ -64,12 +65,6 @@ fn gemini() {
 fn bedrock() {
     let says = ["converse: word0", "converse stream: word0", "invoke: word0", "invoke stream: word0"];
     allowed("Bedrock, by boto3, signed", include_str!("../programs/bedrock_all.py"), "", 4, &says);
-}
-
-#[test]
-fn compatible() {
-    let says = ["mistral: word0", "groq: word0"];
-    allowed("Mistral and Groq, by openai", include_str!("../programs/compatible_all.py"), "", 2, &says);
 }
 
 /// A plain API of the same host.

@@ -1,9 +1,11 @@
 """Exchanges with every provider, and what each costs: by a price list, a reading and an arithmetic of its own.
 
     price_judge.py cases PRICES DIRECTORY           every model in every framing with every billed dimension
-    price_judge.py random PRICES DIRECTORY N SEED   N requests with the bill of a provider that honours their caps
+    price_judge.py random PRICES DIRECTORY N SEED   N requests
+    price_judge.py answers PRICES DIRECTORY SEED    their answers, by a provider that honours the caps of what caracald sends
 
-Leaves exchanges.jsonl for `caracald prices bill`, and expected.jsonl, a line for each: {"nano": ..., "capped": ...}.
+`random` leaves requests.jsonl for `caracald prices bill`, whose lines `answers` reads in said.jsonl. The others leave
+exchanges.jsonl, and expected.jsonl, a line for each: {"nano": ..., "capped": ...}.
 Standard library only. Amounts are fractions of a dollar until the one rounding, up to the next nano-dollar.
 """
 
@@ -88,10 +90,8 @@ def events(documents, named=False, done=False):
 
 class Out:
     def __init__(self, directory):
-        directory = pathlib.Path(directory)
         self.exchanges = open(directory / "exchanges.jsonl", "w")
         self.expected = open(directory / "expected.jsonl", "w")
-        self.count = 0
 
     def add(self, provider, path, request, answer, kind, nano, capped=None, headers=None, packed=False):
         if isinstance(answer, str):
@@ -104,7 +104,11 @@ class Out:
         line |= {"answer_headers": answer_headers, "answer": base64.b64encode(answer).decode()}
         self.exchanges.write(dump(line) + "\n")
         self.expected.write(dump({"nano": nano, "capped": capped}) + "\n")
-        self.count += 1
+
+
+def as_long_as(tokens):
+    """A prompt of as many bytes as the input has tokens: no token is shorter."""
+    return "x" * sum(tokens.get(name, 0) for name in ("input", "read", "write_5m", "write_1h"))
 
 
 JSON, SSE, AWS = "application/json", "text/event-stream", "application/vnd.amazon.eventstream"
@@ -127,7 +131,7 @@ def chat_usage(provider, tokens, reasoning):
 
 def chat(out, prices, key, tier, tokens, reasoning, shape):
     provider, model = key
-    request = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    request = {"model": model, "messages": [{"role": "user", "content": as_long_as(tokens)}]}
     answer = {"id": "c", "object": "chat.completion", "model": model}
     if provider == "openai":
         # The answer says what it was served at, whatever was asked for.
@@ -152,7 +156,7 @@ def chat(out, prices, key, tier, tokens, reasoning, shape):
 
 def responses(out, prices, key, tier, tokens, reasoning, searches, shape):
     provider, model = key
-    request = {"model": model, "input": "hi", "service_tier": {"standard": "auto"}.get(tier, tier)}
+    request = {"model": model, "input": as_long_as(tokens), "service_tier": {"standard": "auto"}.get(tier, tier)}
     if searches:
         request |= {"tools": [{"type": "web_search"}], "max_tool_calls": searches, "max_output_tokens": 64}
     prompt = sum(tokens.get(name, 0) for name in ("input", "read", "write_5m"))
@@ -204,7 +208,11 @@ def addressed(request, provider, model):
 
 def messages(out, prices, key, tokens, searches, shape, asked=None, more=None, times=Fraction(1)):
     provider, model = key
-    request = {"max_tokens": 64, "messages": [{"role": "user", "content": "hi"}]} | (asked or {})
+    content = {"type": "text", "text": as_long_as(tokens)}
+    if "write_5m" in tokens or "write_1h" in tokens:
+        content["cache_control"] = {"type": "ephemeral", "ttl": "1h" if "write_1h" in tokens else "5m"}
+    cap = max(64, tokens.get("output", 0))
+    request = {"max_tokens": cap, "messages": [{"role": "user", "content": [content]}]} | (asked or {})
     if searches:
         request["tools"] = [{"type": "web_search_20250305", "name": "web_search", "max_uses": searches}]
     path = addressed(request, provider, model)
@@ -225,11 +233,13 @@ def messages(out, prices, key, tokens, searches, shape, asked=None, more=None, t
         out.add(provider, path, request, dump(answer), JSON, nano, packed=shape == "packed" and provider == "anthropic")
 
 
-def gemini(out, prices, key, tokens, reasoning, tools, grounded, shape):
+def gemini(out, prices, key, tokens, reasoning, tools, grounded, shape, tier="standard"):
     provider, model = key
-    request = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+    request = {"contents": [{"role": "user", "parts": [{"text": as_long_as(tokens)}]}]}
     if grounded:
         request["tools"] = [{"googleSearch": {}}]
+    if tier != "standard":
+        request["serviceTier"] = tier
     usage = {
         "promptTokenCount": tokens.get("input", 0) - tools + tokens.get("read", 0),
         "cachedContentTokenCount": tokens.get("read", 0),
@@ -244,7 +254,7 @@ def gemini(out, prices, key, tokens, reasoning, tools, grounded, shape):
         last["groundingMetadata"] = {"webSearchQueries": ["q", "r"]}
     first = {"candidates": [candidate], "usageMetadata": {"promptTokenCount": usage["promptTokenCount"]}}
     whole = {"candidates": [last], "usageMetadata": usage, "modelVersion": model}
-    nano = prices.bill(key, "standard", tokens, 1 if grounded else 0)
+    nano = prices.bill(key, tier, tokens, 1 if grounded else 0)
     verb = "generateContent" if shape in ("whole", "packed") else "streamGenerateContent"
     path = f"/v1beta/models/{model}:{verb}"
     if shape == "stream":
@@ -255,9 +265,13 @@ def gemini(out, prices, key, tokens, reasoning, tools, grounded, shape):
         out.add(provider, path, request, dump(whole), JSON, nano, packed=shape == "packed")
 
 
-def converse(out, prices, key, tokens, shape):
+def converse(out, prices, key, tokens, shape, tier="standard"):
     provider, model = key
-    request = {"messages": [{"role": "user", "content": [{"text": "hi"}]}], "inferenceConfig": {"maxTokens": 64}}
+    content = [{"text": as_long_as(tokens) or "x"}]
+    if "write_5m" in tokens or "write_1h" in tokens:
+        content.append({"cachePoint": {"type": "default"} | ({"ttl": "1h"} if "write_1h" in tokens else {})})
+    cap = max(64, tokens.get("output", 0))
+    request = {"messages": [{"role": "user", "content": content}], "inferenceConfig": {"maxTokens": cap}}
     five, hour = tokens.get("write_5m", 0), tokens.get("write_1h", 0)
     usage = {
         "inputTokens": tokens.get("input", 0),
@@ -268,7 +282,9 @@ def converse(out, prices, key, tokens, shape):
     }
     if hour:
         usage["cacheDetails"] = [{"ttl": "1h", "inputTokens": hour}, {"ttl": "5m", "inputTokens": five}]
-    nano = prices.bill(key, "standard", tokens)
+    if tier != "standard":
+        request["serviceTier"] = {"type": tier}
+    nano = prices.bill(key, tier, tokens)
     path = "/model/" + model.replace(":", "%3A") + ("/converse-stream" if shape == "stream" else "/converse")
     if shape == "stream":
         stream = frame("messageStart", b'{"role":"assistant"}') + frame("contentBlockDelta", b'{"delta":{"text":"a"}}')
@@ -280,7 +296,8 @@ def converse(out, prices, key, tokens, shape):
 
 def nova(out, prices, key, tokens):
     provider, model = key
-    request = {"messages": [{"role": "user", "content": [{"text": "hi"}]}], "inferenceConfig": {"maxTokens": 64}}
+    content, cap = [{"text": as_long_as(tokens)}], max(64, tokens.get("output", 0))
+    request = {"messages": [{"role": "user", "content": content}], "inferenceConfig": {"maxTokens": cap}}
     counts = {"inputTokenCount": tokens.get("input", 0), "outputTokenCount": tokens.get("output", 0)}
     counts["cacheReadInputTokenCount"] = tokens.get("read", 0)
     path = "/model/" + model.replace(":", "%3A") + "/invoke-with-response-stream"
@@ -294,11 +311,20 @@ def nova(out, prices, key, tokens):
 
 def embeddings(out, prices, key, count, shape):
     provider, model = key
-    usage = {"prompt_tokens": count, "total_tokens": count}
-    answer = {"object": "list", "data": [{"embedding": [0.1, -0.2]}], "model": model, "usage": usage}
-    nano = prices.bill(key, "standard", {"input": count})
-    request = {"model": model, "input": "hi"}
-    out.add(provider, "/v1/embeddings", request, dump(answer), JSON, nano, packed=shape == "packed")
+    tokens = {"input": count}
+    nano = prices.bill(key, "standard", tokens)
+    if provider == "openai":
+        path, request = "/v1/embeddings", {"model": model, "input": as_long_as(tokens)}
+        usage = {"prompt_tokens": count, "total_tokens": count}
+        answer = {"object": "list", "data": [{"embedding": [0.1, -0.2]}], "model": model, "usage": usage}
+    else:
+        path, request = f"/v1beta/models/{model}:embedContent", {"content": {"parts": [{"text": as_long_as(tokens)}]}}
+        answer = {"embedding": {"values": [0.1, -0.2]}, "usageMetadata": {"promptTokenCount": count, "totalTokenCount": count}}
+        if shape == "batch":
+            path = path.replace("embedContent", "batchEmbedContents")
+            request = {"requests": [request | {"model": f"models/{model}"}]}
+            answer["embeddings"] = [answer.pop("embedding")]
+    out.add(provider, path, request, dump(answer), JSON, nano, packed=shape == "packed")
 
 
 def cases(out, prices):
@@ -306,10 +332,9 @@ def cases(out, prices):
     for key in prices.rows:
         provider, model = key
         if "embedding" in model:
-            if provider == "openai":
-                for count in (1, 7, 10, 999, 8191):
-                    for shape in ("whole", "packed"):
-                        embeddings(out, prices, key, count, shape)
+            for count in (1, 7, 10, 999, 8191 if provider == "openai" else 2048):
+                for shape in ("whole", "packed") if provider == "openai" else ("whole", "packed", "batch"):
+                    embeddings(out, prices, key, count, shape)
             continue
         above = max(above for _, above, _ in prices.rows[key])
         plain = [
@@ -366,6 +391,10 @@ def cases(out, prices):
                     # Asked for, and not given.
                     messages(out, prices, key, tokens, 0, shape, us, {"inference_geo": "global"})
         if provider == "google":
+            for tier in prices.tiers(key):
+                for shape in ("whole", "stream") if tier != "standard" else ():
+                    for tokens, reasoning in plain:
+                        gemini(out, prices, key, tokens, min(reasoning, tokens["output"]), 0, False, shape, tier)
             for number, (tokens, reasoning) in enumerate(plain):
                 for shape in ("whole", "stream", "array", "packed"):
                     tools = min(20, tokens.get("input", 0)) if number == 3 else 0
@@ -376,7 +405,8 @@ def cases(out, prices):
         if provider == "bedrock":
             for tokens, _ in plain:
                 for shape in ("whole", "stream"):
-                    converse(out, prices, key, tokens, shape)
+                    for tier in prices.tiers(key):
+                        converse(out, prices, key, tokens, shape, tier)
             if "anthropic" in model:
                 for tokens in written:
                     for shape in ("whole", "stream"):
@@ -386,116 +416,39 @@ def cases(out, prices):
                     nova(out, prices, key, tokens)
 
 
-# What a random request may be: the longest input and the largest output of one answer, from the providers' model pages.
-LIMITS = {
-    ("openai", "gpt-5"): (272_000, 128_000),
-    ("openai", "gpt-4o"): (128_000, 16_384),
-    ("openai", "gpt-4o-mini"): (128_000, 16_384),
-    ("openai", "gpt-4.1"): (1_047_576, 32_768),
-    ("openai", "o3"): (200_000, 100_000),
-    ("anthropic", "claude-haiku-4-5"): (200_000, 64_000),
-    ("anthropic", "claude-opus-4-5"): (200_000, 64_000),
-    ("google", "gemini-2.5-pro"): (1_048_576, 65_536),
-    ("google", "gemini-2.5-flash"): (1_048_576, 65_536),
-    ("bedrock", "us.anthropic.claude-haiku-4-5-20251001-v1:0"): (200_000, 64_000),
-    ("mistral", "mistral-large-latest"): (262_144, 262_144),
-    ("groq", "openai/gpt-oss-120b"): (131_072, 65_536),
-}
-WORDS = "the of and a to in is you that it he was for on are as with his they I at be this have from".split()
-# A provider puts some words of its own before the prompt.
-OWN_WORDS = 500
+def random_requests(prices, directory, count, seed):
+    from price_random import drawn
+
+    dice = random.Random(seed)
+    with open(directory / "requests.jsonl", "w") as requests, open(directory / "plans.jsonl", "w") as plans:
+        for _ in range(count):
+            line, plan = drawn(prices, dice)
+            requests.write(dump(line) + "\n")
+            plans.write(dump(plan) + "\n")
 
 
-def text(dice):
-    # Some that no tokenizer shortens, most as people write; a few that are very long.
-    length = dice.choice((3, 40, 400, 2_000)) if dice.random() < 0.997 else dice.randrange(150_000, 300_000)
-    if dice.random() < 0.2:
-        return "".join(chr(dice.randrange(0x21, 0x7F)) for _ in range(min(length, 2_000)))
-    return " ".join(dice.choice(WORDS) for _ in range(length // 4 + 1))
+def answers(prices, directory, seed):
+    from price_answers import answer
 
-
-def honest(dice, body, most_input, cap, worst):
-    """Tokens of an answer: at worst one for each byte and all of the cap, else as texts are and as answers are."""
-    if worst:
-        whole, output = len(body.encode()) + dice.randrange(OWN_WORDS + 1), cap
-    else:
-        whole, output = len(body.encode()) // 4 + 8, dice.randrange(cap // 4, cap + 1)
-    whole = min(whole, most_input)
-    read = dice.randrange(whole + 1) if dice.random() < 0.4 else 0
-    return whole, read, output
-
-
-def one_random(out, prices, dice):
-    key = dice.choice(list(LIMITS))
-    provider, model = key
-    most_input, most_output = LIMITS[key]
-    capped, worst = dice.random() < 0.7, dice.random() < 0.5
-    cap = dice.choice((16, 256, 1_024, 4_096, dice.randrange(16, 16_000))) if capped else most_output
-    cap = min(cap, most_output)
-    content = text(dice)
-    tier, choices = "standard", 1
-    user = [{"role": "user", "content": content}]
-    if provider in CHAT:
-        request = {"model": model, "messages": user}
-        if capped:
-            request["max_completion_tokens" if provider in ("openai", "groq") else "max_tokens"] = cap
-        if provider == "openai":
-            choices = dice.choice((1, 1, 1, 2, 3))
-            if choices > 1:
-                request["n"] = choices
-            # What is served may be dearer than what nobody asked for, as long as it was not ruled out.
-            asked = dice.choice((None, "default", "auto", "priority"))
-            if asked:
-                request["service_tier"] = asked
-            if asked in ("auto", "priority") and worst:
-                tier = "priority"
-        body = dump(request)
-        whole, read, output = honest(dice, body, most_input, cap, worst)
-        tokens = {"input": whole - read, "read": read, "output": output * choices}
-        answer = {"model": model, "choices": [], "usage": chat_usage(provider, tokens, dice.randrange(output + 1))}
-        if provider == "openai":
-            answer["service_tier"] = {"standard": "default"}.get(tier, tier)
-        path = CHAT[provider] + "/chat/completions"
-    elif provider == "google":
-        request = {"contents": [{"parts": [{"text": content}]}]}
-        if capped:
-            request["generationConfig"] = {"maxOutputTokens": cap}
-        body = dump(request)
-        whole, read, output = honest(dice, body, most_input, cap, worst)
-        tokens = {"input": whole - read, "read": read, "output": output}
-        thoughts = dice.randrange(output + 1)
-        usage = {"promptTokenCount": whole, "cachedContentTokenCount": read, "candidatesTokenCount": output - thoughts}
-        usage |= {"thoughtsTokenCount": thoughts, "totalTokenCount": whole + output}
-        answer = {"candidates": [{"finishReason": "STOP"}], "usageMetadata": usage}
-        path = f"/v1beta/models/{model}:generateContent"
-    else:
-        request = {"max_tokens": cap, "messages": user}
-        mark = dice.choice((None, None, "5m", "1h"))
-        if mark:
-            request["system"] = [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": mark}}]
-        path = addressed(request, provider, model)
-        capped, body = True, dump(request)
-        whole, read, output = honest(dice, body, most_input, cap, worst)
-        written = dice.randrange(whole - read + 1) if mark else 0
-        tokens = {"input": whole - read - written, "read": read, "output": output}
-        tokens |= {"write_1h" if mark == "1h" else "write_5m": written}
-        answer = {"type": "message", "content": [], "usage": anthropic_usage(tokens, 0, {})}
-    # The median is over answers as they are, of calls that have a cap.
-    usual = capped and not worst
-    out.add(provider, path, body, dump(answer), JSON, prices.bill(key, tier, tokens), capped=usual)
+    dice = random.Random(seed)
+    files = [open(directory / name) for name in ("requests.jsonl", "plans.jsonl", "said.jsonl")]
+    with open(directory / "exchanges.jsonl", "w") as exchanges, open(directory / "expected.jsonl", "w") as expected:
+        for line, plan, said in zip(*files, strict=True):
+            whole, bill = answer(prices, dice, json.loads(plan), json.loads(line), json.loads(said))
+            exchanges.write(dump(whole) + "\n")
+            expected.write(dump(bill) + "\n")
 
 
 def main():
     verb, prices, directory = sys.argv[1:4]
-    prices, out = Prices(prices), Out(directory)
+    prices, directory = Prices(prices), pathlib.Path(directory)
     if verb == "cases":
-        cases(out, prices)
+        cases(Out(directory), prices)
+    elif verb == "random":
+        random_requests(prices, directory, int(sys.argv[4]), int(sys.argv[5]))
     else:
-        count, seed = int(sys.argv[4]), int(sys.argv[5])
-        dice = random.Random(seed)
-        for _ in range(count):
-            one_random(out, prices, dice)
-    print(out.count)
+        answers(prices, directory, int(sys.argv[4]))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@
 pub mod bedrock;
 pub mod bill;
 pub mod chat;
+pub mod compatible;
 pub mod deliver;
 pub mod directive;
 pub mod gemini;

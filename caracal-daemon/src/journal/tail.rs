@@ -16,6 +16,9 @@ pub struct Tail {
     failing: AtomicBool,
     bytes: AtomicU64,
     max_bytes: u64,
+    /// Syncs that somebody waited for.
+    #[cfg(test)]
+    pub(crate) waited_syncs: AtomicU64,
 }
 
 impl Tail {
@@ -28,6 +31,8 @@ impl Tail {
             failing: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
             max_bytes,
+            #[cfg(test)]
+            waited_syncs: AtomicU64::new(0),
         }
     }
 

@@ -434,6 +434,8 @@ impl Writer {
         });
         let answers: Vec<_> = answers.collect();
         self.crowded = answers.len() > 1;
+        #[cfg(test)]
+        self.tail.waited_syncs.fetch_add(u64::from(!answers.is_empty()), std::sync::atomic::Ordering::Relaxed);
         self.relay.give(answers);
         Ok(())
     }

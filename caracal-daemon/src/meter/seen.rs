@@ -47,6 +47,8 @@ pub(crate) struct Seen {
     choices: bool,
     /// The event being read says that the message stops.
     stops: bool,
+    /// An event behind the first one has told the output: the first one's count is of before there was any.
+    told_output: bool,
     running: running::Running,
     /// The codes of an error.
     codes: Vec<Arc<str>>,
@@ -80,6 +82,7 @@ impl Seen {
             ended: false,
             choices: false,
             stops: false,
+            told_output: false,
             running: running::Running::default(),
             codes: Vec::new(),
             whole: false,
@@ -117,7 +120,7 @@ impl Seen {
             _ if !self.stream => true,
             // A chat stream tells its usage in a chunk without choices.
             Tongue::Chat => self.closed && !self.choices,
-            Tongue::Messages => self.stops,
+            Tongue::Messages => self.stops && self.told_output,
             _ => self.closed,
         }
     }
@@ -241,6 +244,7 @@ impl Sink for Seen {
             _ => {}
         }
         running::scalar(self, path, value);
+        self.told_output |= matches!(path, ["usage", "output_tokens"]);
         let path = bare(self.tongue, path);
         if let ["choices", ..] = path {
             self.choices = true;

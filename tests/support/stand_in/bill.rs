@@ -67,6 +67,15 @@ const PRICES: &[Price] = &[
     price("amazon.nova-pro-v1:0", 800, 200, 800, 800, 3_200, 10_000),
     price("mistral-large-latest", 500, 50, 500, 500, 1_500, 262_144),
     price("openai/gpt-oss-120b", 150, 75, 150, 150, 600, 65_536),
+    // api-docs.deepseek.com, docs.x.ai.
+    price("deepseek-chat", 280, 28, 280, 280, 420, 8_192),
+    price("grok-4.5", 2_000, 300, 2_000, 2_000, 6_000, 131_072),
+    // Of an operator's own book: a deployment of Azure's, two resellers, and models on hosts of their own.
+    price("desk-4o", 2_750, 1_375, 2_750, 2_750, 11_000, 16_384),
+    price("anthropic/claude-haiku-4.5", 1_050, 105, 1_050, 1_050, 5_250, 64_000),
+    price("meta-llama/Llama-3.3-70B-Instruct-Turbo", 880, 880, 880, 880, 880, 8_192),
+    price("llama3.2", 10, 10, 10, 10, 20, 8_192),
+    price("qwen3-own", 40, 40, 40, 40, 80, 8_192),
 ];
 
 /// Tokens, in buckets that do not overlap.

@@ -2,6 +2,7 @@
 
 use super::World;
 use super::bill::{self, Line, Tokens};
+use super::compatible::Whose;
 use super::deliver::{Delivery, Event, Out, answer};
 use super::directive::Directive;
 use super::plan::{self, Ask, Plan};
@@ -37,9 +38,10 @@ pub fn directive(messages: &Value, extra: Option<&str>) -> Directive {
 
 /// `POST /v1/chat/completions`.
 #[must_use]
-pub fn completions(world: &Arc<World>, body: &Value, bytes: u64, extra: Option<&str>) -> Response<Out> {
+pub fn completions(world: &Arc<World>, whose: Whose, body: &Value, bytes: u64, extra: Option<&str>) -> Response<Out> {
     let ask = Ask {
-        model: body["model"].as_str().unwrap_or_default().to_owned(),
+        // A deployment's name stands for the model, whatever the body says.
+        model: whose.model.clone().unwrap_or_else(|| body["model"].as_str().unwrap_or_default().to_owned()),
         bytes,
         cap: body["max_completion_tokens"].as_u64().or_else(|| body["max_tokens"].as_u64()),
         directive: directive(&body["messages"], extra),
@@ -51,10 +53,10 @@ pub fn completions(world: &Arc<World>, body: &Value, bytes: u64, extra: Option<&
     }
     let Some(plan) = plan::plan(&ask) else { return error(404, &format!("The model `{}` does not exist", ask.model)) };
     let stream = body["stream"] == true;
-    let include = body["stream_options"]["include_usage"] == true;
+    let include = body["stream_options"]["include_usage"] == true || whose.always_tells();
     let call = world.next_call();
-    let line = line(call, "openai", "/v1/chat/completions", &ask, stream);
-    let shape = Shape { call, model: ask.model.clone(), include, usage: !ask.directive.no_usage };
+    let line = line(call, whose.provider, "/v1/chat/completions", &ask, stream);
+    let shape = Shape { call, model: ask.model.clone(), include, usage: !ask.directive.no_usage, whose };
     let delivery = Delivery::new(world, line, plan.clone(), ask.directive);
     if stream { delivery.stream(shape.events(&plan)) } else { delivery.whole(&shape.whole(&plan)) }
 }
@@ -82,26 +84,19 @@ struct Shape {
     model: String,
     include: bool,
     usage: bool,
+    whose: Whose,
 }
 
 impl Shape {
-    fn usage_of(&self, tokens: &Tokens) -> Value {
-        let input = tokens.input + tokens.cache_read;
-        json!({
-            "prompt_tokens": input, "completion_tokens": tokens.output, "total_tokens": input + tokens.output,
-            "prompt_tokens_details": {"cached_tokens": tokens.cache_read, "audio_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": tokens.reasoning, "audio_tokens": 0,
-                "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0},
-        })
-    }
-
     fn head(&self, object: &str) -> Map<String, Value> {
         let mut head = Map::new();
         head.insert("id".into(), json!(format!("chatcmpl-standin{}", self.call)));
         head.insert("object".into(), json!(object));
         head.insert("created".into(), json!(1_795_000_000));
         head.insert("model".into(), json!(self.model));
-        head.insert("service_tier".into(), json!("default"));
+        if matches!(self.whose.provider, "openai" | "azure") {
+            head.insert("service_tier".into(), json!("default"));
+        }
         head.insert("system_fingerprint".into(), json!("fp_standin"));
         head
     }
@@ -115,7 +110,7 @@ impl Shape {
             json!([{"index": 0, "message": message, "logprobs": null, "finish_reason": finish}]),
         );
         if self.usage {
-            out.insert("usage".into(), self.usage_of(&plan.tokens));
+            out.insert("usage".into(), self.whose.usage(&plan.tokens));
         }
         Value::Object(out)
     }
@@ -140,9 +135,11 @@ impl Shape {
             push(choice(json!({"content": piece}), Value::Null), None, index + 1);
         }
         let all = plan.pieces.len();
-        push(choice(json!({}), json!(if plan.capped { "length" } else { "stop" })), None, all);
-        if self.include && self.usage {
-            push(json!([]), Some(self.usage_of(&plan.tokens)), all);
+        let told = (self.include && self.usage).then(|| self.whose.usage(&plan.tokens));
+        let (at_the_stop, own) = if self.whose.tells_at_the_stop() { (told, None) } else { (None, told) };
+        push(choice(json!({}), json!(if plan.capped { "length" } else { "stop" })), at_the_stop, all);
+        if own.is_some() {
+            push(json!([]), own, all);
         }
         events.push(Event { bytes: Bytes::from_static(b"data: [DONE]\n\n"), pieces: all, usage: false });
         events

@@ -114,21 +114,25 @@ impl Delivery {
     #[must_use]
     pub fn whole(self, value: &Value) -> Response<Out> {
         self.started();
-        let text = Bytes::from(value.to_string());
+        let mut text = value.to_string();
+        text.push_str(&"x".repeat(self.directive.trailing));
+        let text = Bytes::from(text);
         let mut response = Response::new(full(Bytes::new()));
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-        if self.directive.cut.is_none() {
-            *response.body_mut() = full(text);
-            let usage = !self.directive.no_usage;
+        let length = text.len().saturating_add_signed(isize::try_from(self.directive.length).unwrap_or(0));
+        let sent = if self.directive.cut.is_some() { text.len() / 2 } else { text.len().min(length) };
+        if sent == length {
+            *response.body_mut() = full(text.slice(..sent));
+            let usage = !self.directive.no_usage && sent == text.len();
             self.ended(None, usage);
             return response;
         }
         let (feed, body) = flow();
-        response.headers_mut().insert(header::CONTENT_LENGTH, header::HeaderValue::from(text.len()));
+        response.headers_mut().insert(header::CONTENT_LENGTH, header::HeaderValue::from(length));
         *response.body_mut() = body;
         tokio::spawn(async move {
             // The answer was generated whole before its first byte went out: it is billed whole.
-            let _gone = feed.send(Ok(Frame::data(text.slice(..text.len() / 2)))).await;
+            let _gone = feed.send(Ok(Frame::data(text.slice(..sent)))).await;
             let _gone = feed.send(Err(io::Error::other("cut on request"))).await;
             self.ended(Some((1, 1)), false);
         });

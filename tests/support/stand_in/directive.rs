@@ -16,6 +16,10 @@
 //! | `beyond=N` | N tokens of a hundred letters each are generated, whatever the cap |
 //! | `no-usage` | the answer does not say what it cost, and it is billed |
 //! | `late-usage` | the usage comes after a pause |
+//! | `longer=N` | the announced length is N more than what comes |
+//! | `shorter=N` | it is N less, and no more than that comes |
+//! | `trailing=N` | N bytes follow the document, within the announced length |
+//! | `redirect` | the answer is a 307 to the same path, unless its query has a `key`; not billed |
 //! | `status=N` | the answer is the provider's error N, not billed |
 //! | `session`, `dir=D` | a scripted session of tool calls in D: see `script.rs` |
 
@@ -52,6 +56,12 @@ pub struct Directive {
     pub no_usage: bool,
     /// Send the usage late.
     pub late_usage: bool,
+    /// Announce this many bytes too many, or, below zero, too few.
+    pub length: i64,
+    /// Bytes behind the document.
+    pub trailing: usize,
+    /// Send elsewhere.
+    pub redirect: bool,
     /// Answer with this error.
     pub status: Option<u16>,
     /// Play a scripted session.
@@ -94,6 +104,10 @@ impl Directive {
                 "beyond" => self.beyond = Some(number()),
                 "no-usage" => self.no_usage = true,
                 "late-usage" => self.late_usage = true,
+                "longer" => self.length = i64::try_from(number()).unwrap_or(0),
+                "shorter" => self.length = -i64::try_from(number()).unwrap_or(0),
+                "trailing" => self.trailing = usize::try_from(number()).unwrap_or(0),
+                "redirect" => self.redirect = true,
                 "status" => self.status = u16::try_from(number()).ok(),
                 "session" => self.session = true,
                 "dir" => self.dir = Some(value.to_owned()),

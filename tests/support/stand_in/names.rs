@@ -43,6 +43,8 @@ pub const KNOWN: &[&str] = &[
     "openrouter.ai",
     "api.together.xyz",
     "mine.openai.azure.com",
+    "ollama.example",
+    "llm.example",
 ];
 
 /// The address of the first of them, unless the command line says another.

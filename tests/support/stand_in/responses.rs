@@ -48,7 +48,7 @@ fn asked(body: &Value, bytes: u64, extra: Option<&str>) -> Ask {
 
 /// `POST /v1/responses`.
 #[must_use]
-pub fn create(world: &Arc<World>, body: &Value, bytes: u64, extra: Option<&str>) -> Response<Out> {
+pub fn create(world: &Arc<World>, provider: &str, body: &Value, bytes: u64, extra: Option<&str>) -> Response<Out> {
     let ask = asked(body, bytes, extra);
     if let Some(status) = ask.directive.status {
         return chat::error(status, "The stand-in was asked to fail.");
@@ -58,7 +58,7 @@ pub fn create(world: &Arc<World>, body: &Value, bytes: u64, extra: Option<&str>)
     };
     let stream = body["stream"] == true;
     let call = world.next_call();
-    let line = chat::line(call, "openai", "/v1/responses", &ask, stream);
+    let line = chat::line(call, provider, "/v1/responses", &ask, stream);
     let shape = Shape { call, model: ask.model.clone(), usage: !ask.directive.no_usage };
     let delivery = Delivery::new(world, line, plan.clone(), ask.directive);
     if stream { delivery.stream(shape.events(&plan)) } else { delivery.whole(&shape.response(&plan, true)) }

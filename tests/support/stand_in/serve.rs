@@ -1,7 +1,8 @@
 //! Listens, speaks HTTP/1.1 and HTTP/2, and sends each request to the host that it names.
 
 use super::deliver::{Out, answer};
-use super::{World, bedrock, bill, chat, gemini, git, messages, responses, root, sites, tools, websocket};
+use super::directive::Directive;
+use super::{World, bedrock, bill, chat, compatible, gemini, git, messages, responses, root, sites, tools, websocket};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
+const ANTHROPIC: &str = "api.anthropic.com";
 const GOOGLE: &str = "generativelanguage.googleapis.com";
 const AWS: &str = "bedrock-runtime.us-east-1.amazonaws.com";
 /// Largest request to a model API.
@@ -139,9 +141,8 @@ async fn route(world: Arc<World>, request: Request<Incoming>, peer: SocketAddr, 
         return response;
     }
     match host.as_str() {
-        "api.openai.com" | "api.anthropic.com" | "api.mistral.ai" | "api.groq.com" | GOOGLE | AWS => {
-            api(&world, &host, &path, request).await
-        }
+        ANTHROPIC | GOOGLE | AWS => api(&world, &host, &path, request).await,
+        _ if compatible::is_host(&host) => api(&world, &host, &path, request).await,
         "mcp.example" => tools::serve(&world, request).await,
         "chatgpt.com"
         | "ab.chatgpt.com"
@@ -173,9 +174,13 @@ async fn api(world: &Arc<World>, host: &str, path: &str, request: Request<Incomi
     if request.method() == Method::POST && host == "api.openai.com" && path == "/v1/images/generations" {
         return tools::picture(world, path);
     }
-    let path = path.strip_prefix("/openai").filter(|_| host == "api.groq.com").unwrap_or(path);
-    let call = matches!(path, "/v1/chat/completions" | "/v1/responses" | "/v1/embeddings" | "/v1/messages");
-    if request.method() != Method::POST || !(call || matches!(host, GOOGLE | AWS)) {
+    let place = compatible::place(host, path);
+    let call = place.as_ref().map_or(path, |(_, call)| call);
+    let known = match call {
+        "/chat/completions" | "/embeddings" | "/responses" | "/moderations" => place.is_some(),
+        _ => matches!(host, GOOGLE | AWS) || (host == ANTHROPIC && path == "/v1/messages"),
+    };
+    if request.method() != Method::POST || !known {
         return answer(404, &json!({"error": {"type": "not_found_error", "message": "Not Found"}}));
     }
     let extra = request.headers().get("x-stand-in").and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -192,18 +197,44 @@ async fn api(world: &Arc<World>, host: &str, path: &str, request: Request<Incomi
         return answer(400, &json!({"error": {"type": "invalid_request_error", "message": "the body is not JSON"}}));
     };
     let size = bytes.len() as u64;
-    match (host, path) {
-        (GOOGLE, _) => gemini::call(world, path, uri.query().unwrap_or_default(), &value, size, extra.as_deref()),
-        (AWS, _) => bedrock::call(world, &uri, &headers, &value, &bytes, extra.as_deref()),
-        ("api.mistral.ai" | "api.groq.com", "/v1/chat/completions") => {
-            chat::completions(world, &value, size, extra.as_deref())
+    let mut words = Directive::in_text(&String::from_utf8_lossy(&bytes));
+    words.take(extra.as_deref().unwrap_or_default());
+    if words.redirect && uri.query().is_none_or(|query| !query.contains("key=")) {
+        return elsewhere(&uri);
+    }
+    match (host, call, &place) {
+        (GOOGLE, ..) => gemini::call(world, path, uri.query().unwrap_or_default(), &value, size, extra.as_deref()),
+        (AWS, ..) => bedrock::call(world, &uri, &headers, &value, &bytes, extra.as_deref()),
+        (ANTHROPIC, ..) => messages::create(world, &value, size, extra.as_deref()),
+        (_, "/chat/completions", Some((whose, _))) => {
+            chat::completions(world, whose.clone(), &value, size, extra.as_deref())
         }
-        ("api.openai.com", "/v1/chat/completions") => chat::completions(world, &value, size, extra.as_deref()),
-        ("api.openai.com", "/v1/embeddings") => chat::embeddings(world, &value, size, extra.as_deref()),
-        ("api.openai.com", "/v1/responses") => responses::create(world, &value, size, extra.as_deref()),
-        ("api.anthropic.com", "/v1/messages") => messages::create(world, &value, size, extra.as_deref()),
+        (_, "/embeddings", Some((whose, _))) if whose.provider == "openai" => {
+            chat::embeddings(world, &value, size, extra.as_deref())
+        }
+        (_, "/moderations", Some((whose, _))) if whose.provider == "openai" => moderated(),
+        (_, "/responses", Some((whose, _))) if matches!(whose.provider, "openai" | "azure") => {
+            responses::create(world, whose.provider, &value, size, extra.as_deref())
+        }
         _ => answer(404, &json!({"error": {"type": "not_found_error", "message": "Not Found"}})),
     }
+}
+
+/// The same call, at a place of its own.
+fn elsewhere(uri: &hyper::Uri) -> Response<Out> {
+    let query = uri.query().map(|query| format!("{query}&")).unwrap_or_default();
+    let mut response = answer(307, &json!({"error": {"message": "it has moved"}}));
+    if let Ok(place) = header::HeaderValue::try_from(format!("{}?{query}key=moved", uri.path())) {
+        response.headers_mut().insert(header::LOCATION, place);
+    }
+    response
+}
+
+/// `POST /v1/moderations`, which nobody bills.
+fn moderated() -> Response<Out> {
+    let result = json!({"flagged": false, "categories": {"violence": false}, "category_scores": {"violence": 0.0},
+        "category_applied_input_types": {"violence": ["text"]}});
+    answer(200, &json!({"id": "modr-standin", "model": "omni-moderation-latest", "results": [result]}))
 }
 
 fn decoded(bytes: Bytes, encoding: Option<&str>) -> Option<Bytes> {

@@ -3,10 +3,11 @@
 
 use super::World;
 use super::bill::{Line, Tokens};
-use super::deliver::{Out, answer, full};
+use super::deliver::{Out, answer, flow, full};
+use super::directive::Directive;
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -19,6 +20,10 @@ const PRICES: &[(&str, u64)] = &[
     ("/v1/images/generations", 40_000_000),
 ];
 
+/// Nano-USD for 1,048,576 bytes of a request and of an answer of `/bulk`.
+const SENT_MIB: u128 = 2_000_000_000;
+const RECEIVED_MIB: u128 = 1_000_000_000;
+
 fn price(name: &str) -> Option<u64> {
     PRICES.iter().find(|(known, _)| *known == name).map(|(_, nano)| *nano)
 }
@@ -29,6 +34,9 @@ pub async fn serve(world: &World, request: Request<Incoming>) -> Response<Out> {
     if path == "/geocode" {
         bill(world, "api", "geo", &path, price(&path).unwrap_or(0));
         return answer(200, &json!({"latitude": 1, "longitude": 2}));
+    }
+    if let Some(bytes) = path.strip_prefix("/bulk/").and_then(|bytes| bytes.parse().ok()) {
+        return bulk(world, request, &path, bytes).await;
     }
     if path != "/mcp" {
         return answer(404, &json!({"error": "no such path"}));
@@ -50,6 +58,28 @@ pub async fn serve(world: &World, request: Request<Incoming>) -> Response<Out> {
         return response;
     }
     answered(world, &message)
+}
+
+/// `/bulk/N`: N bytes, which cost by the byte, as the request's do. `x-stand-in: cut=M` breaks off after M of them.
+async fn bulk(world: &World, request: Request<Incoming>, path: &str, bytes: usize) -> Response<Out> {
+    let mut words = Directive::default();
+    words.take(request.headers().get("x-stand-in").and_then(|value| value.to_str().ok()).unwrap_or_default());
+    let Ok(body) = Limited::new(request.into_body(), 1 << 20).collect().await else {
+        return answer(400, &json!({"error": "the body broke off"}));
+    };
+    let (sent, received) = (body.to_bytes().len() as u128, words.cut.unwrap_or(bytes).min(bytes));
+    let nano = (sent * SENT_MIB + received as u128 * RECEIVED_MIB).div_ceil(1 << 20);
+    bill(world, "api", "bulk", path, u64::try_from(nano).unwrap_or(u64::MAX));
+    let (feed, body) = flow();
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(bytes));
+    tokio::spawn(async move {
+        let _gone = feed.send(Ok(Frame::data(vec![b'x'; received].into()))).await;
+        if received < bytes {
+            let _gone = feed.send(Err(std::io::Error::other("cut on request"))).await;
+        }
+    });
+    response
 }
 
 /// `POST /v1/images/generations`: one picture of one pixel.

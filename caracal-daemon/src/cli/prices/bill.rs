@@ -1,5 +1,5 @@
 //! `caracald prices bill`: what recorded exchanges are held at and charged, by the price book in force. Takes lines of JSON;
-//! gives a line for each. The same code as on the data path, and no connection.
+//! gives a line for each. The same code as on the data path, and no connection. Without an answer, a line says what is sent.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::meter::{Failed, Meter, Surface};
+use crate::meter::{Call, Failed, Meter, Surface};
 use crate::money::NanoUsd;
 
 /// Bytes of an answer that are read at once: what a reader sees does not depend on it.
@@ -37,6 +37,8 @@ struct Exchange {
     headers: Map<String, Value>,
     /// Its body.
     request: String,
+    /// How much of what it may cost is granted, in thousandths of the way from the least to the most. Default: the most.
+    granted: Option<u16>,
     /// The answer's status.
     #[serde(default = "ok")]
     status: u16,
@@ -44,7 +46,7 @@ struct Exchange {
     #[serde(default)]
     answer_headers: Map<String, Value>,
     /// Its body, base64.
-    answer: String,
+    answer: Option<String>,
 }
 
 fn ok() -> u16 {
@@ -84,10 +86,18 @@ fn bill(exchange: &Exchange, meter: &Meter) -> anyhow::Result<Value> {
         Ok(call) => call,
         Err(refusal) => return Ok(json!({ "refused": refusal.reason.code(), "message": refusal.sentence })),
     };
-    let edited = call.edit(NanoUsd::MAX).map_err(|refusal| anyhow::anyhow!(refusal.sentence))?;
+    let edited = call.edit(granted(exchange, &call)).map_err(|refusal| anyhow::anyhow!(refusal.sentence))?;
+    let Some(answer) = &exchange.answer else {
+        let sent = edited.body.as_ref().unwrap_or(&body);
+        return Ok(json!({
+            "hold_nano_usd": edited.hold,
+            "edits": edited.edits,
+            "sent": std::str::from_utf8(sent).context("what is sent is no text")?,
+        }));
+    };
     let status = StatusCode::from_u16(exchange.status).context("the answer's status")?;
     let mut reader = call.reader(&edited, status, &self::headers(&exchange.answer_headers)?);
-    let answer = base64::engine::general_purpose::STANDARD.decode(&exchange.answer).context("the answer's base64")?;
+    let answer = base64::engine::general_purpose::STANDARD.decode(answer).context("the answer's base64")?;
     for piece in answer.chunks(PIECE) {
         let _ = reader.feed(Bytes::copy_from_slice(piece));
     }
@@ -101,6 +111,14 @@ fn bill(exchange: &Exchange, meter: &Meter) -> anyhow::Result<Value> {
         "refused_by_provider": call.failed(&reading) == Some(Failed::Unbilled),
         "usage": reading.usage,
     }))
+}
+
+/// What is granted for the call; everything is at least what its lowest caps cost.
+fn granted(exchange: &Exchange, call: &Call) -> NanoUsd {
+    let Some(part) = exchange.granted else { return NanoUsd::MAX };
+    let (least, most) = (call.least(0).0, call.most().0);
+    let more = u128::from(most.saturating_sub(least)) * u128::from(part) / 1_000;
+    NanoUsd(least.saturating_add(u64::try_from(more).unwrap_or(u64::MAX)))
 }
 
 fn headers(map: &Map<String, Value>) -> anyhow::Result<HeaderMap> {

@@ -149,6 +149,51 @@ async fn an_upstream_that_breaks_off_is_charged_in_full() {
     assert_eq!(outcome.cost, outcome.hold);
 }
 
+/// Bytes behind the announced length are nobody's answer: the call is settled by its own, and the connection is not used again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_behind_an_answers_length_are_not_the_next_answer() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const ANSWER: &str = r#"{"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}}"#;
+    const FREE: &str = r#"{"choices":[],"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}"#;
+    let world = World::new(Speaks::Clear).await;
+    let raw = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listener");
+    let original =
+        std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), raw.local_addr().expect("address").port());
+    let upstream = tokio::spawn(async move {
+        let mut streams = Vec::new();
+        for behind in [true, false] {
+            let (mut stream, _) = raw.accept().await.expect("accepted");
+            let mut buffer = [0; 4_096];
+            assert!(stream.read(&mut buffer).await.expect("request") > 0);
+            let head = |body: &str| {
+                format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                )
+            };
+            // Behind the first answer stands another, that says it cost nothing.
+            let said = head(ANSWER) + &if behind { head(FREE) } else { String::new() };
+            stream.write_all(said.as_bytes()).await.expect("an answer");
+            streams.push(stream);
+        }
+        streams
+    });
+    for _ in 0..2 {
+        let mut client = http1_over(world.connect_as("rich", original).await).await;
+        let answer = client.send_request(call(CALL, "")).await.expect("answer");
+        let body = answer.into_body().collect().await.expect("body").to_bytes();
+        assert_eq!(body, ANSWER);
+    }
+    let _streams = upstream.await.expect("two connections");
+    let outcomes = |records: &[Seen]| {
+        let outcomes = records.iter().filter(|record| record.kind == "caracal.outcome.v1");
+        outcomes.map(|record| (record.settle.clone(), record.cost)).collect::<Vec<_>>()
+    };
+    let records = world.records(|records| outcomes(records).len() == 2).await;
+    // 10 tokens at 0.15 and 5 at 0.60 USD a million.
+    assert!(outcomes(&records).iter().all(|one| *one == (Some("settled".to_owned()), Some(4_500))), "{records:?}");
+}
+
 /// A stream that costs more than is held ends in the provider's own error, whole events before it, and is settled before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_passes_its_hold_is_ended_in_words_and_charged_truly() {
@@ -216,25 +261,50 @@ async fn a_call_that_was_not_sent_is_released() {
     );
 }
 
+/// The budgets of the fixture, each with money enough.
+fn fill_budgets(world: &World) {
+    let rich = |name: &str| crate::budget::BudgetSpec::daily(name, crate::money::NanoUsd(1_000_000_000_000));
+    world.stages.budgets.reload(vec![rich("all"), rich("poor")]).expect("budgets");
+}
+
+/// Syncs of the journal so far that somebody waited for.
+fn waited_syncs(world: &World) -> u64 {
+    world.stages.journal.tail().waited_syncs.load(Ordering::Relaxed)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_denied_call_is_one_native_400_and_its_repeats_are_remembered() {
-    let world = World::new(Speaks::Clear).await;
-    let original = std::net::SocketAddr::new("1.2.3.4".parse().expect("address"), world.upstream.port());
-    let mut client = http1_over(world.connect_as("poor", original).await).await;
-    for _ in 0..10 {
+async fn a_denied_call_is_one_native_400_and_its_repeats_cost_no_hold_and_no_sync() {
+    let world = World::new(Speaks::Both).await;
+    let mut client = http1_over(world.tls_as("poor", "api.openai.com").await).await;
+    let mut ask = async || {
         let answer = client.send_request(call(CALL, "")).await.expect("answer");
-        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
-        assert_eq!(answer.headers().get("x-caracal-reason").expect("reason"), "budget_exceeded");
-        let body = answer.into_body().collect().await.expect("body").to_bytes();
-        assert!(String::from_utf8_lossy(&body).contains("Caracal"));
+        let (parts, body) = answer.into_parts();
+        let body = body.collect().await.expect("body").to_bytes();
+        (parts.status, parts.headers.get("x-caracal-reason").cloned(), String::from_utf8_lossy(&body).into_owned())
+    };
+    for round in 0..20 {
+        if round == 10 {
+            // There is money now, and nobody looks: the refusal was remembered, no hold was tried.
+            fill_budgets(&world);
+        }
+        let (status, reason, body) = ask().await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+        assert_eq!(reason.expect("a reason"), "budget_exceeded");
+        assert!(body.contains("Caracal"), "{body}");
     }
     assert_eq!(world.log.connections.load(Ordering::Relaxed), 0);
-    let records = world.records(|records| records.iter().map(|record| record.count).sum::<u64>() >= 10).await;
-    assert_eq!(records.iter().map(|record| record.count).sum::<u64>(), 10);
+    let records = world.records(|records| records.iter().map(|record| record.count).sum::<u64>() >= 20).await;
+    assert_eq!(records.iter().map(|record| record.count).sum::<u64>(), 20);
     assert!(
         records.iter().all(|record| record.decision.as_deref() == Some("deny") && record.kind == "caracal.decision.v1"),
         "{records:?}"
     );
+    assert!(records.len() <= 4, "equal refusals are counted: {records:?}");
+    assert_eq!(waited_syncs(&world), 0, "a refusal was waited for");
+    // What was remembered is all that stood between the call and its money; a paid call waits for one sync.
+    world.stack.forget_refusals();
+    let (status, _, body) = ask().await;
+    assert_eq!((status, waited_syncs(&world)), (StatusCode::OK, 1), "{body}");
 }
 
 /// A server of tools at `a.test`, and an API at `b.test`, priced by the call.
@@ -285,9 +355,7 @@ async fn a_denied_tool_or_api_is_remembered_without_a_second_hold_or_a_durable_r
                 assert_eq!(body["id"], number, "the answer is of this request: {body}");
             }
         }
-        // There is money now, and nobody looks: the refusal was remembered, no hold was tried.
-        let rich = |name: &str| crate::budget::BudgetSpec::daily(name, crate::money::NanoUsd(1_000_000_000_000));
-        world.stages.budgets.reload(vec![rich("all"), rich("poor")]).expect("budgets");
+        fill_budgets(&world);
         assert_eq!(ask(10).await.0.as_deref(), Some("budget_exceeded"));
         assert_eq!(world.log.connections.load(Ordering::Relaxed), 0);
         let records = world.records(|records| records.iter().map(|record| record.count).sum::<u64>() >= 11).await;
@@ -295,6 +363,7 @@ async fn a_denied_tool_or_api_is_remembered_without_a_second_hold_or_a_durable_r
         // Counted decisions, which nobody waits for; an intent would be durable.
         assert!(records.iter().all(|record| record.kind == "caracal.decision.v1"), "{records:?}");
         assert!(records.len() <= 4, "{records:?}");
+        assert_eq!(waited_syncs(&world), 0, "a refusal was waited for");
         world.stack.forget_refusals();
         assert_eq!(ask(11).await.0, None);
         assert_eq!(world.log.requests.load(Ordering::Relaxed), 1);

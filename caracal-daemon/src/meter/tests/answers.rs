@@ -124,6 +124,16 @@ pub(super) fn usage(
     Usage { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning, web_searches, ..Usage::default() }
 }
 
+/// The first event's count of the output is of before there was any: without a later one the bill is not known.
+#[test]
+fn a_stream_of_messages_that_ends_without_its_last_usage_tells_none() -> Outcome {
+    let last = ",\"usage\":{\"output_tokens\":40}";
+    assert!(MESSAGES.contains(last));
+    let body = MESSAGES.replace(last, "");
+    assert_eq!(charged(Operation::Messages, "claude-opus-4-8", "", SSE, &body)?, (None, None));
+    Ok(())
+}
+
 #[test]
 fn streams_are_read_and_priced() -> Outcome {
     // 400 x 1250 + 600 x 125 + 500 x 10000

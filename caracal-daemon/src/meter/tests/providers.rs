@@ -113,6 +113,51 @@ fn gemini_with_two_readings_or_without_a_bound_is_refused() {
     assert_eq!(why(search), Some(Reason::Unbounded), "billed for each query, and nothing bounds them");
 }
 
+const EMBED: &str = "/v1beta/models/gemini-embedding-001:embedContent";
+const EMBED_MANY: &str = "/v1beta/models/gemini-embedding-001:batchEmbedContents";
+
+#[test]
+fn geminis_embeddings_are_bounded_by_their_bytes_and_charged_their_prompt() -> Outcome {
+    let one = r#"{"content":{"parts":[{"text":"hello"}]},"taskType":"RETRIEVAL_QUERY","outputDimensionality":768}"#;
+    let long = format!(r#"{{"content":{{"parts":[{{"text":"{}"}}]}}}}"#, "x".repeat(5_000));
+    let part = r#"{"model":"models/gemini-embedding-001","content":{"parts":[{"text":"hello"}]}}"#;
+    let many = format!(r#"{{"requests":[{part},{part}]}}"#);
+    for (path, body) in [(EMBED, one), (EMBED, long.as_str()), (EMBED_MANY, many.as_str())] {
+        let call = at(Provider::Google, Operation::EmbedContent, path, body)?;
+        // Each byte and 2,048 tokens of Google's own, at 0.15 a million; many inputs are longer than one may be.
+        assert_eq!(call.most(), NanoUsd((body.len() as u64 + 2_048) * 150));
+        assert_eq!((call.least(4_096), call.ceiling()), (call.most(), 0));
+        let edited = call.edit(call.most())?;
+        assert_eq!((edited.body, edited.max_tokens), (None, None));
+        let said = br#"{"embedding":{"values":[0.1,-0.2]},"usageMetadata":{"promptTokenCount":7,"totalTokenCount":7}}"#;
+        let read = answer(&call, "application/json", &[said])?;
+        assert_eq!(call.bill(&read), Some(NanoUsd(7 * 150)));
+        // An answer that does not say costs its hold.
+        let read = answer(&call, "application/json", &[br#"{"embeddings":[{"values":[0.1]}]}"#])?;
+        assert_eq!((call.bill(&read), call.failed(&read)), (None, None));
+    }
+    Ok(())
+}
+
+#[test]
+fn geminis_embeddings_of_what_is_no_text_or_of_two_models_are_refused() {
+    let image = r#"{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AAAA"}}]}}"#;
+    let pdf = r#"{"content":{"parts":[{"inlineData":{"mimeType":"application/pdf","data":"AAAA"}}]}}"#;
+    let file = r#"{"content":{"parts":[{"fileData":{"fileUri":"x"}}]}}"#;
+    let other = r#"{"model":"models/gemini-embedding-2","content":{"parts":[]}}"#;
+    let many = |request: &str| format!(r#"{{"requests":[{{"content":{{"parts":[]}}}},{request}]}}"#);
+    for (body, reason) in [
+        (image, Reason::Unbounded),
+        (pdf, Reason::Unbounded),
+        (file, Reason::Unbounded),
+        (other, Reason::AmbiguousRequest),
+    ] {
+        assert_eq!(why(at(Provider::Google, Operation::EmbedContent, EMBED, body)), Some(reason), "{body}");
+        let body = many(body);
+        assert_eq!(why(at(Provider::Google, Operation::EmbedContent, EMBED_MANY, &body)), Some(reason), "{body}");
+    }
+}
+
 const USED: &str = r#""usageMetadata":{"promptTokenCount":1000,"cachedContentTokenCount":600,"candidatesTokenCount":50,"thoughtsTokenCount":30,"toolUsePromptTokenCount":20,"totalTokenCount":1100},"modelVersion":"gemini-2.5-pro""#;
 
 /// 420 x 1250 + 600 x 125 + 80 x 10000.
