@@ -1,3 +1,4 @@
+mod bodies;
 pub(crate) mod fixture;
 mod issues;
 mod money;
