@@ -5,6 +5,7 @@
 
 mod metered;
 mod opening;
+mod overrides;
 mod paid;
 mod passage;
 mod priced;
@@ -219,6 +220,11 @@ async fn answer(session: Arc<Session>, mut request: Request<Incoming>) -> Answer
             return session.refuse(&asked, &refusal, &policies);
         }
     };
+    // Is that what every server will read?
+    if let Err((refusal, policies)) = overrides::check(&session, &asked, request.headers()) {
+        discard(request).await;
+        return session.refuse(&asked, &refusal, &policies);
+    }
     // What does it cost? Nothing is forwarded to a priced host without an answer.
     match asked.surface {
         Surface::Priced(ref entry) => priced::call(&session, &asked, entry, request, &decided).await,

@@ -2,6 +2,7 @@ mod bodies;
 pub(crate) mod fixture;
 mod issues;
 mod money;
+mod overrides;
 mod refusals;
 mod sockets;
 mod traffic;
