@@ -1,5 +1,6 @@
 mod bodies;
 pub(crate) mod fixture;
+mod half_open;
 mod issues;
 mod money;
 mod overrides;
