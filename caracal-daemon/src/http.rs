@@ -8,6 +8,7 @@ pub mod framing;
 pub mod head;
 pub mod pool;
 pub mod refuse;
+pub mod room;
 pub mod serve;
 pub mod upgrade;
 pub mod websocket;

@@ -5,6 +5,7 @@
 
 mod metered;
 mod opening;
+mod overrides;
 mod paid;
 mod passage;
 mod priced;
@@ -144,7 +145,17 @@ where
     // Only what the upstream speaks, so that both sides speak the same.
     let offer = opening::offer(&origin, &name, address.is_none(), hello.alpn).await;
     let accepted = timeout(limit, opening::accept(&origin, hello, &name, offer)).await;
-    let Ok(Some((stream, alpn))) = accepted else { return };
+    let (stream, alpn) = match accepted {
+        Ok(Some(accepted)) => accepted,
+        Ok(None) => return,
+        Err(_) => {
+            return opening::refuse_connection(
+                &origin,
+                &name,
+                &sentence::agent_tls(&name, "its handshake did not end in time"),
+            );
+        }
+    };
     requests(origin, Some(name), stream, alpn, begins).await;
 }
 
@@ -184,7 +195,13 @@ async fn requests<S>(
         let session = session.clone();
         move |request| answer(session.clone(), request)
     };
-    if let Err(error) = serve::serve(stream, alpn, wire, leaving, service).await {
+    let head_time = session.origin.stack.limits.head;
+    if let Err(error) = serve::serve(stream, (alpn, head_time), wire, leaving, service).await {
+        // Waiting between requests is nobody's fault; half a request is.
+        if error.is_timeout() && session.wire.in_head() {
+            let refusal = sentence::half_a_head(head_time);
+            opening::refuse_connection(&session.origin, &session.origin.host, &refusal);
+        }
         tracing::debug!(%error, agent = %session.origin.agent.name, "a connection broke off");
     }
     if let Some(refusal) = session.wire.take_refusal() {
@@ -219,6 +236,11 @@ async fn answer(session: Arc<Session>, mut request: Request<Incoming>) -> Answer
             return session.refuse(&asked, &refusal, &policies);
         }
     };
+    // Is that what every server will read?
+    if let Err((refusal, policies)) = overrides::check(&session, &asked, request.headers()) {
+        discard(request).await;
+        return session.refuse(&asked, &refusal, &policies);
+    }
     // What does it cost? Nothing is forwarded to a priced host without an answer.
     match asked.surface {
         Surface::Priced(ref entry) => priced::call(&session, &asked, entry, request, &decided).await,

@@ -42,6 +42,7 @@ pub use turn::{Answer, Chain, Heard, is_stray};
 pub use usage::{Ending, Reading, SoFar, Terms, UsageReader};
 
 use crate::event::{Served, Usage};
+use crate::http::room::Taken;
 use crate::money::NanoUsd;
 use crate::refusal::{Reason, Refusal, Side, Stage};
 use arc_swap::ArcSwap;
@@ -51,6 +52,9 @@ use std::sync::Arc;
 
 /// Bytes of a decoded request body that are read for pricing, unless configured otherwise.
 pub const BODY_LIMIT: usize = 64 << 20;
+
+/// Longest name of a model that is read, bytes: where the price is `*`, an agent writes any.
+const MAX_NAME: usize = 256;
 
 /// Output tokens that a clamp leaves, unless a rule says otherwise.
 pub const MIN_OUTPUT: u64 = 4_096;
@@ -235,14 +239,14 @@ impl Meter {
         self.read_at(provider, operation, "", headers, body)
     }
 
-    /// The same where the path may name the model and the way of the answer, and its query what of it is told.
+    /// [`Meter::read_at`], decoding into `room`.
     ///
     /// # Errors
-    /// As [`Meter::read`], and a path that names no model where it must.
-    pub fn read_at(
+    /// As [`Meter::read_at`], and a body for which there is no room.
+    pub fn read_within(
         &self,
-        provider: Provider,
-        operation: Operation,
+        room: Option<Taken>,
+        (provider, operation): (Provider, Operation),
         path: &str,
         headers: &http::HeaderMap,
         body: &Bytes,
@@ -254,7 +258,7 @@ impl Meter {
         if provider == Provider::Bedrock {
             bedrock::heads(operation, headers)?;
         }
-        let decoded = body::decode(headers, body, self.body_limit)?;
+        let decoded = body::decode(headers, body, self.body_limit, room)?;
         let text = body::text(&decoded.bytes)?;
         let walked = body::walk_object(text)?;
         let named = surface::model_in(operation, path);
@@ -282,6 +286,21 @@ impl Meter {
         self.call(provider, operation, shape, decoded.bytes, decoded.encoded)
     }
 
+    /// The same where the path may name the model and the way of the answer, and its query what of it is told.
+    ///
+    /// # Errors
+    /// As [`Meter::read`], and a path that names no model where it must.
+    pub fn read_at(
+        &self,
+        provider: Provider,
+        operation: Operation,
+        path: &str,
+        headers: &http::HeaderMap,
+        body: &Bytes,
+    ) -> Result<Call, Refusal> {
+        self.read_within(None, (provider, operation), path, headers, body)
+    }
+
     fn call(
         &self,
         provider: Provider,
@@ -290,11 +309,17 @@ impl Meter {
         body: Bytes,
         encoded: bool,
     ) -> Result<Call, Refusal> {
+        if shape.model.len() > MAX_NAME {
+            return Err(refuse_agent(
+                Reason::AmbiguousRequest,
+                format!("reads names of models of at most {MAX_NAME} bytes, and this one has {}.", shape.model.len()),
+            ));
+        }
         let book = self.book();
         let price = priced(&book, provider, operation, &shape)?;
         let model = Arc::from(shape.model.as_str());
-        let (stream, price_book) = (shape.stream, book.id());
-        let call = Call { provider, operation, model, stream, price_book, body, encoded, price, shape, book };
+        let (stream, price_book, length) = (shape.stream, book.id(), body.len());
+        let call = Call { provider, operation, model, stream, price_book, body, length, encoded, price, shape, book };
         call.check()?;
         Ok(call)
     }
@@ -348,6 +373,8 @@ pub struct Call {
     /// Version and hash of the price book that prices it.
     pub price_book: Arc<str>,
     body: Bytes,
+    /// The body's length, which is known for longer than the body.
+    length: usize,
     encoded: bool,
     price: Arc<Model>,
     shape: Shape,
@@ -369,6 +396,11 @@ impl Call {
             self.price_book
         );
         Err(refuse(Reason::PriceUnknown, sentence))
+    }
+
+    /// Lets the body go, which nobody reads once the call is edited: an answer may take long, and its call no memory meanwhile.
+    pub fn leave_body(&mut self) {
+        self.body = Bytes::new();
     }
 
     /// The first name of the price book's entry, which all its aliases share: for budgets by model, and for freezing.

@@ -43,6 +43,8 @@ pub enum Reason {
     BudgetExceeded,
     /// The body is larger than what is read for pricing.
     BodyTooLarge,
+    /// The body did not come in time.
+    BodyTimeout,
     /// No open hold was settled in time for this one to fit.
     BudgetWaitTimeout,
     /// An encoding that is not read.
@@ -71,6 +73,8 @@ pub enum Reason {
     ShuttingDown,
     /// TLS with the agent failed; most often it does not trust the local CA.
     TlsAgent,
+    /// No room to read one more body before it is priced.
+    TooManyBodies,
     /// Too many connections of this agent.
     TooManyConnections,
     /// Requests or tokens come faster than a limit allows; there is room again after this many seconds.
@@ -110,6 +114,7 @@ impl Reason {
             Reason::AmbiguousRequest => "ambiguous_request",
             Reason::BudgetExceeded => "budget_exceeded",
             Reason::BodyTooLarge => "body_too_large",
+            Reason::BodyTimeout => "body_timeout",
             Reason::BudgetWaitTimeout => "budget_wait_timeout",
             Reason::EncodingUnknown => "encoding_unknown",
             Reason::HeadInvalid => "head_invalid",
@@ -124,6 +129,7 @@ impl Reason {
             Reason::Unbounded => "unbounded",
             Reason::ShuttingDown => "shutting_down",
             Reason::TlsAgent => "tls_agent",
+            Reason::TooManyBodies => "too_many_bodies",
             Reason::TooManyConnections => "too_many_connections",
             Reason::RateLimited { .. } => "rate_limited",
             Reason::UnknownFlow => "unknown_flow",

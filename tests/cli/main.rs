@@ -3,6 +3,7 @@
 mod crowd;
 mod evidence;
 mod learn;
+mod memory;
 mod run;
 mod storm;
 mod trouble;
@@ -28,15 +29,26 @@ fn case(name: &str, rules: &str, work: impl FnOnce(&Scene, &mut Daemon<'_>)) {
     });
 }
 
-/// A command that must fail, and what it must say.
+/// The answer is no, or what has no code of its own. With those below, what `caracald --help` says of exit codes.
+const NO: i32 = 1;
+/// A ledger or a receipt does not hold.
+const UNSOUND: i32 = 3;
+/// The command line or the configuration is wrong.
+const USAGE: i32 = 64;
+/// The daemon is not running.
+const UNAVAILABLE: i32 = 69;
+/// A file or the system refused.
+const SYSTEM: i32 = 71;
+/// Needs root, or is governed.
+const NOT_PERMITTED: i32 = 77;
+
+/// A command that must fail with this exit code, and what it must say.
 #[track_caller]
-fn fails(ran: support::netns::Ran, words: &[&str]) -> i32 {
+fn fails(ran: support::netns::Ran, code: i32, words: &[&str]) {
     let said = ran.screen().to_lowercase();
-    let code = ran.code.unwrap_or_else(|| panic!("it did not end: {said}"));
-    assert_ne!(code, 0, "it must fail: {said}");
+    assert_eq!(ran.code, Some(code), "its exit code: {said}");
     assert!(!said.contains("panicked"), "{said}");
     for word in words {
         assert!(said.contains(&word.to_lowercase()), "it does not say `{word}`: {said}");
     }
-    code
 }

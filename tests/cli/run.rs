@@ -1,6 +1,6 @@
 //! `caracald run`: exit codes, signals, environment, and what a governed process may not do.
 
-use crate::{RULES, case, fails};
+use crate::{RULES, UNAVAILABLE, case, fails};
 use support::daemon::caracald;
 
 #[test]
@@ -95,7 +95,7 @@ fn learn_prints_the_policy_that_would_have_sufficed() {
 #[test]
 fn without_a_daemon_it_says_how_to_start_one() {
     case("run without a daemon", RULES, |_, daemon| {
-        fails(daemon.run("true").ran(), &["caracald", "attach"]);
+        fails(daemon.run("true").ran(), UNAVAILABLE, &["start it with `sudo caracald attach`"]);
     });
 }
 

@@ -1,6 +1,8 @@
 //! Starts that cannot work.
 
-use crate::{RULES, case, fails};
+use crate::{NO, NOT_PERMITTED, RULES, SYSTEM, USAGE, case, fails};
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -16,7 +18,8 @@ fn not_root() {
         let config = daemon.config();
         fails(
             scene.agent(caracald()).arg("--config").arg(config).arg("attach").limit(Duration::from_secs(30)).ran(),
-            &["root"],
+            NOT_PERMITTED,
+            &["this needs root: run it with sudo"],
         );
     });
 }
@@ -24,12 +27,9 @@ fn not_root() {
 #[test]
 fn an_unknown_key_is_named_with_its_line() {
     case("unknown configuration key", "[listen]\ntcp_prot = 1\n", |_, daemon| {
-        let code = fails(daemon.command(&["policy", "check"]).ran(), &["tcp_prot", "caracal.toml"]);
-        assert_eq!(
-            fails(daemon.command(&["attach"]).ran(), &["tcp_prot"]),
-            code,
-            "the same mistake has the same exit code"
-        );
+        for command in [&["policy", "check"][..], &["attach"]] {
+            fails(daemon.command(command).ran(), USAGE, &["tcp_prot", "caracal.toml"]);
+        }
     });
 }
 
@@ -38,7 +38,7 @@ fn malformed_cedar_is_named_with_its_file() {
     case("malformed Cedar", "[policy]\ncedar = [\"bad.cedar\"]\n", |_, daemon| {
         let file = daemon.config().with_file_name("bad.cedar");
         std::fs::write(&file, "permit(principal, action resource);\n").expect("a policy");
-        fails(daemon.command(&["policy", "check"]).ran(), &["bad.cedar"]);
+        fails(daemon.command(&["policy", "check"]).ran(), USAGE, &["bad.cedar"]);
     });
 }
 
@@ -47,7 +47,7 @@ fn a_missing_configuration_is_named() {
     case("no configuration", RULES, |scene, _| {
         let run =
             scene.net.a.run(caracald()).clean_env().args(["--config", "/nowhere/caracal.toml", "policy", "check"]);
-        fails(run.ran(), &["/nowhere/caracal.toml"]);
+        fails(run.ran(), USAGE, &["/nowhere/caracal.toml"]);
     });
 }
 
@@ -55,7 +55,7 @@ fn a_missing_configuration_is_named() {
 fn a_taken_port_is_named() {
     case("port taken", "[listen]\ntcp_port = 15999\n", |scene, daemon| {
         let _held = scene.net.a.inside(|| Ok(TcpListener::bind("127.0.0.1:15999")?)).expect("the port");
-        fails(daemon.command(&["attach"]).limit(Duration::from_secs(30)).ran(), &["15999"]);
+        fails(daemon.command(&["attach"]).limit(Duration::from_secs(30)).ran(), SYSTEM, &["15999"]);
     });
 }
 
@@ -65,6 +65,7 @@ fn a_path_that_is_no_cgroup_is_named() {
         for path in ["/tmp", "/sys/fs/cgroup/no-such-cgroup"] {
             fails(
                 daemon.command(&["attach", "--cgroup", path]).limit(Duration::from_secs(30)).ran(),
+                USAGE,
                 &[path, "cgroup"],
             );
         }
@@ -82,7 +83,7 @@ fn a_governed_cgroup_is_not_governed_twice() {
         let slice = support::daemon::cgroup_mount().join(format!("{}.slice", daemon.instance()));
         for (again, says) in [(&path, "governed already"), (&inside, "governed already"), (&slice, "slice")] {
             let again = again.display().to_string();
-            fails(daemon.command(&["attach", "--cgroup", &again]).limit(Duration::from_secs(30)).ran(), &[says]);
+            fails(daemon.command(&["attach", "--cgroup", &again]).limit(Duration::from_secs(30)).ran(), NO, &[says]);
         }
         let agents = |daemon: &support::daemon::Daemon<'_>| {
             let status = daemon.json(&["status"]);
@@ -141,8 +142,56 @@ fn a_key_that_others_can_read_is_refused() {
         let key = std::path::PathBuf::from(found.trim());
         assert_eq!(std::fs::metadata(&key).expect("the CA key").permissions().mode() & 0o777, 0o600);
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).expect("its mode");
-        fails(daemon.command(&["attach"]).limit(Duration::from_secs(30)).ran(), &["ca.key", "chmod"]);
+        fails(daemon.command(&["attach"]).limit(Duration::from_secs(30)).ran(), SYSTEM, &["ca.key", "chmod"]);
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("its mode");
+        daemon.restart();
+        daemon.stop();
+    });
+}
+
+#[test]
+fn a_key_that_is_none_is_named_with_what_to_do() {
+    case("empty, malformed and missing CA key", RULES, |scene, daemon| {
+        daemon.restart();
+        daemon.stop();
+        let found = scene.net.a.shell(&format!("find {} -name ca.key", daemon.state().display())).expect("find");
+        let key = std::path::PathBuf::from(found.trim());
+        let good = std::fs::read(&key).expect("the CA key");
+        let attach = || daemon.command(&["attach"]).limit(Duration::from_secs(30)).ran();
+        let path = key.display().to_string();
+        let half = good.get(..good.len() / 2).expect("half of it");
+        for bad in [&b""[..], b"\x00\xffgarbage\n", half] {
+            std::fs::write(&key, bad).expect("a bad key");
+            fails(attach(), SYSTEM, &[&path, "is not a private key in PEM", "restore it"]);
+        }
+        std::fs::remove_file(&key).expect("removed");
+        fails(attach(), SYSTEM, &[&path, "is missing while ca.pem is there: restore it, or remove ca.pem"]);
+        assert!(!key.exists(), "a key that was lost is not made again unasked");
+        std::fs::write(&key, good).expect("the CA key");
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("its mode");
+        daemon.restart();
+        daemon.stop();
+    });
+}
+
+#[test]
+fn a_host_without_cgroup_v2_is_told_how_to_have_it() {
+    case("no cgroup v2", RULES, |scene, daemon| {
+        // In a mount namespace of its own, which ends with the command.
+        let line = "while umount -l -t cgroup2 -a 2>/dev/null && grep -q ' cgroup2 ' /proc/self/mounts; do :; done; exec \"$@\"";
+        let run = scene.net.a.run("unshare").clean_env().args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            line,
+            "sh",
+        ]);
+        let run = run.arg(caracald()).arg("--config").arg(daemon.config()).arg("attach");
+        let words = ["no cgroup v2 is mounted", "mount -t cgroup2 none /sys/fs/cgroup"];
+        fails(run.limit(Duration::from_secs(60)).ran(), USAGE, &words);
+        // Here it is as it was.
         daemon.restart();
         daemon.stop();
     });
@@ -152,7 +201,7 @@ fn a_key_that_others_can_read_is_refused() {
 fn a_second_daemon_is_told_of_the_first() {
     case("already running", RULES, |_, daemon| {
         daemon.restart();
-        fails(daemon.command(&["attach"]).limit(Duration::from_secs(30)).ran(), &["already"]);
+        fails(daemon.command(&["attach"]).limit(Duration::from_secs(30)).ran(), NO, &["the daemon is running already"]);
         let ran = daemon.run("true").ran();
         assert_eq!(ran.code, Some(0), "the first one suffered: {}", ran.screen());
         daemon.stop();
@@ -164,15 +213,50 @@ fn bytes_that_are_no_http_do_no_harm() {
     case("TLS garbage, half-open clients, malformed heads", RULES, |scene, daemon| {
         daemon.restart();
         let script = include_str!("../programs/garbage.py");
-        let ran = daemon.run(support::programs::python()).args(["-c", script]).ran().ok();
+        let run = daemon.run(support::programs::python()).args(["-c", script]);
+        let ran = run.limit(Duration::from_secs(180)).ran().ok();
         assert!(ran.stdout.contains("garbage: done"), "{}", ran.screen());
+        let lines = ran.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let told: Vec<Value> = lines.filter(|line| line["name"].is_string()).collect();
+        // What each is told: nothing where there is no HTTP, and the connection is closed. The reason is in the record.
+        let expected = [
+            ("half a hello", None, "tls_agent"),
+            ("a record without end", None, "tls_agent"),
+            ("zeros", None, "protocol_unknown"),
+            ("ssh", None, "protocol_unknown"),
+            ("long, in the clear", Some("400"), "head_invalid"),
+            ("two framings", Some("400"), "ambiguous_request"),
+            ("two hosts", Some("400"), "ambiguous_request"),
+            ("a folded line", Some("400"), "ambiguous_request"),
+            ("two lengths", Some("400"), "ambiguous_request"),
+            ("a space before a colon", Some("400"), "ambiguous_request"),
+            ("long", Some("400"), "head_invalid"),
+        ];
+        assert_eq!(told.len(), expected.len(), "{told:#?}");
+        for (line, (name, status, reason)) in told.iter().zip(expected) {
+            assert_eq!((line["name"].as_str(), line["status"].as_str()), (Some(name), status), "{line}");
+            assert_eq!(line["reason"].as_str(), status.map(|_| reason), "{line}");
+            let long = line["body"].as_str().is_some_and(|body| body.contains("its head is longer than 64 KB"));
+            assert_eq!(long, name.starts_with("long"), "{line}");
+        }
         assert_eq!(scene.log("request").len(), 0, "something was let through: {:?}", scene.log("request"));
         let ran = daemon.run("curl").args(["-sS", "https://example.com/hello"]).ran().ok();
         assert!(ran.stdout.contains("hello"));
-        until("the refusals are recorded", Duration::from_secs(10), || {
-            daemon.records().iter().any(|record| record.text("caracal.decision") == "deny")
-        })
-        .expect("a record");
+        // Each once, and nothing else: the idle ones that said nothing were refused nothing.
+        let refused = |records: &[Record]| {
+            let mut reasons = BTreeMap::new();
+            for record in records.iter().filter(|record| record.text("caracal.decision") == "deny") {
+                *reasons.entry(record.text("caracal.reason").to_owned()).or_insert(0) += record.count();
+            }
+            reasons
+        };
+        let mut counts = BTreeMap::new();
+        for (_, _, reason) in expected {
+            *counts.entry(reason.to_owned()).or_insert(0_u64) += 1;
+        }
+        let all = expected.len() as u64;
+        let records = daemon.records_when(|records| refused(records).values().sum::<u64>() >= all);
+        assert_eq!(refused(&records), counts);
         daemon.stop();
     });
 }
@@ -217,7 +301,7 @@ fn a_reader_that_leaves_ends_a_command_quietly() {
 fn without_a_ledger_nothing_is_said_to_be_spent() {
     case("no ledger", RULES, |_, daemon| {
         for args in [&["spend"][..], &["events"], &["spend", "reconcile", "/dev/null"], &["ledger", "verify"]] {
-            fails(daemon.command(args).ran(), &["was a daemon ever started with this configuration"]);
+            fails(daemon.command(args).ran(), NO, &["was a daemon ever started with this configuration"]);
         }
     });
 }

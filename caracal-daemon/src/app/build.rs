@@ -145,6 +145,7 @@ pub(super) async fn build(
         telemetry: Arc::clone(telemetry),
         limits: Limits {
             priced_body: config.limits.pricing_body_bytes,
+            priced_bodies: config.limits.pricing_memory_bytes,
             websockets: config.websocket.metered,
             min_output: if config.clamp.enabled { config.clamp.min_output } else { u64::MAX },
             ..Limits::default()

@@ -247,11 +247,19 @@ pub struct Limits {
     pub connections: usize,
     /// A body that is read for pricing, before and after decoding, bytes. Default 64 MiB.
     pub pricing_body_bytes: usize,
+    /// All that is held of such bodies at once: as they came, decoded, and as they go on, bytes. One agent has a quarter of it.
+    /// Default 1 GiB.
+    pub pricing_memory_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { connections_per_agent: 4096, connections: 16_384, pricing_body_bytes: 64 << 20 }
+        Limits {
+            connections_per_agent: 4096,
+            connections: 16_384,
+            pricing_body_bytes: 64 << 20,
+            pricing_memory_bytes: 1 << 30,
+        }
     }
 }
 
@@ -353,6 +361,10 @@ pub(super) fn check(config: &Config) -> Result<(), Found> {
     }
     if !(64 << 10..=1 << 30).contains(&limits.pricing_body_bytes) {
         return found("limits.pricing_body_bytes", "64 KiB (65536) to 1 GiB (1073741824)");
+    }
+    // A body, and the same as it goes on, fit an agent's quarter.
+    if limits.pricing_memory_bytes / 8 < limits.pricing_body_bytes {
+        return found("limits.pricing_memory_bytes", "at least eight times `pricing_body_bytes`");
     }
     if config.prices.public_key.is_some() && config.prices.file.is_none() {
         return found("prices.public_key", "the built-in book is signed by nobody; name a `file` too");

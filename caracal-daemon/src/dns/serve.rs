@@ -1,6 +1,6 @@
 //! Takes bound sockets; answers queries on them, a bounded number at a time.
-//! Refuses an asker that no agent accounts for, more queries than there are permits, and more connections of one agent
-//! than its share: idle ones of one agent are not in others' way.
+//! Refuses an asker that no agent accounts for, more queries than there are permits, and more queries or connections of one
+//! agent than its share: those of one agent that wait are not in others' way.
 
 use crate::agent::{Agent, CgroupId};
 use crate::dns::answer::{self, Transport};
@@ -21,6 +21,8 @@ const MOST_QUERIES: usize = 1_024;
 const MOST_CONNECTIONS: usize = 1_024;
 /// Connections of one agent open at once, over TCP.
 pub(crate) const MOST_OF_ONE_AGENT: usize = 64;
+/// Queries of one agent in work at once, over UDP.
+pub(crate) const MOST_QUERIES_OF_ONE_AGENT: usize = 128;
 /// Queries on one connection.
 const MOST_ON_ONE: usize = 256;
 /// How long a connection may be idle, and a query or an answer may take to pass.
@@ -62,8 +64,9 @@ impl Desk {
 #[derive(Debug)]
 pub struct Places {
     queries: Arc<Semaphore>,
+    query_shares: Shares,
     connections: Arc<Semaphore>,
-    shares: Shares,
+    connection_shares: Shares,
 }
 
 impl Places {
@@ -71,14 +74,21 @@ impl Places {
     fn is_busy(&self) -> bool {
         self.queries.available_permits() < MOST_QUERIES
     }
+
+    /// A place for a query over UDP, of the agent's share and of all; whoever has its share takes none of the others'.
+    fn for_query(&self, agent: Option<&Arc<Agent>>) -> Option<(Share, OwnedSemaphorePermit)> {
+        let share = self.query_shares.take(agent)?;
+        Some((share, self.queries.clone().try_acquire_owned().ok()?))
+    }
 }
 
 impl Default for Places {
     fn default() -> Places {
         Places {
             queries: Arc::new(Semaphore::new(MOST_QUERIES)),
+            query_shares: Shares::new(MOST_QUERIES_OF_ONE_AGENT),
             connections: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
-            shares: Shares::default(),
+            connection_shares: Shares::new(MOST_OF_ONE_AGENT),
         }
     }
 }
@@ -116,28 +126,21 @@ pub async fn udp(socket: Arc<UdpSocket>, netns: u64, desk: Arc<Desk>) -> std::io
             Err(error) => return Err(error),
         };
         let query = buffer.get(..length).unwrap_or_default().to_vec();
-        let Ok(permit) = desk.places.queries.clone().try_acquire_owned() else {
+        let agent = (desk.who)(netns, from, Transport::Udp);
+        let Some(place) = desk.places.for_query(agent.as_ref()) else {
             if let Some(bytes) = answer::refused(&query) {
                 socket.try_send_to(&bytes, from).ok();
             }
             continue;
         };
-        tokio::spawn(one_datagram(socket.clone(), desk.clone(), query, (netns, from), permit));
+        let (socket, desk) = (socket.clone(), desk.clone());
+        tokio::spawn(async move {
+            if let Some(bytes) = desk.answer(&query, agent, Transport::Udp).await {
+                socket.send_to(&bytes, from).await.ok();
+            }
+            drop(place);
+        });
     }
-}
-
-async fn one_datagram(
-    socket: Arc<UdpSocket>,
-    desk: Arc<Desk>,
-    query: Vec<u8>,
-    (netns, from): (u64, SocketAddr),
-    permit: OwnedSemaphorePermit,
-) {
-    let agent = (desk.who)(netns, from, Transport::Udp);
-    if let Some(bytes) = desk.answer(&query, agent, Transport::Udp).await {
-        socket.send_to(&bytes, from).await.ok();
-    }
-    drop(permit);
 }
 
 /// Answers connections; `netns` is the cookie of the listener's namespace.
@@ -156,7 +159,7 @@ pub async fn tcp(listener: TcpListener, netns: u64, desk: Arc<Desk>) {
         let Ok(permit) = desk.places.connections.clone().try_acquire_owned() else { continue };
         // Once, and asked of the connection after the look-up: see `capture::listen::Gate::accept`.
         let agent = (desk.who)(netns, from, Transport::Tcp).filter(|_| stream.peer_addr().is_ok());
-        let Some(share) = desk.places.shares.take(agent.as_ref().map(|agent| agent.cgroup)) else { continue };
+        let Some(share) = desk.places.connection_shares.take(agent.as_ref()) else { continue };
         let desk = desk.clone();
         tokio::spawn(async move {
             one_connection(stream, agent, &desk).await;
@@ -165,21 +168,29 @@ pub async fn tcp(listener: TcpListener, netns: u64, desk: Arc<Desk>) {
     }
 }
 
-/// How many connections each agent has open; those that no agent accounts for share one count.
-#[derive(Clone, Debug, Default)]
-struct Shares(Arc<Mutex<HashMap<Option<CgroupId>, usize>>>);
+/// How many queries or connections each agent has; those that no agent accounts for share one count.
+#[derive(Clone, Debug)]
+struct Shares {
+    most: usize,
+    taken: Arc<Mutex<HashMap<Option<CgroupId>, usize>>>,
+}
 
-/// A connection of an agent's.
+/// A query or a connection of an agent's.
 struct Share {
     shares: Shares,
     agent: Option<CgroupId>,
 }
 
 impl Shares {
-    fn take(&self, agent: Option<CgroupId>) -> Option<Share> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn new(most: usize) -> Shares {
+        Shares { most, taken: Arc::default() }
+    }
+
+    fn take(&self, agent: Option<&Arc<Agent>>) -> Option<Share> {
+        let agent = agent.map(|agent| agent.cgroup);
+        let mut open = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(agent).or_default();
-        if *count >= MOST_OF_ONE_AGENT {
+        if *count >= self.most {
             return None;
         }
         *count += 1;
@@ -189,7 +200,7 @@ impl Shares {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut open = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.shares.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut count) = open.entry(self.agent) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {

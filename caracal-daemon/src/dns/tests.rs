@@ -168,6 +168,46 @@ async fn split_dns_asks_the_longest_match_and_caches() {
     assert_eq!(addresses(&message), [(IpAddr::from([192, 0, 2, 1]), 60)]);
 }
 
+/// An agent whose names nobody answers for waits for its own queries, and no other agent does.
+#[tokio::test]
+async fn queries_of_one_agent_that_wait_are_not_in_the_way_of_others() {
+    let (stages, _directory) = stages();
+    let silent = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
+    let names = HashMap::from([("a.test".to_owned(), vec![IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9))])]);
+    let nameservers = vec![silent.local_addr().expect("address")];
+    let resolver = Resolver::new(Servers { nameservers, domains: Vec::new(), fixed: names }).expect("resolver");
+    let (one, other) = (UdpSocket::bind("127.0.0.1:0").await, UdpSocket::bind("127.0.0.2:0").await);
+    let (one, other) = (one.expect("socket"), other.expect("socket"));
+    let agent = |cgroup| Agent { cgroup: CgroupId(cgroup), ..Agent::clone(&agent()) };
+    let agents = [Arc::new(agent(1)), Arc::new(agent(2))];
+    let desk = Arc::new(Desk {
+        policy: stages.policy.clone(),
+        resolver: Arc::new(resolver),
+        who: Box::new(move |_, from, _| agents.get(usize::from(from.ip() == IpAddr::from([127, 0, 0, 2]))).cloned()),
+        decided: Box::new(|_, _, _, _| {}),
+        places: serve::Places::default(),
+    });
+    let udp = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
+    let address = udp.local_addr().expect("address");
+    tokio::spawn(serve::udp(Arc::new(udp), 1, desk));
+    for n in 0..serve::MOST_QUERIES_OF_ONE_AGENT {
+        one.send_to(&query(&format!("n{n}.test."), RecordType::A), address).await.expect("sent");
+        // The server's loop runs on this thread: it takes each before the next.
+        tokio::task::yield_now().await;
+    }
+    let mut buffer = [0; 1_500];
+    let mut beyond = query("beyond.test.", RecordType::A);
+    beyond[..2].copy_from_slice(&9_u16.to_be_bytes());
+    one.send_to(&beyond, address).await.expect("sent");
+    let (length, _) = one.recv_from(&mut buffer).await.expect("answer");
+    let message = Message::from_vec(&buffer[..length]).expect("message");
+    let told = (message.metadata.id, message.metadata.response_code);
+    assert_eq!(told, (9, ResponseCode::Refused), "one above the share");
+    other.send_to(&query("a.test.", RecordType::A), address).await.expect("sent");
+    let (length, _) = other.recv_from(&mut buffer).await.expect("answer");
+    assert_eq!(addresses(&Message::from_vec(&buffer[..length]).expect("message")).len(), 1);
+}
+
 #[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "a test's own socket on loopback")]
 async fn the_loops_answer_agents_and_refuse_strangers() {

@@ -1,13 +1,14 @@
 //! The bodies that pass through: one kind on its way up, one on its way down. Neither holds more than a frame.
 
 use crate::http::pool::Lease;
+use crate::http::room::{Full, Taken};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
 
 /// How long what came before an answer broke off has to reach its reader. Whoever is told of the failure writes nothing more,
 /// and some clients (Node's) throw away what they have not read yet.
@@ -187,13 +188,41 @@ pub enum CollectError {
     TooLong,
     /// The agent broke off.
     Broken(BodyError),
+    /// There is no room for it beside the others.
+    Full(Full),
+    /// It did not come in time.
+    Slow,
 }
 
-/// Reads a request's body whole, at most `most` bytes. Trailers are dropped: a body that is priced has none that matter.
+/// How long a body may take that is read whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Without a byte.
+    pub idle: Duration,
+    /// In all.
+    pub whole: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { idle: Duration::from_secs(30), whole: Duration::from_secs(300) }
+    }
+}
+
+/// How long a body is read for nobody that there was no room for, so that the answer is not overtaken by a reset.
+const UNHOUSED: Duration = Duration::from_secs(5);
+
+/// Reads a request's body whole, at most `most` bytes, into the room that it takes as it comes and gives back with its last
+/// copy. Trailers are dropped: a body that is priced has none that matter.
 ///
 /// # Errors
 /// See [`CollectError`].
-pub async fn collect(mut body: Incoming, most: usize) -> Result<Bytes, CollectError> {
+pub async fn collect(
+    mut body: Incoming,
+    most: usize,
+    patience: Patience,
+    mut room: Taken,
+) -> Result<Bytes, CollectError> {
     use http_body_util::BodyExt;
     let hint = body.size_hint();
     if hint.lower() > most as u64 {
@@ -201,11 +230,19 @@ pub async fn collect(mut body: Incoming, most: usize) -> Result<Bytes, CollectEr
     }
     let mut first = Bytes::new();
     let mut rest = bytes::BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    let end = Instant::now() + patience.whole;
+    loop {
+        let until = end.min(Instant::now() + patience.idle);
+        let Some(frame) = timeout_at(until, body.frame()).await.map_err(|_| CollectError::Slow)? else { break };
         let frame = frame.map_err(|error| CollectError::Broken(error.into()))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + rest.len() + data.len() > most {
             return Err(CollectError::TooLong);
+        }
+        if let Err(full) = room.more(data.len()) {
+            drop((first, rest, room));
+            timeout(UNHOUSED, discard(body, most)).await.ok();
+            return Err(CollectError::Full(full));
         }
         // Most calls come in one piece, which is then not copied.
         if first.is_empty() && rest.is_empty() {
@@ -220,7 +257,7 @@ pub async fn collect(mut body: Incoming, most: usize) -> Result<Bytes, CollectEr
             rest.extend_from_slice(&data);
         }
     }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    Ok(if rest.is_empty() { room.keep(first) } else { room.keep(rest) })
 }
 
 /// Reads a request's body for nobody, at most `most` bytes.

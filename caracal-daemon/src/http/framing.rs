@@ -35,6 +35,7 @@ static TOKEN: LazyLock<String> = LazyLock::new(|| format!("{:032x}", rand::rando
 #[derive(Debug, Default)]
 pub struct Wire {
     upgraded: AtomicBool,
+    in_head: AtomicBool,
     refused: Mutex<Option<Refusal>>,
 }
 
@@ -42,6 +43,12 @@ impl Wire {
     /// From now on the bytes are no longer HTTP: an upgrade was accepted, or a CONNECT.
     pub fn upgrade(&self) {
         self.upgraded.store(true, Ordering::Release);
+    }
+
+    /// A head has begun and not ended.
+    #[must_use]
+    pub fn in_head(&self) -> bool {
+        self.in_head.load(Ordering::Acquire)
     }
 
     /// The refusal that `headers` stand for, if they are of our own making.
@@ -121,7 +128,14 @@ impl<S> Framed<S> {
             self.buffer.advance(2);
             searched = 0;
         }
-        match scan::head(&self.buffer, searched) {
+        let found = scan::head(&self.buffer, searched);
+        self.wire.in_head.store(matches!(found, Ok(None)) && !self.buffer.is_empty(), Ordering::Release);
+        match found {
+            // Also where all of it is here: the stack behind would refuse it, and tell nobody.
+            Ok(Some((length, _))) if length > MOST_HEAD => {
+                self.refuse(Reason::HeadInvalid, "its head is longer than 64 KB");
+                true
+            }
             Ok(Some((length, follows))) => {
                 self.judged = length;
                 self.place = match follows {

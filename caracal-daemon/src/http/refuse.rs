@@ -80,7 +80,8 @@ fn status(reason: Reason) -> StatusCode {
         Reason::AmbiguousRequest | Reason::HeadInvalid | Reason::EncodingUnknown => StatusCode::BAD_REQUEST,
         Reason::HostMismatch => StatusCode::MISDIRECTED_REQUEST,
         Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Reason::JournalUnavailable | Reason::ShuttingDown | Reason::TooManyConnections => {
+        Reason::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        Reason::JournalUnavailable | Reason::ShuttingDown | Reason::TooManyBodies | Reason::TooManyConnections => {
             StatusCode::SERVICE_UNAVAILABLE
         }
         Reason::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,

@@ -16,8 +16,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-/// How long an HTTP/1 connection may wait for the next whole head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// Requests at once on one HTTP/2 connection.
 const MOST_STREAMS: u32 = 128;
 /// Receive window of one HTTP/2 stream, bytes.
@@ -27,13 +25,14 @@ const CONNECTION_WINDOW: u32 = 1_024 * 1_024;
 /// Bytes of an answer that are held for one slow HTTP/2 stream.
 const SEND_BUFFER: usize = 256 * 1_024;
 
-/// Serves one connection to its end; once `leaving` turns true, to the end of the requests that it has.
+/// Serves one connection to its end; once `leaving` turns true, to the end of the requests that it has. An HTTP/1 connection may
+/// wait `head_time` for its next whole head.
 ///
 /// # Errors
 /// The connection's.
 pub async fn serve<S, F, Fut, B>(
     stream: S,
-    alpn: Alpn,
+    (alpn, head_time): (Alpn, Duration),
     wire: Arc<Wire>,
     mut leaving: watch::Receiver<bool>,
     service: F,
@@ -59,7 +58,7 @@ where
         Alpn::Http1 => {
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
+                .header_read_timeout(head_time)
                 .preserve_header_case(true)
                 .auto_date_header(false)
                 .max_header_size(framing::MOST_HEAD + 1)

@@ -1,9 +1,12 @@
 //! WebSocket frames (RFC 6455), for sockets whose messages are read. Takes frames of either side; gives whole messages, and
 //! writes them as one frame each. Refuses extensions, frames that are masked wrongly, and messages above the limit.
 
+use crate::http::room::{Full, Taken};
 use bytes::{Bytes, BytesMut};
 use std::io;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
 
 /// What a frame is (RFC 6455, 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,25 @@ fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
+/// A message that is not read to its end, though it may be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unread {
+    /// There is no room for it beside what else is read to be priced.
+    #[error(transparent)]
+    Full(Full),
+    /// It did not come in time.
+    #[error("a message did not come in time")]
+    Late,
+}
+
+impl Unread {
+    /// The one that an error of a reader stands for, if it does for any.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<Unread> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
 /// Reads messages of one side.
 #[derive(Debug)]
 pub struct Reader<R> {
@@ -80,12 +102,38 @@ pub struct Reader<R> {
     most: usize,
     /// A message of which not all frames are here.
     open: Option<(Kind, BytesMut)>,
+    /// Where its bytes count, and how long it may take.
+    bounds: Option<(Taken, Duration)>,
+    /// Until when what has begun must have come.
+    until: Option<Instant>,
+}
+
+/// The end of `work`, which must be there until then.
+async fn by<T>(until: Option<Instant>, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match until {
+        Some(until) => timeout_at(until, work).await.unwrap_or_else(|_| Err(io::Error::other(Unread::Late))),
+        None => work.await,
+    }
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
     /// Of messages of at most `most` bytes.
     pub fn new(from: R, side: Side, most: usize) -> Reader<R> {
-        Reader { from, side, most, open: None }
+        Reader { from, side, most, open: None, bounds: None, until: None }
+    }
+
+    /// Counts the bytes of each message in `room` until its last copy is gone, and waits for the rest of it so long.
+    #[must_use]
+    pub fn within(self, room: Taken, time: Duration) -> Reader<R> {
+        Reader { bounds: Some((room, time)), ..self }
+    }
+
+    /// A message that is whole.
+    fn whole(&mut self, kind: Kind, data: BytesMut) -> Message {
+        self.until = None;
+        let Some((room, _)) = &mut self.bounds else { return Message { kind, data: data.freeze() } };
+        let next = room.next();
+        Message { kind, data: std::mem::replace(room, next).keep(data) }
     }
 
     /// The next message; `None` at an end between two frames.
@@ -95,10 +143,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     pub async fn next(&mut self) -> io::Result<Option<Message>> {
         loop {
             let mut head = [0; 2];
-            if self.from.read(head.get_mut(..1).unwrap_or_default()).await? == 0 {
+            if by(self.until, self.from.read(head.get_mut(..1).unwrap_or_default())).await? == 0 {
                 return if self.open.is_none() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
             }
-            self.from.read_exact(head.get_mut(1..).unwrap_or_default()).await?;
+            if let (None, Some((_, time))) = (self.until, &self.bounds) {
+                self.until = Some(Instant::now() + *time);
+            }
+            by(self.until, self.from.read_exact(head.get_mut(1..).unwrap_or_default())).await?;
             let [first, second] = head;
             let (fin, code) = (first & 0x80 != 0, first & 0x0f);
             if first & 0x70 != 0 {
@@ -107,10 +158,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             if (second & 0x80 != 0) != (self.side == Side::Client) {
                 return Err(bad("a frame whose mask is not its side's"));
             }
-            let data = self.data(second, code >= 8).await?;
+            let data = by(self.until, self.data(second, code >= 8)).await?;
             match (code, self.open.take()) {
                 // Control frames stand between those of a message.
                 (8.., open) => {
+                    if open.is_none() {
+                        self.until = None;
+                    }
                     self.open = open;
                     let kind = Kind::of(code).filter(|_| fin).ok_or_else(|| bad("a control frame in parts"))?;
                     return Ok(Some(Message { kind, data: data.freeze() }));
@@ -118,14 +172,14 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 (0, Some((kind, mut before))) => {
                     before.extend_from_slice(&data);
                     if fin {
-                        return Ok(Some(Message { kind, data: before.freeze() }));
+                        return Ok(Some(self.whole(kind, before)));
                     }
                     self.open = Some((kind, before));
                 }
                 (1 | 2, None) => {
                     let kind = Kind::of(code).ok_or_else(|| bad("an unknown frame"))?;
                     if fin {
-                        return Ok(Some(Message { kind, data: data.freeze() }));
+                        return Ok(Some(self.whole(kind, data)));
                     }
                     self.open = Some((kind, data));
                 }
@@ -155,6 +209,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let mut data = BytesMut::new();
         while data.len() < length {
             let piece = (length - data.len()).min(64 << 10);
+            if let Some((room, _)) = self.bounds.as_mut().filter(|_| !control) {
+                room.more(piece).map_err(|full| io::Error::other(Unread::Full(full)))?;
+            }
             let at = data.len();
             data.resize(at + piece, 0);
             self.from.read_exact(data.get_mut(at..).unwrap_or_default()).await?;

@@ -36,10 +36,9 @@ pub(crate) async fn call(
     let (mut parts, incoming) = request.into_parts();
     forward::strip(&mut parts.headers);
     // The whole body, because nothing about its price is known before its last byte.
-    let body = match body::collect(incoming, session.origin.stack.limits.priced_body).await {
+    let body = match collect(session, incoming).await {
         Ok(body) => body,
-        Err(CollectError::TooLong) => return session.refuse(asked, &too_large(session), &[]),
-        Err(CollectError::Broken(error)) => return session.refuse(asked, &broken_off(&error.to_string()), &[]),
+        Err(refusal) => return session.refuse(asked, &refusal, &[]),
     };
     // The refusal that the same call was given a moment ago, because clients ask many times.
     let stack = &session.origin.stack;
@@ -51,7 +50,7 @@ pub(crate) async fn call(
         return session.refuse(asked, &refusal, &[]);
     }
     match prepare(session, asked, provider, operation, &parts, &body, decided).await {
-        Ok(prepared) => answer(session, asked, parts, body.clone(), prepared, decided).await,
+        Ok(prepared) => answer(session, asked, parts, body, prepared, decided).await,
         Err((refusal, policies)) => {
             stack.remembered.put(&equal_key(&equal), &refusal, asked.model.get(), stack.clock.now());
             session.refuse(asked, &refusal, &policies)
@@ -95,7 +94,10 @@ async fn prepare(
     decided: &Decided,
 ) -> Result<Prepared, Refused> {
     // What is asked for and the longest bill of it.
-    let read = session.origin.stack.meter.read_at(provider, operation, place(parts, asked), &parts.headers, body);
+    let origin = &session.origin;
+    let room = Some(origin.stack.room.of(origin.agent.cgroup));
+    let place = place(parts, asked);
+    let read = origin.stack.meter.read_within(room, (provider, operation), place, &parts.headers, body);
     let read = read.and_then(|call| call.at(&asked.target.host));
     granted_call(session, asked, read.map_err(|refusal| (refusal, Vec::new()))?, decided).await
 }
@@ -127,7 +129,7 @@ pub(crate) async fn granted_call(
 pub(crate) async fn hold(
     session: &Arc<Session>,
     asked: &Asked,
-    call: Call,
+    mut call: Call,
     decided: &Decided,
     by: (Action, &Decided),
 ) -> Result<Prepared, Refused> {
@@ -147,7 +149,13 @@ pub(crate) async fn hold(
     let least = call.least(stack.limits.min_output);
     let mut hold = stack.budgets.hold(&scope, least, call.most()).await.map_err(plain)?;
     // The request that costs at most what was held, and what is left goes back.
-    let edited = call.edit(hold.amount).map_err(plain)?;
+    let mut edited = call.edit(hold.amount).map_err(plain)?;
+    if let Some(body) = edited.body.take() {
+        let mut room = stack.room.of(origin.agent.cgroup);
+        room.more(body.len()).map_err(|full| plain(full.refusal()))?;
+        edited.body = Some(room.keep(body));
+    }
+    call.leave_body();
     hold.shrink(edited.hold);
     let intent = intent(session, asked, &call, &edited, &hold, decided, by);
     let mut ticket = Ticket::new(stack.clone(), origin.agent.cgroup, (hold, pass), call.clone(), &intent);
@@ -190,11 +198,11 @@ fn send(
     prepared: Prepared,
     decided: &Decided,
 ) -> impl Future<Output = Result<Answer, Refusal>> + Send + 'static {
-    let Prepared { mut ticket, call, edited } = prepared;
+    let Prepared { mut ticket, call, mut edited } = prepared;
     let stack = session.origin.stack.clone();
     let key = session.key(&asked.target, &decided.grant, None);
     ticket.sends(edited.body.as_ref().map_or(body.len(), Bytes::len));
-    let written = rebuild(parts, body, &edited, session.expected.tls);
+    let written = rebuild(parts, body, &mut edited, session.expected.tls);
     async move {
         let Some((request, shape)) = written else {
             ticket.not_sent().await;
@@ -236,21 +244,21 @@ async fn exchange(
 }
 
 /// The request as it goes upstream: the agent's own bytes, or the edited body with the headers that belong to it.
-fn rebuild(parts: Parts, body: Bytes, edited: &Edited, tls: bool) -> Option<(Request<Upload>, Shape)> {
+fn rebuild(parts: Parts, body: Bytes, edited: &mut Edited, tls: bool) -> Option<(Request<Upload>, Shape)> {
     let was_chunked = !parts.headers.contains_key(CONTENT_LENGTH);
-    let body = edited.body.clone().unwrap_or(body);
+    // The one that is not sent is let go.
+    let (decoded, body) = edited.body.take().map_or((false, body), |body| (true, body));
     let length = body.len();
     let mut request = Request::from_parts(parts, Upload::Whole(Some(body)));
     let shape = forward::shape(&mut request, tls, false)?;
     let headers = request.headers_mut();
     // The body is here already: nobody needs to be asked whether it may come.
-    let decoded = edited.body.is_some();
     forward::remove_in_order(headers, |name| name == EXPECT || (decoded && name == CONTENT_ENCODING));
     if edited.identity_answer {
         // The answer is edited as it passes, which a compressed one cannot be.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
-    if edited.body.is_some() || was_chunked {
+    if decoded || was_chunked {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Some((request, shape))
@@ -268,23 +276,33 @@ fn equal_key<'a>(
     (equal.0, &equal.1.host, equal.1.port, equal.2, equal.3)
 }
 
-pub(crate) fn too_large(session: &Session) -> Refusal {
-    let most = session.origin.stack.limits.priced_body / (1_024 * 1_024);
-    Refusal {
-        stage: Stage::Http,
-        side: Side::Agent,
-        reason: Reason::BodyTooLarge,
-        sentence: format!("Caracal prices a call by its whole body, and this one is longer than {most} MiB."),
-    }
-}
-
-pub(crate) fn broken_off(why: &str) -> Refusal {
-    Refusal {
-        stage: Stage::Http,
-        side: Side::Agent,
-        reason: Reason::HeadInvalid,
-        sentence: format!("Caracal did not get the whole body of this call: {why}."),
-    }
+/// Reads a body whole that is priced, within the bounds of one and of all.
+pub(crate) async fn collect(session: &Session, incoming: Incoming) -> Result<Bytes, Refusal> {
+    let (stack, agent) = (&session.origin.stack, session.origin.agent.cgroup);
+    let most = stack.limits.priced_body;
+    let error = match body::collect(incoming, most, stack.limits.patience, stack.room.of(agent)).await {
+        Ok(body) => return Ok(body),
+        Err(error) => error,
+    };
+    let (reason, sentence) = match error {
+        CollectError::Full(full) => return Err(full.refusal()),
+        CollectError::TooLong => (
+            Reason::BodyTooLarge,
+            format!("Caracal prices a call by its whole body, and this one is longer than {} MiB.", most >> 20),
+        ),
+        CollectError::Broken(error) => {
+            (Reason::HeadInvalid, format!("Caracal did not get the whole body of this call: {error}."))
+        }
+        CollectError::Slow => (
+            Reason::BodyTimeout,
+            format!(
+                "Caracal prices a call by its whole body, and this one did not come in time: {} seconds without a byte, or {} in all.",
+                stack.limits.patience.idle.as_secs(),
+                stack.limits.patience.whole.as_secs()
+            ),
+        ),
+    };
+    Err(Refusal { stage: Stage::Http, side: Side::Agent, reason, sentence })
 }
 
 fn failed() -> Refusal {

@@ -2,7 +2,7 @@
 //! What costs nothing is recorded and forwarded; all else is held, recorded, sent and settled as a call of a model is.
 
 use crate::event::Kind;
-use crate::http::body::{self, CollectError, Download, Streamed, Upload};
+use crate::http::body::{Download, Streamed, Upload};
 use crate::http::forward;
 use crate::http::pool::SendError;
 use crate::intercept::session::{Answer, Asked, Decided, Session, granted, no_journal};
@@ -33,17 +33,15 @@ pub(crate) async fn call(
     }
     let (mut parts, incoming) = request.into_parts();
     forward::strip(&mut parts.headers);
-    let body = match body::collect(incoming, session.origin.stack.limits.priced_body).await {
+    let body = match paid::collect(session, incoming).await {
         Ok(body) => body,
-        Err(CollectError::TooLong) => return session.refuse(asked, &paid::too_large(session), &[]),
-        Err(CollectError::Broken(error)) => {
-            return session.refuse(asked, &paid::broken_off(&error.to_string()), &[]);
-        }
+        Err(refusal) => return session.refuse(asked, &refusal, &[]),
     };
-    let meter = &session.origin.stack.meter;
+    let stack = &session.origin.stack;
     let mut tool = None;
     if entry.provider == Provider::Mcp {
-        match meter.tool_call(&parts.headers, &body) {
+        let room = Some(stack.room.of(session.origin.agent.cgroup));
+        match stack.meter.tool_call_within(room, &parts.headers, &body) {
             Ok(read) => {
                 asked.rpc.get_or_init(|| read.id.unwrap_or_else(|| "null".to_owned()));
                 tool = read.tool;
@@ -60,7 +58,6 @@ pub(crate) async fn call(
     }
     // The refusal that the same call was given a moment ago. A call of a tool costs the same whatever it is called with, and
     // each try has another id: tool and place make two of them equal. Of all else the bodies do.
-    let stack = &session.origin.stack;
     let equal = (
         &*session.origin.agent.name,
         &*asked.target.host,
@@ -79,9 +76,9 @@ pub(crate) async fn call(
     match admit(session, asked, entry, (named, &body), decided).await {
         Ok(Admitted::Free(by, action)) => {
             let by = by.as_ref().unwrap_or(decided);
-            plain(session, asked, parts, body.clone(), decided, (action, by)).await
+            plain(session, asked, parts, body, decided, (action, by)).await
         }
-        Ok(Admitted::Paid(prepared)) => paid::answer(session, asked, parts, body.clone(), *prepared, decided).await,
+        Ok(Admitted::Paid(prepared)) => paid::answer(session, asked, parts, body, *prepared, decided).await,
         Err((refusal, policies)) => {
             stack.remembered.put(&equal, &refusal, asked.model.get(), stack.clock.now());
             session.refuse(asked, &refusal, &policies)

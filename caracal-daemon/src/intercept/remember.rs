@@ -56,7 +56,7 @@ impl Remembered {
         model: Option<&Arc<str>>,
         now: UnixNanos,
     ) {
-        if matches!(refusal.reason, Reason::JournalUnavailable | Reason::RateLimited { .. }) {
+        if matches!(refusal.reason, Reason::JournalUnavailable | Reason::RateLimited { .. } | Reason::TooManyBodies) {
             return;
         }
         let key = self.hasher.hash_one(call);

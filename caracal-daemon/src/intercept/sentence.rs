@@ -3,6 +3,7 @@
 use crate::intercept::session::{Asked, Origin};
 use crate::meter::{Provider, Unmetered};
 use crate::refusal::{Reason, Refusal, Side, Stage};
+use std::time::Duration;
 
 fn refusal(stage: Stage, side: Side, reason: Reason, sentence: String) -> Refusal {
     Refusal { stage, side, reason, sentence }
@@ -30,6 +31,14 @@ pub(super) fn agent_tls(name: &str, why: &str) -> Refusal {
         "Caracal could not end TLS for {name}: {why}. The process may not trust the local CA; see `caracald status`."
     );
     refusal(Stage::Tls, Side::Agent, Reason::TlsAgent, sentence)
+}
+
+pub(super) fn half_a_head(time: Duration) -> Refusal {
+    let sentence = format!(
+        "Caracal closed this connection: the head of its request did not end within {} seconds.",
+        time.as_secs()
+    );
+    refusal(Stage::Http, Side::Agent, Reason::HeadInvalid, sentence)
 }
 
 pub(super) fn unmetered(asked: &Asked) -> Refusal {

@@ -2,12 +2,13 @@
 //! one at a time, and nothing else of the agent's passes. The provider's messages pass as long as each is a part of the
 //! answer to the open call, or of no answer at all; one that is of another answer ends the socket.
 
-use crate::http::websocket::{Kind, Message, Reader, Side, write};
+use crate::http::websocket::{Kind, Message, Reader, Side, Unread, write};
 use crate::intercept::metered::{BEYOND, Bounds};
 use crate::intercept::paid::{self, Prepared, Refused};
 use crate::intercept::session::{Asked, Decided, Session};
 use crate::intercept::settle::{Ticket, Unknown};
 use crate::meter::{self, Call, Chain, Heard, Operation, Provider, Surface, UsageReader};
+use crate::refusal::{Reason, Refusal, Stage};
 use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -23,6 +24,8 @@ const TAKES: Duration = Duration::from_secs(60);
 const UNEXPECTED: u16 = 1_011;
 /// Nothing of a model's is binary.
 const NOT_TEXT: u16 = 1_003;
+/// Later there may be room (the registry of RFC 6455, 11.7).
+const TRY_AGAIN: u16 = 1_013;
 
 /// A metered socket.
 pub(crate) struct Socket {
@@ -111,10 +114,9 @@ enum Pass {
 /// What one side has said.
 type Said = std::io::Result<Option<Message>>;
 
-fn listen<R: AsyncRead + Unpin + Send + 'static>(from: R, side: Side, most: usize) -> mpsc::Receiver<Said> {
+fn listen<R: AsyncRead + Unpin + Send + 'static>(mut reader: Reader<R>) -> mpsc::Receiver<Said> {
     let (tell, heard) = mpsc::channel(1);
     tokio::spawn(async move {
-        let mut reader = Reader::new(from, side, most);
         loop {
             // Nobody listens any more: then nothing may hold the socket open.
             let next = tokio::select! {
@@ -143,9 +145,10 @@ impl Socket {
     {
         let (from_agent, mut to_agent) = tokio::io::split(agent);
         let (from_upstream, mut to_upstream) = tokio::io::split(upstream);
-        let most = self.session.origin.stack.limits.priced_body;
-        let mut agent = listen(from_agent, Side::Client, most);
-        let mut upstream = listen(from_upstream, Side::Server, MOST_ANSWERED);
+        let (stack, cgroup) = (&self.session.origin.stack, self.session.origin.agent.cgroup);
+        let asked = Reader::new(from_agent, Side::Client, stack.limits.priced_body);
+        let mut agent = listen(asked.within(stack.room.of(cgroup), stack.limits.patience.whole));
+        let mut upstream = listen(Reader::new(from_upstream, Side::Server, MOST_ANSWERED));
         let mut turn: Option<Box<Turn>> = None;
         // A call that came while another is open waits for its end: the provider answers one at a time.
         let mut waiting: Option<Bytes> = None;
@@ -181,7 +184,8 @@ impl Socket {
                             }
                             return broken(turn).await;
                         }
-                        // It is gone, or speaks nonsense.
+                        Some(Err(error)) => self.unread(&error, &mut to_agent).await,
+                        // It is gone.
                         _ => None,
                     };
                     if let Some(close) = close {
@@ -235,6 +239,26 @@ impl Socket {
     async fn tell<W: AsyncWrite + Unpin>(&self, to: &mut W, side: Side, message: &Message) -> bool {
         let patience = TAKES.min(self.session.origin.stack.limits.drain_time);
         matches!(timeout(patience, write(to, side, message)).await, Ok(Ok(())))
+    }
+
+    /// The agent speaks nonsense, or what it says may not be read to its end: which it is told, and which is recorded. Gives
+    /// the end that it gets.
+    async fn unread<W: AsyncWrite + Unpin>(&self, error: &std::io::Error, to_agent: &mut W) -> Option<Message> {
+        let refusal = match Unread::of(error)? {
+            Unread::Full(full) => full.refusal(),
+            Unread::Late => Refusal {
+                stage: Stage::Http,
+                side: crate::refusal::Side::Agent,
+                reason: Reason::BodyTimeout,
+                sentence: format!(
+                    "Caracal prices a call by its whole message, and this one did not come within {} seconds.",
+                    self.session.origin.stack.limits.patience.whole.as_secs()
+                ),
+            },
+        };
+        self.session.refuse(&self.asked(), &refusal, &[]);
+        self.tell(to_agent, Side::Server, &Message::text(meter::socket_denial(&refusal))).await;
+        Some(Message::close(TRY_AGAIN))
     }
 
     /// The agent is gone. The provider bills on for a call that is open, so its end is awaited, within the bounds that hold

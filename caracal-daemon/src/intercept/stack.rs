@@ -5,7 +5,9 @@ use crate::budget::{Budgets, Rates};
 use crate::clock::Clock;
 use crate::dns::pins::Pins;
 use crate::dns::resolve::Resolver;
+use crate::http::body::Patience;
 use crate::http::pool::Pool;
+use crate::http::room::Room;
 use crate::intercept::record::Recorder;
 use crate::intercept::remember::Remembered;
 use crate::intercept::tally::Tally;
@@ -27,8 +29,14 @@ pub struct Limits {
     pub handshake: Duration,
     /// How long a connection may wait before its first byte.
     pub first_byte: Duration,
+    /// How long an HTTP/1 connection may wait for its next whole head.
+    pub head: Duration,
     /// The longest body that is read for pricing, bytes.
     pub priced_body: usize,
+    /// What is held of all such bodies at once, bytes; one agent has a quarter of it.
+    pub priced_bodies: usize,
+    /// How long such a body may take.
+    pub patience: Patience,
     /// The lowest output cap that a clamp may set, tokens.
     pub min_output: u64,
     /// Responses over a WebSocket are metered; otherwise the upgrade is refused.
@@ -46,7 +54,10 @@ impl Default for Limits {
         Limits {
             handshake: Duration::from_secs(15),
             first_byte: Duration::from_secs(300),
+            head: Duration::from_secs(300),
             priced_body: 64 * 1_024 * 1_024,
+            priced_bodies: 1_024 * 1_024 * 1_024,
+            patience: Patience::default(),
             min_output: 4_096,
             websockets: false,
             drain_bytes: 64 * 1_024 * 1_024,
@@ -105,6 +116,7 @@ pub struct Stack {
     pub(crate) remembered: Remembered,
     pub(crate) pins: Pins,
     pub(crate) drains: Arc<Semaphore>,
+    pub(crate) room: Arc<Room>,
     leaving: watch::Sender<bool>,
 }
 
@@ -119,6 +131,7 @@ impl Stack {
             pins: Pins::default(),
             leaving: watch::channel(false).0,
             drains: Arc::new(Semaphore::new(parts.limits.drains)),
+            room: Room::new(parts.limits.priced_bodies),
             clock: parts.clock,
             policy: parts.policy,
             meter: parts.meter,

@@ -17,13 +17,15 @@ use crate::policy::learn::{Observed, rules_for};
 use crate::policy::{Action, explain::line_that_would_allow};
 use crate::refusal::Reason;
 
-/// Distinct refusals, and distinct requests, that are kept of one agent.
+/// Distinct refusals, distinct requests, and models that are kept of one agent.
 const MOST: usize = 256;
+/// Models beyond that: where a price is `*`, an agent chooses their names.
+const OTHERS: &str = "others";
 
 /// One agent's doings.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Doings {
-    /// Calls and charges by model: as many as the price book has.
+    /// Calls and charges by model; those beyond [`MOST`] together as [`OTHERS`].
     models: BTreeMap<String, (u64, NanoUsd)>,
     agent: String,
     requests: u64,
@@ -71,8 +73,7 @@ impl Tally {
         }
         match draft.kind {
             Kind::Outcome => {
-                let model = doings.models.entry(draft.data.model.as_deref().unwrap_or("?").to_owned()).or_default();
-                *model = (model.0 + 1, model.1.saturating_add(draft.data.cost.unwrap_or_default()));
+                doings.charge(draft.data.model.as_deref().unwrap_or("?"), 1, draft.data.cost.unwrap_or_default());
                 doings.calls += 1;
                 doings.spent = doings.spent.saturating_add(draft.data.cost.unwrap_or_default());
             }
@@ -133,8 +134,7 @@ impl Doings {
             self.agent = other.agent;
         }
         for (model, (calls, spent)) in other.models {
-            let mine = self.models.entry(model).or_default();
-            *mine = (mine.0 + calls, mine.1.saturating_add(spent));
+            self.charge(&model, calls, spent);
         }
         self.requests += other.requests;
         self.calls += other.calls;
@@ -156,6 +156,12 @@ impl Doings {
             }
             self.observed.insert(key, observed);
         }
+    }
+
+    fn charge(&mut self, model: &str, calls: u64, spent: NanoUsd) {
+        let known = self.models.len() < MOST || self.models.contains_key(model);
+        let sum = self.models.entry(if known { model } else { OTHERS }.to_owned()).or_default();
+        *sum = (sum.0 + calls, sum.1.saturating_add(spent));
     }
 
     fn refuse(&mut self, draft: &Draft) {
@@ -292,6 +298,26 @@ mod tests {
         assert_eq!((&summary["calls"], &summary["spent_nano_usd"]), (&json!(2), &json!(7)));
         assert_eq!(summary["refused"][0]["count"], 2, "{summary}");
         assert!(before.take().is_empty());
+    }
+
+    #[test]
+    fn models_of_any_name_are_bounded_and_none_of_their_money_is_lost() {
+        let outcome = |model: String| Draft {
+            kind: Kind::Outcome,
+            data: Data { model: Some(model.into()), cost: Some(NanoUsd(2)), ..Data::default() },
+            ..draft(Action::Llm, "a.test", None, Reason::PriceUnknown, "")
+        };
+        let (before, after) = (Tally::default(), Tally::default());
+        for (tally, names) in [(&before, 0..1_000), (&after, 500..1_500)] {
+            names.for_each(|name| tally.note(CgroupId(1), &outcome(format!("m{name:04}"))));
+        }
+        before.take().into_iter().for_each(|(agent, doings)| after.add(agent, doings));
+        let summary = after.summary(CgroupId(1), false);
+        assert_eq!((&summary["calls"], &summary["spent_nano_usd"]), (&json!(2_000), &json!(4_000)));
+        let all = after.take();
+        let models = &all[&CgroupId(1)].models;
+        assert_eq!((models.len(), models.values().map(|sum| sum.1.0).sum::<u64>()), (MOST + 1, 4_000));
+        assert!(models[OTHERS].0 > 1_000);
     }
 
     #[test]

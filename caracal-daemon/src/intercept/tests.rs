@@ -1,6 +1,9 @@
+mod bodies;
 pub(crate) mod fixture;
+mod half_open;
 mod issues;
 mod money;
+mod overrides;
 mod refusals;
 mod sockets;
 mod traffic;

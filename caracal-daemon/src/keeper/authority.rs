@@ -248,8 +248,10 @@ fn read_key(path: &Path) -> Result<KeyPair, KeeperError> {
     }
     let text = std::io::read_to_string(file).map_err(|error| failed(path, &format!("cannot be read: {error}")))?;
     let text = zeroize::Zeroizing::new(text);
-    let key =
-        KeyPair::from_pem(&text).map_err(|error| failed(path, &format!("is not a private key in PEM: {error}")))?;
+    let key = KeyPair::from_pem(&text).map_err(|error| {
+        let why = "restore it, or remove it and ca.pem to start a new authority, which agents have to trust anew";
+        failed(path, &format!("is not a private key in PEM ({error}): {why}"))
+    })?;
     if !key.is_compatible(&rcgen::PKCS_ECDSA_P256_SHA256) {
         return Err(failed(path, "is not an ECDSA P-256 key"));
     }

@@ -233,11 +233,39 @@ pub fn start(
     if let Some(filter) = std::env::var_os("RUST_LOG") {
         command.env("RUST_LOG", filter);
     }
+    let spared = is_spared();
     let mut aside = vec![0; sources.len()];
-    // SAFETY: between fork and exec only dup2, fcntl, setrlimit and prctl are called, none of which takes a lock.
-    unsafe { command.pre_exec(move || place(&sources, &mut aside)) };
+    let prepare = move || {
+        if spared {
+            be_like_others();
+        }
+        place(&sources, &mut aside)
+    };
+    // SAFETY: between fork and exec only dup2, fcntl, setrlimit, prctl, open, write and close are called, none of which takes
+    // a lock.
+    unsafe { command.pre_exec(prepare) };
     let child = command.spawn().map_err(failed)?;
     Ok((child, Roads { signing, orders, doors, flows, vouch }))
+}
+
+/// Whether the kernel spares this process when memory runs out (`oom_score_adj` in proc(5)), as the unit asks for the keeper:
+/// while nothing can start a data path, no agent gets anywhere.
+fn is_spared() -> bool {
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj");
+    own.is_ok_and(|own| own.trim().parse::<i32>().is_ok_and(|own| own < 0))
+}
+
+/// The data path is not spared: agents fill its memory, and another one is started at once.
+fn be_like_others() {
+    // SAFETY: C strings and one byte of memory that is there; the descriptor is this call's own. Raising needs no right, and
+    // where there is no such file the keeper has none that says otherwise.
+    unsafe {
+        let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file >= 0 {
+            libc::write(file, c"0".as_ptr().cast(), 1);
+            libc::close(file);
+        }
+    }
 }
 
 /// Puts the descriptors at their numbers, first out of each other's way: at numbers that are noted in `aside`, which is as

@@ -1,6 +1,8 @@
 //! The control socket: who may ask for what. An ordinary user may run agents and see their own; root, or a member of
 //! the admin group, administers; a governed process may do nothing at all.
 
+mod callers;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
@@ -18,6 +20,7 @@ use super::frame;
 use super::govern::Governor;
 use super::order::{CorrectionAsked, EventsQuery, Order};
 use crate::agent::CgroupId;
+use callers::Entrance;
 
 /// What the command line asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -149,14 +152,13 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves connections until the process ends, each on its own thread, at most 256 at once.
+/// Serves connections until the process ends, each on its own thread, at most 256 at once and 64 of one user.
 pub fn serve(listener: &UnixListener, governor: &Arc<Governor>) {
-    let places = Arc::new(());
+    let mut entrance = Entrance::default();
     for stream in listener.incoming().flatten() {
-        if Arc::strong_count(&places) > 256 {
-            continue;
-        }
-        let (governor, place) = (Arc::clone(governor), Arc::clone(&places));
+        let admitted = entrance.admit(stream, |pid, uid| uid == 0 || governor.is_admin(pid));
+        let Some((stream, place)) = admitted else { continue };
+        let governor = Arc::clone(governor);
         let started = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
             let _place = place;
             converse(stream, &governor);

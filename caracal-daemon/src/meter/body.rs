@@ -2,6 +2,7 @@
 //! Refuses unknown encodings, other charsets, bombs, malformed JSON, and an object with one key twice.
 
 use super::{charset, refuse, refuse_agent};
+use crate::http::room::{Full, Taken};
 use crate::refusal::{Reason, Refusal};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -54,8 +55,11 @@ pub(crate) struct Decoded {
     pub(crate) encoded: bool,
 }
 
-/// Decodes gzip and zstd, at most `limit` bytes.
-pub(crate) fn decode(headers: &HeaderMap, body: &Bytes, limit: usize) -> Result<Decoded, Refusal> {
+/// What is decoded between two looks whether there is room for it, bytes.
+const PIECE: u64 = 64 << 10;
+
+/// Decodes gzip and zstd, at most `limit` bytes, into `room` if that has a bound.
+pub(crate) fn decode(headers: &HeaderMap, body: &Bytes, limit: usize, room: Option<Taken>) -> Result<Decoded, Refusal> {
     charset::check(headers)?;
     let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
     let encoding = encodings.next().map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
@@ -67,22 +71,34 @@ pub(crate) fn decode(headers: &HeaderMap, body: &Bytes, limit: usize) -> Result<
         None | Some("identity" | "") => {
             return Ok(Decoded { bytes: body.clone(), encoded: false });
         }
-        Some("gzip" | "x-gzip") => bounded(flate2::read::MultiGzDecoder::new(body.as_ref()), limit)?,
+        Some("gzip" | "x-gzip") => bounded(flate2::read::MultiGzDecoder::new(body.as_ref()), limit, room)?,
         Some("zstd") => {
             let mut reader = zstd::stream::read::Decoder::with_buffer(body.as_ref()).map_err(|_| broken("zstd"))?;
             reader.window_log_max(ZSTD_WINDOW_LOG).map_err(|_| broken("zstd"))?;
-            bounded(reader, limit)?
+            bounded(reader, limit, room)?
         }
         Some(other) => return Err(unknown_encoding(other)),
     };
     Ok(Decoded { bytes, encoded: true })
 }
 
-fn bounded(reader: impl Read, limit: usize) -> Result<Bytes, Refusal> {
-    let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+fn bounded(mut reader: impl Read, limit: usize, mut room: Option<Taken>) -> Result<Bytes, Refusal> {
     let mut out = Vec::new();
-    reader.take(most).read_to_end(&mut out).map_err(|_| broken("compressed"))?;
-    if out.len() > limit { Err(too_large(limit)) } else { Ok(out.into()) }
+    loop {
+        let read = reader.by_ref().take(PIECE).read_to_end(&mut out).map_err(|_| broken("compressed"))?;
+        if out.len() > limit {
+            return Err(too_large(limit));
+        }
+        if let Some(room) = &mut room {
+            room.more(read).map_err(Full::refusal)?;
+        }
+        if read == 0 {
+            return Ok(match room {
+                Some(room) => room.keep(out),
+                None => out.into(),
+            });
+        }
+    }
 }
 
 fn unknown_encoding(name: &str) -> Refusal {
@@ -341,17 +357,17 @@ mod tests {
             ("zstd", zstd::encode_all(plain.as_ref(), 3)?.into()),
             ("identity", plain.clone()),
         ] {
-            let decoded = decode(&headers(encoding), &body, 100).map(|decoded| decoded.bytes);
+            let decoded = decode(&headers(encoding), &body, 100, None).map(|decoded| decoded.bytes);
             assert_eq!(decoded, Ok(plain.clone()), "{encoding}");
         }
         for encoding in ["br", "deflate", "gzip, gzip", "x"] {
-            let reason = decode(&headers(encoding), &plain, 100).map(|_| ()).map_err(|refusal| refusal.reason);
+            let reason = decode(&headers(encoding), &plain, 100, None).map(|_| ()).map_err(|refusal| refusal.reason);
             assert_eq!(reason, Err(Reason::EncodingUnknown), "{encoding}");
         }
         let mut two = headers("gzip");
         two.append(CONTENT_ENCODING, http::HeaderValue::from_static("gzip"));
         assert_eq!(
-            decode(&two, &plain, 100).map(|_| ()).map_err(|refusal| refusal.reason),
+            decode(&two, &plain, 100, None).map(|_| ()).map_err(|refusal| refusal.reason),
             Err(Reason::EncodingUnknown)
         );
         Ok(())
@@ -389,11 +405,11 @@ mod tests {
             ("zstd", zstd::encode_all(zeros.as_slice(), 3)?.into()),
             ("identity", zeros.clone().into()),
         ] {
-            let reason = decode(&headers(encoding), &body, 1 << 20).map(|_| ()).map_err(|refusal| refusal.reason);
+            let reason = decode(&headers(encoding), &body, 1 << 20, None).map(|_| ()).map_err(|refusal| refusal.reason);
             assert_eq!(reason, Err(Reason::BodyTooLarge), "{encoding}");
         }
         let cut = gzip(&zeros)?;
-        let reason = decode(&headers("gzip"), &cut.slice(..cut.len() / 2), 16 << 20)
+        let reason = decode(&headers("gzip"), &cut.slice(..cut.len() / 2), 16 << 20, None)
             .map(|_| ())
             .map_err(|refusal| refusal.reason);
         assert_eq!(reason, Err(Reason::AmbiguousRequest));

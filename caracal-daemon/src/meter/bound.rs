@@ -118,7 +118,7 @@ impl Call {
         if shape.whole_context || (shape.images > 0 && self.price.image_tokens.is_none()) {
             return self.price.max_input;
         }
-        let bytes = u64::try_from(self.body.len()).unwrap_or(u64::MAX).saturating_sub(shape.image_bytes);
+        let bytes = u64::try_from(self.length).unwrap_or(u64::MAX).saturating_sub(shape.image_bytes);
         let images = shape.images.saturating_mul(self.price.image_tokens.unwrap_or(0));
         let hidden = HIDDEN.saturating_add(shape.typed_tools.saturating_mul(HIDDEN_PER_TOOL));
         let own = bytes.saturating_add(shape.grown).saturating_add(images).saturating_add(hidden);
@@ -151,7 +151,7 @@ impl Call {
     /// The longest bill with this output cap and this many searches.
     pub(crate) fn bound(&self, cap: u64, searches: u64) -> NanoUsd {
         if let Some(fixed) = &self.price.fixed {
-            let sent = u64::try_from(self.body.len()).unwrap_or(u64::MAX);
+            let sent = u64::try_from(self.length).unwrap_or(u64::MAX);
             return fixed.bill(&Usage { calls: 1, sent, received: fixed.max_received, ..Usage::default() });
         }
         let (input, output) = (self.input(cap, searches), self.output(cap, searches));

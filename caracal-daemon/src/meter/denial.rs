@@ -17,6 +17,8 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 pub fn denial(dialect: Option<Dialect>, refusal: &Refusal, id: &str) -> Response<Bytes> {
     let limited = match refusal.reason {
         Reason::RateLimited { seconds } => Some(seconds),
+        // There is room again once others are on their way.
+        Reason::TooManyBodies => Some(5),
         _ => None,
     };
     let status = match (limited, dialect) {
@@ -31,7 +33,7 @@ pub fn denial(dialect: Option<Dialect>, refusal: &Refusal, id: &str) -> Response
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REASON, HeaderValue::from_static(refusal.reason.code()));
-    // A limit on how often is the one refusal that is worth asking again.
+    // Limits on how often and on how much at once are the refusals that are worth asking again.
     match limited {
         Some(seconds) => headers.insert(RETRY_AFTER, HeaderValue::from(seconds)),
         None => headers.insert(SHOULD_RETRY, HeaderValue::from_static("false")),

@@ -137,6 +137,7 @@ impl super::Meter {
             stream: false,
             price_book: book.id(),
             body: body.clone(),
+            length: body.len(),
             encoded: false,
             price,
             shape: Shape {

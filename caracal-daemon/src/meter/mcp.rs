@@ -5,6 +5,7 @@
 use super::body::{decode, is_respelled, text, walk};
 use super::shape::{Raw, parse};
 use super::{Meter, refuse_agent};
+use crate::http::room::Taken;
 use crate::refusal::{Reason, Refusal};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -45,7 +46,15 @@ impl Meter {
     /// # Errors
     /// An unknown encoding, no JSON with one reading, a call of a tool without a name, more than one call.
     pub fn tool_call(&self, headers: &HeaderMap, body: &Bytes) -> Result<Asked, Refusal> {
-        let decoded = decode(headers, body, self.body_limit)?;
+        self.tool_call_within(None, headers, body)
+    }
+
+    /// The same, decoding into `room`.
+    ///
+    /// # Errors
+    /// As [`Meter::tool_call`], and a body for which there is no room.
+    pub fn tool_call_within(&self, room: Option<Taken>, headers: &HeaderMap, body: &Bytes) -> Result<Asked, Refusal> {
+        let decoded = decode(headers, body, self.body_limit, room)?;
         read(text(&decoded.bytes)?)
     }
 }
@@ -74,7 +83,10 @@ pub(crate) fn read(text: &str) -> Result<Asked, Refusal> {
             let params = params.get::<Object<'_>>("params")?.unwrap_or_default();
             let name: Option<String> = member(&params, "name")?.get("params.name")?;
             found.tool = Some(name.filter(|name| (1..=MAX_TOOL).contains(&name.len())).ok_or_else(|| {
-                refuse_agent(Reason::AmbiguousRequest, "cannot decide a call of a tool without a name.".to_owned())
+                refuse_agent(
+                    Reason::AmbiguousRequest,
+                    format!("cannot decide a call of a tool without a name, or with one longer than {MAX_TOOL} bytes."),
+                )
             })?);
         }
     }

@@ -48,7 +48,7 @@ impl Meter {
     /// As [`Meter::read`], and every other type of message. What costs nothing is refused too: the provider's answer to it
     /// could be taken for the answer to a call.
     pub fn message(&self, provider: Provider, chain: &Chain, message: &Bytes) -> Result<Call, Refusal> {
-        let decoded = decode(&HeaderMap::new(), message, self.body_limit)?;
+        let decoded = decode(&HeaderMap::new(), message, self.body_limit, None)?;
         let text = text(&decoded.bytes)?;
         let walked = walk_object(text)?;
         let (kind, previous) = openai::turn(text)?;

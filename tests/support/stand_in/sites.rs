@@ -11,6 +11,7 @@
 //! | `/trailers` | a body with trailers |
 //! | `/sse/N` | N events |
 //! | `/wait/NAME`, `/go/NAME` | one event, and a second only after `/go/NAME` was asked: a proxy that buffers hangs |
+//! | `/held/NAME` | as `/hash`, of a body that is read only after `/go/NAME` was asked |
 //! | `/status/N` | that status |
 
 use super::deliver::{Out, answer, flow, full};
@@ -58,6 +59,10 @@ async fn page(request: Request<Incoming>) -> Response<Out> {
         "" | "hello" => with(full("hello from the stand-in\n"), "text/plain"),
         "echo" => echo(request),
         "hash" => hash(request).await,
+        "held" => {
+            gate(rest).notified().await;
+            hash(request).await
+        }
         "headers" => answer(200, &json!(pairs(request.headers()))),
         "bytes" => bytes(number),
         "gzip" | "br" | "zstd" => encoded(first),
@@ -146,17 +151,18 @@ pub fn byte(n: usize) -> u8 {
 }
 
 fn bytes(length: usize) -> Response<Out> {
+    /// After which they begin anew.
     const PIECE: usize = 64 << 10;
     let (feed, body) = flow();
     tokio::spawn(async move {
-        let mut at = 0;
-        while at < length {
-            let end = length.min(at + PIECE);
-            let piece: Bytes = (at..end).map(byte).collect();
-            if feed.send(Ok(Frame::data(piece))).await.is_err() {
+        let piece: Bytes = (0..PIECE).map(byte).collect();
+        let mut left = length;
+        while left > 0 {
+            let next = piece.slice(..left.min(PIECE));
+            left -= next.len();
+            if feed.send(Ok(Frame::data(next))).await.is_err() {
                 return;
             }
-            at = end;
         }
     });
     let mut response = with(body, "application/octet-stream");

@@ -50,7 +50,7 @@ fn rate(name: &str, host: &str) -> RateSpec {
 
 impl Stages {
     /// Everyone may: any `*.test` but `denied.test` on any port, loopback meant; `public.test` without private addresses;
-    /// `api.openai.com`; 127.0.0.9 and `tcp.example` as tcp; `pass.test` as tls-passthrough. Nothing else.
+    /// `api.openai.com`; `b.test` without DELETE and `/admin`; 127.0.0.9 and `tcp.example` as tcp; `pass.test` as tls-passthrough. Nothing else.
     pub(crate) fn new(directory: &Path, clock: &Clock, broken: bool) -> Stages {
         std::fs::write(directory.join("rules.cedar"), RULES).expect("rules");
         let config = crate::config::Config::parse("[policy]\ncedar = [\"rules.cedar\"]\n", Path::new("caracal.toml"))
@@ -138,14 +138,16 @@ fn fill(journal: &Journal) {
 const RULES: &str = r#"
 @id("names") @private("true") permit(principal, action in [Action::"resolve", Action::"request", Action::"llm", Action::"tool"], resource)
 when { (context.host like "*.test" && context.host != "denied.test" && context.host != "public.test") || context.host == "api.openai.com" };
+@id("no-admin") forbid(principal, action == Action::"request", resource) when { context.host == "b.test" && (context.method == "DELETE" || context.path like "/admin*") };
 @id("public") permit(principal, action in [Action::"resolve", Action::"request"], resource) when { context.host == "public.test" };
 @id("tcp") @private("true") @mode("tcp") permit(principal, action == Action::"connect", resource) when { context.host == "127.0.0.9" || context.host == "tcp.example" };
 @id("pass") @private("true") @mode("tls-passthrough") permit(principal, action == Action::"connect", resource) when { context.host == "pass.test" };
 "#;
 
-/// An agent of this name.
+/// An agent of this name; `other` is in a cgroup of its own.
 pub(crate) fn agent(name: &str) -> Arc<Agent> {
-    Arc::new(Agent { name: Arc::from(name), cgroup: CgroupId(7), path: "/test".to_owned(), uid: 1_000, learn: false })
+    let cgroup = CgroupId(if name == "other" { 8 } else { 7 });
+    Arc::new(Agent { name: Arc::from(name), cgroup, path: "/test".to_owned(), uid: 1_000, learn: false })
 }
 
 /// A process of it.

@@ -253,3 +253,33 @@ async fn an_agent_that_does_not_read_pins_nothing() {
     assert_eq!((outcome.settle.as_deref(), outcome.reason.as_deref()), (Some("charged_max"), Some("agent_gone")));
     play.ended().await;
 }
+
+/// A message is read whole to be priced, as a body is, and has the same bounds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_has_a_bound_in_bytes_and_in_time() {
+    use crate::http::body::Patience;
+    use tokio::io::AsyncWriteExt as _;
+    let narrow = Limits { priced_bodies: 400_000, ..Limits::default() };
+    let whole = Duration::from_millis(100);
+    let hasty = Limits { patience: Patience { whole, ..Patience::default() }, ..Limits::default() };
+    // The begin of a masked text of 200,000 bytes, and what there is of it.
+    for (limits, length, reason) in [(narrow, 200_000, "too_many_bodies"), (hasty, 1_000, "body_timeout")] {
+        let mut play = Play::begin(limits, 1 << 20).await;
+        play.ask(5_000).await;
+        for said in [created("r1"), completed("r1", 5)] {
+            play.provider.say(&said).await;
+            assert!(play.agent.hear().await.contains("r1"));
+        }
+        let mut frame = vec![0x81, 0xff];
+        frame.extend_from_slice(&200_000_u64.to_be_bytes());
+        frame.resize(14 + length, 0);
+        play.agent.to.write_all(&frame).await.ok();
+        let said = play.agent.hear().await;
+        assert!(said.contains("\"type\":\"error\"") && said.contains("Caracal prices a call"), "{said}");
+        assert_eq!(play.agent.hear().await, "close 1013");
+        let refused = |records: &[Seen]| records.iter().any(|one| one.reason.as_deref() == Some(reason));
+        play.world.records(refused).await;
+        play.story.await.expect("it ends");
+        assert_eq!(play.world.stack.room.taken(), 0, "{reason}");
+    }
+}
