@@ -3,12 +3,12 @@
 
 use super::{GLANCE, WorkerError};
 use crate::bus::dead_letters::Raw;
-use crate::bus::kafka;
+use crate::bus::kafka::{self, Trouble};
 use crate::config::Kafka;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +44,13 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "Kafka");
+        let told = Trouble::of(&error, reason).tell(reason);
+        // That no broker is left says less than why each was not.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            tracing::debug!("{told}");
+        } else {
+            tracing::warn!("{told}");
+        }
     }
 }
 
