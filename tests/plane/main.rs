@@ -1,8 +1,9 @@
 //! The shared plane: real Kafka, PostgreSQL and Redis, with hosts that this test plays itself. Leaves `plane.json`.
 //!
 //! The hosts write records, chains and signatures with code of this test's own; what the ledger should hold is computed
-//! here from what Kafka holds. `CARACAL_KAFKA`, `CARACAL_POSTGRES` and `CARACAL_REDIS` name services of yours: they are used
-//! as they are and never killed.
+//! here from what Kafka holds. `CARACAL_KAFKA`, `CARACAL_POSTGRES` and `CARACAL_REDIS`, all three, name services of yours: each
+//! plane then has a database, topics and an empty database of Redis of its own in them, and leaves none behind. They are never
+//! ended or slowed down: what does that, or needs something else of a service, starts some of its own.
 
 mod cable;
 mod corrected;
@@ -16,10 +17,13 @@ mod judge;
 mod log;
 mod metrics;
 mod plane;
+mod programs;
 mod restored;
+mod secure;
 mod speed;
 mod units;
 mod usage;
+mod yours;
 
 /// The report's name.
 const SUBJECT: &str = "plane";
