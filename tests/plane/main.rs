@@ -8,6 +8,7 @@
 mod cable;
 mod corrected;
 mod daemon;
+mod evidence;
 mod exactly_once;
 mod faults;
 mod fleet;
@@ -16,6 +17,7 @@ mod incidents;
 mod judge;
 mod log;
 mod metrics;
+mod partitions;
 mod plane;
 mod programs;
 mod restored;
