@@ -19,6 +19,7 @@ mod log;
 mod metrics;
 mod partitions;
 mod plane;
+mod pressure;
 mod programs;
 mod restored;
 mod secure;
