@@ -19,7 +19,7 @@ pub use crate::address::Cidr;
 pub use amount::{AmountError, format_usd, parse_usd};
 pub use budgets::{Budget, Per, Window, WindowKind};
 pub use hosts::HostPattern;
-pub use plane::{Escrow, Kafka, Mechanism, Place, Sasl, Tls, Worker, secret};
+pub use plane::{Escrow, Kafka, Mechanism, Place, Redis, Sasl, Tls, Worker, secret};
 pub use priced::{ApiEntry, McpEntry, PRICED_HOSTS, ProviderEntry, may_be_priced, own_hosts};
 pub(crate) use problem::position;
 pub use problem::{ConfigError, Problem};
@@ -102,7 +102,7 @@ pub struct Config {
     /// `[escrow]`.
     pub escrow: Escrow,
     /// `[redis]`: the spend of many hosts. Default none.
-    pub redis: Option<Place>,
+    pub redis: Option<Redis>,
     /// `[worker]`.
     pub worker: Worker,
     /// `[[agent]]`.

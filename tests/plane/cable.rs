@@ -1,4 +1,5 @@
-//! A cable between the workers and a service that can be cut, slowed down, and cut at the very moment of a COMMIT.
+//! A cable between the workers and a service that can be cut, slowed down, and cut at the very moment of a commit: PostgreSQL's
+//! COMMIT, or the script that Redis does at once.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -23,7 +24,32 @@ pub(crate) enum Mode {
     Slow,
 }
 
-/// Where the connection that carries the next COMMIT is cut.
+/// What a client sends to commit to PostgreSQL.
+pub(crate) const COMMIT: &[u8] = b"COMMIT\0";
+/// What a client sends to have Redis do a script that it knows.
+pub(crate) const SCRIPT: &[u8] = b"EVALSHA\r\n";
+
+/// The cables that the workers reach the services by, where a test wants to hurt them.
+pub(crate) struct Cables {
+    pub(crate) kafka: Cable,
+    pub(crate) postgres: Cable,
+    pub(crate) redis: Cable,
+}
+
+impl Cables {
+    /// They lead nowhere yet.
+    pub(crate) fn new() -> Cables {
+        // Nothing in Kafka's protocol is a commit of the workers'.
+        Cables { kafka: Cable::new(COMMIT), postgres: Cable::new(COMMIT), redis: Cable::new(SCRIPT) }
+    }
+
+    /// Kafka's, PostgreSQL's, Redis's.
+    pub(crate) fn all(&self) -> [&Cable; 3] {
+        [&self.kafka, &self.postgres, &self.redis]
+    }
+}
+
+/// Where the connection that carries the next commit is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum AtCommit {
@@ -40,6 +66,7 @@ pub(crate) enum AtCommit {
 #[derive(Debug)]
 struct State {
     port: AtomicU16,
+    commit: &'static [u8],
     mode: AtomicU8,
     /// Counts cuts: a connection that was silent once stays so.
     silences: AtomicU64,
@@ -55,12 +82,13 @@ pub(crate) struct Cable {
 }
 
 impl Cable {
-    /// A cable that leads nowhere yet.
-    pub(crate) fn new() -> Cable {
+    /// A cable that leads nowhere yet. `commit` is what its service is told to commit.
+    pub(crate) fn new(commit: &'static [u8]) -> Cable {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("its address").port();
         let state = Arc::new(State {
             port: AtomicU16::new(0),
+            commit,
             mode: AtomicU8::new(Mode::Whole as u8),
             silences: AtomicU64::new(0),
             at_commit: AtomicU8::new(AtCommit::Pass as u8),
@@ -76,9 +104,12 @@ impl Cable {
         Cable { port, state }
     }
 
-    /// Where it leads.
-    pub(crate) fn lead_to(&self, port: u16) {
+    /// Leads to where `place` says, a URL or `host:port`, which then says where the cable begins.
+    pub(crate) fn stand_before(&self, place: &mut String) {
+        let after = place.rsplit(':').next().expect("a port");
+        let port: u16 = after.split('/').next().and_then(|port| port.parse().ok()).expect("a port");
         self.state.port.store(port, Ordering::SeqCst);
+        *place = place.replace(&port.to_string(), &self.port.to_string());
     }
 
     pub(crate) fn set(&self, mode: Mode) {
@@ -88,12 +119,12 @@ impl Cable {
         self.state.mode.store(mode as u8, Ordering::SeqCst);
     }
 
-    /// Cuts at the next COMMIT.
+    /// Cuts at the next commit.
     pub(crate) fn cut_at_commit(&self, how: AtCommit) {
         self.state.at_commit.store(how as u8, Ordering::SeqCst);
     }
 
-    /// How many COMMITs were cut.
+    /// How many commits were cut.
     pub(crate) fn commits_cut(&self) -> u64 {
         self.state.commits_cut.load(Ordering::SeqCst)
     }
@@ -107,7 +138,7 @@ fn serve(client: &TcpStream, state: &Arc<State>) {
         let _ = stream.set_read_timeout(Some(GLANCE));
     }
     let born = state.silences.load(Ordering::SeqCst);
-    // Bytes of the server's that are lost, since they would answer a COMMIT.
+    // Bytes of the server's that are lost, since they would answer a commit.
     let deaf = AtomicU8::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| pass(client, &server, state, born, |bytes| to_server(bytes, &server, state, &deaf)));
@@ -125,7 +156,7 @@ enum Go {
 }
 
 fn to_server(bytes: &[u8], server: &TcpStream, state: &State, deaf: &AtomicU8) -> Go {
-    if !bytes.windows(7).any(|window| window == b"COMMIT\0") {
+    if !bytes.windows(state.commit.len()).any(|window| window == state.commit) {
         return Go::On;
     }
     let how = state.at_commit.swap(AtCommit::Pass as u8, Ordering::SeqCst);

@@ -2,7 +2,7 @@
 //! nano-USD, whatever happens to the broker and to the daemon; and a broker that is away costs no agent a call.
 
 use crate::judge::{charges, stored};
-use crate::plane::{PATIENCE, Plane, text};
+use crate::plane::{PATIENCE, Plane, Wants, text};
 use crate::worker::Worker;
 use crate::{LOAD, STAND_IN, SUBJECT};
 use serde_json::{Map, Value, json};
@@ -27,8 +27,7 @@ fn what_a_daemon_publishes_is_what_agents_were_charged() {
 
 /// A plane, a daemon that is enrolled with it and publishes, and the workers. To be called in the daemon's namespace.
 pub(crate) fn publishing(scene: &Scene) -> (Plane, Daemon<'_>, [Worker; 2]) {
-    let plane = Plane::start(1);
-    assert!(plane.ours, "the daemon's namespace reaches no services of yours: unset CARACAL_KAFKA, _POSTGRES, _REDIS");
+    let plane = Plane::with(Wants { partitions: 1, apart: true, ..Wants::default() });
     let rules = format!(
         "{}\n[[allow]]\nhosts = [\"api.openai.com\"]\n\n[[budget]]\nname = \"purse\"\nlimit = \"100 USD\"\nwindow = \"total\"\n",
         plane.kafka_section()

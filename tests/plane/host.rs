@@ -140,6 +140,20 @@ impl Host {
                 )
             }
         };
+        self.chained(kind, &data, now)
+    }
+
+    /// A decision about a request with a very long path: a record of this many bytes, and some.
+    pub(crate) fn long(&mut self, bytes: usize, now: &str) -> Vec<u8> {
+        let path = "p".repeat(bytes);
+        let data = format!(
+            r#""caracal.agent":"agent-0","caracal.decision":"allow","caracal.action":"request","url.path":"/{path}""#
+        );
+        self.chained("decision", &data, now)
+    }
+
+    /// The record that comes next in the chain.
+    fn chained(&mut self, kind: &str, data: &str, now: &str) -> Vec<u8> {
         // A UUIDv7: the ledger reads only its first 48 bits. No two hosts write the same one.
         let own = self.id.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
         let (time, own) = ((self.ms >> 16, self.ms & 0xffff), ((own >> 12) & 0xfff, own & 0xfff));

@@ -148,6 +148,8 @@ fn a_log_whose_keys_are_lost_is_frozen_and_another_one_goes_on() {
         assert!(said.contains("caracal/test-0/ledger: it was frozen with 50 records"), "{said}");
         assert_eq!(plane.query("SELECT origin FROM logs").len(), 1);
         worker.stop();
+        plane.postgres = old;
+        plane.query("DROP DATABASE anew WITH (FORCE)");
         Map::from_iter([("records".into(), json!(60))])
     });
 }

@@ -1,12 +1,14 @@
 //! The shared plane: real Kafka, PostgreSQL and Redis, with hosts that this test plays itself. Leaves `plane.json`.
 //!
 //! The hosts write records, chains and signatures with code of this test's own; what the ledger should hold is computed
-//! here from what Kafka holds. `CARACAL_KAFKA`, `CARACAL_POSTGRES` and `CARACAL_REDIS` name services of yours: they are used
-//! as they are and never killed.
+//! here from what Kafka holds. `CARACAL_KAFKA`, `CARACAL_POSTGRES` and `CARACAL_REDIS`, all three, name services of yours: each
+//! plane then has a database, topics and an empty database of Redis of its own in them, and leaves none behind. They are never
+//! ended or slowed down: what does that, or needs something else of a service, starts some of its own.
 
 mod cable;
 mod corrected;
 mod daemon;
+mod evidence;
 mod exactly_once;
 mod faults;
 mod fleet;
@@ -15,8 +17,12 @@ mod incidents;
 mod judge;
 mod log;
 mod metrics;
+mod partitions;
 mod plane;
+mod pressure;
+mod programs;
 mod restored;
+mod secure;
 mod setups;
 mod silent;
 mod speed;
@@ -25,6 +31,7 @@ mod usage;
 mod versions;
 mod view;
 mod worker;
+mod yours;
 
 /// The report's name.
 const SUBJECT: &str = "plane";

@@ -1,17 +1,23 @@
 //! The services, the configuration, and the workers under test.
 
-use crate::cable::Cable;
+use crate::SUBJECT;
+use crate::cable::Cables;
+use crate::programs::finish;
+pub(crate) use crate::programs::{now, run, text};
+use crate::secure::Secure;
 use crate::worker::Worker;
+use crate::yours::{self, Yours};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 use support::daemon::caracald;
 use support::netns::until;
+use support::report;
 
 /// How long a worker may take over anything, on a machine that has other things to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
@@ -21,6 +27,8 @@ pub(crate) const SILENT_AFTER_MS: u64 = 15_000;
 static QUIET: RwLock<()> = RwLock::new(());
 /// What the name of a worker's own log begins with.
 const WORKER_LOG: &str = "worker-";
+/// One plane at a time is set up.
+static SETUP: Mutex<()> = Mutex::new(());
 const VARIABLES: [&str; 3] = ["CARACAL_KAFKA", "CARACAL_POSTGRES", "CARACAL_REDIS"];
 
 /// Among the other tests, or alone.
@@ -28,12 +36,6 @@ const VARIABLES: [&str; 3] = ["CARACAL_KAFKA", "CARACAL_POSTGRES", "CARACAL_REDI
 enum Turn {
     Shared(RwLockReadGuard<'static, ()>),
     Alone(RwLockWriteGuard<'static, ()>),
-}
-
-/// The cables that the workers reach the services by, where a test wants to hurt them.
-pub(crate) struct Cables {
-    pub(crate) kafka: Cable,
-    pub(crate) postgres: Cable,
 }
 
 /// Kafka, PostgreSQL, Redis, and a configuration that names them.
@@ -47,17 +49,24 @@ pub(crate) struct Plane {
     pub(crate) topic: String,
     pub(crate) partitions: i32,
     cables: Option<Cables>,
+    secure: Option<Secure>,
+    /// What was made in services of yours.
+    yours: Option<Yours>,
     /// PostgreSQL's data is on a disk of its own.
     mounted: bool,
-    _turn: Turn,
+    _turn: Option<Turn>,
 }
 
 /// How a plane is made.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wants {
     pub(crate) partitions: i32,
-    /// Cables between the workers and Kafka and PostgreSQL.
+    /// Cables between the workers and Kafka, PostgreSQL and Redis.
     pub(crate) cables: bool,
+    /// Kafka speaks TLS, too.
+    pub(crate) secure: bool,
+    /// From a network namespace that reaches no services but those that are started in it.
+    pub(crate) apart: bool,
     /// PostgreSQL's data on a disk (tmpfs) of so many MiB.
     pub(crate) disk_mib: Option<u32>,
     /// Nothing else runs.
@@ -71,26 +80,44 @@ impl Plane {
     }
 
     pub(crate) fn with(wants: Wants) -> Plane {
+        let named: Vec<String> = VARIABLES.iter().filter_map(|name| std::env::var(name).ok()).collect();
+        let named: Option<[String; 3]> = named.try_into().ok();
+        if named.is_some() {
+            let why = "services of yours are never ended, and what is done to others is not done to them";
+            report::omitted(SUBJECT, "kills of the services that are named", why, 1);
+        }
         let turn = if wants.alone {
             Turn::Alone(QUIET.write().unwrap_or_else(PoisonError::into_inner))
         } else {
             Turn::Shared(QUIET.read().unwrap_or_else(PoisonError::into_inner))
         };
+        Plane::on(wants, named, Some(turn))
+    }
+
+    /// On services that run already, as yours do; among others that hold the turn.
+    pub(crate) fn beside(partitions: i32, named: [String; 3]) -> Plane {
+        Plane::on(Wants { partitions, ..Wants::default() }, Some(named), None)
+    }
+
+    fn on(wants: Wants, named: Option<[String; 3]>, turn: Option<Turn>) -> Plane {
         let dir = tempfile::Builder::new().prefix("caracal-plane-").tempdir_in("/var/tmp").expect("a directory");
         // PostgreSQL runs as another user below it.
         support::netns::open_to_all(dir.path()).expect("its mode");
-        let named: Vec<String> = VARIABLES.iter().filter_map(|name| std::env::var(name).ok()).collect();
-        // Services of yours are not hurt: who wants to hurt some has some of his own.
-        let ours = named.len() != VARIABLES.len() || wants.cables || wants.disk_mib.is_some();
+        // Services of yours are not hurt, and taken as they are: who wants something else of some has some of his own.
+        let special = wants.cables || wants.disk_mib.is_some() || wants.secure || wants.apart;
+        let named = named.filter(|_| !special);
+        let ours = named.is_none();
         let mut plane = Plane {
             ours,
             kafka: String::new(),
             postgres: String::new(),
             redis: String::new(),
-            // Another run's records in a Kafka of yours are not ours.
-            topic: format!("caracal.events.{}", std::process::id()),
+            // Another plane's records in a Kafka of yours are not this one's.
+            topic: format!("caracal.events.{}", yours::unique()),
             partitions: wants.partitions,
-            cables: wants.cables.then(|| Cables { kafka: Cable::new(), postgres: Cable::new() }),
+            cables: wants.cables.then(Cables::new),
+            secure: None,
+            yours: None,
             mounted: false,
             dir,
             _turn: turn,
@@ -109,40 +136,50 @@ impl Plane {
             std::fs::create_dir_all(&place).expect("a directory");
             std::fs::write(place.join("advertised"), kafka.port.to_string()).expect("written");
         }
-        let places = if ours {
+        if wants.secure {
+            plane.secure = Some(Secure::prepare(plane.dir.path()));
+        }
+        let places = if let Some(named) = named {
+            let (yours, places) = Yours::make(&plane.topic, named);
+            plane.yours = Some(yours);
+            places
+        } else {
             plane.services(&["start"]);
             let env = plane.services(&["env"]);
             VARIABLES.map(|name| {
                 let line = env.lines().find(|line| line.contains(name)).expect("a place");
                 line.split_once('=').expect("an assignment").1.to_owned()
             })
-        } else {
-            named.try_into().expect("three")
         };
         [plane.kafka, plane.postgres, plane.redis] = places;
-        let mut postgres = plane.postgres.clone();
+        let (mut postgres, mut redis) = (plane.postgres.clone(), plane.redis.clone());
         if let Some(cables) = &plane.cables {
-            let (kafka_port, postgres_port) = (port_of(&plane.kafka), port_of(&plane.postgres));
-            cables.kafka.lead_to(kafka_port);
-            cables.postgres.lead_to(postgres_port);
-            plane.kafka = format!("127.0.0.1:{}", cables.kafka.port);
-            postgres = postgres.replace(&postgres_port.to_string(), &cables.postgres.port.to_string());
+            let places = [&mut plane.kafka, &mut postgres, &mut redis];
+            places.into_iter().zip(cables.all()).for_each(|(place, cable)| cable.stand_before(place));
         }
         let text = format!(
-            "{}[postgres]\nurl = \"{postgres}\"\n[redis]\nurl = \"{}\"\n[worker]\nname = \"test\"\nkeys = \"{}\"\n\
+            "{}[postgres]\nurl = \"{postgres}\"\n[redis]\nurl = \"{redis}\"\n[worker]\nname = \"test\"\nkeys = \"{}\"\n\
              silent_after_ms = {SILENT_AFTER_MS}\n",
             plane.kafka_section(),
-            plane.redis,
             plane.keys().display(),
         );
         std::fs::write(plane.config(), text).expect("the configuration");
-        let _made = plane.caracald(&["setup"]);
+        {
+            // The roles are of the whole server: two at once would both make them.
+            let _one = SETUP.lock().unwrap_or_else(PoisonError::into_inner);
+            plane.caracald(&["setup"]);
+        }
         plane
     }
 
     /// The cables that were asked for.
     pub(crate) fn cables(&self) -> &Cables {
         self.cables.as_ref().expect("cables were asked for")
+    }
+
+    /// Kafka's listeners with TLS, which were asked for.
+    pub(crate) fn secure(&self) -> &Secure {
+        self.secure.as_ref().expect("TLS was asked for")
     }
 
     /// Where PostgreSQL keeps its data.
@@ -188,6 +225,7 @@ impl Plane {
 
     /// `cargo xtask services` on these services.
     pub(crate) fn services(&self, words: &[&str]) -> String {
+        assert!(self.ours, "services of yours are neither started nor ended: {words:?}");
         let xtask = std::env::var_os("CARACAL_XTASK").expect("CARACAL_XTASK names xtask: run `cargo xtask test plane`");
         let mut command = Command::new(xtask);
         command.arg("services").arg("--dir").arg(self.dir.path().join("services")).args(words);
@@ -209,6 +247,13 @@ impl Plane {
     /// Starts a worker.
     pub(crate) fn worker(&self, kind: &str) -> Worker {
         self.worker_as(kind, &self.config())
+    }
+
+    /// Starts a worker of whose configuration a part says something else.
+    pub(crate) fn worker_but(&self, kind: &str, part: &str, other: &str) -> Worker {
+        let config = std::fs::read_to_string(self.config()).expect("the configuration");
+        assert!(config.contains(part), "the configuration has no {part}");
+        self.worker_as(kind, &self.file(&format!("caracal-{}.toml", yours::unique()), &config.replace(part, other)))
     }
 
     /// Starts a worker that serves its metrics; gives their port.
@@ -246,6 +291,11 @@ impl Plane {
         let mut lines: Vec<String> = texts.iter().flat_map(|text| text.lines().map(str::to_owned)).collect();
         lines.sort();
         lines
+    }
+
+    /// How many lines of all workers' say all of this.
+    pub(crate) fn times(&self, words: &[&str]) -> usize {
+        self.said().iter().filter(|line| words.iter().all(|word| line.contains(word))).count()
     }
 
     /// Rows of PostgreSQL as text, columns with `|` between them.
@@ -328,40 +378,4 @@ impl Drop for Plane {
 /// A port that nobody has.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a port").port()
-}
-
-fn port_of(place: &str) -> u16 {
-    let after = place.rsplit(':').next().expect("a port");
-    after.split('/').next().and_then(|port| port.parse().ok()).expect("a port")
-}
-
-/// Runs a program to its good end.
-pub(crate) fn run(program: &str, words: &[&str]) -> String {
-    finish(Command::new(program).args(words), &format!("{program} {words:?}"))
-}
-
-fn finish(command: &mut Command, what: &str) -> String {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{what}: {error}"));
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{what}: {out}\n{err}");
-    out.into_owned()
-}
-
-/// A time, as records have it.
-pub(crate) struct Time {
-    pub(crate) text: String,
-    /// Unix milliseconds.
-    pub(crate) ms: u64,
-}
-
-/// The time now, or a step away from it.
-pub(crate) fn now(step: &str) -> Time {
-    let printed = run("date", &["-u", "-d", step, "+%Y-%m-%dT%H:%M:%S.%NZ %s%3N"]);
-    let (text, ms) = printed.trim().split_once(' ').expect("two words");
-    Time { text: text.to_owned(), ms: ms.parse().expect("a number") }
-}
-
-/// A path that a command takes.
-pub(crate) fn text(path: &Path) -> &str {
-    path.to_str().expect("a path in UTF-8")
 }

@@ -53,15 +53,30 @@ impl Group {
 }
 
 /// The answer of a plain HTTP server on this port of loopback: its status and its body.
-#[expect(clippy::disallowed_methods, reason = "a worker under test, on loopback")]
 pub(crate) fn get(port: u16, path: &str) -> Option<(u16, String)> {
+    let (status, body) = answer(port, path)?;
+    Some((status, String::from_utf8(body).ok()?))
+}
+
+/// The bytes that it serves at this path.
+#[track_caller]
+pub(crate) fn fetched(port: u16, path: &str) -> Vec<u8> {
+    let (status, body) = answer(port, path).expect("an answer");
+    assert_eq!(status, 200, "{path}");
+    body
+}
+
+#[expect(clippy::disallowed_methods, reason = "a worker under test, on loopback")]
+fn answer(port: u16, path: &str) -> Option<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let head = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let body = answer.split_off(head + 4);
+    let head = String::from_utf8(answer).ok()?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body))
 }
 
 /// A metric's value, out of `/metrics`.

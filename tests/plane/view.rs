@@ -2,7 +2,8 @@
 
 use crate::SUBJECT;
 use crate::host::Host;
-use crate::plane::{PATIENCE, Plane, Worker, now, text};
+use crate::plane::{PATIENCE, Plane, now, text};
+use crate::worker::Worker;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde_json::Value;
 use std::collections::BTreeMap;

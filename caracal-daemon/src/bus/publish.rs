@@ -3,7 +3,9 @@
 //! Refuses nothing: while Kafka is away the journal fills up to its limit, and then takes no more. Never gives up a run,
 //! and never lets the journal delete what Kafka did not acknowledge.
 
-use super::kafka::{self, BusError};
+mod told;
+
+use super::kafka::{self, BusError, Trouble};
 use super::signed_run::{self, MAX_BYTES, MAX_RECORDS};
 use super::{Feed, published};
 use crate::config::Kafka;
@@ -11,17 +13,17 @@ use crate::event::write::MAX_RECORD_BYTES;
 use crate::journal::{Entry, Journal, Start};
 use crate::keeper::frame::MAX_FRAME;
 use crate::keeper::{KeeperError, Signer};
-use rdkafka::client::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use told::{Context, Told};
 
 /// Runs that may be on their way at once.
 const IN_FLIGHT: usize = 32;
@@ -50,7 +52,7 @@ pub struct Progress {
     pub lag_ms: u64,
     /// Runs on their way.
     pub in_flight: u64,
-    /// Why it does not go on, if it does not.
+    /// Why it does not go on, if it does not: a stable code, the client's words, and what to do.
     pub trouble: Option<String>,
 }
 
@@ -140,54 +142,6 @@ struct Sent {
     done: bool,
 }
 
-/// What the client tells from its own callbacks.
-#[derive(Debug, Default)]
-struct Told(Mutex<Tidings>);
-
-#[derive(Debug, Default)]
-struct Tidings {
-    /// Runs that were acknowledged, by the sequence number behind them.
-    done: Vec<u64>,
-    failed: Option<String>,
-    /// The last trouble with a broker. A delivery takes it back.
-    trouble: Option<String>,
-}
-
-impl Told {
-    fn lock(&self) -> MutexGuard<'_, Tidings> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-struct Context(Arc<Told>);
-
-impl ClientContext for Context {
-    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(facility, message, "librdkafka");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
-        self.0.lock().trouble = Some(format!("{error}: {reason}"));
-    }
-}
-
-impl ProducerContext for Context {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, next: usize) {
-        let mut told = self.0.lock();
-        match result {
-            Ok(_) => {
-                told.done.push(next as u64);
-                told.trouble = None;
-            }
-            Err((error, _)) => told.failed = Some(error.to_string()),
-        }
-    }
-}
-
 type Client = BaseProducer<Context>;
 
 struct Work {
@@ -215,7 +169,7 @@ impl Work {
             let told = Arc::new(Told::default());
             let trouble = match Client::from_config_and_context(&self.config, Context(Arc::clone(&told))) {
                 Ok(client) => self.with_client(&client, &told).err(),
-                Err(error) => Some(error.to_string()),
+                Err(error) => Some(Trouble::of(&error, "").tell(&error.to_string())),
             };
             self.sent.clear();
             if let Some(trouble) = trouble {

@@ -111,7 +111,7 @@ fn spend(args: &SpendWorkerArgs, config: &Config) -> anyhow::Result<ExitCode> {
                 }
                 Err(error) if args.once => return Err(error),
                 Err(error) => {
-                    tracing::warn!(%error, "the view of spend does not go on; it is tried again");
+                    tracing::warn!(code = error.code(), %error, "the view of spend does not go on; it is tried again");
                     failures.fetch_add(1, Ordering::Relaxed);
                     reached.store(false, Ordering::Relaxed);
                     view.down();
@@ -132,8 +132,8 @@ pub(crate) fn places(config: &Config) -> anyhow::Result<(Database, FleetView)> {
 
 /// The view.
 pub(crate) fn view(config: &Config) -> anyhow::Result<FleetView> {
-    let redis = config.redis.as_ref().ok_or(WorkerError::Missing("redis"))?.url()?;
-    Ok(FleetView::new(&redis, config.worker.name.as_str())?)
+    let redis = config.redis.as_ref().ok_or(WorkerError::Missing("redis"))?;
+    Ok(FleetView::new(redis, config.worker.name.as_str())?)
 }
 
 /// Becomes true at SIGTERM or SIGINT.

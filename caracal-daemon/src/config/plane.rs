@@ -35,7 +35,7 @@ pub struct Kafka {
     pub sasl: Option<Sasl>,
 }
 
-/// `[kafka.tls]`, PEM files. The data path's user must be able to read them.
+/// `[kafka.tls]` and `[redis.tls]`, PEM files. The data path's user must be able to read Kafka's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
@@ -85,7 +85,7 @@ impl Mechanism {
     }
 }
 
-/// `[postgres]` or `[redis]`: a URL, as text or in a file that only its reader may read.
+/// `[postgres]`: a URL, as text or in a file that only its reader may read.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
@@ -101,11 +101,37 @@ impl Place {
     /// # Errors
     /// When its file cannot be read.
     pub fn url(&self) -> std::io::Result<String> {
-        match (&self.url, &self.url_file) {
-            (Some(url), _) => Ok(url.clone()),
-            (None, Some(path)) => secret(path),
-            (None, None) => Ok(String::new()),
-        }
+        url(self.url.as_deref(), self.url_file.as_deref())
+    }
+}
+
+/// `[redis]`: the same, with TLS where the URL begins with `rediss:`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redis {
+    /// The URL. Without a password: those belong into `url_file`.
+    pub url: Option<String>,
+    /// A file with the URL.
+    pub url_file: Option<PathBuf>,
+    /// `[redis.tls]`. Default the system's roots, and no certificate of this client's.
+    pub tls: Option<Tls>,
+}
+
+impl Redis {
+    /// The URL.
+    ///
+    /// # Errors
+    /// When its file cannot be read.
+    pub fn url(&self) -> std::io::Result<String> {
+        url(self.url.as_deref(), self.url_file.as_deref())
+    }
+}
+
+fn url(url: Option<&str>, file: Option<&Path>) -> std::io::Result<String> {
+    match (url, file) {
+        (Some(url), _) => Ok(url.to_owned()),
+        (None, Some(path)) => secret(path),
+        (None, None) => Ok(String::new()),
     }
 }
 
@@ -194,9 +220,20 @@ fn gather_ms() -> u64 {
 /// What the sections' values must not say together.
 pub(super) fn check(config: &Config) -> Result<(), Found> {
     let found = |key, message: &str| Err(Found::new(0, key, message));
-    for (key, place) in [("postgres", &config.postgres), ("redis", &config.redis)] {
-        if place.as_ref().is_some_and(|place| place.url.is_some() == place.url_file.is_some()) {
+    let postgres = config.postgres.as_ref().map(|place| (&place.url, &place.url_file));
+    let redis = config.redis.as_ref().map(|place| (&place.url, &place.url_file));
+    for (key, place) in [("postgres", postgres), ("redis", redis)] {
+        if place.is_some_and(|(url, file)| url.is_some() == file.is_some()) {
             return found(key, "write either `url` or `url_file`");
+        }
+    }
+    if let Some((url, tls)) = config.redis.as_ref().and_then(|redis| Some((&redis.url, redis.tls.as_ref()?))) {
+        if tls.certificate.is_some() != tls.key.is_some() {
+            return found("redis.tls", "`certificate` and `key` belong together");
+        }
+        // One in a file is looked at when it is read.
+        if url.as_ref().is_some_and(|url| !url.starts_with("rediss:")) {
+            return found("redis.tls", "the URL must begin with `rediss://`: with another nothing is encrypted");
         }
     }
     if !(12_000..=86_400_000).contains(&config.escrow.lease_ms) {
@@ -256,8 +293,13 @@ pub(super) fn paths(config: &mut Config) -> impl Iterator<Item = &mut PathBuf> {
             kafka.tls.iter_mut().flat_map(|tls| tls.roots.iter_mut().chain(&mut tls.certificate).chain(&mut tls.key));
         tls.chain(kafka.sasl.iter_mut().map(|sasl| &mut sasl.password_file))
     });
-    let places = config.postgres.iter_mut().chain(&mut config.redis).flat_map(|place| &mut place.url_file);
-    kafka.chain(places).chain(&mut config.escrow.folder).chain(std::iter::once(&mut config.worker.keys))
+    let postgres = config.postgres.iter_mut().flat_map(|place| &mut place.url_file);
+    let redis = config.redis.iter_mut().flat_map(|redis| {
+        let tls = redis.tls.iter_mut();
+        let tls = tls.flat_map(|tls| tls.roots.iter_mut().chain(&mut tls.certificate).chain(&mut tls.key));
+        tls.chain(&mut redis.url_file)
+    });
+    kafka.chain(postgres).chain(redis).chain(&mut config.escrow.folder).chain(std::iter::once(&mut config.worker.keys))
 }
 
 impl Config {
@@ -267,7 +309,12 @@ impl Config {
             let key = kafka.tls.iter().flat_map(|tls| &tls.key);
             key.chain(kafka.sasl.iter().map(|sasl| &sasl.password_file))
         });
-        let places = self.postgres.iter().chain(&self.redis).flat_map(|place| &place.url_file);
+        let postgres = self.postgres.iter().flat_map(|place| &place.url_file);
+        let redis = self.redis.iter().flat_map(|redis| {
+            let key = redis.tls.iter().flat_map(|tls| &tls.key);
+            key.chain(&redis.url_file)
+        });
+        let places = postgres.chain(redis);
         let shown = self.upstream.client_certificate.iter().map(|shown| &shown.key);
         let upstream = shown.chain(&self.upstream.proxy_file);
         kafka.chain(places).chain(upstream).chain(std::iter::once(&self.worker.keys)).map(PathBuf::as_path)
@@ -287,9 +334,11 @@ mod tests {
         let config = parse(
             "[kafka]\nservers = \"k1:9093,k2:9093\"\n[kafka.tls]\nroots = \"ca.pem\"\n[kafka.sasl]\nmechanism = \"PLAIN\"\n\
              user = \"h\"\npassword_file = \"p\"\n[postgres]\nurl = \"postgres://db/caracal\"\n[redis]\nurl_file = \"r\"\n\
-             [worker]\nname = \"prod\"\n",
+             [redis.tls]\nroots = \"redis-ca.pem\"\ncertificate = \"c.pem\"\nkey = \"c.key\"\n[worker]\nname = \"prod\"\n",
         )
         .expect("a configuration");
+        let secrets: Vec<&Path> = config.secrets().collect();
+        assert!(["p", "c.key", "r"].iter().all(|name| secrets.contains(&Path::new(name))), "{secrets:?}");
         let kafka = config.kafka.expect("kafka");
         assert_eq!((kafka.topic.as_str(), kafka.dlq.as_str(), kafka.partitions), ("caracal.events", "caracal.dlq", 1));
         assert_eq!(kafka.checkpoints, "caracal.checkpoints");
@@ -324,6 +373,8 @@ mod tests {
                 "nothing to share",
             ),
             ("[redis]\nurl = \"redis://r\"\nurl_file = \"r\"\n", "url_file"),
+            ("[redis]\nurl = \"redis://r\"\n[redis.tls]\nroots = \"r\"\n", "rediss://"),
+            ("[redis]\nurl = \"rediss://r\"\n[redis.tls]\nkey = \"r\"\n", "belong together"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains(told), "{text}: {error}");

@@ -167,8 +167,14 @@ impl Worker {
             self.regroup().await;
             for (partition, taken) in messages {
                 let first = taken.first().map_or(0, |taken| taken.offset);
-                if let Err(error) = in_time(Box::pin(self.write(partition, taken))).await {
-                    self.failed(partition, Some(first), &error);
+                match in_time(Box::pin(self.write(partition, taken))).await {
+                    Ok(()) => self.group.take_more(),
+                    Err(error) => {
+                        if matches!(error, WorkerError::Late) {
+                            self.group.take_less();
+                        }
+                        self.failed(partition, Some(first), &error);
+                    }
                 }
             }
             self.sign_the_rest().await;

@@ -8,10 +8,12 @@
 
 mod buckets;
 mod charges;
+mod client;
 mod step;
 
 pub use buckets::{FleetKey, Sums, Width};
 
+use crate::config::Redis;
 use crate::ledger::books::Spend;
 use crate::ledger::postgres::Database;
 use crate::ledger::store::StoreError;
@@ -39,13 +41,48 @@ pub enum FleetError {
     Ledger(#[from] StoreError),
     /// Redis.
     #[error("Redis: {0}")]
-    Redis(#[from] redis::RedisError),
+    Redis(redis::RedisError),
+    /// A file that `[redis]` names.
+    #[error("[redis] {0}")]
+    File(#[from] std::io::Error),
+    /// A file of `[redis.tls]` that holds something else.
+    #[error("[redis.tls] {path}: {what}", path = .0.display(), what = .1)]
+    NotPem(std::path::PathBuf, &'static str),
+    /// `[redis.tls]` with a URL of another kind.
+    #[error("[redis.tls] is there, and the URL does not begin with `rediss://`: nothing would be encrypted")]
+    NotTls,
+    /// Redis's certificate.
+    #[error(
+        "Redis: {0}: [redis.tls] roots must hold the CA of its certificate, which must be for the host in the URL; then restart \
+         the worker"
+    )]
+    Untrusted(redis::RedisError),
+    /// Redis ended the handshake.
+    #[error("Redis: {0}: where it asks for a certificate, [redis.tls] certificate and key must be ones that it knows")]
+    Unwelcome(redis::RedisError),
     /// The database.
     #[error("PostgreSQL did not answer in time")]
     Late,
     /// What Redis holds is not what a worker wrote.
     #[error("Redis holds something else under {0}: `caracald worker spend --rebuild` makes the view anew")]
     Foreign(String),
+}
+
+impl FleetError {
+    /// A stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            FleetError::Ledger(_) => "fleet_ledger",
+            FleetError::Redis(_) => "redis",
+            FleetError::File(_) | FleetError::NotPem(..) => "redis_file",
+            FleetError::NotTls => "redis_not_tls",
+            FleetError::Untrusted(_) => "redis_untrusted",
+            FleetError::Unwelcome(_) => "redis_unwelcome",
+            FleetError::Late => "fleet_ledger_late",
+            FleetError::Foreign(_) => "redis_foreign",
+        }
+    }
 }
 
 /// The view.
@@ -63,12 +100,12 @@ impl std::fmt::Debug for FleetView {
 }
 
 impl FleetView {
-    /// The view of the series `name` in the Redis at `url` (`rediss:` for TLS). Connects when it is first used.
+    /// The view of the series `name` in this Redis. Connects when it is first used.
     ///
     /// # Errors
-    /// When the URL is none.
-    pub fn new(url: &str, name: &str) -> Result<FleetView, FleetError> {
-        let client = redis::Client::open(url)?;
+    /// When a file cannot be read or holds something else, or the URL is none.
+    pub fn new(redis: &Redis, name: &str) -> Result<FleetView, FleetError> {
+        let client = client::open(redis)?;
         // One hash tag: all keys of a script must be on one node of a cluster.
         let prefix = format!("{{caracal:{name}}}:spend");
         Ok(FleetView { client, connection: None, prefix, script: redis::Script::new(STEP) })

@@ -70,7 +70,9 @@ fn pom() -> String {
     )
 }
 
-/// Formats its storage on the first start, and starts it.
+/// Formats its storage on the first start, and starts it. A client's files in its directory ask for more: `advertised` is where
+/// clients are sent, and `keystore.pem`, `truststore.pem` and `scram` make two listeners with TLS, whose ports are then in
+/// `sasl-ssl` (for users by a password) and `mutual-tls` (for whoever has a certificate of the trust store's).
 ///
 /// # Errors
 /// When Java is too old, or Kafka does not come up.
@@ -78,19 +80,21 @@ pub(super) fn start(checkout: &Checkout, place: &Place) -> Result<()> {
     let (port, controller) = (place.port()?, place.port_named("controller")?);
     // Where clients are sent: elsewhere, where a test put something between them and the broker.
     let advertised = if place.dir().join("advertised").exists() { place.port_named("advertised")? } else { port };
+    let secured = if place.dir().join("keystore.pem").exists() { Some(Secured::at(place)?) } else { None };
+    let (more, protocols, tls) = secured.as_ref().map_or_else(Default::default, Secured::properties);
     let properties = place.dir().join("server.properties");
     let data = place.dir().join("data");
     fs::write(
         &properties,
         format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}\ncontroller.listener.names=CONTROLLER\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{more}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}{more}\ncontroller.listener.names=CONTROLLER\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\nlog.dirs={}\n\
              offsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
              group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\nnum.network.threads=2\n\
-             num.io.threads=4\nlog.segment.bytes=67108864\nlog.cleaner.enable=false\n",
+             num.io.threads=4\nlog.segment.bytes=67108864\nlog.cleaner.enable=false\n{tls}",
             data.display()
         ),
     )?;
@@ -98,11 +102,53 @@ pub(super) fn start(checkout: &Checkout, place: &Place) -> Result<()> {
     if !data.join("meta.properties").exists() {
         let mut format = Command::new("java");
         format.args(["-cp", &jars, "kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c"]).arg(&properties);
+        if let Some(Secured { scram, .. }) = &secured {
+            format.args(["--add-scram", scram.trim()]);
+        }
         progress::quietly("formatting Kafka's storage", &mut format, &checkout.log("kafka-format"))?;
     }
     let mut java = Command::new("java");
     java.args(["-Xmx512m", "-XX:+UseSerialGC", "-cp", &jars, "kafka.Kafka"]).arg(&properties);
     place.launch(&mut java, answers)
+}
+
+/// What the files of a client's ask for.
+struct Secured {
+    sasl: u16,
+    mutual: u16,
+    keystore: String,
+    truststore: String,
+    /// As `kafka-storage format --add-scram` takes it: `SCRAM-SHA-512=[name=...,password=...]`.
+    scram: String,
+}
+
+impl Secured {
+    fn at(place: &Place) -> Result<Secured> {
+        let scram = place.dir().join("scram");
+        Ok(Secured {
+            sasl: place.port_named("sasl-ssl")?,
+            mutual: place.port_named("mutual-tls")?,
+            keystore: place.dir().join("keystore.pem").display().to_string(),
+            truststore: place.dir().join("truststore.pem").display().to_string(),
+            scram: fs::read_to_string(&scram).with_context(|| scram.display().to_string())?,
+        })
+    }
+
+    /// More listeners, their protocols, and properties.
+    fn properties(&self) -> (String, String, String) {
+        let Secured { sasl, mutual, keystore, truststore, .. } = self;
+        (
+            format!(",SASL_SSL://127.0.0.1:{sasl},SSL://127.0.0.1:{mutual}"),
+            ",SASL_SSL:SASL_SSL,SSL:SSL".to_owned(),
+            format!(
+                "ssl.keystore.type=PEM\nssl.keystore.location={keystore}\nssl.truststore.type=PEM\n\
+                 ssl.truststore.location={truststore}\nlistener.name.ssl.ssl.client.auth=required\n\
+                 listener.name.sasl_ssl.sasl.enabled.mechanisms=SCRAM-SHA-512\n\
+                 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
+                 org.apache.kafka.common.security.scram.ScramLoginModule required;\n"
+            ),
+        )
+    }
 }
 
 /// A cluster id is any 16 bytes in base64url; each of ours is alone on its host's loopback.

@@ -3,12 +3,12 @@
 
 use super::{GLANCE, WorkerError};
 use crate::bus::dead_letters::Raw;
-use crate::bus::kafka;
+use crate::bus::kafka::{self, Trouble};
 use crate::config::Kafka;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 /// up to its bound, and the broker keeps the rest.
 const BATCH_MESSAGES: usize = 128;
 
+/// Their bytes at most; and what is tried before one message at a time.
 const BATCH_BYTES: usize = 8 << 20;
+const SMALL_BATCH_BYTES: usize = 64 << 10;
 
 /// How long more messages are waited for once there is one.
 const GATHER: Duration = Duration::from_millis(20);
@@ -29,6 +31,8 @@ pub(super) struct Group {
     topic: String,
     consumer: BaseConsumer<Context>,
     given: Arc<Given>,
+    /// Bytes that are taken at once, about.
+    batch_bytes: usize,
 }
 
 /// What the group gave and took since the last look.
@@ -44,7 +48,13 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "Kafka");
+        let told = Trouble::of(&error, reason).tell(reason);
+        // That no broker is left says less than why each was not.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            tracing::debug!("{told}");
+        } else {
+            tracing::warn!("{told}");
+        }
     }
 }
 
@@ -95,7 +105,17 @@ impl Group {
         let given = Arc::new(Given::default());
         let consumer = BaseConsumer::from_config_and_context(&client, Context(Arc::clone(&given)))?;
         consumer.subscribe(&[&kafka.topic])?;
-        Ok(Group { topic: kafka.topic.clone(), consumer, given })
+        Ok(Group { topic: kafka.topic.clone(), consumer, given, batch_bytes: BATCH_BYTES })
+    }
+
+    /// What was taken could not be committed in time: less is taken from now on, so that a slow database gets on, too.
+    pub(super) fn take_less(&mut self) {
+        self.batch_bytes = (self.batch_bytes / 2).max(SMALL_BATCH_BYTES);
+    }
+
+    /// It was committed: more is taken again.
+    pub(super) fn take_more(&mut self) {
+        self.batch_bytes = (self.batch_bytes + self.batch_bytes / 4).min(BATCH_BYTES);
     }
 
     /// Which partitions came, and which went, since this was asked last.
@@ -108,7 +128,7 @@ impl Group {
         let mut messages: BTreeMap<i32, Vec<Taken>> = BTreeMap::new();
         let (mut count, mut bytes) = (0, 0);
         let mut until = Instant::now() + GLANCE;
-        while count < BATCH_MESSAGES && bytes < BATCH_BYTES {
+        while count < BATCH_MESSAGES && bytes < self.batch_bytes {
             let left = until.saturating_duration_since(Instant::now());
             match self.consumer.poll(left) {
                 Some(Ok(message)) => {

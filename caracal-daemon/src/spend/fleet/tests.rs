@@ -1,5 +1,7 @@
 //! The view against a Redis of its own.
 
+mod tls;
+
 use super::*;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -8,35 +10,46 @@ use std::time::Instant;
 /// A Redis of its own on loopback, gone with the test.
 struct Server {
     process: Child,
-    url: String,
-    _dir: tempfile::TempDir,
+    redis: Redis,
+    dir: tempfile::TempDir,
 }
 
 impl Server {
     async fn start() -> Server {
         let dir = tempfile::tempdir().expect("a directory");
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
-        let port = port.expect("a port").port();
+        let port = free_port();
+        let redis = Redis { url: Some(format!("redis://127.0.0.1:{port}")), url_file: None, tls: None };
+        Server::with(dir, &["--port", &port.to_string()], redis).await
+    }
+
+    /// Waits until it answers who asks it as `redis` says.
+    async fn with(dir: tempfile::TempDir, words: &[&str], redis: Redis) -> Server {
         let process = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string(), "--dir"])
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
             .arg(dir.path())
+            .args(words)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server runs: `cargo xtask test unit` installs it");
-        let server = Server { process, url: format!("redis://127.0.0.1:{port}"), _dir: dir };
+        let server = Server { process, redis, dir };
         let (mut view, deadline) = (server.view(), Instant::now() + Duration::from_secs(60));
-        while view.ping().await.is_err() {
+        while let Err(error) = view.ping().await {
             view.down();
-            assert!(Instant::now() < deadline, "Redis does not answer");
+            assert!(Instant::now() < deadline, "Redis does not answer: {error}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         server
     }
 
     fn view(&self) -> FleetView {
-        FleetView::new(&self.url, "test").expect("a view")
+        FleetView::new(&self.redis, "test").expect("a view")
     }
+}
+
+fn free_port() -> u16 {
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
+    port.expect("a port").port()
 }
 
 impl Drop for Server {
