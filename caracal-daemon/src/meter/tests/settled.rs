@@ -107,7 +107,7 @@ fn usage_is_final_where_the_format_says_so_and_not_before() -> Outcome {
     let path = "/model/amazon.nova-pro-v1%3A0/invoke-with-response-stream";
     let body = Bytes::from_static(b"{}");
     let nova = METER.read_at(Provider::Bedrock, Operation::Invoke, path, &HeaderMap::new(), &body)?;
-    let mut reader = super::running::reader(&nova)?;
+    let mut reader = reader(&nova)?;
     reader.feed(piece(json!({"metadata": {"usage": {"inputTokens": 9, "outputTokens": 1}}})).into());
     assert_eq!(reader.settled(), None);
     reader.feed(piece(json!({"metadata": {}, "amazon-bedrock-invocationMetrics": metrics()})).into());
