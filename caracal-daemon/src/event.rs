@@ -226,7 +226,7 @@ pub struct Data {
     pub comm: Option<String>,
     /// Bytes from the agent.
     pub bytes_sent: Option<u64>,
-    /// Bytes to the agent.
+    /// Bytes to the agent; of a stream, until its usage was final.
     pub bytes_received: Option<u64>,
     /// For lifecycle records: what happened.
     pub message: Option<String>,

@@ -6,6 +6,7 @@ use support::daemon::Daemon;
 use support::ledger::Record;
 use support::netns::Run;
 use support::programs;
+use support::report;
 use support::stand_in::script;
 
 pub(crate) fn claude(daemon: &Daemon<'_>, prompt: &str) -> Run {
@@ -62,15 +63,24 @@ fn a_denied_call_is_one_request_and_the_sentence_is_on_screen() {
     });
 }
 
+/// Requests that Claude Code makes of one model where each answer breaks off, at most.
+const MOST_AFTER_A_BREAK: usize = 2;
+
 /// Claude Code asks again without a stream when one breaks: both are charged, the broken one for no less than its bill.
 #[test]
 fn a_stream_that_breaks_upstream_is_charged_and_asked_again() {
-    support::report::plain("agents", "Claude Code, a stream that breaks", || {
+    report::plain("agents", "Claude Code, a stream that breaks", || {
         let scene = support::scene::Scene::new(crate::STAND_IN).expect("the scene stands");
         let mut daemon = Daemon::start(&scene, AMPLE);
         let _ran = claude(&daemon, "Say hello. [[cut=6]]").ran();
         let bill = scene.bill();
         assert!(bill.iter().any(|line| line.cut), "{bill:?}");
+        // Of each model: a title is asked of a smaller one.
+        let of = |model: &str| bill.iter().filter(|line| line.model == model).count();
+        let most = bill.iter().map(|line| of(&line.model)).max().unwrap_or(0);
+        report::largest("agents", "requests_on_a_broken_stream", most as u64);
+        println!("requests on a broken stream: {most} of {}", bill.len());
+        assert!(most <= MOST_AFTER_A_BREAK, "asked {most} times: {bill:?}");
         let records = daemon.records_when(|records| crate::closed(records) >= bill.len());
         let calls = support::ledger::calls(&records);
         let charged: u64 = calls.values().filter_map(|call| call.cost).sum();

@@ -15,6 +15,7 @@ mod planted;
 mod prices;
 mod providers;
 mod reload;
+mod restored;
 mod shared;
 mod socket;
 mod unmetered;

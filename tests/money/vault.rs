@@ -1,5 +1,6 @@
 //! A PostgreSQL for shared budgets, and a road to it from each host that can be cut.
 
+use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixStream;
@@ -103,6 +104,29 @@ impl Vault {
         let output = command.args(["-c", sql, "postgres"]).output().expect("psql runs");
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    }
+
+    /// A dump of all tables, as `pg_dump` makes it.
+    pub(crate) fn dump(&self) -> PathBuf {
+        let to = self.dir.path().join("dump.sql");
+        let mut command = Command::new(program("pg_dump"));
+        command.args(["-U", "postgres", "-h"]).arg(self.dir.path());
+        let output = command.arg("-f").arg(&to).arg("postgres").output().expect("pg_dump runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        to
+    }
+
+    /// Makes the database anew and fills it from a dump, while the server runs.
+    pub(crate) fn fill(&self, dump: &Path) {
+        let psql = |database: &str, more: &[&OsStr]| {
+            let mut command = Command::new(program("psql"));
+            command.args(["-Xq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-h"]).arg(self.dir.path());
+            let output = command.args(more).output().expect("psql runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        let anew = ["-c", "DROP DATABASE postgres WITH (FORCE)", "-c", "CREATE DATABASE postgres TEMPLATE template0"];
+        psql("template1", &anew.map(OsStr::new));
+        psql("postgres", &[OsStr::new("-1"), OsStr::new("-f"), dump.as_os_str()]);
     }
 
     fn socket(&self) -> PathBuf {

@@ -5,8 +5,9 @@ use crate::money::NanoUsd;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Row as _};
 
-/// This server, as [`accept`] remembers it.
-pub(super) const SERVER: &str = "SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system, \
+/// This server and its tables, as [`accept`] remembers them.
+pub(super) const SERVER: &str = "SELECT concat_ws(' ', 'escrow_holders'::regclass::oid, 'escrow_windows'::regclass::oid, \
+     'escrow_shares'::regclass::oid) AS tables, (SELECT system_identifier::text FROM pg_control_system()) AS system, \
      substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS timeline, \
      (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms, \
      (extract(epoch FROM pg_postmaster_start_time()) * 1000)::bigint AS started_ms";
@@ -35,7 +36,8 @@ pub async fn set_limits(connection: &mut PgConnection, limits: &[(&str, NanoUsd)
     Ok(changed)
 }
 
-/// An operator has looked at what went wrong, and hosts spend from shared budgets again. Gives what it was.
+/// An operator has looked at what went wrong, and hosts spend from shared budgets again. Gives what it was. In a transaction of
+/// its own: the row's number is told by it.
 ///
 /// # Errors
 /// The database's.
@@ -47,10 +49,12 @@ pub async fn accept(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::
     let rows = rows.fetch_all(&mut *transaction).await?;
     let server = sqlx::query(SERVER).fetch_one(&mut *transaction).await?;
     sqlx::query(
-        "INSERT INTO escrow_accepted (upto, system, timeline) SELECT coalesce(max(id), 0), $1, $2 FROM escrow_incidents",
+        "INSERT INTO escrow_accepted (upto, system, timeline, made, tables) \
+         SELECT coalesce(max(id), 0), $1, $2, txid_current(), $3 FROM escrow_incidents",
     )
     .bind(server.try_get::<String, _>("system")?)
     .bind(server.try_get::<String, _>("timeline")?)
+    .bind(server.try_get::<String, _>("tables")?)
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;

@@ -50,10 +50,10 @@ impl PostgresVault {
     fn end<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, VaultError> {
         self.inside = result.is_err();
         result.map_err(|error| {
-            // undefined_table, invalid role
+            // undefined_table, undefined_column, invalid role
             let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
             match code.as_deref() {
-                Some("42P01" | "22023") => VaultError::NotSetUp,
+                Some("42P01" | "42703" | "22023") => VaultError::NotSetUp,
                 _ => VaultError::Unreachable(error.to_string()),
             }
         })
@@ -108,7 +108,12 @@ struct Now {
 async fn now(connection: &mut PgConnection) -> Result<Now, sqlx::Error> {
     let server = sqlx::query(SERVER).fetch_one(&mut *connection).await?;
     let (ms, started) = (number(&server, "now_ms")?, number(&server, "started_ms")?);
-    let accepted = sqlx::query("SELECT upto, system, timeline FROM escrow_accepted ORDER BY id DESC LIMIT 1");
+    // A row keeps the number of the transaction that wrote it (of its lower 32 bits) for as long as it is there, also when it is
+    // frozen; written again from a dump it has another. Source: PostgreSQL's documentation, "System Columns".
+    let accepted = sqlx::query(
+        "SELECT upto, system, timeline, tables, made & 4294967295 IS NOT DISTINCT FROM xmin::text::bigint AS original \
+         FROM escrow_accepted ORDER BY id DESC LIMIT 1",
+    );
     let accepted = accepted.fetch_optional(&mut *connection).await?;
     let mut halted = None;
     let mut upto = 0_i64;
@@ -120,6 +125,10 @@ async fn now(connection: &mut PgConnection) -> Result<Now, sqlx::Error> {
             let (system, timeline) = (text(&server, "system")?, text(&server, "timeline")?);
             if (&text(&row, "system")?, &text(&row, "timeline")?) != (&system, &timeline) {
                 halted = Some(format!("it was restored or promoted: system {system}, timeline {timeline}").into());
+            } else if !row.try_get::<bool, _>("original")?
+                || row.try_get::<Option<String>, _>("tables")? != Some(text(&server, "tables")?)
+            {
+                halted = Some("its tables were filled from a dump, or made anew".into());
             }
         }
     }

@@ -193,6 +193,9 @@ async fn at(connection: &mut SqliteConnection, here: &str, seen: u64) -> Result<
             row.try_get::<i64, _>("accepted")?,
         ),
     };
+    // Its number and birth stay over a boot; the device's number may not.
+    let file = |place: &str| place.split_once(':').map(|(_, file)| file.to_owned());
+    let copied = !was.is_empty() && file(&was) != file(here);
     if was != here {
         // Whoever knows that it forgot something speaks within its quiet time.
         started = ms;
@@ -209,6 +212,10 @@ async fn at(connection: &mut SqliteConnection, here: &str, seen: u64) -> Result<
     if serial < seen {
         let what = format!("it had taken {seen} messages, and knows of {serial}: an older copy is in its place");
         incident(connection, "", true, &what, ms).await?;
+    } else if copied {
+        // Who knows what a copy does not may be down for longer than it is quiet.
+        let what = "it is another file than it was: a copy is in its place, which may be an older one";
+        incident(connection, "", true, what, ms).await?;
     }
     let open =
         sqlx::query("SELECT what FROM escrow_incidents WHERE halts AND id > ? ORDER BY id LIMIT 1").bind(accepted);

@@ -1,5 +1,5 @@
-//! The answer of a paid call on its way to the agent: read as it passes, settled before its last byte, and ended with the
-//! provider's own error where it costs more than is held.
+//! The answer of a paid call on its way to the agent: read as it passes, settled before its last byte, or before the event
+//! whose usage is final goes out, and ended with the provider's own error where it costs more than is held.
 
 use crate::http::body::{BodyError, Streamed};
 use crate::intercept::settle::{Ticket, Unknown};
@@ -46,7 +46,10 @@ struct Open {
     /// Taken by whoever reads it on for nobody.
     body: Option<Streamed>,
     reader: Option<UsageReader>,
+    /// Until it is settled.
     ticket: Option<Ticket>,
+    /// Nothing more is read: `last` is what is left.
+    ended: bool,
     closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     last: Option<Result<Frame<Bytes>, BodyError>>,
     stack: Arc<Stack>,
@@ -69,6 +72,7 @@ impl Metered {
             body: Some(body),
             reader: Some(reader),
             ticket: Some(ticket),
+            ended: false,
             closing: None,
             last: None,
             stack,
@@ -79,12 +83,24 @@ impl Metered {
 impl Open {
     /// Settles; the record's way to the journal is waited for before `last` goes out.
     fn close(&mut self, last: Option<Result<Frame<Bytes>, BodyError>>, broken: Option<Unknown>) {
-        self.last = last;
+        (self.last, self.ended) = (last, true);
         let (Some(reader), Some(mut ticket)) = (self.reader.take(), self.ticket.take()) else { return };
         ticket.received(self.received);
         if let Some(ended) = ticket.read(reader.finish(), broken) {
             self.closing = Some(Box::pin(ended.record()));
         }
+    }
+
+    /// Settles an answer that goes on, once its usage is final: who has seen its usage is charged by it, also when the daemon
+    /// is killed before the end. Gives whether what was read has to wait for that.
+    fn settle(&mut self) -> bool {
+        let Some(reading) = self.reader.as_ref().filter(|_| self.is_open()).and_then(UsageReader::settled) else {
+            return false;
+        };
+        let Some(mut ticket) = self.ticket.take() else { return false };
+        ticket.received(self.received);
+        self.closing = ticket.read(reading, None).map(|ended| Box::pin(ended.record()) as _);
+        self.closing.is_some()
     }
 
     /// Whether the answer has cost more than is held.
@@ -111,7 +127,7 @@ impl Open {
             // Nothing of ours can follow: it only ends.
             None => last.extend_from_slice(&data),
         }
-        self.last = Some(Ok(Frame::data(last.freeze())));
+        (self.last, self.ended) = (Some(Ok(Frame::data(last.freeze()))), true);
         let received = self.received;
         self.closing = Some(Box::pin(async move {
             let Rest { reading, bytes, .. } = read_on(body, reader, None, BEYOND).await;
@@ -179,7 +195,7 @@ impl Body for Metered {
                 ready!(closing.as_mut().poll(context));
                 open.closing = None;
             }
-            if !open.is_open() {
+            if open.ended {
                 let last = open.last.take();
                 this.0 = None;
                 return Poll::Ready(last);
@@ -215,6 +231,8 @@ impl Body for Metered {
                         } else if ended {
                             let rest = open.flush(data);
                             open.close(rest, None);
+                        } else if open.settle() {
+                            open.gathered.extend_from_slice(&data);
                         } else if let Some(data) = open.gather(data) {
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }

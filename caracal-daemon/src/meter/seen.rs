@@ -49,6 +49,14 @@ pub(crate) struct Seen {
     stops: bool,
     /// An event behind the first one has told the output: the first one's count is of before there was any.
     told_output: bool,
+    /// The event being read is the last one that says anything.
+    last: bool,
+    /// The event being read tells what was put out.
+    told: bool,
+    /// A chat stream has told usage beside choices: it counts as it goes, and such a count may be any one.
+    beside: bool,
+    /// The format itself says that the usage is final.
+    settled: bool,
     running: running::Running,
     /// The codes of an error.
     codes: Vec<Arc<str>>,
@@ -83,6 +91,10 @@ impl Seen {
             choices: false,
             stops: false,
             told_output: false,
+            last: false,
+            told: false,
+            beside: false,
+            settled: false,
             running: running::Running::default(),
             codes: Vec::new(),
             whole: false,
@@ -105,13 +117,14 @@ impl Seen {
 
     /// An event has ended, whole or not.
     pub(crate) fn event_ended(&mut self) {
-        (self.choices, self.stops) = (false, false);
+        (self.choices, self.stops, self.last, self.told) = (false, false, false, false);
         self.running.event_ended();
     }
 
     /// `data: [DONE]`.
     pub(crate) fn stream_done(&mut self) {
         self.ended |= self.tongue == Tongue::Chat;
+        self.settled |= self.ended;
     }
 
     /// Whether the document that ends here makes the usage final.
@@ -122,6 +135,23 @@ impl Seen {
             Tongue::Chat => self.closed && !self.choices,
             Tongue::Messages => self.stops && self.told_output,
             _ => self.closed,
+        }
+    }
+
+    /// Whether the document that ends here has the last usage of its stream, by the word of its format.
+    fn settles(&self) -> bool {
+        match self.tongue {
+            // "This chunk shows the usage of the entire request": it is the one without choices.
+            // Source: <https://platform.openai.com/docs/api-reference/chat-streaming>.
+            Tongue::Chat => self.told && !self.choices && !self.beside,
+            Tongue::Responses => self.told && self.last,
+            // Counts are cumulative, and those beside the reason why it stopped count all of it.
+            // Source: <https://docs.anthropic.com/en/docs/build-with-claude/streaming>.
+            Tongue::Messages => self.last || (self.told && self.stops),
+            // `metadata` comes once, after `messageStop`; so do the counts beside an invoke's last piece.
+            Tongue::Converse | Tongue::Counts => self.told,
+            // Each piece may say that it stopped, and the next one tell more; only the end is an end.
+            Tongue::Gemini | Tongue::Embeddings | Tongue::Nothing => false,
         }
     }
 
@@ -169,6 +199,12 @@ impl Seen {
         self.ended
     }
 
+    /// The usage is final by the word of the format, though the stream goes on. Less often true than [`Seen::is_final`],
+    /// which a stream that counts as it goes may contradict until its end.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled && self.stream
+    }
+
     /// The codes of an error in OpenAI's or Anthropic's words, and whether all of it was read.
     pub(crate) fn error(&self) -> (&[Arc<str>], bool) {
         (&self.codes, self.whole && !self.spoilt)
@@ -177,7 +213,7 @@ impl Seen {
     fn number(&mut self, path: &[&str], value: u64) {
         match path {
             ["prompt_tokens" | "input_tokens"] => self.input = Some(value),
-            ["completion_tokens" | "output_tokens"] => self.output = Some(value),
+            ["completion_tokens" | "output_tokens"] => (self.output, self.told) = (Some(value), true),
             ["total_tokens"] => self.total = Some(value),
             ["cache_read_input_tokens"]
             | ["prompt_cache_hit_tokens"]
@@ -205,7 +241,7 @@ impl Seen {
                 self.codes.push(Arc::from(value));
             }
             ["model"] if !value.is_empty() => self.model = Some(Arc::from(value)),
-            ["type"] => self.stops |= value == "message_stop",
+            ["type"] if value == "message_stop" => (self.stops, self.last) = (true, true),
             ["delta", "stop_reason"] => self.stops = true,
             ["output", "*", "type"] => self.item_searches = value == "web_search_call",
             // Opening a page and looking in it are not billed as searches.
@@ -266,6 +302,8 @@ impl Sink for Seen {
         if path.is_empty() {
             self.whole = true;
             self.ended |= self.finishes();
+            self.beside |= self.told && self.choices;
+            self.settled |= self.settles();
             return;
         }
         match bare(self.tongue, path) {

@@ -15,6 +15,7 @@ mod issues;
 mod providers;
 mod regions;
 mod running;
+mod settled;
 mod shapes;
 mod sound;
 

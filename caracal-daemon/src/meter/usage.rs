@@ -131,6 +131,14 @@ impl UsageReader {
         feed.seen.has_grown().then(|| feed.reading())
     }
 
+    /// What a stream has said once its format says that its usage is final, though it goes on: nothing that follows changes it.
+    #[must_use]
+    pub fn settled(&self) -> Option<Reading> {
+        let feed = self.tee.get().filter(|feed| feed.seen.is_settled() && self.status.is_success())?;
+        let usage = feed.seen.usage()?;
+        Some(Reading { usage: Some(usage), ..feed.reading() })
+    }
+
     /// How an event of our own can follow what was fed. `None` where none can: the answer is compressed, or is no stream of
     /// events.
     #[must_use]

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! load --clients N --requests N [--shape chat|claude|claude-new|codex] [--model NAME] [--cap-base N] [--cap-cycle N] [--same]
-//!      [--stream] [--stream-every N] [--words "slow=5 output=40"] [--until FILE] [--until-refused] [--count] [--progress FILE]
+//!      [--adverse] [--stream] [--stream-every N] [--words "slow=5 output=40"] [--until FILE] [--until-refused] [--count] [--progress FILE]
 //! load --exchange CAP [--shape ...]
 //! ```
 //! Chat request i asks for at most `cap-base + i` tokens (`i` counts anew after `cap-cycle`): by that number bill and ledger
 //! are compared. Even clients speak HTTP/2, odd ones HTTP/1.1. With `--until` it goes on until FILE exists, whatever
-//! `--requests` says; with `--until-refused` no request begins once one was answered 400. `--same`: each request is the first one.
+//! `--requests` says; with `--until-refused` no request begins once one was answered 400. `--same`: each request is the first one. `--adverse`: now
+//! and then one is billed all of its cap, tells no usage, breaks off with a reset, or asks for two choices.
 //! Roots come from SSL_CERT_FILE. One JSON line for each request: `{"i":..,"cap":..,"status":..,"complete":..,"text":..}`;
 //! `status` is 0 when there was no answer. With `--count` one line for all: how many had which status. `--progress` names a file
 //! that is told so every second. `--exchange` prints the largest request with that cap for `caracald prices bill`.
@@ -39,6 +40,7 @@ struct Args {
     cap_base: u64,
     cap_cycle: u64,
     same: bool,
+    adverse: bool,
     stream: bool,
     stream_every: Option<u64>,
     words: String,
@@ -66,6 +68,7 @@ fn args() -> Result<Args> {
         cap_base: 1_000,
         cap_cycle: u64::MAX,
         same: false,
+        adverse: false,
         stream: false,
         stream_every: None,
         words: String::new(),
@@ -80,6 +83,7 @@ fn args() -> Result<Args> {
         let switch = match flag.as_str() {
             "--stream" => Some(&mut out.stream),
             "--same" => Some(&mut out.same),
+            "--adverse" => Some(&mut out.adverse),
             "--until-refused" => Some(&mut out.until_refused),
             "--count" => Some(&mut out.count),
             _ => None,

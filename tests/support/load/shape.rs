@@ -127,9 +127,20 @@ fn gzip(text: &str) -> Result<Vec<u8>> {
 
 fn chat(args: &Args, i: u64) -> Value {
     let stream = args.stream || args.stream_every.is_some_and(|every| i.is_multiple_of(every));
-    let prompt = format!("Count for me. [[id={i} {}]]", args.words);
+    // What a provider can do to a budget, each in one of so many requests.
+    let (worse, choices) = match i % 48 {
+        5 if args.adverse => (" max", 1),
+        17 if args.adverse => (" max no-usage", 1),
+        29 if args.adverse => (" max cut=9 reset", 1),
+        41 if args.adverse => ("", 2),
+        _ => ("", 1),
+    };
+    let prompt = format!("Count for me. [[id={i} {}{worse}]]", args.words);
     let mut body =
         json!({"model": args.model, "max_tokens": args.cap(i), "messages": [{"role": "user", "content": prompt}]});
+    if choices > 1 {
+        body["n"] = json!(choices);
+    }
     if stream {
         body["stream"] = json!(true);
         // Half of the clients do not ask for the usage: the daemon must.

@@ -51,12 +51,18 @@ pub fn completions(world: &Arc<World>, whose: Whose, body: &Value, bytes: u64, e
     if let Some(status) = ask.directive.status {
         return error(status, "The stand-in was asked to fail.");
     }
-    let Some(plan) = plan::plan(&ask) else { return error(404, &format!("The model `{}` does not exist", ask.model)) };
+    let Some(mut plan) = plan::plan(&ask) else {
+        return error(404, &format!("The model `{}` does not exist", ask.model));
+    };
+    // Each choice has the cap to itself, and all of them are billed.
+    let choices = body["n"].as_u64().unwrap_or(1);
+    plan.tokens.output *= choices;
+    plan.tokens.reasoning *= choices;
     let stream = body["stream"] == true;
     let include = body["stream_options"]["include_usage"] == true || whose.always_tells();
     let call = world.next_call();
     let line = line(call, whose.provider, "/v1/chat/completions", &ask, stream);
-    let shape = Shape { call, model: ask.model.clone(), include, usage: !ask.directive.no_usage, whose };
+    let shape = Shape { call, model: ask.model.clone(), choices, include, usage: !ask.directive.no_usage, whose };
     let delivery = Delivery::new(world, line, plan.clone(), ask.directive);
     if stream { delivery.stream(shape.events(&plan)) } else { delivery.whole(&shape.whole(&plan)) }
 }
@@ -82,6 +88,8 @@ pub fn line(call: u64, provider: &str, path: &str, ask: &Ask, stream: bool) -> L
 struct Shape {
     call: u64,
     model: String,
+    /// How many were asked for.
+    choices: u64,
     include: bool,
     usage: bool,
     whose: Whose,
@@ -105,10 +113,8 @@ impl Shape {
         let mut out = self.head("chat.completion");
         let finish = if plan.capped { "length" } else { "stop" };
         let message = json!({"role": "assistant", "content": plan.pieces.concat(), "refusal": null, "annotations": []});
-        out.insert(
-            "choices".into(),
-            json!([{"index": 0, "message": message, "logprobs": null, "finish_reason": finish}]),
-        );
+        let choice = |index| json!({"index": index, "message": message, "logprobs": null, "finish_reason": finish});
+        out.insert("choices".into(), (0..self.choices).map(choice).collect());
         if self.usage {
             out.insert("usage".into(), self.whose.usage(&plan.tokens));
         }
@@ -129,7 +135,10 @@ impl Shape {
             let bytes = Bytes::from(format!("data: {}\n\n", Value::Object(out)));
             events.push(Event { bytes, pieces, usage: says });
         };
-        let choice = |delta: Value, finish: Value| json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}]);
+        let choice = |delta: Value, finish: Value| -> Value {
+            let one = |index| json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": finish});
+            (0..self.choices).map(one).collect()
+        };
         push(choice(json!({"role": "assistant", "content": "", "refusal": null}), Value::Null), None, 0);
         for (index, piece) in plan.pieces.iter().enumerate() {
             push(choice(json!({"content": piece}), Value::Null), None, index + 1);

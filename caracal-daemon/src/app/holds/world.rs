@@ -5,7 +5,7 @@ mod check;
 mod disk;
 mod steps;
 
-pub(super) use disk::Paper;
+pub(super) use disk::{Paper, Written};
 pub(super) use steps::Step;
 
 use crate::budget::{BudgetSpec, Budgets, Ending, Hold, Scope, Window};
@@ -34,8 +34,9 @@ pub(super) const CRASHES: u8 = 2;
 /// What a client asks for: its agent, the least and the most of its hold, and what its edited request can cost at most.
 const ASKS: [(&str, u64, u64, u64); CLIENTS] = [("a", 4, 4, 4), ("a", 3, 3, 3), ("b", 4, 6, 4)];
 
-/// The parent's limit, and that of the child over agent `a`.
-pub(super) const LIMITS: [(&str, u64); 2] = [("all", 10), ("a", 7)];
+/// The parent's limit, and that of the child over agent `a`. Both clients of `a` fit into the parent and not into the child; one of
+/// them and the client of `b` do not fit into the parent, which alone is above both.
+pub(super) const LIMITS: [(&str, u64); 2] = [("all", 7), ("a", 6)];
 
 type Grant = Pin<Box<dyn Future<Output = Result<Hold, Refusal>>>>;
 type End = Pin<Box<dyn Future<Output = ()>>>;

@@ -43,6 +43,11 @@ impl Book {
         self.started = self.now;
     }
 
+    /// It was filled from a dump, and knows by what no dump carries.
+    pub fn filled(&mut self) {
+        self.incidents.push(("it was filled from a dump".to_owned(), true));
+    }
+
     /// An operator has looked at what went wrong.
     pub fn accept(&mut self) {
         self.accepted = self.incidents.len();
@@ -64,6 +69,12 @@ impl Book {
     #[must_use]
     pub fn window(&self, key: &WindowKey) -> Window {
         self.windows.get(key).map(|(window, _)| window.clone()).unwrap_or_default()
+    }
+
+    /// Everything that what comes next depends on.
+    #[cfg(test)]
+    pub(crate) fn picture(&self) -> String {
+        format!("{:?}{:?}{:?}{:?}", self.sessions, self.windows, self.shares, self.incidents)
     }
 
     /// Whether the sums of each window are those of its shares.

@@ -51,6 +51,27 @@ async fn a_call_is_settled_before_its_answer_ends() {
     assert!(outcome.bytes.0.is_some_and(|sent| sent == CALL.len() as u64), "{outcome:?}");
 }
 
+/// Who has seen the usage is charged by it, whatever becomes of the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_settled_before_its_usage_goes_out() {
+    let world = World::new(Speaks::Both).await;
+    let mut client = world.http1("api.openai.com").await;
+    let mut answer = client.send_request(call(STREAMED, "x-paced")).await.expect("answer");
+    answer.body_mut().frame().await.expect("frame").expect("data");
+    world.log.go_on.grant();
+    let frame = answer.body_mut().frame().await.expect("frame").expect("the usage").into_data().expect("data");
+    assert!(frame.starts_with(b"data: {\"usage\"") && frame.ends_with(b"\n\n"), "{frame:?}");
+    // The upstream says no more, and the outcome is in the journal's hands.
+    world.stages.written().await;
+    let records = world.stages.records();
+    let outcome = outcome(&records).expect("the outcome came before the usage");
+    // 10 tokens at 0.15 and 5 at 0.60 USD a million.
+    assert_eq!((outcome.settle.as_deref(), outcome.cost), (Some("settled"), Some(4_500)));
+    world.log.go_on.grant();
+    assert!(answer.into_body().collect().await.expect("the end").to_bytes().is_empty());
+    assert_eq!(outcome_of(&world).await.cost, Some(4_500), "and no other outcome");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_call_costs_nothing() {
     let world = World::new(Speaks::Both).await;

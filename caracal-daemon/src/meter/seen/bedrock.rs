@@ -4,6 +4,7 @@
 use super::Seen;
 use crate::event::Usage;
 use crate::meter::scan::Scalar;
+use crate::meter::shape::Tongue;
 use http::HeaderMap;
 
 /// What converse, or the counts of an invoke, have said so far.
@@ -94,8 +95,13 @@ pub(super) fn closed(seen: &mut Seen, path: &[&str]) {
             }
             aws.entry = (0, false);
         }
+        ["usage"] if seen.tongue == Tongue::Converse => seen.told = true,
+        ["amazon-bedrock-invocationMetrics"] if seen.tongue == Tongue::Counts => seen.told = true,
         // The event `metadata` is the last one; a whole answer ends with its document.
-        [] => seen.ended |= aws.input.is_some(),
+        [] => {
+            seen.ended |= aws.input.is_some();
+            seen.settled |= seen.settles();
+        }
         _ => {}
     }
 }

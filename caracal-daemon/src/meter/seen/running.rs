@@ -56,7 +56,10 @@ pub(super) fn scalar(seen: &mut Seen, path: &[&str], value: Scalar<'_>) {
         )
         | (Tongue::Messages, ["delta", "text" | "partial_json"], Scalar::Text(_, size)) => seen.written(size),
         (Tongue::Responses, ["delta"], Scalar::Text(_, size)) => seen.running.delta.0 = size,
-        (Tongue::Responses, ["type"], Scalar::Text(kind, _)) => seen.running.delta.1 = is_output(kind),
+        (Tongue::Responses, ["type"], Scalar::Text(kind, _)) => {
+            seen.running.delta.1 = is_output(kind);
+            seen.last = matches!(kind, "response.completed" | "response.incomplete" | "response.failed");
+        }
         (Tongue::Responses, ["sequence_number"], Scalar::Number(number)) => {
             seen.running.next = number.saturating_add(1);
         }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::meter::frames;
 
-fn call(operation: Operation) -> Result<Call, Refusal> {
+pub(super) fn call(operation: Operation) -> Result<Call, Refusal> {
     let path = match operation {
         Operation::Generate => "/v1beta/models/gemini-2.5-flash:streamGenerateContent",
         Operation::Converse => "/model/amazon.nova-pro-v1%3A0/converse-stream",
@@ -69,7 +69,7 @@ fn events(operation: Operation, text: &str) -> (Vec<u8>, Vec<u8>) {
     }
 }
 
-fn reader(call: &Call) -> Result<UsageReader, Refusal> {
+pub(super) fn reader(call: &Call) -> Result<UsageReader, Refusal> {
     let aws = matches!(call.operation, Operation::Converse | Operation::Invoke);
     let kind = if aws { "application/vnd.amazon.eventstream" } else { "text/event-stream" };
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);

@@ -2,7 +2,7 @@
 //! tells two states apart.
 
 use super::disk::Written;
-use super::{CLIENTS, LIMITS, Phase, World, covers};
+use super::{ASKS, CLIENTS, LIMITS, Phase, World, covers};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -96,6 +96,19 @@ impl World<'_> {
         let rest: Vec<_> = rest.iter().map(tag).collect();
         write!(out, "{synced:?}{rest:?}{}", self.crashes).expect("a string");
         out
+    }
+
+    /// Whether a client waits for money of the parent alone, and whether one does for the child's.
+    pub(in crate::app::holds) fn alone(&self) -> [bool; 2] {
+        let money = self.picture_of_money();
+        let mut alone = [false; 2];
+        for client in (0..CLIENTS).filter(|client| matches!(self.clients[*client].phase, Phase::Waiting(_))) {
+            let lacks = LIMITS.map(|(budget, limit)| {
+                covers(budget, client) && money[budget].0 + money[budget].1 + ASKS[client].1 > limit
+            });
+            (0..2).for_each(|level| alone[level] |= lacks[level] && !lacks[1 - level]);
+        }
+        alone
     }
 
     /// Whether every call is over under a daemon that runs.

@@ -7,11 +7,11 @@ use std::rc::Rc;
 
 /// A record on the disk: its bytes, and the same in the words of the search.
 #[derive(Clone)]
-pub(super) struct Written {
-    pub(super) client: usize,
+pub(in crate::app::holds) struct Written {
+    pub(in crate::app::holds) client: usize,
     /// `None`: the intent.
-    pub(super) cost: Option<u64>,
-    pub(super) bytes: Rc<Vec<u8>>,
+    pub(in crate::app::holds) cost: Option<u64>,
+    pub(in crate::app::holds) bytes: Rc<Vec<u8>>,
 }
 
 /// The journal's file. What stands before `synced` outlives a power cut.
@@ -35,7 +35,7 @@ impl Paper {
         Paper { scribe, made: RefCell::default(), _keys: keys }
     }
 
-    pub(super) fn write(&self, draft: &Draft) -> Written {
+    pub(in crate::app::holds) fn write(&self, draft: &Draft) -> Written {
         let client = draft.data.call.map_or(0, |call| call.as_u128()) as usize - 1;
         let cost = draft.data.cost.map(|cost| cost.0);
         let mut made = self.made.borrow_mut();

@@ -19,6 +19,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::VaultStarts),
         2 => Just(Act::VaultBackup),
         2 => Just(Act::VaultRestored),
+        2 => Just(Act::VaultDumped),
         1 => Just(Act::Accept),
         1 => at().prop_map(|host| Act::HostBackup { host }),
         1 => at().prop_map(|host| Act::HostRestored { host }),

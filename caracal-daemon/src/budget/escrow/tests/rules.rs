@@ -55,6 +55,38 @@ fn a_vault_from_a_backup_halts_everybody_until_it_is_accepted() {
     assert_eq!(world.hosts[1].process.as_ref().expect("it runs").holder.standing(), &Standing::Live);
 }
 
+/// Whoever knows what a dump forgot may be down: nobody else gets that money meanwhile, and it is spent once he was heard.
+#[test]
+fn a_vault_that_was_filled_from_a_dump_frees_nothing() {
+    let mut world = World::new(2);
+    world.call(1, 10);
+    world.talk(1);
+    world.act(Act::VaultBackup);
+    world.call(0, LIMIT / 4);
+    world.talk(0);
+    world.call(0, LIMIT / 4);
+    world.act(Act::End { host: 0, which: 0, part: 8 });
+    world.crash(0);
+    world.act(Act::VaultDumped);
+    for _ in 0..3 {
+        world.call(1, LIMIT / 2 - 10);
+        world.talk(1);
+        world.act(Act::Wait { ms: TURN_MS });
+        world.sound().expect("what was spent is not given again");
+    }
+    let standing = |world: &World, host: usize| {
+        let process = world.hosts[host].process.as_ref().expect("it runs");
+        process.holder.standing().clone()
+    };
+    assert!(matches!(standing(&world, 1), Standing::Halted(_)), "{:?}", standing(&world, 1));
+    world.act(Act::Accept);
+    world.talk(1);
+    assert_eq!(standing(&world, 1), Standing::Live);
+    assert_eq!(world.book.window(&key("low", 0)).spent, NanoUsd(LIMIT / 4), "what was spent is spent");
+    world.call(1, 10);
+    world.sound().expect("and is not given again");
+}
+
 #[test]
 fn a_vault_that_has_just_started_gives_nothing() {
     let mut world = World::new(1);

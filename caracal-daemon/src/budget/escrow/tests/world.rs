@@ -29,6 +29,8 @@ pub(super) struct Host {
     network: Vec<Step>,
     /// It did not start since it, or the vault, came back from a backup.
     forgetful: bool,
+    /// The vault was filled from a dump, and heard nothing since that this host said after this step.
+    untold: Option<u64>,
 }
 
 pub(super) struct World {
@@ -82,7 +84,10 @@ pub(super) enum Act {
     Turn,
     VaultStarts,
     VaultBackup,
+    /// Its files are put back while it is down.
     VaultRestored,
+    /// It is filled from a dump while it runs: whoever remembers may be down for as long as he likes.
+    VaultDumped,
     Accept,
     HostBackup {
         host: usize,
@@ -175,6 +180,7 @@ impl World {
         let answer = ready(Vault::step(&mut self.book, step));
         let now = self.now;
         let host = &mut self.hosts[at];
+        host.untold = host.untold.filter(|said| step.step <= *said);
         let Some(process) = host.process.as_mut().filter(|_| answered) else { return };
         // The answer reaches the process that asked, and only while it waits for this one.
         let asked = process.holder.known().epoch == step.epoch && process.holder.known().sent == step.step;
@@ -304,7 +310,8 @@ impl World {
             Act::VaultBackup => {
                 self.backup = Some((self.book.clone(), self.hosts.iter().map(|host| host.known).collect()));
             }
-            Act::VaultRestored => self.restore(),
+            Act::VaultRestored => self.restore(false),
+            Act::VaultDumped => self.restore(true),
             Act::Accept => {
                 // As the operator is told: once each host has spoken.
                 for at in 0..self.hosts.len() {
@@ -322,7 +329,9 @@ impl World {
             // It can be seen only where the vault heard of the host since, and remembers.
             Act::HostRestored { host } => {
                 let heard = self.book.heard(&format!("holder-{host}")) > self.hosts[host].backup.2.sent;
-                if self.hosts[host].process.is_none() && heard && !self.hosts[host].forgetful {
+                // Of two that forgot the same, neither says so.
+                let alone = !self.hosts[host].forgetful && self.hosts[host].untold.is_none();
+                if self.hosts[host].process.is_none() && heard && alone {
                     let host = &mut self.hosts[host];
                     host.forgetful = true;
                     (host.settled, host.credited, host.known) = host.backup.clone();
@@ -332,9 +341,9 @@ impl World {
         }
     }
 
-    /// The vault comes back from its backup. It can be seen only while somebody lives who spoke with it since: what nobody
-    /// remembers, nobody can count.
-    fn restore(&mut self) {
+    /// The vault comes back from its backup. From a copy of its files it is the same, and that can be seen only while somebody
+    /// lives who spoke with it since: what nobody remembers, nobody can count. From a dump it is not what was accepted.
+    fn restore(&mut self, dump: bool) {
         let Some((book, known)) = self.backup.take() else { return };
         let witness = |(host, known): (&Host, &Known)| {
             host.process.as_ref().is_some_and(|process| {
@@ -344,12 +353,16 @@ impl World {
         // Of two that forgot the same, neither says so.
         let losses = |book: &Book| book.incidents().iter().filter(|(_, halts)| !halts).count();
         let twice = self.hosts.iter().any(|host| host.forgetful) || losses(&book) != losses(&self.book);
-        if twice || !self.hosts.iter().zip(&known).any(witness) {
+        if twice || (!dump && !self.hosts.iter().zip(&known).any(witness)) {
             return;
         }
         self.hosts.iter_mut().for_each(|host| host.forgetful = host.process.is_none());
         self.book = book;
         self.book.set(self.now);
+        if dump {
+            self.hosts.iter_mut().for_each(|host| host.untold = Some(host.known.sent));
+            return self.book.filled();
+        }
         self.book.start();
         // Connections end with a server. Those who live speak within the vault's quiet time.
         self.hosts.iter_mut().for_each(|host| host.network.clear());
