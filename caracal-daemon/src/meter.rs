@@ -33,7 +33,7 @@ pub use denial::{denial, rpc_denial, socket_denial, socket_failure, stream_error
 pub use edit::Edited;
 pub use failure::{Failed, Failure};
 pub use fixed::{Own, Priced};
-pub use listing::{Difference, Listed, Listing, ListingError};
+pub use listing::{Difference, Listed, Listing, ListingError, NotImported};
 pub use provider::Provider;
 pub use signature::{SignatureError, verify};
 pub use surface::{Extra, Unmetered};
