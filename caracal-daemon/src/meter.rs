@@ -412,6 +412,12 @@ impl Call {
         })
     }
 
+    /// Whether its price is a guess on the dear side.
+    #[must_use]
+    pub fn is_assumed(&self) -> bool {
+        self.price.assumed
+    }
+
     /// The hash of the entry that prices the call.
     #[must_use]
     pub fn price_entry(&self) -> Arc<str> {

@@ -178,6 +178,7 @@ fn intent(
     draft.data.hold = Some(hold.amount);
     draft.data.windows = hold.windows.clone();
     draft.data.price_book = Some(call.price_book.clone());
+    draft.data.price_assumed = call.is_assumed();
     draft
 }
 
