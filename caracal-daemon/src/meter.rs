@@ -34,6 +34,7 @@ pub use edit::Edited;
 pub use failure::{Failed, Failure};
 pub use fixed::{Own, Priced};
 pub use listing::{Difference, Listed, Listing, ListingError, NotImported};
+pub use mcp::Rpc;
 pub use provider::Provider;
 pub use signature::{SignatureError, verify};
 pub use surface::{Extra, Unmetered};
@@ -154,7 +155,7 @@ impl Operation {
 
 /// A refusal of this stage that is our side's doing. The sentence goes on after `Caracal `.
 pub(crate) fn refuse(reason: Reason, sentence: String) -> Refusal {
-    Refusal { stage: Stage::Meter, side: Side::Us, reason, sentence: format!("Caracal {sentence}") }
+    Refusal { stage: Stage::Meter, side: Side::Us, reason, sentence: format!("Caracal {sentence}"), limit: None }
 }
 
 /// A refusal of this stage for what the agent sent.

@@ -6,6 +6,7 @@ mod codex;
 mod endings;
 mod sdks;
 mod starter;
+mod tools;
 
 use serde_json::{Map, Value, json};
 use support::daemon::Daemon;

@@ -276,6 +276,7 @@ pub(crate) fn too_large(session: &Session) -> Refusal {
         side: Side::Agent,
         reason: Reason::BodyTooLarge,
         sentence: format!("Caracal prices a call by its whole body, and this one is longer than {most} MiB."),
+        limit: None,
     }
 }
 
@@ -285,6 +286,7 @@ pub(crate) fn broken_off(why: &str) -> Refusal {
         side: Side::Agent,
         reason: Reason::HeadInvalid,
         sentence: format!("Caracal did not get the whole body of this call: {why}."),
+        limit: None,
     }
 }
 
@@ -297,5 +299,6 @@ fn failed() -> Refusal {
             "Caracal could not forward this call ({}); its hold stands as charged if it was sent.",
             StatusCode::BAD_GATEWAY
         ),
+        limit: None,
     }
 }

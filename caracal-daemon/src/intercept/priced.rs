@@ -45,8 +45,8 @@ pub(crate) async fn call(
     if entry.provider == Provider::Mcp {
         match meter.tool_call(&parts.headers, &body) {
             Ok(read) => {
-                asked.rpc.get_or_init(|| read.id.unwrap_or_else(|| "null".to_owned()));
-                tool = read.tool;
+                tool.clone_from(&read.tool);
+                asked.rpc.get_or_init(|| read);
             }
             Err(refusal) => return session.refuse(asked, &refusal, &decided.policies),
         }

@@ -5,7 +5,7 @@ use crate::meter::{Provider, Unmetered};
 use crate::refusal::{Reason, Refusal, Side, Stage};
 
 fn refusal(stage: Stage, side: Side, reason: Reason, sentence: String) -> Refusal {
-    Refusal { stage, side, reason, sentence }
+    Refusal { stage, side, reason, sentence, limit: None }
 }
 
 pub(super) fn unknown_protocol(origin: &Origin) -> Refusal {
