@@ -63,6 +63,9 @@ impl Scope {
             Per::Agent => Arc::clone(&self.agent),
             Per::Model => Arc::clone(&self.model),
             Per::Host => Arc::clone(&self.host),
+            // Two servers may have tools of one name: with its server, as records name it.
+            Per::Tool if self.tool.is_empty() => Arc::from(""),
+            Per::Tool => format!("{}/{}", self.model.split('/').next().unwrap_or_default(), self.tool).into(),
         }
     }
 }
@@ -222,7 +225,7 @@ impl Budgets {
 
 /// A refusal of this stage. The sentence goes on after `Caracal `.
 pub(crate) fn refuse(reason: Reason, sentence: String) -> Refusal {
-    Refusal { stage: Stage::Budget, side: Side::Us, reason, sentence: format!("Caracal {sentence}") }
+    Refusal { stage: Stage::Budget, side: Side::Us, reason, sentence: format!("Caracal {sentence}"), limit: None }
 }
 
 /// How a hold ends.

@@ -214,6 +214,8 @@ pub struct Data {
     pub near: Option<Near>,
     /// The price book's version and hash.
     pub price_book: Option<Arc<str>>,
+    /// The price is a guess on the dear side, as the price book says.
+    pub price_assumed: bool,
     /// For a bill above its hold: the hash of the entry whose price cannot be right.
     pub price_entry: Option<Arc<str>>,
     /// HTTP status of the answer.

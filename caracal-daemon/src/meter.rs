@@ -34,7 +34,8 @@ pub use denial::{denial, rpc_denial, socket_denial, socket_failure, stream_error
 pub use edit::Edited;
 pub use failure::{Failed, Failure};
 pub use fixed::{Own, Priced};
-pub use listing::{Difference, Listed, Listing, ListingError};
+pub use listing::{Difference, Listed, Listing, ListingError, NotImported};
+pub use mcp::Rpc;
 pub use provider::Provider;
 pub use signature::{SignatureError, verify};
 pub use surface::{Extra, Unmetered};
@@ -159,7 +160,7 @@ impl Operation {
 
 /// A refusal of this stage that is our side's doing. The sentence goes on after `Caracal `.
 pub(crate) fn refuse(reason: Reason, sentence: String) -> Refusal {
-    Refusal { stage: Stage::Meter, side: Side::Us, reason, sentence: format!("Caracal {sentence}") }
+    Refusal { stage: Stage::Meter, side: Side::Us, reason, sentence: format!("Caracal {sentence}"), limit: None }
 }
 
 /// A refusal of this stage for what the agent sent.
@@ -445,6 +446,12 @@ impl Call {
             geo_us: on.geo_us,
             fast: on.fast,
         })
+    }
+
+    /// Whether its price is a guess on the dear side.
+    #[must_use]
+    pub fn is_assumed(&self) -> bool {
+        self.price.assumed
     }
 
     /// The hash of the entry that prices the call.

@@ -204,6 +204,12 @@ impl Factor {
         }
         Ok(Factor { times: digits, over: 10u64.pow(places) })
     }
+
+    /// Whether it makes a price larger than `other` does.
+    #[must_use]
+    pub fn is_more(self, other: Factor) -> bool {
+        u128::from(self.times) * u128::from(other.over) > u128::from(other.times) * u128::from(self.over)
+    }
 }
 
 /// A bill that is being added up: an exact, non-negative rational number of nano-USD.

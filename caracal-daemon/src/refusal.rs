@@ -1,5 +1,8 @@
 //! Every "no" that caracald says, as one value.
 
+use crate::clock::UnixNanos;
+use std::sync::Arc;
+
 /// The stage that refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -159,4 +162,15 @@ pub struct Refusal {
     pub reason: Reason,
     /// What happened and what to do about it, in one or two sentences that begin with `Caracal`.
     pub sentence: String,
+    /// The budget that the call does not fit, if that is why.
+    pub limit: Option<Limit>,
+}
+
+/// A budget that a call does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Its name.
+    pub budget: Arc<str>,
+    /// When its window turns; `None`: never.
+    pub turns: Option<UnixNanos>,
 }

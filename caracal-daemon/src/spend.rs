@@ -35,6 +35,8 @@ pub enum By {
     Hour,
     /// By day, UTC.
     Day,
+    /// By week, Monday to Sunday, UTC: its Monday.
+    Week,
     /// By month, UTC.
     Month,
 }
@@ -52,6 +54,7 @@ impl By {
             By::Minute => "minute",
             By::Hour => "hour",
             By::Day => "day",
+            By::Week => "week",
             By::Month => "month",
         }
     }
@@ -75,9 +78,20 @@ impl By {
             By::Minute => time(16),
             By::Hour => time(13),
             By::Day => time(10),
+            By::Week => monday(&time(10)),
             By::Month => time(7),
         }
     }
+}
+
+/// The Monday of this day's week; the text as it is where it is no day.
+fn monday(day: &str) -> String {
+    let date: Option<jiff::civil::Date> = day.parse().ok();
+    let first = date.and_then(|date| {
+        let after = i64::from(date.weekday().to_monday_zero_offset());
+        date.checked_sub(jiff::Span::new().days(after)).ok()
+    });
+    first.map_or_else(|| day.to_owned(), |monday| monday.to_string())
 }
 
 /// What a row is about, as finely as is known.
@@ -265,6 +279,9 @@ mod tests {
         let all = || view.rows(|_| true);
         assert_eq!(sums(&[By::Agent], all()), [("a".to_owned(), 3, 2), ("b".to_owned(), 4, 1)]);
         assert_eq!(sums(&[By::Month], all()), [("2026-11".to_owned(), 5, 2), ("2026-12".to_owned(), 2, 1)]);
+        // A Tuesday and the Tuesday after it.
+        assert_eq!(sums(&[By::Week], all()), [("2026-11-23".to_owned(), 5, 2), ("2026-11-30".to_owned(), 2, 1)]);
+        assert_eq!(["2026-11-29", "2026-11-30", "no day"].map(monday), ["2026-11-23", "2026-11-30", "no day"]);
         assert_eq!(sums(&[By::Tool], all()), [("search/web".to_owned(), 7, 3)]);
         assert_eq!(sums(&[], view.rows(|key| key.agent == "b")).len(), 1);
     }

@@ -7,6 +7,7 @@ mod endings;
 mod limits;
 mod sdks;
 mod starter;
+mod tools;
 
 use serde_json::{Map, Value, json};
 use support::daemon::Daemon;

@@ -63,16 +63,15 @@ fn anthropic_node_is_allowed() {
 const DESK: &str = "\n[[allow]]\nhosts = [\"mcp.example\"]\n";
 
 #[test]
-fn mcp_typescript_is_allowed_and_each_refusal_is_an_error_of_its_call() {
+fn mcp_typescript_is_allowed_and_each_refusal_is_a_result_of_its_call() {
     case("TypeScript MCP, allowed, denied and unpriced tools", &format!("{AMPLE}{DESK}{TOOLS}"), |scene, daemon| {
         let ran = node(scene, daemon, include_str!("../programs/mcp_all.mjs")).ok();
         for said in [
             "tools: delete_everything lookup search",
             "search: search was called",
             "lookup: lookup was called",
-            "delete_everything: McpError -32050 policy_denied",
-            "unpriced: McpError -32050 price_unknown",
-            "Caracal",
+            "delete_everything: refused: policy_denied: Caracal",
+            "unpriced: refused: price_unknown: Caracal",
         ] {
             assert!(ran.stdout.contains(said), "{said}: {}", ran.screen());
         }
@@ -88,15 +87,18 @@ fn a_tool_that_no_budget_pays_is_one_request_for_mcp_typescript() {
                   const { StreamableHTTPClientTransport } = sdk('@modelcontextprotocol/sdk/client/streamableHttp.js');\n\
                   const client = new Client({ name: 'contract', version: '1' });\n\
                   await client.connect(new StreamableHTTPClientTransport(new URL('https://mcp.example/mcp')));\n\
-                  await client.callTool({ name: 'search', arguments: {} });";
+                  const answer = await client.callTool({ name: 'search', arguments: {} });\n\
+                  const { reason, budget, retry_after_ms } = answer._meta['caracal/denial'];\n\
+                  console.log(reason, budget, retry_after_ms > 0);\n\
+                  console.error(`isError ${answer.isError}: ${answer.content[0].text}`);\nprocess.exit(1);";
     denied(
         "TypeScript MCP, out of budget: one request, the sentence",
         &format!("{NOTHING}{DESK}{TOOLS}"),
         |scene, daemon| {
             let ran = node(scene, daemon, script);
             assert_ne!(ran.code, Some(0), "{}", ran.screen());
-            assert!(ran.stderr.contains("McpError") && ran.stderr.contains("-32050"), "{}", ran.screen());
-            assert!(ran.stderr.contains("Caracal") && ran.stderr.contains("nothing"), "{}", ran.screen());
+            assert!(ran.stdout.contains("budget_exceeded nothing true"), "{}", ran.screen());
+            assert!(ran.stderr.contains("isError true: Caracal") && ran.stderr.contains("nothing"), "{}", ran.screen());
             let requests = refused(daemon, "budget_exceeded");
             assert_eq!(requests, 1);
             assert!(scene.bill().is_empty());
@@ -165,7 +167,9 @@ fn a_denied_call_of_gemini_bedrock_or_a_tool_is_one_request_in_the_providers_wor
     let gemini = |call: &str| python_call(genai, call, "error.response.headers.get('x-request-id')");
     let tool = "import asyncio\nfrom mcp import ClientSession\nfrom mcp.client.streamable_http import streamable_http_client\n\
                 async def main():\n    async with streamable_http_client('https://mcp.example/mcp') as s, ClientSession(s[0], s[1]) as session:\n\
-                \x20       await session.initialize()\n        await session.call_tool('search', {})\nasyncio.run(main())\n";
+                \x20       await session.initialize()\n        answer = await session.call_tool('search', {})\n\
+                \x20       print(answer.meta['caracal/denial'])\n        raise SystemExit(f'is_error {answer.is_error}: {answer.content[0].text}')\n\
+                asyncio.run(main())\n";
     let (google, aws) = (["ClientError", "400", "FAILED_PRECONDITION"], ["ValidationException"]);
     let calls: [(&str, String, &[&str], bool); 5] = [
         ("google-genai", gemini(&format!("client.models.generate_content{ask}")), &google, true),
@@ -173,7 +177,7 @@ fn a_denied_call_of_gemini_bedrock_or_a_tool_is_one_request_in_the_providers_wor
         ("boto3 converse", bedrock(&format!("client.converse({talk})")), &aws, true),
         ("boto3 converse stream", bedrock(&format!("list(client.converse_stream({talk})['stream'])")), &aws, true),
         // A JSON-RPC answer has the id that its client chose.
-        ("MCP", tool.to_owned(), &["MCPError"], false),
+        ("MCP", tool.to_owned(), &["is_error True"], false),
     ];
     for (name, script, says, shows_id) in calls {
         let rules = format!("{NOTHING}{OTHERS}{DESK}{TOOLS}");

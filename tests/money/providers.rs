@@ -82,8 +82,8 @@ fn tools() {
         "tools: ['delete_everything', 'lookup', 'search']",
         "search: search was called",
         "lookup: lookup was called",
-        "delete_everything: MCPError: Caracal",
-        "unpriced: MCPError: Caracal",
+        "delete_everything: refused: policy_denied: Caracal",
+        "unpriced: refused: price_unknown: Caracal",
         "'latitude': 1",
     ];
     allowed(

@@ -177,6 +177,14 @@ fn of_the_daemon(scene: &Scene) {
         let _broken_off = daemon.run("curl").args(distrust).ran();
     });
     served.moves(&["caracal_escrow_lease_ms"], || {});
+    // A book of another day: the same prices, a thousand days ago and some.
+    served.moves(&["caracal_price_book_age_days"], || {
+        let book = daemon.command(&["prices", "show", "--toml"]).ran().ok().stdout;
+        let old = book.replacen("version = \"20", "version = \"2020-01-01-", 1);
+        let file = scene.file("prices.toml", &old);
+        daemon.configure(&format!("[prices]\nfile = \"{}\"\n{rules}", file.display()));
+        let _ran = daemon.command(&["policy", "reload"]).ran().ok();
+    });
     // Seen while it lasts.
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| load("4", "output=400 slow=10"));

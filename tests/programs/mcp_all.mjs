@@ -4,17 +4,13 @@ import { createRequire } from "node:module";
 const sdk = createRequire("NODE_PREFIX/");
 const { Client } = sdk("@modelcontextprotocol/sdk/client/index.js");
 const { StreamableHTTPClientTransport } = sdk("@modelcontextprotocol/sdk/client/streamableHttp.js");
-const { McpError } = sdk("@modelcontextprotocol/sdk/types.js");
 
 const client = new Client({ name: "contract", version: "1" });
 await client.connect(new StreamableHTTPClientTransport(new URL("https://mcp.example/mcp")));
 console.log("tools:", (await client.listTools()).tools.map((tool) => tool.name).sort().join(" "));
 for (const name of ["search", "lookup", "delete_everything", "unpriced"]) {
-  try {
-    console.log(`${name}:`, (await client.callTool({ name, arguments: { query: "x" } })).content[0].text);
-  } catch (error) {
-    const kind = error instanceof McpError ? "McpError" : error.constructor.name;
-    console.log(`${name}: ${kind} ${error.code} ${error.data?.reason}: ${error.message}`);
-  }
+  const answer = await client.callTool({ name, arguments: { query: "x" } });
+  const refused = answer.isError ? `refused: ${answer._meta["caracal/denial"].reason}: ` : "";
+  console.log(`${name}: ${refused}${answer.content[0].text}`);
 }
 await client.close();

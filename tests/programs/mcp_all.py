@@ -3,7 +3,7 @@ a price; and a plain API beside it."""
 import asyncio
 
 import requests
-from mcp import ClientSession, MCPError
+from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
 
@@ -13,11 +13,9 @@ async def main():
             await session.initialize()
             print("tools:", sorted(tool.name for tool in (await session.list_tools()).tools))
             for name in ("search", "lookup", "delete_everything", "unpriced"):
-                try:
-                    answer = await session.call_tool(name, {"query": "x"})
-                    print(f"{name}:", answer.content[0].text)
-                except MCPError as error:
-                    print(f"{name}: MCPError:", error)
+                answer = await session.call_tool(name, {"query": "x"})
+                refused = f"refused: {answer.meta['caracal/denial']['reason']}: " if answer.is_error else ""
+                print(f"{name}: {refused}{answer.content[0].text}")
 
 
 asyncio.run(main())

@@ -40,6 +40,8 @@ pub struct World {
     pub repository: PathBuf,
     /// A file `HOST/PATH` below it is what that host serves there.
     pub sites: Option<PathBuf>,
+    /// Who listens to the server of tools, over its older transport.
+    pub listeners: tools::Listeners,
     calls: AtomicU64,
 }
 
@@ -53,7 +55,7 @@ impl World {
         repository: PathBuf,
         sites: Option<PathBuf>,
     ) -> World {
-        World { bill, log, root, repository, sites, calls: AtomicU64::new(0) }
+        World { bill, log, root, repository, sites, listeners: tools::Listeners::default(), calls: AtomicU64::new(0) }
     }
 
     /// A number for the next paid call.

@@ -19,7 +19,7 @@ use super::predecessors::{Inheritance, Predecessors};
 use crate::budget::escrow::Holder;
 use crate::budget::{BudgetSpec, Budgets, Per, RateSpec, Rates, Wait};
 use crate::bus::publish::Publisher;
-use crate::clock::Clock;
+use crate::clock::{Clock, UnixNanos};
 use crate::config::{self, Config, ProxyUrl};
 use crate::dns::resolve::{Resolver, Servers};
 use crate::escrow::{Kept, PostgresVault, Refill, SqliteVault};
@@ -116,8 +116,9 @@ pub(super) async fn build(
     });
     let policy = Arc::new(policy);
     let book = price_book(&config).unwrap_or_else(|error| {
-        tracing::error!(%error, "The price book is broken; no paid call is allowed until it is mended and reloaded.");
-        trouble = Some(error.to_string());
+        let error = format!("{error:#}");
+        tracing::error!(error, "The price book is broken; no paid call is allowed until it is mended and reloaded.");
+        trouble = Some(error);
         PriceBook::empty()
     });
     let meter = Arc::new(metered(book, &config));
@@ -152,7 +153,8 @@ pub(super) async fn build(
         },
         netns: args.netns,
     });
-    let message = Some(format!("data path {} started", env!("CARGO_PKG_VERSION")));
+    let old = age(&meter.book(), &config, clock.now()).map(|old| format!("; {old}")).unwrap_or_default();
+    let message = Some(format!("data path {} started{old}", env!("CARGO_PKG_VERSION")));
     let data = Data {
         message,
         policy_set: Some(policy.current().hash()),
@@ -183,8 +185,9 @@ pub(super) async fn build(
 }
 
 impl Stages {
-    /// Reads policy, prices and budgets again. Whatever is broken, all three stay as they are.
-    pub(super) fn reload(&self, stack: &Stack) -> Result<Arc<str>, String> {
+    /// Reads policy, prices and budgets again. Whatever is broken, all three stay as they are. Gives the policy set's hash, and
+    /// what is said of a price book that is old.
+    pub(super) fn reload(&self, stack: &Stack) -> Result<(Arc<str>, Option<String>), String> {
         let result = self.try_reload();
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = result.as_ref().err().cloned();
         if result.is_ok() {
@@ -193,7 +196,7 @@ impl Stages {
         result
     }
 
-    fn try_reload(&self) -> Result<Arc<str>, String> {
+    fn try_reload(&self) -> Result<(Arc<str>, Option<String>), String> {
         let config = Config::load(&self.file).map_err(|error| error.to_string())?;
         if self.escrow.is_none() && config.budget.iter().any(|budget| budget.shared) {
             return Err("the first budget that is shared needs a restart of the daemon".to_owned());
@@ -209,7 +212,7 @@ impl Stages {
         self.meter.replace_bases(bases(&config));
         self.meter.replace_own(Own::of(&config));
         thaw(&self.budgets, &before, &[self.meter.book(), self.meter.own_book()]);
-        Ok(self.policy.replace(set))
+        Ok((self.policy.replace(set), age(&self.meter.book(), &config, self.clock.now())))
     }
 
     /// What is wrong on disk, if something is; the last good set is in force.
@@ -333,14 +336,18 @@ pub(crate) fn price_book(config: &Config) -> anyhow::Result<PriceBook> {
         Some(path) => format!("[prices] file {}", path.display()),
         None => "the built-in price book".to_owned(),
     })?;
-    if let Some(days) = book.age_days(Clock::system().now()).filter(|days| *days > config.prices.max_age_days) {
-        tracing::warn!(
-            book = &*book.id(),
-            days,
-            "The price book is old: compare it with what you are billed (`caracald prices diff`), or name a newer one in [prices] file."
-        );
-    }
     Ok(book)
+}
+
+/// That the book in force is old, for the log and a record; `None` while it is not.
+pub(super) fn age(book: &PriceBook, config: &Config, now: UnixNanos) -> Option<String> {
+    let days = book.age_days(now).filter(|days| *days > config.prices.max_age_days)?;
+    let said = format!(
+        "the price book {} is {days} days old: compare it with what you are billed (`caracald prices diff`), or name a newer one in [prices] file",
+        book.id()
+    );
+    tracing::warn!("{said}");
+    Some(said)
 }
 
 /// Its text; signed, where the configuration names a key.

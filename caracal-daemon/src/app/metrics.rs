@@ -60,6 +60,13 @@ fn rows(app: &App) -> Vec<Row> {
         Row::counter("caracal_ledger_leaves_total", "Leaves of this host's ledger.", ledger.size),
         Row::counter("caracal_ledger_signed_leaves_total", "Leaves under a checkpoint.", ledger.checkpoint),
     ];
+    if let Some(days) = app.stages.meter.book().age_days(app.stages.clock.now()) {
+        rows.push(Row::gauge(
+            "caracal_price_book_age_days",
+            "Days since the version of the price book in force.",
+            days,
+        ));
+    }
     if let Some(kafka) = app.stages.publisher.as_ref().map(crate::bus::publish::Publisher::progress) {
         rows.push(Row::counter("caracal_published_records_total", "Records that Kafka has.", kafka.acknowledged));
         rows.push(Row::gauge("caracal_publish_backlog", "Durable records that Kafka has not.", kafka.backlog));

@@ -78,7 +78,15 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
             let data = Data { message: Some(message), ..Data::default() };
             append(app, Kind::Lifecycle, data, Detail::default()).await
         }
-        Order::Reload => app.stages.reload(&app.stack).map(|hash| Value::String(hash.to_string())),
+        Order::Reload => {
+            let (hash, old) = app.stages.reload(&app.stack)?;
+            if let Some(message) = old {
+                let price_book = Some(app.stages.meter.book().id());
+                let data = Data { message: Some(message), price_book, ..Data::default() };
+                append(app, Kind::Lifecycle, data, Detail::default()).await?;
+            }
+            Ok(Value::String(hash.to_string()))
+        }
         Order::Status => Ok(status(app)),
         Order::Summary(id) => summary(app, id),
         Order::Events(query) => app.stages.events(&query).await,

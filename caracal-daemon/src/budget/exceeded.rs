@@ -4,7 +4,8 @@ use super::pool::Level;
 use super::refuse;
 use super::window::shown;
 use crate::money::NanoUsd;
-use crate::refusal::{Reason, Refusal};
+use crate::refusal::{Limit, Reason, Refusal};
+use std::sync::Arc;
 
 /// Names the budget, what it has left, and when its window turns.
 pub(super) fn exceeded(level: &Level<'_>, least: NanoUsd) -> Refusal {
@@ -26,5 +27,6 @@ pub(super) fn exceeded(level: &Level<'_>, least: NanoUsd) -> Refusal {
         level.spent().short(),
         least.short(),
     );
-    refuse(Reason::BudgetExceeded, sentence)
+    let limit = Limit { budget: Arc::clone(&spec.name), turns: level.ends };
+    Refusal { limit: Some(limit), ..refuse(Reason::BudgetExceeded, sentence) }
 }

@@ -162,7 +162,7 @@ impl Pool {
                         state.queue.len(),
                         refusal.sentence
                     );
-                    Asked::Now(Err(refuse(Reason::BudgetWaitTimeout, sentence)))
+                    Asked::Now(Err(Refusal { limit: refusal.limit, ..refuse(Reason::BudgetWaitTimeout, sentence) }))
                 }
                 Taken::Later { time, refusal, .. } => {
                     let (answer, wait) = oneshot::channel();

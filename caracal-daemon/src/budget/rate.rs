@@ -39,7 +39,8 @@ pub struct RateSpec {
 impl RateSpec {
     fn is_for(&self, scope: &Scope) -> bool {
         let named = |patterns: &[Glob], name: &str| patterns.is_empty() || !name.is_empty();
-        named(&self.models, &scope.model)
+        (self.per != Per::Tool || !scope.tool.is_empty())
+            && named(&self.models, &scope.model)
             && named(&self.providers, scope.provider)
             && scope.is_among(&self.agents, &self.models, &self.providers, &self.hosts)
     }

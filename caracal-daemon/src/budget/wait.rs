@@ -31,7 +31,7 @@ impl Waiting {
                 self.time.as_secs(),
                 self.refusal.sentence
             );
-            Err(refuse(Reason::BudgetWaitTimeout, sentence))
+            Err(Refusal { limit: self.refusal.limit.take(), ..refuse(Reason::BudgetWaitTimeout, sentence) })
         })
     }
 

@@ -29,8 +29,9 @@ enum Verb {
     Diff(DiffArgs),
     /// Make a price book of LiteLLM's table (`model_prices_and_context_window.json`), on standard output.
     ///
-    /// Only chat and embedding models of OpenAI and Anthropic whose longest input and output the table states. Images are
-    /// refused with such a book until you add `image_tokens`.
+    /// Only chat and embedding models whose longest input and output the table states, and whose price it has as one per token
+    /// that holds wherever a call is sent. What is not taken stands at the end, as comments, with the reason. Images are refused
+    /// with such a book until you add `image_tokens`.
     Import(ImportArgs),
     /// Price recorded requests and answers offline, by the price book in force: one JSON line in, one out.
     ///
@@ -143,10 +144,14 @@ fn diff(args: &DiffArgs, config: &Config) -> anyhow::Result<ExitCode> {
         for name in &difference.removed {
             println!("{name}: only in the book in force");
         }
+        for row in &difference.not_compared {
+            println!("{}: not compared: {}", row.model, row.why);
+        }
         println!(
-            "{} values changed, {} models only in the book in force, {} only in {}",
+            "{} values changed, {} models only in the book in force, {} not compared, {} only in {}",
             difference.changed.len(),
             difference.removed.len(),
+            difference.not_compared.len(),
             difference.added.len(),
             args.file.display()
         );
@@ -168,6 +173,9 @@ fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     // What is printed can be put into force, or is not printed.
     PriceBook::parse(&text)?;
     print!("{text}");
+    for (why, names) in listing.left_out() {
+        eprintln!("not imported: {}: {why}", names.len());
+    }
     eprintln!(
         "{} models; put it into force with [prices] file = \"...\" and `caracald policy reload`",
         listing.models.len()

@@ -44,7 +44,7 @@ pub struct Budget {
     /// Which tools of `[[mcp]]` servers count, by their names there; then no other call does. Default, and when empty, all calls.
     #[serde(default)]
     pub tools: Vec<Glob>,
-    /// Whether each agent, model or host has the limit to itself. Default one limit for all.
+    /// Whether each agent, model, host or tool has the limit to itself. Default one limit for all.
     #[serde(default)]
     pub per: Per,
     /// The budget that each hold is taken from as well.
@@ -112,6 +112,8 @@ pub enum Per {
     Model,
     /// Each host has the limit to itself.
     Host,
+    /// Each tool of each `[[mcp]]` server has the limit to itself; no other call counts then.
+    Tool,
 }
 
 impl Window {

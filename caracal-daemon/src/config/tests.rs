@@ -153,6 +153,9 @@ fn budgets_form_a_tree() -> Outcome {
         (NanoUsd(10_500_000_000), Window::Day, WindowKind::Rolling, Per::Agent)
     );
     assert_eq!((day.parent.as_deref(), day.line, day.wait_ms), (Some("month"), 6, 30_000));
+    assert_eq!(day.warn_at, [50, 80, 95], "what is said where nothing is written");
+    let tools = parse(&budget("tools", "1 USD", "day", "per = \"tool\"\nwarn_at = []"))?;
+    assert_eq!(tools.budget.first().map(|tools| (tools.per, tools.warn_at.len())), Some((Per::Tool, 0)));
     Ok(())
 }
 

@@ -208,5 +208,6 @@ fn unresolved(host: &str, why: &str) -> Refusal {
         side: Side::Upstream,
         reason: Reason::UpstreamResolve,
         sentence: format!("Caracal could not look up {host}: {why}. Check the name, or `[upstream] nameservers`."),
+        limit: None,
     }
 }

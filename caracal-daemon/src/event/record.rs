@@ -136,6 +136,8 @@ pub struct Fields {
     pub input_above: Option<u64>,
     #[serde(rename = "caracal.price_book", skip_serializing_if = "Option::is_none")]
     pub price_book: Option<String>,
+    #[serde(rename = "caracal.price_assumed", skip_serializing_if = "Option::is_none")]
+    pub price_assumed: Option<u64>,
     #[serde(rename = "caracal.price_entry", skip_serializing_if = "Option::is_none")]
     pub price_entry: Option<String>,
     #[serde(rename = "http.response.status_code", skip_serializing_if = "Option::is_none")]

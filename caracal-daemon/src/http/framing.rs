@@ -113,6 +113,7 @@ impl<S> Framed<S> {
             side: Side::Agent,
             reason,
             sentence: format!("Caracal does not forward this request: {why}."),
+            limit: None,
         });
         let mark = format!("GET / HTTP/1.1\r\nhost: refused\r\n{MARK}: {}\r\nconnection: close\r\n\r\n", *TOKEN);
         self.buffer.clear();
@@ -239,6 +240,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Framed<S> {
                             side: Side::Agent,
                             reason: Reason::AmbiguousRequest,
                             sentence: format!("Caracal broke this request off: {why}."),
+                            limit: None,
                         });
                         return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
                     }

@@ -120,6 +120,7 @@ fn agree(host: &str, expected: &Expected) -> Result<(), Refusal> {
                 side: Side::Agent,
                 reason: Reason::HostMismatch,
                 sentence: format!("Caracal does not forward this request: it is for {host}, but {what} for {name}."),
+                limit: None,
             });
         }
     }
@@ -145,6 +146,7 @@ fn port_of(parts: &Parts, named: Option<u16>, expected: &Expected) -> Result<u16
                 "Caracal does not forward this request: it is for port {named}, but the connection is to port {}.",
                 expected.port
             ),
+            limit: None,
         }),
         _ => Ok(expected.port),
     }
@@ -156,6 +158,7 @@ fn refuse(reason: Reason, why: &str) -> Refusal {
         side: Side::Agent,
         reason,
         sentence: format!("Caracal does not forward this request: {why}."),
+        limit: None,
     }
 }
 

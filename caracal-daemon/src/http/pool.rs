@@ -263,5 +263,6 @@ fn broke_off(key: &Key, error: &hyper::Error) -> Refusal {
         side: Side::Upstream,
         reason: Reason::UpstreamFailed,
         sentence: format!("Caracal got no answer from {}: {why}.", key.host),
+        limit: None,
     }
 }

@@ -1,6 +1,7 @@
 //! Takes a refusal; gives the answer that the agent sees. Our sentence stands first, the code in `x-caracal-reason`.
 
-use crate::meter::{self, Dialect, Surface};
+use crate::clock::UnixNanos;
+use crate::meter::{self, Dialect, Rpc, Surface};
 use crate::refusal::{Reason, Refusal};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
@@ -13,11 +14,11 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Seconds after which a journal or a restart is likely to be back.
 const BACK_SOON: HeaderValue = HeaderValue::from_static("5");
 
-/// The answer for `refusal` of a request that is `surface`. `rpc` is the id of a JSON-RPC request.
+/// The answer for `refusal` of a request that is `surface`. `rpc` is what a JSON-RPC request asks for, and the time.
 #[must_use]
-pub fn answer(refusal: &Refusal, surface: &Surface, rpc: Option<&str>) -> Response<Bytes> {
-    if let Some(id) = rpc {
-        return meter::rpc_denial(refusal, id);
+pub fn answer(refusal: &Refusal, surface: &Surface, rpc: Option<(&Rpc, UnixNanos)>) -> Response<Bytes> {
+    if let Some((asked, now)) = rpc {
+        return meter::rpc_denial(refusal, asked, now);
     }
     match *surface {
         Surface::Paid(provider, operation) => native(refusal, Dialect::of(provider, Some(operation))),

@@ -50,6 +50,7 @@ impl Full {
                 "Caracal prices a call by its whole body, and holds as much as it may of {whose} already ({} MiB). Send this one when others are on their way.",
                 bytes >> 20
             ),
+            limit: None,
         }
     }
 }

@@ -83,6 +83,7 @@ fn refusal(name: &HeaderName, why: &str) -> Refusal {
         side: Side::Agent,
         reason: Reason::AmbiguousRequest,
         sentence: format!("Caracal does not forward this request with its head {name}: {why}. Leave that head out."),
+        limit: None,
     }
 }
 

@@ -186,6 +186,7 @@ fn intent(
     draft.data.hold = Some(hold.amount);
     draft.data.windows = hold.windows.clone();
     draft.data.price_book = Some(call.price_book.clone());
+    draft.data.price_assumed = call.is_assumed();
     draft
 }
 
@@ -302,7 +303,7 @@ pub(crate) async fn collect(session: &Session, incoming: Incoming) -> Result<Byt
             ),
         ),
     };
-    Err(Refusal { stage: Stage::Http, side: Side::Agent, reason, sentence })
+    Err(Refusal { stage: Stage::Http, side: Side::Agent, reason, sentence, limit: None })
 }
 
 fn failed() -> Refusal {
@@ -314,5 +315,6 @@ fn failed() -> Refusal {
             "Caracal could not forward this call ({}); its hold stands as charged if it was sent.",
             StatusCode::BAD_GATEWAY
         ),
+        limit: None,
     }
 }

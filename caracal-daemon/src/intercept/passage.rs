@@ -62,6 +62,7 @@ pub(crate) async fn pass<S>(
             sentence: format!(
                 "Caracal does not pass {host} through unread: its calls cost money. Remove the tcp or tls-passthrough rule."
             ),
+            limit: None,
         };
         return origin.refused(&refusal, about, &decision.policies);
     }

@@ -43,8 +43,8 @@ pub(crate) async fn call(
         let room = Some(stack.room.of(session.origin.agent.cgroup));
         match stack.meter.tool_call_within(room, &parts.headers, &body) {
             Ok(read) => {
-                asked.rpc.get_or_init(|| read.id.unwrap_or_else(|| "null".to_owned()));
-                tool = read.tool;
+                tool.clone_from(&read.tool);
+                asked.rpc.get_or_init(|| read);
             }
             Err(refusal) => return session.refuse(asked, &refusal, &decided.policies),
         }

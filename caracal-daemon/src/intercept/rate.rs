@@ -15,6 +15,7 @@ pub(crate) fn pass(session: &Session, scope: &Scope) -> Result<Pass, Refusal> {
             "Caracal: the limit {:?} on {} is reached; there is room in {} s.",
             limited.rate, limited.unit, limited.seconds
         ),
+        limit: None,
     })
 }
 
@@ -26,6 +27,6 @@ pub(crate) fn unpaid(session: &Session, asked: &Asked) -> Scope {
         // A free call of a tool has its name.
         model: asked.model.get().cloned().unwrap_or_default(),
         host: asked.target.host.clone(),
-        tool: "".into(),
+        tool: asked.rpc.get().and_then(|rpc| rpc.tool.as_deref()).unwrap_or_default().into(),
     }
 }

@@ -6,7 +6,7 @@ use crate::refusal::{Reason, Refusal, Side, Stage};
 use std::time::Duration;
 
 fn refusal(stage: Stage, side: Side, reason: Reason, sentence: String) -> Refusal {
-    Refusal { stage, side, reason, sentence }
+    Refusal { stage, side, reason, sentence, limit: None }
 }
 
 pub(super) fn unknown_protocol(origin: &Origin) -> Refusal {

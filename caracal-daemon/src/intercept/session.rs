@@ -10,7 +10,7 @@ use crate::http::refuse;
 use crate::intercept::metered::Metered;
 use crate::intercept::record::{About, action_code};
 use crate::intercept::stack::Stack;
-use crate::meter::{Provider, Surface};
+use crate::meter::{Provider, Rpc, Surface};
 use crate::policy::{Action, Ask, Grant, PolicySet, Verdict};
 use crate::refusal::{Reason, Refusal, Side, Stage};
 use crate::tls::dial::{Alpn, Wanted};
@@ -133,7 +133,8 @@ impl Session {
             model: asked.model.get(),
         };
         self.origin.refused(refusal, about, policies);
-        let answer = refuse::answer(refusal, &asked.surface, asked.rpc.get().map(String::as_str));
+        let rpc = asked.rpc.get().map(|rpc| (rpc, self.origin.stack.clock.now()));
+        let answer = refuse::answer(refusal, &asked.surface, rpc);
         if asked.method == Method::HEAD { bodiless(answer) } else { answer.map(whole) }
     }
 
@@ -160,8 +161,8 @@ pub(crate) struct Asked {
     pub(crate) surface: Surface,
     /// The model of a paid call, once its body is read.
     pub(crate) model: OnceLock<Arc<str>>,
-    /// The id of a JSON-RPC request, as JSON, once its body is read.
-    pub(crate) rpc: OnceLock<String>,
+    /// What a JSON-RPC request asks for, once its body is read.
+    pub(crate) rpc: OnceLock<Rpc>,
 }
 
 fn whole(bytes: Bytes) -> Download<Metered> {
@@ -175,6 +176,7 @@ pub(crate) fn no_journal(error: &crate::journal::JournalError) -> Refusal {
         side: Side::Us,
         reason: Reason::JournalUnavailable,
         sentence: format!("Caracal forwards nothing that it cannot record: {error}."),
+        limit: None,
     }
 }
 

@@ -118,6 +118,7 @@ impl Ticket {
                 "Caracal ended this answer: it has cost more than its price and its output cap allow, so one of them does not hold. It is charged truly, and model {:?} is refused until its entry in the price book is corrected and reloaded.",
                 self.call.model
             ),
+            limit: None,
         }
     }
 

@@ -254,6 +254,7 @@ impl Socket {
                     "Caracal prices a call by its whole message, and this one did not come within {} seconds.",
                     self.session.origin.stack.limits.patience.whole.as_secs()
                 ),
+                limit: None,
             },
         };
         self.session.refuse(&self.asked(), &refusal, &[]);

@@ -98,5 +98,6 @@ fn upstream_failed(why: &str) -> Refusal {
         side: Side::Upstream,
         reason: Reason::UpstreamFailed,
         sentence: format!("Caracal refused this WebSocket: the provider {why}."),
+        limit: None,
     }
 }

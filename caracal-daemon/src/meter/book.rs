@@ -1,6 +1,8 @@
 //! The price book: takes a TOML file, gives what each model costs and what bounds a call to it.
 //! Refuses a file with an unknown field, a name twice, or a price that is missing. Never guesses.
 
+mod unknown;
+
 use super::{Operation, Provider};
 use crate::clock::UnixNanos;
 use crate::config::Glob;
@@ -45,6 +47,18 @@ pub enum BookError {
         model: String,
         /// The price.
         price: String,
+    },
+    /// An entry for unknown models that is below a known one.
+    #[error(
+        "the price book's entry \"*\" of {provider} has a smaller {what} than its model {model:?}. It stands for models that nobody here knows, so it must be at least the dearest: raise it, or leave it out and unknown models are refused"
+    )]
+    Below {
+        /// Whose.
+        provider: String,
+        /// The known model.
+        model: String,
+        /// In what.
+        what: String,
     },
 }
 
@@ -101,7 +115,7 @@ struct Row {
 pub struct Model {
     /// The first of its names.
     pub name: Arc<str>,
-    /// The price is a guess on the dear side.
+    /// The price is a guess on the dear side: the entry says so, or it stands for models that nobody here knows.
     pub assumed: bool,
     /// It holds for calls to these hosts alone; empty: to all.
     hosts: Vec<Glob>,
@@ -210,12 +224,12 @@ impl Model {
         rows.map(|row| row.above).max().unwrap_or(0)
     }
 
-    /// Whether it is sold at this tier.
     /// Whether the price holds for calls to this host.
     pub(crate) fn is_sold_at(&self, host: &str) -> bool {
         self.hosts.is_empty() || self.hosts.iter().any(|hosts| hosts.matches(host))
     }
 
+    /// Whether it is sold at this tier.
     pub(crate) fn sells(&self, tier: Tier) -> bool {
         self.rows.iter().any(|row| row.tier == tier)
     }
@@ -296,6 +310,7 @@ impl PriceBook {
                 }
             }
         }
+        unknown::check(&models)?;
         let digest = hex::encode(Sha256::digest(text.as_bytes()));
         let id = format!("{}@{}", file.version, digest.get(..16).unwrap_or(&digest));
         Ok(PriceBook { id: id.into(), models })
@@ -511,7 +526,7 @@ impl Entry {
         let web_search =
             self.web_search.as_deref().map(|usd| UnitPrice::new(usd, TOKENS)).transpose().map_err(number)?;
         Ok(Model {
-            assumed: self.assumed,
+            assumed: self.assumed || unknown::is_guess(self.provider, &self.names),
             hosts: self.hosts,
             max_input: self.max_input,
             max_output: self.max_output,

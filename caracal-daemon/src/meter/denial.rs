@@ -1,6 +1,7 @@
 //! The provider's own error for a refusal: HTTP 400, the one status on which every client asks once and shows our sentence.
 
-use super::{Dialect, Operation};
+use super::{Dialect, Operation, Rpc};
+use crate::clock::UnixNanos;
 use crate::refusal::{Reason, Refusal};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
@@ -63,7 +64,7 @@ fn body(dialect: Option<Dialect>, refusal: &Refusal, id: &str) -> Value {
             json!({ "error": { "code": 400, "message": sentence, "status": "FAILED_PRECONDITION" } })
         }
         Some(Dialect::Aws) => json!({ "message": sentence }),
-        Some(Dialect::Rpc) => rpc(sentence, refusal.reason.code(), &Value::Null),
+        Some(Dialect::Rpc) => rpc(RPC_CODE, sentence, &Value::Null, &json!({ "reason": refusal.reason.code() })),
         None => json!({ "error": { "message": sentence, "code": refusal.reason.code(), "request_id": id } }),
     }
 }
@@ -88,21 +89,70 @@ fn limited_body(dialect: Option<Dialect>, refusal: &Refusal, id: &str) -> Value 
 /// The code of an error of the server's own: JSON-RPC leaves -32000 to -32099 to it, and MCP has taken some of these.
 const RPC_CODE: i32 = -32_050;
 
-fn rpc(sentence: &str, reason: &str, id: &Value) -> Value {
-    json!({ "jsonrpc": "2.0", "id": id, "error": { "code": RPC_CODE, "message": sentence, "data": { "reason": reason } } })
+/// JSON-RPC's own code of a failure inside of who answers.
+const RPC_INTERNAL: i32 = -32_603;
+
+fn rpc(code: i32, sentence: &str, id: &Value, data: &Value) -> Value {
+    json!({ "jsonrpc": "2.0", "id": id, "error": { "code": code, "message": sentence, "data": data } })
 }
 
-/// The answer to a JSON-RPC request of this `id` (JSON): an error of the call, under HTTP 200, so that its client hands it to
-/// whoever called and asks no second time.
+/// Where a refused call of a tool says in numbers what its text says in words. In `_meta`, since `structuredContent` has to be
+/// of the tool's own schema and the TypeScript SDK throws where it is not.
+const META: &str = "caracal/denial";
+
+/// The answer to a JSON-RPC request that is refused, under HTTP 200, so that its client hands it to whoever called and asks no
+/// second time. A call of a tool gets a result that is an error: clients give it to the model, which plans anew, while an error of
+/// the protocol is raised past it (MCP 2025-11-25, server/tools, "Error Handling"). All else, and what failed rather than was
+/// decided, is an error of the call.
 #[must_use]
-pub fn rpc_denial(refusal: &Refusal, id: &str) -> Response<Bytes> {
-    let id = serde_json::from_str(id).unwrap_or(Value::Null);
-    let mut response = Response::new(Bytes::from(rpc(&refusal.sentence, refusal.reason.code(), &id).to_string()));
+pub fn rpc_denial(refusal: &Refusal, asked: &Rpc, now: UnixNanos) -> Response<Bytes> {
+    let id = asked.id.as_deref().and_then(|id| serde_json::from_str(id).ok()).unwrap_or(Value::Null);
+    let data = rpc_data(refusal, now);
+    let body = match (has_failed(refusal.reason), &asked.tool) {
+        (true, _) => rpc(RPC_INTERNAL, &refusal.sentence, &id, &data),
+        (false, None) => rpc(RPC_CODE, &refusal.sentence, &id, &data),
+        (false, Some(_)) => json!({ "jsonrpc": "2.0", "id": id, "result": {
+            "content": [{ "type": "text", "text": refusal.sentence }], "isError": true, "_meta": { META: data },
+        } }),
+    };
+    let mut response = Response::new(Bytes::from(body.to_string()));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REASON, HeaderValue::from_static(refusal.reason.code()));
     response
+}
+
+/// `reason`, and where they are known `budget` and `retry_after_ms`.
+fn rpc_data(refusal: &Refusal, now: UnixNanos) -> Value {
+    let mut data = json!({ "reason": refusal.reason.code() });
+    let turns = refusal.limit.as_ref().and_then(|limit| limit.turns);
+    let wait = match refusal.reason {
+        Reason::RateLimited { seconds } => Some(u64::from(seconds) * 1_000),
+        Reason::BudgetExceeded => turns.map(|at| at.0.saturating_sub(now.0).div_ceil(1_000_000)),
+        _ => None,
+    };
+    if let Some(limit) = &refusal.limit {
+        data["budget"] = json!(&*limit.budget);
+    }
+    if let Some(wait) = wait {
+        data["retry_after_ms"] = json!(wait);
+    }
+    data
+}
+
+/// The reason is no decision about the call, but something on its way that did not work.
+fn has_failed(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::JournalUnavailable
+            | Reason::ShuttingDown
+            | Reason::TooManyConnections
+            | Reason::UpstreamConnect
+            | Reason::UpstreamResolve
+            | Reason::UpstreamTls
+            | Reason::UpstreamFailed
+    )
 }
 
 fn openai(sentence: &str) -> Value {
@@ -164,7 +214,7 @@ pub fn stream_error(operation: Operation, refusal: &Refusal, id: &str, sequence:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::refusal::{Reason, Side, Stage};
+    use crate::refusal::{Limit, Reason, Side, Stage};
 
     fn refusal() -> Refusal {
         Refusal {
@@ -172,6 +222,7 @@ mod tests {
             side: Side::Us,
             reason: Reason::BudgetExceeded,
             sentence: "Caracal: \"it\" is\nspent.".to_owned(),
+            limit: None,
         }
     }
 
@@ -214,6 +265,36 @@ mod tests {
         }
         let (response, body) = parsed(None)?;
         assert_eq!((response.status().as_u16(), body.pointer("/error/code")), (403, Some(&json!("budget_exceeded"))));
+        Ok(())
+    }
+
+    #[test]
+    fn a_refused_tool_is_a_result_that_the_model_reads_and_all_else_an_error() -> Result<(), serde_json::Error> {
+        let limit = Limit { budget: "day".into(), turns: Some(UnixNanos(5_000_000_001)) };
+        let spent = Refusal { limit: Some(limit), ..refusal() };
+        let tool = Rpc { id: Some("7".into()), tool: Some("search".into()) };
+        let list = Rpc { id: Some("\"a\"".into()), tool: None };
+        let body = |refusal: &Refusal, asked: &Rpc| -> Result<Value, serde_json::Error> {
+            let response = rpc_denial(refusal, asked, UnixNanos(2_000_000_000));
+            assert_eq!(response.status(), 200);
+            serde_json::from_slice(response.body())
+        };
+        let data = json!({ "reason": "budget_exceeded", "budget": "day", "retry_after_ms": 3_001 });
+        let said = body(&spent, &tool)?;
+        assert_eq!((&said["id"], &said["error"]), (&json!(7), &Value::Null));
+        assert_eq!(said["result"]["isError"], json!(true));
+        assert_eq!(said["result"]["content"][0], json!({ "type": "text", "text": spent.sentence }));
+        assert_eq!(said["result"]["_meta"][META], data);
+        assert_eq!(said["result"].get("structuredContent"), None, "it would have to be of the tool's own schema");
+        let said = body(&spent, &list)?;
+        assert_eq!((&said["id"], &said["error"]["code"]), (&json!("a"), &json!(RPC_CODE)));
+        assert_eq!((&said["error"]["data"], &said["error"]["message"]), (&data, &json!(spent.sentence)));
+        let failed = Refusal { reason: Reason::JournalUnavailable, ..refusal() };
+        let said = body(&failed, &tool)?;
+        assert_eq!(said["error"]["code"], json!(RPC_INTERNAL));
+        assert_eq!(said["error"]["data"], json!({ "reason": "journal_unavailable" }));
+        let often = Refusal { reason: Reason::RateLimited { seconds: 4 }, ..refusal() };
+        assert_eq!(body(&often, &tool)?["result"]["_meta"][META]["retry_after_ms"], json!(4_000));
         Ok(())
     }
 

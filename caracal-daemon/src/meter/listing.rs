@@ -5,11 +5,13 @@
 mod decimal;
 mod difference;
 mod litellm;
+mod sellers;
 
 pub use difference::Difference;
 
 use crate::config::Glob;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// What is wrong with a text of prices.
@@ -32,6 +34,18 @@ pub struct Listing {
     /// The models.
     #[serde(default, rename = "model")]
     pub models: Vec<Listed>,
+    /// What a table has beside these.
+    #[serde(skip)]
+    pub not_imported: Vec<NotImported>,
+}
+
+/// A row of a table that no book can have.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct NotImported {
+    /// `provider/name` as a book would have it, or else the table's own name.
+    pub model: String,
+    /// Why not.
+    pub why: String,
 }
 
 /// One model.
@@ -108,6 +122,8 @@ impl Listing {
         if !patterns.is_empty() {
             let wanted = |name: &String| patterns.iter().any(|pattern| pattern.matches(name));
             self.models.retain(|model| model.names.iter().any(wanted));
+            let bare = |row: &NotImported| row.model.split_once('/').map_or(&*row.model, |(_, name)| name).to_owned();
+            self.not_imported.retain(|row| wanted(&row.model) || wanted(&bare(row)));
         }
         self
     }
@@ -123,7 +139,26 @@ impl Listing {
         for model in &self.models {
             model.write(&mut text);
         }
+        if !self.not_imported.is_empty() {
+            text.push_str("\n# Not imported:\n");
+        }
+        for (why, names) in self.left_out() {
+            let _ = writeln!(text, "#\n# {}:", why.replace('\n', " "));
+            for name in names {
+                let _ = writeln!(text, "#   {}", quoted(name));
+            }
+        }
         text
+    }
+
+    /// What was not imported, by the reason.
+    #[must_use]
+    pub fn left_out(&self) -> BTreeMap<&str, Vec<&str>> {
+        let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for row in &self.not_imported {
+            all.entry(&row.why).or_default().push(&row.model);
+        }
+        all
     }
 }
 
@@ -161,6 +196,15 @@ impl Listed {
 }
 
 impl ListedRates {
+    /// At the same place, no price of its is less.
+    fn covers(&self, other: &ListedRates) -> bool {
+        let dear = |(own, other): ((&str, &str), (&str, &str))| {
+            decimal::compare(&decimal::plain(own.1), &decimal::plain(other.1)).is_ge()
+        };
+        (&self.tier, self.above) == (&other.tier, other.above)
+            && self.billed().into_iter().zip(other.billed()).all(dear)
+    }
+
     fn prices(&self) -> [(&'static str, Option<&String>); 5] {
         [
             ("input", Some(&self.input)),
@@ -183,7 +227,7 @@ mod tests {
     use crate::meter::PriceBook;
 
     const TABLE: &str = r#"{
-        "gpt-x": { "litellm_provider": "openai", "mode": "chat", "max_input_tokens": 1000, "max_output_tokens": 100,
+        "gpt-x": { "litellm_provider": "openai", "mode": "chat", "max_input_tokens": 400000, "max_output_tokens": 100,
             "input_cost_per_token": 2.5e-06, "input_cost_per_token_above_272k_tokens": 5e-06, "output_cost_per_token": 1.5E-5,
             "output_cost_per_token_above_272k_tokens": 0.0000225, "input_cost_per_token_flex": 1.25e-06,
             "output_cost_per_token_flex": 7.5e-06, "cache_read_input_token_cost": 2.5e-07,

@@ -18,7 +18,7 @@ const MAX_TOOL: usize = 256;
 
 /// What a body asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+pub struct Rpc {
     /// The id of the call, or else of the only request, as JSON.
     pub id: Option<String>,
     /// The tool that is called.
@@ -45,7 +45,7 @@ impl Meter {
     ///
     /// # Errors
     /// An unknown encoding, no JSON with one reading, a call of a tool without a name, more than one call.
-    pub fn tool_call(&self, headers: &HeaderMap, body: &Bytes) -> Result<Asked, Refusal> {
+    pub fn tool_call(&self, headers: &HeaderMap, body: &Bytes) -> Result<Rpc, Refusal> {
         self.tool_call_within(None, headers, body)
     }
 
@@ -53,18 +53,18 @@ impl Meter {
     ///
     /// # Errors
     /// As [`Meter::tool_call`], and a body for which there is no room.
-    pub fn tool_call_within(&self, room: Option<Taken>, headers: &HeaderMap, body: &Bytes) -> Result<Asked, Refusal> {
+    pub fn tool_call_within(&self, room: Option<Taken>, headers: &HeaderMap, body: &Bytes) -> Result<Rpc, Refusal> {
         let decoded = decode(headers, body, self.body_limit, room)?;
         read(text(&decoded.bytes)?)
     }
 }
 
 /// Reads one message or a batch.
-pub(crate) fn read(text: &str) -> Result<Asked, Refusal> {
+pub(crate) fn read(text: &str) -> Result<Rpc, Refusal> {
     walk(text)?;
     let list: Vec<Object<'_>> =
         if text.trim_start().starts_with('[') { parse(text, "the body")? } else { vec![parse(text, "the body")?] };
-    let mut found = Asked::default();
+    let mut found = Rpc::default();
     let alone = list.len() == 1;
     for message in list {
         let method: Option<String> = member(&message, "method")?.get("method")?;
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn finds_the_one_tool_that_is_called() -> Result<(), Refusal> {
-        let asked = |id: Option<&str>, tool: Option<&str>| Asked { id: id.map(Into::into), tool: tool.map(Into::into) };
+        let asked = |id: Option<&str>, tool: Option<&str>| Rpc { id: id.map(Into::into), tool: tool.map(Into::into) };
         assert_eq!(read(&call("7", "search"))?, asked(Some("7"), Some("search")));
         assert_eq!(read(&call("\"a\"", "se\\u0061rch"))?, asked(Some("\"a\""), Some("search")));
         let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;

@@ -79,7 +79,7 @@ impl PolicySet {
     /// The refusal that this denial for `reason` is.
     pub(crate) fn denied(&self, ask: &Ask<'_>, decision: &Decision, reason: Reason) -> Refusal {
         let (stage, us) =
-            (Stage::Policy, |sentence| Refusal { stage: Stage::Policy, side: Side::Us, reason, sentence });
+            (Stage::Policy, |sentence| Refusal { stage: Stage::Policy, side: Side::Us, reason, sentence, limit: None });
         if let Some(why) = self.broken() {
             let why = one_line(why);
             return us(format!(
@@ -92,7 +92,7 @@ impl PolicySet {
                 "Caracal refused {what}: policy {policies} cannot be evaluated; see `caracald policy explain`."
             ));
         }
-        Refusal { stage, side: Side::Agent, reason, sentence: self.sentence(ask, decision, reason) }
+        Refusal { stage, side: Side::Agent, reason, sentence: self.sentence(ask, decision, reason), limit: None }
     }
 
     fn sentence(&self, ask: &Ask<'_>, decision: &Decision, reason: Reason) -> String {

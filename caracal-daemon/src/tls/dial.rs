@@ -268,6 +268,7 @@ fn not_public(host: &str, address: &str) -> Refusal {
             "Caracal does not connect to {host}: {address} is this host's own, or no address of the public internet. \
              Write `private = true` into the rule if that is meant."
         ),
+        limit: None,
     }
 }
 
@@ -346,6 +347,7 @@ fn tls_refusal(host: &str, why: &str) -> Refusal {
         side: Side::Upstream,
         reason: Reason::UpstreamTls,
         sentence: format!("Caracal could not set up TLS with {host}: {why}."),
+        limit: None,
     }
 }
 
@@ -355,5 +357,6 @@ fn connect_refusal(host: &str, why: &str) -> Refusal {
         side: Side::Upstream,
         reason: Reason::UpstreamConnect,
         sentence: format!("Caracal could not reach {host}: {why}."),
+        limit: None,
     }
 }

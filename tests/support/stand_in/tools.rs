@@ -1,15 +1,17 @@
-//! A server of tools over streamable HTTP (MCP), and a plain API beside it. Two tools and the API cost money, which is billed
-//! here by this server's own list.
+//! A server of tools (MCP) over streamable HTTP and over the older HTTP with SSE, and a plain API beside it. Two tools and the
+//! API cost money, which is billed here by this server's own list.
 
 use super::World;
 use super::bill::{Line, Tokens};
-use super::deliver::{Out, answer, flow, full};
+use super::deliver::{Feed, Out, answer, flow, full};
 use super::directive::Directive;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 /// Nano-USD for a call of each.
 const PRICES: &[(&str, u64)] = &[
@@ -28,6 +30,33 @@ fn price(name: &str) -> Option<u64> {
     PRICES.iter().find(|(known, _)| *known == name).map(|(_, nano)| *nano)
 }
 
+/// The streams of the older transport, by session.
+#[derive(Debug, Default)]
+pub struct Listeners(Mutex<HashMap<u64, Feed>>);
+
+impl Listeners {
+    /// A stream that begins with the place where its messages are posted.
+    async fn listen(&self, world: &World) -> Response<Out> {
+        let (feed, body) = flow();
+        let session = world.next_call();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(session, feed.clone());
+        tokio::spawn(async move { say(&feed, "endpoint", &format!("/messages?session_id={session}")).await });
+        let mut response = Response::new(body);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        response
+    }
+
+    fn of(&self, query: &str) -> Option<Feed> {
+        let session = query.strip_prefix("session_id=")?.parse().ok()?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&session).cloned()
+    }
+}
+
+/// One event. Who has left hears nothing.
+async fn say(feed: &Feed, kind: &str, data: &str) {
+    let _gone = feed.send(Ok(Frame::data(format!("event: {kind}\ndata: {data}\n\n").into()))).await;
+}
+
 /// Answers for `mcp.example`.
 pub async fn serve(world: &World, request: Request<Incoming>) -> Response<Out> {
     let path = request.uri().path().to_owned();
@@ -38,7 +67,12 @@ pub async fn serve(world: &World, request: Request<Incoming>) -> Response<Out> {
     if let Some(bytes) = path.strip_prefix("/bulk/").and_then(|bytes| bytes.parse().ok()) {
         return bulk(world, request, &path, bytes).await;
     }
-    if path != "/mcp" {
+    if path == "/sse" && *request.method() == Method::GET {
+        return world.listeners.listen(world).await;
+    }
+    let query = request.uri().query().unwrap_or_default();
+    let listener = (path == "/messages").then(|| world.listeners.of(query)).flatten();
+    if path != "/mcp" && listener.is_none() {
         return answer(404, &json!({"error": "no such path"}));
     }
     match *request.method() {
@@ -57,7 +91,19 @@ pub async fn serve(world: &World, request: Request<Incoming>) -> Response<Out> {
         *response.status_mut() = StatusCode::ACCEPTED;
         return response;
     }
-    answered(world, &message)
+    let said = answered(world, &message, &path);
+    if let Some(feed) = listener {
+        say(&feed, "message", &said.to_string()).await;
+        let mut response = Response::new(full("Accepted"));
+        *response.status_mut() = StatusCode::ACCEPTED;
+        return response;
+    }
+    if said["result"]["content"].is_null() {
+        return answer(200, &said);
+    }
+    let mut response = Response::new(full(format!("event: message\ndata: {said}\n\n")));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response
 }
 
 /// `/bulk/N`: N bytes, which cost by the byte, as the request's do. `x-stand-in: cut=M` breaks off after M of them.
@@ -89,7 +135,7 @@ pub fn picture(world: &World, path: &str) -> Response<Out> {
     answer(200, &json!({"created": 1_795_000_000, "data": [{"b64_json": "AAAA"}]}))
 }
 
-fn answered(world: &World, message: &Value) -> Response<Out> {
+fn answered(world: &World, message: &Value, path: &str) -> Value {
     let result = match message["method"].as_str().unwrap_or_default() {
         "initialize" => json!({
             "protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}},
@@ -105,20 +151,16 @@ fn answered(world: &World, message: &Value) -> Response<Out> {
         "tools/call" => {
             let name = message["params"]["name"].as_str().unwrap_or_default();
             let Some(nano) = price(name) else { return wrong(message, -32602, "no such tool") };
-            bill(world, "mcp", name, "/mcp", nano);
-            let result = json!({"content": [{"type": "text", "text": format!("{name} was called")}], "isError": false});
-            let event = json!({"jsonrpc": "2.0", "id": message["id"], "result": result});
-            let mut response = Response::new(full(format!("event: message\ndata: {event}\n\n")));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-            return response;
+            bill(world, "mcp", name, path, nano);
+            json!({"content": [{"type": "text", "text": format!("{name} was called")}], "isError": false})
         }
         _ => return wrong(message, -32601, "no such method"),
     };
-    answer(200, &json!({"jsonrpc": "2.0", "id": message["id"], "result": result}))
+    json!({"jsonrpc": "2.0", "id": message["id"], "result": result})
 }
 
-fn wrong(message: &Value, code: i32, why: &str) -> Response<Out> {
-    answer(200, &json!({"jsonrpc": "2.0", "id": message["id"], "error": {"code": code, "message": why}}))
+fn wrong(message: &Value, code: i32, why: &str) -> Value {
+    json!({"jsonrpc": "2.0", "id": message["id"], "error": {"code": code, "message": why}})
 }
 
 fn bill(world: &World, provider: &str, model: &str, path: &str, nano: u64) {

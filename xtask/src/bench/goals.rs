@@ -112,6 +112,14 @@ pub(super) const GOALS: &[Goal] = &[
         value: |results| results.hold_settle_us,
     },
     Goal {
+        key: "price_reload_ms",
+        what: "`policy reload`, the whole price book with it",
+        unit: "ms",
+        bar: 100.0,
+        at_most: true,
+        value: |results| results.price_reload_ms,
+    },
+    Goal {
         key: "rss_idle_mb",
         what: "memory, idle",
         unit: "MB",

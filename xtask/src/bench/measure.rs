@@ -25,6 +25,7 @@ use super::{
     PeerName, goals,
     load::{Seen, Shape, percentile},
     peer::{self, Peer},
+    peer_caracal,
     process::{tree, usage},
     profile,
     scene::Scene,
@@ -112,6 +113,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         for plan in PLANS.iter().filter(|plan| PROFILES.contains(&plan.name) && arguments.wants(plan)) {
             report.cases.extend(sampled(&scene, peer, *plan)?);
         }
+    }
+    for peer in peers.iter().filter(|peer| peer.name == PeerName::Caracal) {
+        results.price_reload_ms = Some(peer_caracal::reload_ms(&scene, peer)?);
     }
     drop(peers);
     drop(scene);

@@ -8,9 +8,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process,
+    time::Instant,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
     PeerName, crypto,
@@ -46,6 +47,26 @@ pub(super) fn start(scene: &Scene, caracald: &Path) -> Result<Peer> {
         before_load,
         servers: vec![server],
     })
+}
+
+/// How many reloads are timed.
+const RELOADS: usize = 21;
+
+/// How long an operator waits for `policy reload`, milliseconds: half of all took no longer. The start of the command is in it,
+/// and the daemon reads the whole price book anew.
+pub(super) fn reload_ms(scene: &Scene, peer: &Peer) -> Result<f64> {
+    let at = peer.before_load.iter().position(|word| word == "--config").context("the daemon has no configuration")?;
+    let words = at.checked_sub(1).and_then(|program| peer.before_load.get(program..at + 2));
+    let Some([program, option, config]) = words else { bail!("the daemon's command is another") };
+    let mut times = Vec::with_capacity(RELOADS);
+    for _ in 0..RELOADS {
+        let began = Instant::now();
+        let ran = scene.program(Path::new(program)).arg(option).arg(config).args(["policy", "reload"]).output()?;
+        times.push(began.elapsed().as_secs_f64() * 1e3);
+        ensure!(ran.status.success(), "policy reload: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+    times.sort_by(f64::total_cmp);
+    times.get(RELOADS / 2).copied().context("nothing was timed")
 }
 
 /// One priced host, one budget that never runs out.

@@ -2,7 +2,7 @@
 
 use super::{Budget, State};
 use crate::budget::shared::Bounds;
-use crate::budget::spec::BudgetSpec;
+use crate::budget::spec::{BudgetSpec, Per};
 use crate::budget::window;
 use crate::budget::{Scope, Status};
 use crate::clock::UnixNanos;
@@ -154,6 +154,10 @@ impl State {
 }
 
 fn covers(spec: &BudgetSpec, scope: &Scope) -> bool {
-    let tool = || !scope.tool.is_empty() && spec.tools.iter().any(|pattern| pattern.matches(&scope.tool));
-    scope.is_among(&spec.agents, &spec.models, &spec.providers, &spec.hosts) && (spec.tools.is_empty() || tool())
+    let tool = || {
+        let named = spec.tools.is_empty() || spec.tools.iter().any(|pattern| pattern.matches(&scope.tool));
+        named && !scope.tool.is_empty()
+    };
+    let of_tools = !spec.tools.is_empty() || spec.per == Per::Tool;
+    scope.is_among(&spec.agents, &spec.models, &spec.providers, &spec.hosts) && (!of_tools || tool())
 }

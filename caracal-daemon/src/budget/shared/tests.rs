@@ -128,6 +128,23 @@ async fn what_others_spent_is_denied_at_once_and_what_they_hold_is_waited_for() 
 }
 
 #[tokio::test]
+async fn the_host_whose_charge_passes_a_mark_says_so_and_counts_what_the_others_spent() {
+    let mut book = book(1_000);
+    let spec = BudgetSpec { shared: true, warn_at: vec![50, 80, 95], ..BudgetSpec::daily("all", NanoUsd(1_000)) };
+    let mut one = Host::with(&mut book, 0, vec![spec.clone()]).await;
+    let mut other = Host::with(&mut book, 1, vec![spec]).await;
+    let said = |warnings: Vec<crate::budget::Warning>| -> Vec<(u8, u64)> {
+        warnings.iter().map(|warning| (warning.percent, warning.settled.0)).collect()
+    };
+    let hold = one.served(&mut book, 300).await;
+    assert_eq!(said(hold.settle(NanoUsd(300))), [], "three of ten");
+    one.talk(&mut book).await;
+    other.talk(&mut book).await;
+    let hold = other.served(&mut book, 300).await;
+    assert_eq!(said(hold.settle(NanoUsd(300))), [(50, 600)], "its own three are above the half with the others'");
+}
+
+#[tokio::test]
 async fn nothing_is_spent_without_a_lease_and_the_refusal_says_why() {
     let mut book = book(10_000);
     let mut host = Host::new(&mut book, 0, 10_000, Duration::from_millis(20)).await;

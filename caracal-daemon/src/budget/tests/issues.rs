@@ -109,6 +109,33 @@ async fn litellm_27639_a_call_that_goes_away_leaves_nothing_held() -> Outcome {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn litellm_29493_nothing_that_an_operator_writes_turns_reservation_off() -> Outcome {
+    // There, leaked reservations were answered with a switch that goes back to looking first and charging later.
+    for wait in [Wait { calls: 0, time: Duration::ZERO }, Wait { calls: 9, time: Duration::from_millis(1) }] {
+        for spec in [
+            BudgetSpec { wait, warn_at: vec![50], ..daily("b", 1_000) },
+            BudgetSpec { wait, per: Per::Agent, ..daily("b", 1_000) },
+            BudgetSpec { wait, kind: WindowKind::Rolling, ..daily("b", 1_000) },
+        ] {
+            let (budgets, _) = budgets(vec![spec])?;
+            // Twenty calls that each could cost all of it: whatever was asked for first holds it, and nobody else is let through.
+            assert_eq!(admitted(&budgets, &scope("a", "m"), 20, 1_000).await.len(), 1);
+        }
+    }
+    // Only what says of itself that it refuses nothing lets more through, and then beside a hard budget nothing.
+    let soft = BudgetSpec { soft: true, ..strict("soft", 1_000) };
+    let (budgets, _) = budgets(vec![soft, strict("hard", 1_000)])?;
+    assert_eq!(admitted(&budgets, &scope("a", "m"), 20, 1_000).await.len(), 1);
+    // And no key of a `[[budget]]` is such a switch.
+    for key in ["disable_budget_reservation", "reserve", "reservation"] {
+        let text = |more: &str| format!("[[budget]]\nname = \"b\"\nlimit = \"1 USD\"\nwindow = \"day\"\n{more}\n");
+        let taken = |text: &str| crate::config::Config::parse(text, std::path::Path::new("/caracal.toml")).is_ok();
+        assert!(taken(&text("")) && !taken(&text(&format!("{key} = false"))), "{key}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn litellm_36592_a_thousand_calls_that_were_not_sent_exhaust_nothing() -> Outcome {
     let (budgets, _) = budgets(vec![strict("key", 1_000)])?;

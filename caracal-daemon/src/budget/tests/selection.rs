@@ -31,6 +31,25 @@ async fn a_budget_of_tools_is_for_these_tools_alone() -> Outcome {
 }
 
 #[tokio::test]
+async fn each_tool_of_each_server_may_have_a_limit_of_its_own() -> Outcome {
+    let (budgets, _) = budgets(vec![BudgetSpec { per: Per::Tool, ..daily("each", 10) }, daily("all", 1_000)])?;
+    let tool = |server: &str, tool: &str| {
+        let model = format!("{server}/{tool}");
+        Scope { provider: "mcp", tool: tool.into(), ..scope("a", &model) }
+    };
+    let held = budgets.hold(&tool("desk", "search"), NanoUsd(10), NanoUsd(10)).await?;
+    assert_eq!(held.windows.first().map(|key| (&*key.budget, &*key.scope)), Some(("each", "desk/search")));
+    held.charge_max();
+    let refused = budgets.hold(&tool("desk", "search"), NanoUsd(1), NanoUsd(1)).await.map(drop);
+    assert_eq!(refused.map_err(|refusal| refusal.reason), Err(Reason::BudgetExceeded));
+    assert!(budgets.hold(&tool("desk", "lookup"), NanoUsd(10), NanoUsd(10)).await.is_ok(), "another tool");
+    assert!(budgets.hold(&tool("shop", "search"), NanoUsd(10), NanoUsd(10)).await.is_ok(), "another server's");
+    let model = budgets.hold(&scope("a", "m"), NanoUsd(500), NanoUsd(500)).await?;
+    assert_eq!(model.windows.len(), 1, "what is no tool's call is not counted");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_hold_is_taken_from_every_budget_above_or_from_none() -> Outcome {
     let child = BudgetSpec { parent: Some("top".into()), agents: vec!["a*".into()], ..daily("child", 1_000) };
     let small = BudgetSpec { models: vec!["dear".into()], ..daily("small", 10) };
@@ -43,6 +62,9 @@ async fn a_hold_is_taken_from_every_budget_above_or_from_none() -> Outcome {
     );
     let refusal = budgets.hold(&scope("a1", "dear"), NanoUsd(100), NanoUsd(100)).await.err().ok_or("fits")?;
     assert_eq!(refusal.reason, Reason::BudgetExceeded);
+    let limit = refusal.limit.as_ref().map(|limit| (&*limit.budget, limit.turns.map(|at| at.0)));
+    // 2026-11-25T00:00:00Z.
+    assert_eq!(limit, Some(("small", Some(1_795_564_800_000_000_000))));
     assert!(
         refusal.sentence.starts_with("Caracal ")
             && refusal.sentence.contains("\"small\"")

@@ -50,6 +50,7 @@ pub(super) fn data(out: &mut Vec<u8>, data: &Data) -> Result<(), SealError> {
         to.number("caracal.terms.input_above", Some(terms.input_above).filter(|above| *above > 0));
     }
     to.text("caracal.price_book", data.price_book.as_deref(), ROOM_NAME);
+    to.number("caracal.price_assumed", data.price_assumed.then_some(1));
     to.text("caracal.price_entry", data.price_entry.as_deref(), ROOM_NAME);
     to.number("http.response.status_code", data.status.map(u64::from));
     to.number("caracal.cgroup", data.cgroup);

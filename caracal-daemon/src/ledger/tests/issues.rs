@@ -82,7 +82,21 @@ async fn litellm_1714_13280_a_record_that_is_missing_is_seen() {
 }
 
 #[tokio::test]
-async fn litellm_19163_without_a_store_nothing_pretends_to_count() {
+async fn litellm_19163_what_was_spent_counts_without_a_view_and_is_never_let_fall_in_silence() {
+    // There, the write of a charge did nothing, and said nothing, where no cache was configured.
+    let entries = entries(&drafts(60));
+    let mut ledger = memory().await;
+    // No view of spend and no signature: the sums that budgets start from are there.
+    ledger.ingest(&entries, None, None).await.expect("ingested");
+    assert_eq!(sums(&mut ledger), want(60));
+    // A store that takes nothing says so, and has counted nothing; once it takes them, all of them count.
+    let mut ledger = memory().await;
+    ledger.store().fault = Some(Fault::Before);
+    assert!(ledger.ingest(&entries, None, None).await.is_err(), "a charge that was not written is an error");
+    assert_eq!(sums(&mut ledger), (0, 0));
+    ledger.ingest(&entries, None, None).await.expect("the second time");
+    assert_eq!(sums(&mut ledger), want(60));
+    // And without a store there is no ledger, so no daemon that would serve without one.
     let dir = tempfile::tempdir().expect("a directory");
     let nowhere = dir.path().join("file");
     std::fs::write(&nowhere, "not a directory").expect("written");

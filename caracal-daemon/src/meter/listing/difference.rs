@@ -2,7 +2,7 @@
 //! people read it. Compares what is billed, so that a price that is written out and the same price left out are equal.
 
 use super::decimal::plain;
-use super::{Listed, ListedRates, Listing};
+use super::{Listed, ListedRates, Listing, NotImported};
 use std::collections::BTreeMap;
 
 /// How one listing differs from another.
@@ -14,6 +14,8 @@ pub struct Difference {
     pub removed: Vec<String>,
     /// What changed for a name that both have.
     pub changed: Vec<Change>,
+    /// Names of the older one that the newer one has in a way that cannot be compared.
+    pub not_compared: Vec<NotImported>,
 }
 
 /// One changed value.
@@ -41,7 +43,14 @@ impl Listing {
                 Some(before) => changes(name, before, after, &mut difference.changed),
             }
         }
-        difference.removed = old.into_keys().filter(|name| !new.contains_key(name)).collect();
+        let read: BTreeMap<&str, &NotImported> =
+            newer.not_imported.iter().map(|row| (row.model.as_str(), row)).collect();
+        for name in old.into_keys().filter(|name| !new.contains_key(name)) {
+            match read.get(name.as_str()) {
+                Some(row) => difference.not_compared.push((*row).clone()),
+                None => difference.removed.push(name),
+            }
+        }
         difference
     }
 
@@ -55,7 +64,7 @@ impl Listing {
 
 impl ListedRates {
     /// What is billed where no price of its own is written: plain input, and the shorter write.
-    fn billed(&self) -> [(&'static str, &str); 5] {
+    pub(super) fn billed(&self) -> [(&'static str, &str); 5] {
         let write = self.cache_write.as_ref().unwrap_or(&self.input);
         [
             ("input", &self.input),

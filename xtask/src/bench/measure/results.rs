@@ -40,6 +40,8 @@ pub(in crate::bench) struct Results {
     pub(in crate::bench) fdatasync_us: u64,
     /// CPU time of a hold and its end, microseconds, without the journal's wait; half of all batches of calls took no more.
     pub(in crate::bench) hold_settle_us: Option<f64>,
+    /// How long `caracald policy reload` takes, milliseconds; half of all took no longer.
+    pub(in crate::bench) price_reload_ms: Option<f64>,
 }
 
 impl Results {
