@@ -134,6 +134,10 @@ async fn a_file_of_each_version_is_taken_up() {
         drop(vault);
         crate::ledger::sqlite::tests::as_of(&MIGRATIONS, version, &path, &donor).await;
         let mut vault = SqliteVault::new(&path);
+        // These rows came from another file: that is seen, and somebody has looked.
+        let answer = conformance::take_up(&mut vault, &mut host).await;
+        assert!(matches!(&answer, Opened::Yes { halted: Some(why), .. } if why.contains("a copy")), "{answer:?}");
+        drop(accept_file(&path).await.expect("accepted"));
         let answer = conformance::take_up(&mut vault, &mut host).await;
         let Opened::Yes { shares, halted: None, .. } = &answer else { panic!("version {version}: {answer:?}") };
         assert_eq!(shares.iter().map(|(.., share)| share.granted).collect::<Vec<_>>(), [NanoUsd(10)]);
