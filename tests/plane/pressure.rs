@@ -48,7 +48,7 @@ fn a_slow_database_holds_the_worker_back() {
         worker.stop();
         Map::from_iter([
             ("most_kib".into(), json!(most)),
-            ("waited_kib".into(), json!(MESSAGES * RECORDS * RECORD_BYTES >> 10)),
+            ("waited_kib".into(), json!((MESSAGES * RECORDS * RECORD_BYTES) >> 10)),
         ])
     });
 }

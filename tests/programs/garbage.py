@@ -24,7 +24,7 @@ def raw(data, port=443):
         try:
             plain.sendall(data)
             plain.shutdown(socket.SHUT_WR)
-        except ConnectionError:
+        except OSError:
             pass
         return until_closed(plain)
 

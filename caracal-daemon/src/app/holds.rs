@@ -78,6 +78,9 @@ struct Seen {
     alone: [usize; 2],
 }
 
+/// The steps to a state, and those that may follow.
+type Ahead<W> = (Vec<<W as Explored>::Step>, Vec<<W as Explored>::Step>);
+
 /// Goes through every state. A broken promise is told with the steps that led to it.
 fn search<W: Explored>(new: impl Fn() -> W) -> Seen {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -85,7 +88,7 @@ fn search<W: Explored>(new: impl Fn() -> W) -> Seen {
     let first = new();
     let mut seen = Seen { states: 1, ..Seen::default() };
     let mut known: HashSet<String> = HashSet::from([first.fingerprint()]);
-    let mut open: Vec<(Vec<W::Step>, Vec<W::Step>)> = vec![(Vec::new(), first.steps())];
+    let mut open: Vec<Ahead<W>> = vec![(Vec::new(), first.steps())];
     while let Some((mut path, steps)) = open.pop() {
         for step in steps {
             path.push(step);

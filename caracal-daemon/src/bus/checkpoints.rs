@@ -21,7 +21,7 @@ const TAIL: i64 = 256;
 const FURTHER: i64 = 16;
 
 /// Told what became of one message.
-type Told = mpsc::Sender<Result<(), KafkaError>>;
+type Told = mpsc::SyncSender<Result<(), KafkaError>>;
 
 struct Context;
 
@@ -36,7 +36,7 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, told: Box<Told>) {
         // Whoever waited may have given up.
-        let _ = told.send(result.as_ref().map(|_| ()).map_err(|(error, _)| error.clone()));
+        let _ = told.try_send(result.as_ref().map(|_| ()).map_err(|(error, _)| error.clone()));
     }
 }
 
@@ -91,7 +91,7 @@ impl CheckpointTopic {
     /// # Errors
     /// When Kafka does not take it. It may have it nevertheless.
     pub fn put(&self, partition: i32, origin: &str, note: &str) -> Result<(), BusError> {
-        let (told, outcome) = mpsc::channel();
+        let (told, outcome) = mpsc::sync_channel(1);
         let record = BaseRecord::with_opaque_to(&self.topic, Box::new(told));
         self.producer.send(record.partition(partition).key(origin).payload(note)).map_err(|(error, _)| error)?;
         // The client itself gives up in time and says so; a second more, since this bound is not to be another's.

@@ -12,7 +12,7 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use sha2::{Digest, Sha256};
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -246,9 +246,10 @@ fn read_key(path: &Path) -> Result<KeyPair, KeeperError> {
             ),
         ));
     }
-    let text = std::io::read_to_string(file).map_err(|error| failed(path, &format!("cannot be read: {error}")))?;
-    let text = zeroize::Zeroizing::new(text);
-    let key = KeyPair::from_pem(&text).map_err(|error| {
+    let mut bytes = zeroize::Zeroizing::new(Vec::new());
+    (&file).read_to_end(&mut bytes).map_err(|error| failed(path, &format!("cannot be read: {error}")))?;
+    // What is no text is no PEM.
+    let key = KeyPair::from_pem(std::str::from_utf8(&bytes).unwrap_or_default()).map_err(|error| {
         let why = "restore it, or remove it and ca.pem to start a new authority, which agents have to trust anew";
         failed(path, &format!("is not a private key in PEM ({error}): {why}"))
     })?;

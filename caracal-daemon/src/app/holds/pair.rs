@@ -168,15 +168,14 @@ impl<'p> Pair<'p> {
 
     /// Who waits is asked again.
     fn answers(&mut self) {
-        for client in 0..CLIENTS {
+        for (client, (_, _, amount)) in ASKS.into_iter().enumerate() {
             let Phase::Waiting(grant) = &mut self.clients[client].phase else { continue };
             let Poll::Ready(answer) = poll(grant.as_mut()) else { continue };
             self.clients[client].phase = match answer {
                 Ok(hold) => Phase::Held(hold),
                 Err(refusal) => {
                     // For ever, so not for what others only hold.
-                    let lacks =
-                        |(name, limit): (&str, u64)| covers(name, client) && self.spent(name) + ASKS[client].2 > limit;
+                    let lacks = |(name, limit): (&str, u64)| covers(name, client) && self.spent(name) + amount > limit;
                     assert!(LIMITS.into_iter().any(lacks), "client {client} was refused: {}", refusal.sentence);
                     Phase::Over
                 }
