@@ -1,6 +1,7 @@
 //! SDKs and agents that nobody here wrote, unmodified, with nothing but `caracald run` before their command: allowed,
 //! denied, out of budget.
 
+mod beyond;
 mod claude;
 mod codex;
 mod endings;

@@ -58,9 +58,11 @@ fn instances_of_one_host_never_spend_more_than_they_share_through_a_file() {
         // What was charged: a call whose usage nobody saw counts with its hold, as it must. What was billed is told beside it.
         let share = spent.ledger as f64 / limit as f64;
         let billed = spent.bill as f64 / limit as f64;
+        let least = spent.least_used();
         report::figure("money", "folder_requests", counts.all());
         report::measure("money", "folder_budget_used_share", share);
         report::measure("money", "folder_budget_billed_share", billed);
+        assert!(least >= 0.9, "each level runs out, {least} of one was used: {spent:?}");
         report::largest("money", "overspend_nano", overspend);
         assert_eq!(overspend, 0, "{spent:?}, limit {limit}");
         assert!(
@@ -75,6 +77,12 @@ fn instances_of_one_host_never_spend_more_than_they_share_through_a_file() {
         assert!(query(&folder, "SELECT what FROM escrow_incidents").is_empty(), "nothing was forgotten");
         crowd.verify();
         let halted = older_copy(&folder, &crowd);
+        // What was spent is spent, though the copy knew of nothing.
+        let agrees = until("the file knows again what was spent", PATIENCE, || told() == wanted);
+        assert!(agrees.is_ok(), "{:?} is not {wanted:?}", told());
+        let again = crowd.ask_for_less();
+        let after = crowd.spent();
+        assert_eq!(after.over(), 0, "money was freed: {again:?}, {after:?}");
         crowd.planted(&rules);
         crowd.stop();
         let mut more = Map::from_iter([

@@ -1,7 +1,8 @@
 """Streams of five formats, each broken off after a number of events.
 
 cuts.py all          every event x (client reset, client close, upstream reset); one JSON line a call
-cuts.py hold N CAP   one stream a format that stands still after N events; `ready` once all do; ends when they break
+cuts.py hold N CAP   one stream a format that stands still after N events, a JSON line each; `ready` once all do; ends when
+                     they break
 """
 import concurrent.futures
 import datetime
@@ -113,9 +114,11 @@ def hold(after, cap):
     def one(place):
         call = calls[place]
         plug, answer = ask(call, cap + place, f"stop={min(after, FORMATS[call])}")
-        read(call, answer, min(after, FORMATS[call]))
+        data = read(call, answer, min(after, FORMATS[call]))
         with lock:
             stands.append(call)
+            seen = call("", 0)[3] in data
+            print(json.dumps({"cap": cap + place, "call": call.__name__, "seen": seen}), flush=True)
             if len(stands) == len(calls):
                 print("ready", flush=True)
         read(call, answer, 1 << 30)
