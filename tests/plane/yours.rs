@@ -57,7 +57,8 @@ impl Drop for Yours {
             ClientConfig::new().set("bootstrap.servers", &self.kafka).create();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         if let (Ok(admin), Ok(runtime)) = (admin, runtime) {
-            let topics = [self.topic.as_str(), &format!("{}.dead", self.topic)];
+            let (dead, checkpoints) = (format!("{}.dead", self.topic), format!("{}.checkpoints", self.topic));
+            let topics = [self.topic.as_str(), &dead, &checkpoints];
             let _left = runtime.block_on(admin.delete_topics(&topics, &AdminOptions::new()));
         }
     }
