@@ -69,7 +69,7 @@ fn codex_in_mid_stream() {
     report::case("agents", "Codex, a stream that passes its hold", || {
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let mut daemon = Daemon::start(&scene, &SMALL.replace("1 USD", "0.4 USD"));
-        let ran = codex(&scene, &daemon, "Say something. [[beyond=26000]]").ran();
+        let ran = codex(&scene, &daemon, "Say something. [[beyond=40000]]").ran();
         let more = asked(&scene, &daemon, &ran);
         let charged: u64 = calls(&daemon.records()).values().filter_map(|call| call.cost).sum();
         let billed: u64 = scene.bill().iter().map(|line| line.nano).sum();

@@ -181,12 +181,9 @@ fn every_providers_adversarial_answers_are_charged_at_least_their_bill() {
                 }
             }
             let ran = daemon.run("sh").args(["-c", &script]).ran();
-            assert_eq!(
-                ran.stdout.lines().filter(|line| line.starts_with("200 ")).count(),
-                expected.len(),
-                "{}",
-                ran.screen()
-            );
+            // A stream that is reset before its head went out is a failure of the upstream's.
+            let answered = |line: &&str| line.starts_with("200 ") || line.starts_with("400 ");
+            assert_eq!(ran.stdout.lines().filter(answered).count(), expected.len(), "{}", ran.screen());
             assert_eq!(scene.bill().len(), expected.len(), "{:?}", scene.bill());
             let (records, audit) = settled(&scene, &daemon);
             assert_eq!((audit.lost, audit.doubled), (0, 0), "{audit:?}\n{records:#?}");

@@ -273,6 +273,10 @@ impl<'a> Crowd<'a> {
             for row in budgets.as_array().expect("rows") {
                 let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
                 let settled = row["settled_nano_usd"].as_u64().expect("an amount");
+                if settled == 0 {
+                    // A budget that nobody has asked yet has a row, and no window.
+                    continue;
+                }
                 *spent.levels.entry((text("budget"), text("scope"))).or_default() += settled;
             }
         }
