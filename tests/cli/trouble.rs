@@ -8,9 +8,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use support::daemon::{Cgroup, caracald};
+use support::daemon::{Cgroup, Daemon, caracald};
 use support::ledger::Record;
 use support::netns::until;
+use support::scene::Scene;
 
 #[test]
 fn not_root() {
@@ -85,7 +86,7 @@ fn a_governed_cgroup_is_not_governed_twice() {
             let again = again.display().to_string();
             fails(daemon.command(&["attach", "--cgroup", &again]).limit(Duration::from_secs(30)).ran(), NO, &[says]);
         }
-        let agents = |daemon: &support::daemon::Daemon<'_>| {
+        let agents = |daemon: &Daemon<'_>| {
             let status = daemon.json(&["status"]);
             status["agents"].as_array().map(Vec::len).unwrap_or_default()
         };
@@ -133,13 +134,18 @@ fn a_body_that_two_readers_read_differently_is_refused() {
     });
 }
 
+/// The CA key that a first start made; the daemon is stopped again.
+fn made_key(scene: &Scene, daemon: &mut Daemon<'_>) -> std::path::PathBuf {
+    daemon.restart();
+    daemon.stop();
+    let found = scene.net.a.shell(&format!("find {} -name ca.key", daemon.state().display())).expect("find");
+    found.trim().into()
+}
+
 #[test]
 fn a_key_that_others_can_read_is_refused() {
     case("world-readable CA key", RULES, |scene, daemon| {
-        daemon.restart();
-        daemon.stop();
-        let found = scene.net.a.shell(&format!("find {} -name ca.key", daemon.state().display())).expect("find");
-        let key = std::path::PathBuf::from(found.trim());
+        let key = made_key(scene, daemon);
         assert_eq!(std::fs::metadata(&key).expect("the CA key").permissions().mode() & 0o777, 0o600);
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).expect("its mode");
         fails(daemon.command(&["attach"]).limit(Duration::from_secs(30)).ran(), SYSTEM, &["ca.key", "chmod"]);
@@ -152,10 +158,7 @@ fn a_key_that_others_can_read_is_refused() {
 #[test]
 fn a_key_that_is_none_is_named_with_what_to_do() {
     case("empty, malformed and missing CA key", RULES, |scene, daemon| {
-        daemon.restart();
-        daemon.stop();
-        let found = scene.net.a.shell(&format!("find {} -name ca.key", daemon.state().display())).expect("find");
-        let key = std::path::PathBuf::from(found.trim());
+        let key = made_key(scene, daemon);
         let good = std::fs::read(&key).expect("the CA key");
         let attach = || daemon.command(&["attach"]).limit(Duration::from_secs(30)).ran();
         let path = key.display().to_string();

@@ -9,10 +9,34 @@
 mod pair;
 mod world;
 
+use crate::budget::{BudgetSpec, Hold};
+use crate::clock::UnixNanos;
+use crate::event::{Data, Detail, Draft, Kind};
 use pair::Pair;
 use std::collections::HashSet;
 use std::fmt::Debug;
 use world::{Paper, Step, World};
+
+/// Two budgets of these names and limits: the parent, and its child over the agent of the same name. `total` makes one.
+fn child_and_parent(limits: [(&str, u64); 2], total: impl Fn(&str, u64) -> BudgetSpec) -> Vec<BudgetSpec> {
+    let [(all, most), (agent, part)] = limits;
+    let child = BudgetSpec { parent: Some(all.into()), agents: vec![agent.into()], ..total(agent, part) };
+    vec![total(all, most), child]
+}
+
+/// The intent of a client's call.
+fn intent(client: usize, agent: &str, hold: &Hold) -> Draft {
+    let data = Data {
+        agent: Some(agent.into()),
+        call: Some(uuid::Uuid::from_u128(client as u128 + 1)),
+        provider: Some("openai"),
+        model: Some("m".into()),
+        hold: Some(hold.amount),
+        windows: hold.windows.clone(),
+        ..Data::default()
+    };
+    Draft { kind: Kind::Intent, at: UnixNanos(1), data, detail: Detail::default() }
+}
 
 /// A world that can be searched.
 trait Explored {

@@ -4,12 +4,12 @@
 
 mod check;
 
-use super::Explored;
 use super::world::{Paper, Written};
+use super::{Explored, child_and_parent, intent};
 use crate::budget::escrow::{Book, Holder, Known, Opened, Step as Message, Stepped, Vault as _};
 use crate::budget::{BudgetSpec, Budgets, Ending, Hold, Scope, Wait, Window};
 use crate::clock::{Clock, UnixNanos};
-use crate::event::{Data, Detail, Draft, Kind};
+use crate::event::Kind;
 use crate::ledger::Recovery;
 use crate::ledger::books::Changes;
 use crate::money::NanoUsd;
@@ -99,32 +99,17 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn specs() -> Vec<BudgetSpec> {
-    let [(all, most), (a, part)] = LIMITS;
-    let total = |name, limit| BudgetSpec {
+    child_and_parent(LIMITS, |name, limit| BudgetSpec {
         window: Window::Total,
         shared: true,
         warn_at: Vec::new(),
         wait: Wait { calls: CLIENTS, time: Duration::from_secs(3_600) },
         ..BudgetSpec::daily(name, NanoUsd(limit))
-    };
-    vec![total(all, most), BudgetSpec { parent: Some(all.into()), agents: vec![a.into()], ..total(a, part) }]
+    })
 }
 
 fn covers(budget: &str, client: usize) -> bool {
     budget == LIMITS[0].0 || budget == ASKS[client].1
-}
-
-fn intent(client: usize, hold: &Hold) -> Draft {
-    let data = Data {
-        agent: Some(ASKS[client].1.into()),
-        call: Some(uuid::Uuid::from_u128(client as u128 + 1)),
-        provider: Some("openai"),
-        model: Some("m".into()),
-        hold: Some(hold.amount),
-        windows: hold.windows.clone(),
-        ..Data::default()
-    };
-    Draft { kind: Kind::Intent, at: UnixNanos(1), data, detail: Detail::default() }
 }
 
 impl<'p> Pair<'p> {
@@ -187,7 +172,7 @@ impl<'p> Pair<'p> {
         let Phase::Held(mut hold) = std::mem::replace(&mut self.clients[client].phase, Phase::Over) else {
             panic!("not held")
         };
-        self.daemons[ASKS[client].0].disk.push(self.paper.write(&intent(client, &hold)));
+        self.daemons[ASKS[client].0].disk.push(self.paper.write(&intent(client, ASKS[client].1, &hold)));
         hold.sent();
         self.clients[client].bill = if all { hold.amount.0 } else { 1 };
         self.clients[client].phase = Phase::Sent(hold);
@@ -202,7 +187,7 @@ impl<'p> Pair<'p> {
             true => (Ending::Settled(NanoUsd(bill)), "settled", bill),
             false => (Ending::Charged, "charged_max", hold.amount.0),
         };
-        let mut outcome = intent(client, &hold);
+        let mut outcome = intent(client, ASKS[client].1, &hold);
         outcome.kind = Kind::Outcome;
         (outcome.data.settle, outcome.data.cost) = (Some(settle), Some(NanoUsd(cost)));
         let (disk, record) = (&mut self.daemons[ASKS[client].0].disk, self.paper.write(&outcome));

@@ -8,9 +8,10 @@ mod steps;
 pub(super) use disk::{Paper, Written};
 pub(super) use steps::Step;
 
+use super::{child_and_parent, intent};
 use crate::budget::{BudgetSpec, Budgets, Ending, Hold, Scope, Window};
 use crate::clock::{Clock, UnixNanos};
-use crate::event::{Data, Detail, Draft, Kind};
+use crate::event::Kind;
 use crate::ledger::Recovery;
 use crate::ledger::books::Changes;
 use crate::money::NanoUsd;
@@ -79,31 +80,15 @@ fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
 }
 
 fn specs() -> Vec<BudgetSpec> {
-    let [(all, most), (a, part)] = LIMITS;
-    let total = |name, limit| BudgetSpec { window: Window::Total, ..BudgetSpec::daily(name, NanoUsd(limit)) };
-    vec![total(all, most), BudgetSpec { parent: Some(all.into()), agents: vec![a.into()], ..total(a, part) }]
+    child_and_parent(LIMITS, |name, limit| BudgetSpec {
+        window: Window::Total,
+        ..BudgetSpec::daily(name, NanoUsd(limit))
+    })
 }
 
 /// Whether a client's holds are taken from this budget.
 fn covers(budget: &str, client: usize) -> bool {
     budget == LIMITS[0].0 || budget == ASKS[client].0
-}
-
-fn intent(client: usize, hold: &Hold) -> Draft {
-    Draft {
-        kind: Kind::Intent,
-        at: UnixNanos(1),
-        data: Data {
-            agent: Some(ASKS[client].0.into()),
-            call: Some(uuid::Uuid::from_u128(client as u128 + 1)),
-            provider: Some("openai"),
-            model: Some("m".into()),
-            hold: Some(hold.amount),
-            windows: hold.windows.clone(),
-            ..Data::default()
-        },
-        detail: Detail::default(),
-    }
 }
 
 impl<'p> World<'p> {
@@ -194,7 +179,7 @@ impl<'p> World<'p> {
         let Phase::Held(mut hold) = std::mem::replace(&mut one.phase, Phase::Over) else { panic!("not held") };
         hold.shrink(NanoUsd(ASKS[client].3));
         one.hold = hold.amount.0;
-        self.disk.borrow_mut().records.push(self.paper.write(&intent(client, &hold)));
+        self.disk.borrow_mut().records.push(self.paper.write(&intent(client, ASKS[client].0, &hold)));
         hold.sent();
         one.phase = Phase::Intended(hold);
         self.sync();
@@ -222,7 +207,7 @@ impl<'p> World<'p> {
             (How::Unseen, _) => Ending::Charged,
             (How::Seen, None) => panic!("nothing was sent"),
         };
-        let mut outcome = intent(client, &hold);
+        let mut outcome = intent(client, ASKS[client].0, &hold);
         outcome.kind = Kind::Outcome;
         let (settle, cost) = match ending {
             Ending::Released => ("released", NanoUsd::ZERO),
