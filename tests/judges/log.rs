@@ -6,7 +6,6 @@ use crate::{LOAD, STAND_IN};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use support::daemon::Daemon;
-use support::netns::until;
 use support::report;
 use support::scene::Scene;
 
@@ -85,10 +84,7 @@ pub(crate) fn grow(daemon: &Daemon<'_>, requests: u64, to: &Path) {
     loop {
         let args = ["--clients", "32", "--words", "output=5", "--requests", &more.to_string()];
         let _answered = daemon.run(LOAD).args(args).limit(Duration::from_secs(1_800)).ran().ok();
-        until("the ledger has every record of the journal", Duration::from_secs(60), || {
-            daemon.json(&["ledger", "verify"])["journal_records"] == 0
-        })
-        .expect("the ledger catches up");
+        let _verified = daemon.caught_up();
         let _written = daemon.command(&["ledger", "export"]).arg(to).ran().ok();
         if !size(to).is_multiple_of(256) {
             return;

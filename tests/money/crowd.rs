@@ -286,9 +286,7 @@ impl<'a> Crowd<'a> {
     /// Each chain of records holds, each charge is made again from its record and is in one outcome only.
     pub(crate) fn verify(&self) {
         for daemon in &self.daemons {
-            let caught_up = || daemon.json(&["ledger", "verify"])["journal_records"] == 0;
-            until("the ledger has every record", PATIENCE, caught_up).expect("the ledger catches up");
-            let verified = daemon.json(&["ledger", "verify"]);
+            let verified = daemon.caught_up();
             assert_eq!(verified["findings"], json!([]), "{verified}");
             let rows = daemon.json(&["spend", "--by", "model"]);
             let sum = rows.as_array().expect("rows").iter().filter_map(|row| row["cost"].as_u64()).sum::<u64>();

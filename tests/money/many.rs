@@ -4,7 +4,6 @@ use crate::{LOAD, STAND_IN, rules, settled};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 use support::daemon::Daemon;
-use support::netns::until;
 use support::report;
 use support::scene::Scene;
 
@@ -44,12 +43,7 @@ fn a_budget_is_never_exceeded_by_sixty_four_clients() {
         assert_eq!((audit.lost, audit.doubled), (0, 0), "{audit:?}");
         assert_eq!(audit.ledger, audit.bill, "every usage was seen, so the ledger is the bill");
         // Each charge is made again from its record and the price book.
-        let mut verified = Value::Null;
-        until("the ledger has every record of the journal", Duration::from_secs(30), || {
-            verified = daemon.json(&["ledger", "verify"]);
-            verified["journal_records"] == 0
-        })
-        .expect("the ledger catches up");
+        let verified = daemon.caught_up();
         assert_eq!((verified["repriced"].as_u64(), &verified["findings"]), (Some(answered as u64), &json!([])));
         scene.wire.silent();
         daemon.stop();

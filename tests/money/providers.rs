@@ -1,11 +1,10 @@
 //! Gemini, Bedrock, and tools, through their own SDKs: the ledger is the bill to the nano-USD.
 
 use crate::STAND_IN;
-use serde_json::{Value, json};
-use std::time::Duration;
+use serde_json::json;
 use support::daemon::Daemon;
 use support::ledger::{Record, calls};
-use support::netns::{Ran, until};
+use support::netns::Ran;
 use support::programs;
 use support::report;
 use support::scene::{Scene, TOOLS};
@@ -131,12 +130,7 @@ fn every_charge_is_made_again_from_its_record() {
         let _ran = python(&daemon, include_str!("../programs/gemini_all.py")).ok();
         let _ran = python(&daemon, include_str!("../programs/bedrock_all.py")).ok();
         let _charged = charged(&scene, &daemon);
-        let mut verified = Value::Null;
-        until("the ledger has every record of the journal", Duration::from_secs(30), || {
-            verified = daemon.json(&["ledger", "verify"]);
-            verified["journal_records"] == 0
-        })
-        .expect("the ledger catches up");
+        let verified = daemon.caught_up();
         assert_eq!((verified["repriced"].as_u64(), &verified["findings"]), (Some(6), &json!([])));
         daemon.stop();
     });

@@ -105,6 +105,7 @@ fn spend_is_summed_by_tool_host_and_time() {
         let _ran = python(&daemon, &script).ok();
         let (records, charges, bill) = charged(&scene, &daemon);
         assert_eq!((&charges, bill.len()), (&bill, 3));
+        let _verified = daemon.caught_up();
         let all: u64 = bill.iter().sum();
         let chat = all - 20_000_000;
         let sums = |by: &str| -> Vec<(String, u64, u64)> {

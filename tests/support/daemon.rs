@@ -365,6 +365,22 @@ impl<'a> Daemon<'a> {
         last
     }
 
+    /// What `ledger verify --json` says once the ledger has every record of the journal: what reads the ledger alone, such as
+    /// `spend`, is behind by up to a checkpoint.
+    ///
+    /// # Panics
+    /// When the ledger never catches up.
+    #[track_caller]
+    pub fn caught_up(&self) -> Value {
+        let mut verified = Value::Null;
+        let caught_up = until("the ledger has every record of the journal", PATIENCE, || {
+            verified = self.json(&["ledger", "verify"]);
+            verified["journal_records"] == 0
+        });
+        assert!(caught_up.is_ok(), "the ledger never caught up: {verified:#}\n{}", self.logs());
+        verified
+    }
+
     /// `ledger verify` must find nothing wrong.
     ///
     /// # Panics
