@@ -226,6 +226,8 @@ pub struct Data {
     pub pid: Option<u32>,
     /// Task name.
     pub comm: Option<String>,
+    /// Cookie of the socket's network namespace (`SO_NETNS_COOKIE`, socket(7)).
+    pub netns: Option<u64>,
     /// Bytes from the agent.
     pub bytes_sent: Option<u64>,
     /// Bytes to the agent; of a stream, until its usage was final.

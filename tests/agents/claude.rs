@@ -1,6 +1,6 @@
 //! Claude Code.
 
-use crate::{AMPLE, Denial, NOTHING, case, denied};
+use crate::{AMPLE, Denial, NOTHING, case, denied, measured, side_traffic};
 use std::time::Duration;
 use support::daemon::Daemon;
 use support::ledger::Record;
@@ -25,7 +25,7 @@ fn one_prompt() {
 
 #[test]
 fn a_session() {
-    case("Claude Code, a session of twelve model turns", AMPLE, |scene, daemon| {
+    measured("Claude Code, a session of twelve model turns", AMPLE, |scene, daemon| {
         let prompt = format!("Do the next step until you are done. [[session dir={}]]", scene.home.path().display());
         let ran = claude(daemon, &prompt).ran().ok();
         assert!(ran.stdout.contains(script::DONE), "{}", ran.screen());
@@ -34,6 +34,7 @@ fn a_session() {
         let turns = |model: &str| bill.iter().filter(|line| line.model == model).count();
         assert_eq!(bill.iter().map(|line| turns(&line.model)).max(), Some(script::TURNS), "{bill:?}");
         crate::codex::left_behind(scene);
+        side_traffic(daemon)
     });
 }
 

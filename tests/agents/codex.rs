@@ -1,6 +1,6 @@
 //! Codex. It begins with a WebSocket, which is answered with 426, and goes on over HTTP.
 
-use crate::{AMPLE, Denial, NOTHING, case, denied, refused};
+use crate::{AMPLE, Denial, NOTHING, case, denied, measured, refused, side_traffic};
 use std::time::Duration;
 use support::daemon::Daemon;
 use support::netns::Run;
@@ -44,13 +44,14 @@ fn one_prompt() {
 
 #[test]
 fn a_session() {
-    case("Codex, a session of twelve model turns", AMPLE, |scene, daemon| {
+    measured("Codex, a session of twelve model turns", AMPLE, |scene, daemon| {
         let prompt = format!("Do the next step until you are done. [[session dir={}]]", scene.home.path().display());
         let ran = codex(scene, daemon, &prompt).ran().ok();
         assert!(ran.screen().contains(script::DONE), "{}", ran.screen());
         assert_eq!(scene.bill().len(), script::TURNS);
         assert!(scene.log("websocket_to_a_model").is_empty(), "a WebSocket reached the model unmetered");
         left_behind(scene);
+        side_traffic(daemon)
     });
 }
 

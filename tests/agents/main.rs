@@ -11,6 +11,7 @@ mod starter;
 mod tools;
 
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use support::daemon::Daemon;
 use support::ledger::{Record, calls};
 use support::scene::Scene;
@@ -97,6 +98,32 @@ impl Denial {
         assert!(id.is_some_and(ours), "the request id {id:?}: {screen}");
         Denial { request_id: true, ..self }
     }
+}
+
+/// What an agent's refused side traffic (telemetry, update checks) costs it: each host that its session was refused, asked
+/// once more through the same daemon, from the connect to the refusal's last byte. What a tool of the session was refused
+/// comes last and is not among them.
+fn side_traffic(daemon: &Daemon<'_>) -> Map<String, Value> {
+    const OF_A_TOOL: &str = "denied.example";
+    let refused = |records: &[Record]| -> BTreeSet<String> {
+        let denied = records.iter().filter(|record| record.text("caracal.decision") == "deny");
+        denied.filter_map(|record| record.detail["host"].as_str().map(str::to_owned)).collect()
+    };
+    let mut hosts = refused(&daemon.records_when(|records| refused(records).contains(OF_A_TOOL)));
+    hosts.remove(OF_A_TOOL);
+    let asked = |host: &String| {
+        let args = ["-sS", "-o", "/dev/null", "-w", "%{time_total}"];
+        let ran = daemon.run_as(&["--quiet"], "curl").args(args).arg(format!("https://{host}/")).ran().ok();
+        let seconds: f64 = ran.stdout.parse().unwrap_or_else(|error| panic!("{error}: {}", ran.screen()));
+        (seconds * 1e6) as u64
+    };
+    let slowest = hosts.iter().map(asked).max();
+    let mut more = Map::from_iter([("side_hosts".to_owned(), json!(hosts))]);
+    if let Some(slowest) = slowest {
+        support::report::largest("agents", "side_traffic_refused_us_max", slowest);
+        more.insert("side_traffic_refused_us_max".to_owned(), json!(slowest));
+    }
+    more
 }
 
 /// The same, with what was measured.

@@ -5,6 +5,7 @@ mod evidence;
 mod learn;
 mod memory;
 mod run;
+mod shown;
 mod storm;
 mod trouble;
 mod update;

@@ -1,6 +1,7 @@
 //! `caracald run`: exit codes, signals, environment, and what a governed process may not do.
 
 use crate::{RULES, UNAVAILABLE, case, fails};
+use std::os::unix::fs::PermissionsExt as _;
 use support::daemon::caracald;
 
 #[test]
@@ -33,6 +34,27 @@ fn user_directory_and_environment_are_kept() {
         let expected =
             format!("{}\n{}\nkept\nNoNewPrivs:\t1\n", support::netns::AGENT_UID, scene.home.path().display());
         assert_eq!(ran.stdout, expected, "{}", ran.stderr);
+        daemon.stop();
+    });
+}
+
+#[test]
+fn rights_of_supplementary_groups_are_kept() {
+    case("files of a supplementary group", RULES, |scene, daemon| {
+        daemon.restart();
+        const GROUP: u32 = 4_243;
+        let file = scene.file("shared-by-a-group", "of the group\n");
+        std::os::unix::fs::chown(&file, Some(0), Some(GROUP)).expect("its group");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).expect("its mode");
+        let read = |groups: &str| {
+            let user = support::netns::AGENT_UID.to_string();
+            let run = scene.agent("setpriv").user(0).args(["--reuid", &user, "--regid", &user, groups]);
+            let run = run.arg(caracald()).arg("--config").arg(daemon.config());
+            run.args(["run", "--quiet", "--agent", "scout", "--", "cat"]).arg(&file).ran()
+        };
+        assert_eq!(read(&format!("--groups={GROUP}")).ok().stdout, "of the group\n");
+        let without = read("--clear-groups");
+        assert!(without.code != Some(0) && without.stderr.contains("Permission denied"), "{}", without.screen());
         daemon.stop();
     });
 }

@@ -1,7 +1,7 @@
 //! Many namespaces: none is left behind, and none is taken for another.
 
 use crate::{Namespace, RULES, World, case};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::Duration;
 use support::ledger::Record;
@@ -88,7 +88,9 @@ for attempt in range(100):
     except OSError:
         s.close()
         time.sleep(0.05)
-print(os.getpid(), s.getsockname()[1], s.getpeername()[0], flush=True)
+# SO_NETNS_COOKIE, socket(7).
+cookie = int.from_bytes(s.getsockopt(socket.SOL_SOCKET, 71, 8), sys.byteorder)
+print(os.getpid(), cookie, s.getsockname()[1], s.getpeername()[0], flush=True)
 while not os.path.exists(go):
     time.sleep(0.02)
 s.sendall(bytes(64))
@@ -122,20 +124,26 @@ fn the_same_source_in_eight_namespaces_is_eight_flows() {
             let _ended = child.wait();
             let line = told(&out);
             let words: Vec<&str> = line.split_whitespace().collect();
-            assert_eq!(words.get(1..), Some(&["40000", host.as_str()][..]), "{line}");
-            let pid: u64 = words.first().and_then(|pid| pid.parse().ok()).expect("a process id");
-            wanted.insert((host, port), pid);
+            assert_eq!(words.get(2..), Some(&["40000", host.as_str()][..]), "{line}");
+            let number = |word: usize| words.get(word).and_then(|word| word.parse().ok()).expect("a number");
+            wanted.insert((host, port), (number(0), number(1)));
         }
         let ours = |record: &&Record| record.is_denial("protocol_unknown");
         let records = world.daemon.records_when(|records| records.iter().filter(ours).count() >= 8);
-        let seen: BTreeMap<(String, u64), u64> = records
+        let seen: BTreeMap<(String, u64), (u64, u64)> = records
             .iter()
             .filter(ours)
             .map(|record| {
                 let host = record.detail["host"].as_str().unwrap_or_default().to_owned();
-                ((host, record.detail["port"].as_u64().unwrap_or(0)), record.number("process.pid").unwrap_or(0))
+                let number = |key: &str| record.number(key).unwrap_or(0);
+                (
+                    (host, record.detail["port"].as_u64().unwrap_or(0)),
+                    (number("process.pid"), number("caracal.netns_cookie")),
+                )
             })
             .collect();
         assert_eq!(seen, wanted);
+        let cookies: BTreeSet<u64> = wanted.values().map(|(_, cookie)| *cookie).collect();
+        assert_eq!(cookies.len(), 8, "each namespace has a cookie of its own: {wanted:?}");
     });
 }

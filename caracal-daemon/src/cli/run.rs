@@ -34,6 +34,9 @@ the variables that make it trust the local CA. Its exit code is passed on.";
 ///
 /// Everything that the command and its children send goes through the daemon: allowed hosts only, paid calls within the
 /// budgets. Sockets of helpers outside (docker, D-Bus, ssh and gpg agents, tmux) are hidden unless a `[[unix]]` rule names them. At its end it says what was spent and what was refused, with the lines for the configuration that would allow it.
+///
+/// An ordinary user's command keeps its groups and their rights, in a user namespace of its own: other users and groups read
+/// as `nobody` and `nogroup` there, and it gives no file to a supplementary group.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct RunArgs {

@@ -148,6 +148,8 @@ pub struct Fields {
     pub pid: Option<u32>,
     #[serde(rename = "caracal.comm", skip_serializing_if = "Option::is_none")]
     pub comm: Option<String>,
+    #[serde(rename = "caracal.netns_cookie", skip_serializing_if = "Option::is_none")]
+    pub netns: Option<u64>,
     #[serde(rename = "caracal.bytes.sent", skip_serializing_if = "Option::is_none")]
     pub bytes_sent: Option<u64>,
     #[serde(rename = "caracal.bytes.received", skip_serializing_if = "Option::is_none")]

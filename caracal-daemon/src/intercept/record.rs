@@ -72,6 +72,7 @@ impl Recorder {
             cgroup: Some(process.map_or(agent.cgroup.0, |process| process.cgroup.0)),
             pid: process.map(|process| process.tgid),
             comm: process.map(|process| process.comm.clone()),
+            netns: process.map(|process| process.netns),
             ..Data::default()
         };
         let detail = Detail { uid: Some(process.map_or(agent.uid, |process| process.uid)), ..Detail::default() };

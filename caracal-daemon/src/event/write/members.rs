@@ -56,6 +56,7 @@ pub(super) fn data(out: &mut Vec<u8>, data: &Data) -> Result<(), SealError> {
     to.number("caracal.cgroup", data.cgroup);
     to.number("process.pid", data.pid.map(u64::from));
     to.text("caracal.comm", data.comm.as_deref(), ROOM_NAME);
+    to.number("caracal.netns_cookie", data.netns);
     to.number("caracal.bytes.sent", data.bytes_sent);
     to.number("caracal.bytes.received", data.bytes_received);
     to.text("caracal.message", data.message.as_deref(), ROOM_TEXT);
