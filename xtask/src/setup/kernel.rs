@@ -210,10 +210,12 @@ fn llvm_files(checkout: &Checkout, llvm: u32) -> Result<PathBuf> {
     let missing = wanted.iter().any(|package| !package.probe.finds());
     if missing && !packages::available(checkout, &format!("llvm-{llvm}-dev")) {
         bail!(
-            "bpf-linker needs the development files of LLVM {llvm} in {}; no package llvm-{llvm}-dev is known here. \
-             Install them, or put bpf-linker {} on PATH",
+            "bpf-linker needs the development files of LLVM {llvm} in {}; no package llvm-{llvm}-dev is known here, as on \
+             Ubuntu before it has that LLVM. Either add https://apt.llvm.org, then install llvm-{llvm}-dev and \
+             libpolly-{llvm}-dev; or put the static bpf-linker {version} of \
+             https://github.com/aya-rs/bpf-linker/releases/tag/v{version} on PATH. Then run this again",
             prefix.display(),
-            pins::BPF_LINKER
+            version = pins::BPF_LINKER
         );
     }
     packages::install_all(checkout, "to link kernel programs", &wanted)?;
