@@ -76,6 +76,7 @@ fn a_receipt_is_checked_without_the_ledger() {
     case("a receipt", RULES, |scene, daemon| {
         daemon.restart();
         traffic(daemon);
+        let _verified = daemon.caught_up();
         let ran = daemon.command(&["events", "--json", "--limit", "5"]).ran().ok();
         let line: serde_json::Value = serde_json::from_str(ran.stdout.lines().next().expect("a record")).expect("JSON");
         let record = if line["record"].is_object() { &line["record"] } else { &line };

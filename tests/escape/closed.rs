@@ -61,7 +61,7 @@ fn a_killed_keeper_takes_its_data_path_with_it() {
         let keeper = world.daemon.keeper().expect("a keeper");
         let data_path = world.daemon.data_path().expect("a data path");
         signal(keeper, libc::SIGKILL);
-        until("the data path ends too", Duration::from_secs(10), || !alive(data_path)).expect("it ends");
+        until("the data path ends too", Duration::from_secs(60), || !alive(data_path)).expect("it ends");
         shut(world);
         world.daemon.kill();
         world.daemon.restart();
@@ -95,7 +95,7 @@ fn a_stopped_data_path_lets_the_lease_run_out() {
         assert_eq!(world.allowed(), "200");
         let data_path = world.daemon.data_path().expect("a data path");
         signal(data_path, libc::SIGSTOP);
-        until("the kernel refuses by itself", Duration::from_secs(20), || {
+        until("the kernel refuses by itself", Duration::from_secs(60), || {
             let ran = world.attempt(&["tcp", &to("203.0.113.10")]);
             world.scene.wire.silent();
             ran.code == Some(3)
@@ -103,7 +103,7 @@ fn a_stopped_data_path_lets_the_lease_run_out() {
         .expect("the lease runs out");
         shut(world);
         signal(data_path, libc::SIGCONT);
-        until("it recovers", Duration::from_secs(20), || world.allowed() == "200").expect("the lease is renewed");
+        until("it recovers", Duration::from_secs(60), || world.allowed() == "200").expect("the lease is renewed");
         assert_eq!(world.daemon.data_path(), Some(data_path), "the same one");
     });
 }
@@ -113,7 +113,7 @@ fn a_stopped_daemon_lets_the_lease_run_out() {
     case("SIGSTOP", RULES, control, |world| {
         assert_eq!(world.allowed(), "200");
         world.daemon.signal(libc::SIGSTOP);
-        until("the kernel refuses by itself", Duration::from_secs(20), || {
+        until("the kernel refuses by itself", Duration::from_secs(60), || {
             let ran = world.attempt(&["tcp", &to("203.0.113.10")]);
             world.scene.wire.silent();
             ran.code == Some(3)
@@ -121,7 +121,7 @@ fn a_stopped_daemon_lets_the_lease_run_out() {
         .expect("the lease runs out");
         shut(world);
         world.daemon.signal(libc::SIGCONT);
-        until("it recovers", Duration::from_secs(20), || world.allowed() == "200").expect("the lease is renewed");
+        until("it recovers", Duration::from_secs(60), || world.allowed() == "200").expect("the lease is renewed");
     });
 }
 

@@ -22,7 +22,7 @@ impl Services {
             run.spawn(Stdio::null(), Stdio::null()).expect("a service")
         };
         let services = Services(["8080", "8081", "8082"].map(serve).into());
-        until("the services listen", Duration::from_secs(20), || {
+        until("the services listen", Duration::from_secs(60), || {
             ["8080", "8081", "8082"].iter().all(|port| {
                 let url = format!("http://127.0.0.1:{port}/");
                 scene.net.a.run("curl").args(["-sS", "-o", "/dev/null", url.as_str()]).ran().code == Some(0)

@@ -64,11 +64,11 @@ fn an_agent_that_hangs_up_pays() {
     report::plain("money", "the agent hangs up in mid-stream", || {
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let mut daemon = Daemon::start(&scene, &rules("1 USD"));
-        let body = r#"{"model":"gpt-4o-mini","stream":true,"max_tokens":1000,"messages":[{"role":"user","content":"[[slow=20 output=200]]"}]}"#;
+        let body = r#"{"model":"gpt-4o-mini","stream":true,"max_tokens":1000,"messages":[{"role":"user","content":"[[slow=100 output=200]]"}]}"#;
         let run =
-            daemon.run("curl").args(["-sSN", "--max-time", "2", "-H", "content-type: application/json", "-d", body]);
+            daemon.run("curl").args(["-sSN", "--max-time", "10", "-H", "content-type: application/json", "-d", body]);
         let _ran = run.arg("https://api.openai.com/v1/chat/completions").ran();
-        support::netns::until("the bill", std::time::Duration::from_secs(30), || !scene.bill().is_empty())
+        support::netns::until("the bill", std::time::Duration::from_secs(120), || !scene.bill().is_empty())
             .expect("a bill");
         let (_, audit) = settled(&scene, &daemon);
         assert!(audit.bill > 0);

@@ -166,7 +166,7 @@ fn an_inbound_port_is_open_by_rule_alone() {
             [1455, 1456].map(|port| Server::start(world, governed(), port, "callback")).into();
         let from_outside = |port: u16| {
             let url = format!("http://127.0.0.1:{port}/");
-            world.scene.agent("curl").args(["-sS", "--max-time", "2", &url]).ran()
+            world.scene.agent("curl").args(["-sS", "--max-time", "20", &url]).ran()
         };
         assert_eq!(from_outside(1455).ok().stdout, "callback");
         assert_ne!(from_outside(1456).code, Some(0));
@@ -192,7 +192,8 @@ fn an_inbound_port_is_open_by_rule_alone() {
         assert_eq!(from_outside(1455).ok().stdout, "callback");
         // Dead means shut, within the lease.
         world.daemon.kill();
-        until("the lease runs out", Duration::from_secs(5), || from_outside(1455).code != Some(0)).expect("it is shut");
+        until("the lease runs out", Duration::from_secs(60), || from_outside(1455).code != Some(0))
+            .expect("it is shut");
         world.daemon.restart();
         assert_eq!(from_outside(1455).ok().stdout, "callback");
     });

@@ -42,7 +42,7 @@ impl Namespace {
         let run = run.args(["-nm", "sh", "-c", "ip link set lo up && exec sleep 600"]);
         let namespace = Namespace { holder: run.spawn(Stdio::null(), Stdio::null()).expect("unshare runs") };
         let link = format!("/proc/{}/ns/net", namespace.pid());
-        until("the namespace", Duration::from_secs(10), || {
+        until("the namespace", Duration::from_secs(60), || {
             std::fs::read_link(&link).is_ok_and(|own| Some(own) != std::fs::read_link("/proc/self/ns/net").ok())
                 && std::fs::read_to_string(format!("/proc/{}/comm", namespace.pid()))
                     .is_ok_and(|comm| comm == "sleep\n")
@@ -77,7 +77,7 @@ impl World<'_> {
     /// is refused until its listener is there.
     fn fetch(&self, url: &str) -> String {
         format!(
-            "for i in $(seq 50); do curl -sS --max-time 5 --cacert {} -w ' %{{http_code}}' {url} && exit 0; sleep 0.1; done; exit 1",
+            "for i in $(seq 300); do curl -sS --max-time 5 --cacert {} -w ' %{{http_code}}' {url} && exit 0; sleep 0.1; done; exit 1",
             self.ca().display()
         )
     }

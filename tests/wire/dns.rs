@@ -104,7 +104,7 @@ fn no_cache_of_the_host_asks_for_a_refused_name() {
             "mkdir -p /run/nscd && mount -t tmpfs none /run/nscd && exec \"$0\" --foreground --config-file \"$1\"";
         let run = scene.net.a.run("sh").args(["-c", nscd]).arg(programs::host("nscd")).arg(settings);
         let mut nscd = run.spawn(Stdio::null(), Stdio::null()).expect("nscd starts");
-        until("nscd listens", Duration::from_secs(20), || {
+        until("nscd listens", Duration::from_secs(60), || {
             scene.net.a.run("test").args(["-S", "/run/nscd/socket"]).ran().code == Some(0)
         })
         .expect("it listens");

@@ -82,6 +82,8 @@ fn worker(seed: u64, thread: u64, count: u64, open: usize, tally: &Tally) {
             }
             Err(error) => {
                 *tally.failed().entry(format!("{}: {}", error.step, error.error)).or_default() += 1;
+                // Refused while a lease is being renewed: thousands more would be refused in that time.
+                std::thread::sleep(Duration::from_millis(20));
             }
         }
         while kept.len() > open {

@@ -289,7 +289,18 @@ fn swarm(times: u32, base: SocketAddr) -> ExitCode {
                 }
             };
             let port = u16::try_from(1_024 + number).unwrap_or(1);
-            let stream = TcpStream::connect_timeout(&SocketAddr::new(ip, port), 30 * SECOND);
+            // Refused while a lease is being renewed, on a busy machine: asked again.
+            let refused = |stream: &std::io::Result<TcpStream>| {
+                stream.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+            };
+            let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, port), 30 * SECOND);
+            for _ in 0..100 {
+                if !refused(&stream) {
+                    break;
+                }
+                std::thread::sleep(SECOND / 20);
+                stream = TcpStream::connect_timeout(&SocketAddr::new(ip, port), 30 * SECOND);
+            }
             // No protocol that anybody knows; the connection is closed after it was judged.
             let told = stream.and_then(|mut stream| {
                 stream.write_all(&[0; 64])?;

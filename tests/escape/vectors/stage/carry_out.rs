@@ -116,9 +116,9 @@ impl Stage<'_> {
         let _refused = match kind {
             "tcp" => work(&|| {
                 std::thread::spawn(move || {
-                    let stream = TcpStream::connect_timeout(&at, Duration::from_millis(700));
+                    let stream = TcpStream::connect_timeout(&at, Duration::from_secs(3));
                     let read = stream.and_then(|mut stream| {
-                        stream.set_read_timeout(Some(Duration::from_millis(700)))?;
+                        stream.set_read_timeout(Some(Duration::from_secs(3)))?;
                         stream.read(&mut [0; 64])
                     });
                     drop(read);

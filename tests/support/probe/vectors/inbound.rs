@@ -8,7 +8,7 @@ use std::os::fd::FromRawFd as _;
 use std::time::Duration;
 
 /// Longer than the caller tries, so that no closed port answers it.
-const PATIENCE: Duration = Duration::from_millis(1_200);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 fn answer(this: &Try, listener: &Socket) -> Tried {
     let port = listener.local_addr().at("listen")?.as_socket().map_or(0, |at| at.port());
