@@ -40,14 +40,14 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// Enrols three hosts that will write about `events` records; they begin with a twentieth of them.
+    /// Enrols three hosts that will write `events` records or, in equal parts, one or two more; they begin with a twentieth of them.
     pub(crate) fn start(plane: &Plane, events: u64, clocks: Clocks) -> Fleet {
         let hosts = HOSTS.map(Host::new);
         let keys: String = hosts.iter().map(Host::public_key).collect();
         plane.caracald(&["hosts", "enrol", text(&plane.file("hosts.pub", &keys))]);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let share = events / hosts.len() as u64;
+        let share = events.div_ceil(hosts.len() as u64);
         let total = share * hosts.len() as u64;
         let (sent, allowed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(total / 20)));
         let tasks = hosts.into_iter().enumerate().map(|(at, host)| {
