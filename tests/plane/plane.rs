@@ -267,9 +267,13 @@ impl Plane {
 
     /// The same with another configuration.
     pub(crate) fn worker_as(&self, kind: &str, config: &Path) -> Worker {
+        self.worker_by(kind, config, |_| {})
+    }
+
+    /// The same; `prepare` may change what it finds when it starts.
+    pub(crate) fn worker_by(&self, kind: &str, config: &Path, prepare: impl FnOnce(&mut Command)) -> Worker {
         let log = tempfile::Builder::new().prefix(WORKER_LOG).tempfile_in(self.dir.path()).expect("a log");
-        let (file, log) = log.keep().expect("a log");
-        Worker::start(kind, config, file, log)
+        Worker::start(kind, config, log.keep().expect("a log"), prepare)
     }
 
     /// What the workers said last.
