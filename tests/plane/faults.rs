@@ -7,15 +7,25 @@ use crate::cable::{AtCommit, Mode};
 use crate::fleet::{Clocks, Fleet, assert_sound, seed};
 use crate::host::Host;
 use crate::judge::judge;
-use crate::plane::{PATIENCE, Plane, Wants};
+use crate::plane::{PATIENCE, Plane, Wants, text};
 use crate::worker::Worker;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Map, Value, json};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use support::netns::until;
 use support::report;
 
-const CABLES: Wants = Wants { partitions: 1, cables: true, secure: false, apart: false, disk_mib: None, alone: false };
+const CABLES: Wants = Wants {
+    partitions: 1,
+    cables: true,
+    secure: false,
+    apart: false,
+    disk_mib: None,
+    kafka_disk_mib: None,
+    alone: false,
+};
 
 /// Plays a fleet on a plane with a ledger worker and a spend worker, hurts it, and holds it against the model.
 fn hurt(
@@ -39,7 +49,7 @@ fn hurt(
 }
 
 /// As whoever owns the database could, past the triggers.
-fn unguarded(plane: &Plane, sql: &str) {
+pub(crate) fn unguarded(plane: &Plane, sql: &str) {
     plane.query(&format!("BEGIN; SET LOCAL session_replication_role = replica; {sql}; COMMIT"));
 }
 
@@ -115,6 +125,12 @@ fn a_script_of_which_nobody_knows_whether_it_was_done() {
     });
 }
 
+/// Takes all the room that is left where this file is.
+pub(crate) fn fill_up(ballast: &Path) {
+    let mut dd = Command::new("dd");
+    let _full = dd.args(["if=/dev/zero", "bs=64k", &format!("of={}", text(ballast))]).stderr(Stdio::null()).status();
+}
+
 #[test]
 fn a_disk_that_is_full() {
     report::case(SUBJECT, "PostgreSQL's disk is full", || {
@@ -124,10 +140,7 @@ fn a_disk_that_is_full() {
             let mut died = 0_u64;
             for round in 0..2 {
                 fleet.reach(10 + 20 * round);
-                let _full = std::process::Command::new("dd")
-                    .args(["if=/dev/zero", "bs=64k", &format!("of={}", ballast.display())])
-                    .stderr(std::process::Stdio::null())
-                    .status();
+                fill_up(&ballast);
                 let before = plane.failures();
                 fleet.allow(fleet.total * (40 + 30 * round) / 100);
                 let felt = until("the worker fails", PATIENCE, || plane.failures() > before);

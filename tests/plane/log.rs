@@ -117,9 +117,20 @@ fn a_log_whose_keys_are_lost_is_frozen_and_another_one_goes_on() {
             runtime.block_on(host.message(&records).send(&producer, &plane.topic));
         };
         let worker = plane.worker("ledger");
-        send(&plane, 50);
+        send(&plane, 20);
+        plane.settled(20);
+        // The same keys on a host that is not the one that signs.
+        let signed = plane.keys().join("test-0/ledger-signed");
+        let old = std::fs::read(&signed).expect("what was signed");
+        send(&plane, 30);
         plane.settled(50);
         worker.stop();
+        let forget = || std::fs::write(&signed, &old).expect("written");
+        forget();
+        let said = plane.caracald(&["ledger", "rotate-key", "--log", "test-0"]);
+        assert!(said.contains("up to 50 records"), "what other hosts signed is known to the hand-over: {said}");
+        assert!(plane.agrees(&["ledger", "verify", "--fleet"]), "with the hand-over");
+        forget();
         let said = plane.caracald(&["ledger", "freeze", "--log", "test-0", "--successor", "anew-0", "--yes"]);
         assert!(said.contains("ends with 50 records"), "{said}");
         assert!(plane.agrees(&["ledger", "verify", "--fleet"]), "a log that has ended is sound");

@@ -30,6 +30,7 @@ mod units;
 mod usage;
 mod versions;
 mod view;
+mod wall_clock;
 mod worker;
 mod yours;
 

@@ -9,11 +9,13 @@ use crate::worker::Worker;
 use crate::{LOAD, STAND_IN, SUBJECT};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Command, Stdio};
 use support::daemon::Daemon;
 use support::netns::until;
 use support::report;
 use support::scene::Scene;
+use support::served;
 
 /// What a role serves, and what of it was seen to move.
 struct Served {
@@ -65,7 +67,7 @@ impl Served {
 
 #[test]
 fn each_metric_of_the_workers_moves() {
-    report::plain(SUBJECT, "health, readiness and each metric of the workers", || {
+    report::plain(SUBJECT, "health, readiness and each metric of the workers and of what serves logs", || {
         let plane = Plane::with(Wants { partitions: 1, cables: true, ..Wants::default() });
         let mut host = Host::new("h");
         plane.caracald(&["hosts", "enrol", text(&plane.file("h.pub", &host.public_key()))]);
@@ -123,8 +125,37 @@ fn each_metric_of_the_workers_moves() {
         plane.services(&["start", "redis"]);
         spend.ready(true);
         spend.all_were_seen(&[]);
+        of_the_server(&plane);
         [worker, spender].into_iter().for_each(Worker::stop);
     });
+}
+
+/// `ledger serve`. Its metrics are not where the log is read.
+#[expect(clippy::disallowed_methods, reason = "a reader of the log, on loopback")]
+fn of_the_server(plane: &Plane) {
+    let port = free_port();
+    let log = served::Served::start(&plane.config(), &["--fleet", "--metrics", &format!("127.0.0.1:{port}")]);
+    let at: u16 = log.url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let status = |path: &str| get(at, path).map(|(status, _)| status);
+    let mut served = Served::at(port);
+    served.ready(true);
+    served.moves(&["caracal_serve_files_total", "caracal_serve_bytes_total"], || {
+        assert_eq!(status("/test-0/checkpoint"), Some(200));
+    });
+    served.moves(&["caracal_serve_unknown_total"], || assert_eq!(status("/metrics"), Some(404)));
+    let mut held = None;
+    served.moves(&["caracal_serve_connections_open"], || {
+        held = TcpStream::connect((Ipv4Addr::LOCALHOST, at)).ok();
+    });
+    assert!(held.is_some(), "nobody listens");
+    served.moves(&["caracal_serve_failures_total"], || {
+        plane.cables().postgres.set(Mode::Cut);
+        assert_eq!(status("/test-0/checkpoint"), Some(503));
+    });
+    served.ready(false);
+    plane.cables().postgres.set(Mode::Whole);
+    served.ready(true);
+    served.all_were_seen(&[]);
 }
 
 #[test]

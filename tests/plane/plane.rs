@@ -52,8 +52,8 @@ pub(crate) struct Plane {
     secure: Option<Secure>,
     /// What was made in services of yours.
     yours: Option<Yours>,
-    /// PostgreSQL's data is on a disk of its own.
-    mounted: bool,
+    /// Disks of some services' own.
+    mounted: Vec<PathBuf>,
     _turn: Option<Turn>,
 }
 
@@ -69,6 +69,8 @@ pub(crate) struct Wants {
     pub(crate) apart: bool,
     /// PostgreSQL's data on a disk (tmpfs) of so many MiB.
     pub(crate) disk_mib: Option<u32>,
+    /// Kafka's likewise.
+    pub(crate) kafka_disk_mib: Option<u32>,
     /// Nothing else runs.
     pub(crate) alone: bool,
 }
@@ -104,7 +106,7 @@ impl Plane {
         // PostgreSQL runs as another user below it.
         support::netns::open_to_all(dir.path()).expect("its mode");
         // Services of yours are not hurt, and taken as they are: who wants something else of some has some of his own.
-        let special = wants.cables || wants.disk_mib.is_some() || wants.secure || wants.apart;
+        let special = wants.cables || wants.secure || wants.apart || wants.disk_mib.or(wants.kafka_disk_mib).is_some();
         let named = named.filter(|_| !special);
         let ours = named.is_none();
         let mut plane = Plane {
@@ -118,17 +120,15 @@ impl Plane {
             cables: wants.cables.then(Cables::new),
             secure: None,
             yours: None,
-            mounted: false,
+            mounted: Vec::new(),
             dir,
             _turn: turn,
         };
-        if let Some(mib) = wants.disk_mib {
-            std::fs::create_dir_all(plane.disk()).expect("a directory");
-            run(
-                "mount",
-                &["-t", "tmpfs", "-o", &format!("size={mib}m,mode=755"), "caracal-plane", text(&plane.disk())],
-            );
-            plane.mounted = true;
+        for (disk, mib) in [(plane.disk(), wants.disk_mib), (plane.kafka_disk(), wants.kafka_disk_mib)] {
+            let Some(mib) = mib else { continue };
+            std::fs::create_dir_all(&disk).expect("a directory");
+            run("mount", &["-t", "tmpfs", "-o", &format!("size={mib}m,mode=755"), "caracal-plane", text(&disk)]);
+            plane.mounted.push(disk);
         }
         if let Some(Cables { kafka, .. }) = &plane.cables {
             // Whoever finds the broker is sent on to where it says that it is.
@@ -185,6 +185,11 @@ impl Plane {
     /// Where PostgreSQL keeps its data.
     pub(crate) fn disk(&self) -> PathBuf {
         self.dir.path().join("services/postgres")
+    }
+
+    /// Where Kafka keeps its own.
+    pub(crate) fn kafka_disk(&self) -> PathBuf {
+        self.dir.path().join("services/kafka/data")
     }
 
     /// Where the logs' signing keys are.
@@ -267,9 +272,13 @@ impl Plane {
 
     /// The same with another configuration.
     pub(crate) fn worker_as(&self, kind: &str, config: &Path) -> Worker {
+        self.worker_by(kind, config, |_| {})
+    }
+
+    /// The same; `prepare` may change what it finds when it starts.
+    pub(crate) fn worker_by(&self, kind: &str, config: &Path, prepare: impl FnOnce(&mut Command)) -> Worker {
         let log = tempfile::Builder::new().prefix(WORKER_LOG).tempfile_in(self.dir.path()).expect("a log");
-        let (file, log) = log.keep().expect("a log");
-        Worker::start(kind, config, file, log)
+        Worker::start(kind, config, log.keep().expect("a log"), prepare)
     }
 
     /// What the workers said last.
@@ -367,9 +376,9 @@ impl Drop for Plane {
         if !self.ours {
             return;
         }
-        if self.mounted {
+        if !self.mounted.is_empty() {
             self.services(&["stop"]);
-            run("umount", &[text(&self.disk())]);
+            self.mounted.iter().for_each(|disk| drop(run("umount", &[text(disk)])));
         }
         self.services(&["stop", "--remove"]);
     }

@@ -2,6 +2,9 @@
 
 use crate::SUBJECT;
 use crate::plane::{Plane, text};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
 use std::process::Command;
 use support::daemon::caracald;
 use support::report;
@@ -21,7 +24,12 @@ fn setup_is_run_again_and_refuses_what_loses_records() {
             for name in [topic.clone(), format!("{topic}.dead")] {
                 assert!(said.contains(&format!("topic {name} is there")), "{said}");
             }
-            assert!(!said.contains("made topic"), "{said}");
+            assert!(!said.contains("made topic") && !said.contains("from a clock"), "{said}");
+            // As an earlier version made it.
+            by_the_senders_clock(&plane, &format!("{topic}.dead"));
+            let said = made(&["kafka"]);
+            assert!(said.contains(&format!("topic {topic}.dead takes nothing from a clock")), "{said}");
+            assert!(said.contains("message.timestamp.type=LogAppendTime"), "{said}");
             let all = made(&[]);
             assert!(all.contains("is there") && all.contains("PostgreSQL") && all.contains("Redis answers"), "{all}");
             assert_eq!(offsets(), before, "the tables are as they were");
@@ -51,4 +59,14 @@ fn setup_is_run_again_and_refuses_what_loses_records() {
             assert!(said.contains("keeps what it is given"), "{said}");
         },
     );
+}
+
+/// Has the topic go by the clocks of those who write to it.
+fn by_the_senders_clock(plane: &Plane, topic: &str) {
+    let client = ClientConfig::new().set("bootstrap.servers", &plane.kafka).create();
+    let client: AdminClient<DefaultClientContext> = client.expect("a client");
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("message.timestamp.type", "CreateTime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let done = runtime.block_on(client.alter_configs([&change], &AdminOptions::new())).expect("an answer");
+    assert!(done.iter().all(Result::is_ok), "{done:?}");
 }

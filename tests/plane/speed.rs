@@ -53,12 +53,15 @@ fn appends_checkpoints_and_audits_are_measured() {
         figures.insert("speed_records".into(), json!(records));
         into_postgres(&plane, &mut hosts, records, &mut figures);
         until_signed(&plane, &mut hosts, if benched() { 30 } else { 5 }, &mut figures);
+        proven(&plane, &mut figures);
         audited(&plane, &mut figures);
         into_sqlite(&mut figures);
         for (key, value) in &figures {
             report::figure(SUBJECT, key, value.as_u64().expect("an integer"));
         }
-        Map::new()
+        // How large the logs were that receipts were asked of.
+        let sizes = figures.iter().filter(|(key, _)| key.starts_with("proof_leaves"));
+        sizes.map(|(key, size)| (key.clone(), size.clone())).collect()
     });
     if benched() {
         for (key, bar, least) in BARS {
@@ -195,6 +198,14 @@ fn watch(plane: &Plane, done: &AtomicBool) -> Vec<(Instant, u64)> {
     seen
 }
 
+/// Receipts out of PostgreSQL, at the size that the measurements before left there.
+fn proven(plane: &Plane, figures: &mut Map<String, Value>) {
+    let (leaves, _) = root_of(plane, 0);
+    let prove = |index: &str| drop(plane.caracald(&["ledger", "prove", "--log", "test-0", index]));
+    figures.insert("proof_leaves_postgres".into(), json!(leaves));
+    figures.insert("proof_ms_p99_postgres".into(), json!(proof_ms_p99(leaves, &mut StdRng::seed_from_u64(4), prove)));
+}
+
 /// The audit of the log's files, as an outsider does it, and that of the database. Beside it what no audit can leave out, SHA-256 over
 /// the bytes that make the tree (RFC 6962, 2.1): a zero byte and the record for each leaf, and for each node above them a one byte and two
 /// hashes. They lie in memory as they are hashed, and one call of the fastest library at hand hashes each; the hosts' chains name
@@ -303,19 +314,24 @@ fn into_sqlite(figures: &mut Map<String, Value>) {
     daemon.restart();
     let signed = || daemon.json(&["status"])["data_path"]["ledger"]["checkpoint"].as_u64();
     until("a checkpoint over all of it", PATIENCE, || signed() >= Some(count)).expect("signed");
+    let prove = |index: &str| drop(daemon.command(&["ledger", "prove", index]).ran().ok());
+    figures.insert("proof_leaves".into(), json!(count));
+    figures.insert("proof_ms_p99".into(), json!(proof_ms_p99(count, &mut dice, prove)));
+    daemon.stop();
+}
+
+/// Receipts of records of a log of this many, one after the other. The start of a process is in each.
+fn proof_ms_p99(leaves: u64, dice: &mut StdRng, prove: impl Fn(&str)) -> u64 {
     let mut times: Vec<Duration> = (0..200)
         .map(|_| {
-            let index = dice.random_range(0..count).to_string();
+            let index = dice.random_range(0..leaves).to_string();
             let began = Instant::now();
-            let _receipt = daemon.command(&["ledger", "prove", &index]).ran().ok();
+            prove(&index);
             began.elapsed()
         })
         .collect();
     times.sort_unstable();
-    figures.insert("proof_leaves".into(), json!(count));
-    // The start of a process is in it.
-    figures.insert("proof_ms_p99".into(), json!(times[times.len() * 99 / 100].as_millis() as u64));
-    daemon.stop();
+    times[times.len() * 99 / 100].as_millis() as u64
 }
 
 fn wal(ledger: &Path) -> u64 {

@@ -1,4 +1,4 @@
-//! The workers' units: systemd itself reads them, and says how much they leave open.
+//! The units of the workers and of what serves logs: systemd itself reads them, and says how much they leave open.
 
 use crate::SUBJECT;
 use std::path::Path;
@@ -11,15 +11,20 @@ const EXPOSURE: &str = "22";
 
 #[test]
 fn the_workers_units_are_what_systemd_takes() {
-    report::plain(SUBJECT, "systemd units of the workers", || {
-        for kind in ["ledger", "spend"] {
+    report::plain(SUBJECT, "systemd units of the workers and of what serves logs", || {
+        let all: [(&str, &[&str]); 3] = [
+            ("ledger", &["worker", "ledger"]),
+            ("spend", &["worker", "spend"]),
+            ("serve", &["ledger", "serve", "--fleet"]),
+        ];
+        for (kind, command) in all {
             let name = format!("caracal-{kind}.service");
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd").join(&name);
             let unit = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let line =
                 |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or("");
             let words: Vec<&str> = line("ExecStart").split_whitespace().collect();
-            assert_eq!(words, ["/usr/bin/caracald", "worker", kind]);
+            assert!(words[0] == "/usr/bin/caracald" && words[1..].starts_with(command), "{words:?}");
             let known = Command::new(caracald()).args(&words[1..]).arg("--help").output().expect("caracald runs");
             assert!(known.status.success(), "{}", String::from_utf8_lossy(&known.stderr));
             assert_eq!(

@@ -16,18 +16,24 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts one that writes `log`.
-    pub(crate) fn start(kind: &str, config: &Path, file: File, log: PathBuf) -> Worker {
-        let child = Command::new(caracald())
-            .arg("--config")
-            .arg(config)
-            .args(["worker", kind])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(file)
-            .spawn()
-            .expect("a worker");
+    /// Starts one that writes `log`; `prepare` may change what it finds.
+    pub(crate) fn start(
+        kind: &str,
+        config: &Path,
+        (file, log): (File, PathBuf),
+        prepare: impl FnOnce(&mut Command),
+    ) -> Worker {
+        let mut command = Command::new(caracald());
+        command.arg("--config").arg(config).args(["worker", kind]);
+        prepare(&mut command);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().expect("a worker");
         Worker { child, log }
+    }
+
+    /// What it said last. Its lines begin with the time.
+    pub(crate) fn last_line(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().rfind(|line| line.starts_with("20")).unwrap_or_default().to_owned()
     }
 
     /// The logs that it writes, as it says itself.

@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a topic that was just made is looked at.
 const LOOKS: u32 = 100;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Whose clock says when a message came: the broker's. By the sender's, a broker refuses what comes from a clock that is an hour
+/// ahead (`message.timestamp.after.max.ms`), and a host or a worker whose clock was set would send nothing more.
+const STAMP: (&str, &str) = ("message.timestamp.type", "LogAppendTime");
 
 /// Make topics, tables and roles for the shared plane. Run again, it changes nothing.
 #[derive(Args, Debug)]
@@ -73,6 +76,7 @@ async fn topics(kafka: &Kafka) -> anyhow::Result<()> {
             .set("retention.ms", "-1")
             .set("cleanup.policy", "delete")
             .set("max.message.bytes", "4194304")
+            .set(STAMP.0, STAMP.1)
             .set("min.insync.replicas", in_sync)
     };
     // The last checkpoint of each log stays, whatever its age; those before it go after an hour or so.
@@ -80,6 +84,7 @@ async fn topics(kafka: &Kafka) -> anyhow::Result<()> {
         .set("cleanup.policy", "compact")
         .set("segment.ms", "3600000")
         .set("max.message.bytes", "65536")
+        .set(STAMP.0, STAMP.1)
         .set("min.insync.replicas", in_sync);
     let wanted = [topic(&kafka.topic, kafka.partitions), topic(&kafka.dlq, 1), checkpoints];
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
@@ -107,7 +112,17 @@ async fn topics(kafka: &Kafka) -> anyhow::Result<()> {
         kafka.checkpoints,
         kafka.partitions
     );
-    compacted(&admin, &kafka.checkpoints).await
+    compacted(&admin, &kafka.checkpoints).await?;
+    for topic in [&kafka.topic, &kafka.dlq, &kafka.checkpoints] {
+        // Its rights may be short of it, and all works without while clocks are right.
+        if setting(&admin, topic, STAMP.0).await?.is_some_and(|by| by != STAMP.1) {
+            println!(
+                "topic {topic} takes nothing from a clock that is an hour ahead: set it to {}={} (kafka-configs.sh --alter)",
+                STAMP.0, STAMP.1
+            );
+        }
+    }
+    Ok(())
 }
 
 /// How many partitions a topic has. A broker says that one is made before each of them knows its partitions.
@@ -125,9 +140,7 @@ async fn partitions(admin: &AdminClient<DefaultClientContext>, topic: &str) -> a
 
 /// A topic that a broker made by itself, or somebody else, may forget what it had.
 async fn compacted(admin: &AdminClient<DefaultClientContext>, topic: &str) -> anyhow::Result<()> {
-    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
-    let told = admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await.context("Kafka")?;
-    let policy = told.into_iter().flatten().find_map(|told| told.get("cleanup.policy")?.value.clone());
+    let policy = setting(admin, topic, "cleanup.policy").await?;
     match policy.as_deref() {
         Some("compact") => Ok(()),
         policy => bail!(
@@ -135,6 +148,13 @@ async fn compacted(admin: &AdminClient<DefaultClientContext>, topic: &str) -> an
             policy.unwrap_or("(not told: DescribeConfigs on it is needed)")
         ),
     }
+}
+
+/// What a topic is set to; `None` where the broker does not tell.
+async fn setting(admin: &AdminClient<DefaultClientContext>, topic: &str, key: &str) -> anyhow::Result<Option<String>> {
+    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+    let told = admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await.context("Kafka")?;
+    Ok(told.into_iter().flatten().find_map(|told| told.get(key)?.value.clone()))
 }
 
 async fn tables(config: &Config) -> anyhow::Result<()> {

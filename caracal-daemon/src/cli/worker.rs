@@ -67,6 +67,7 @@ fn ledger(config: &Config) -> anyhow::Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(worker.run(&stop));
+    worker.end();
     Ok(ExitCode::SUCCESS)
 }
 

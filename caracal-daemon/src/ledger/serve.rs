@@ -2,11 +2,13 @@
 //! gives what the last committed checkpoint covers, and nothing behind it: what is not signed yet is nobody's evidence.
 //! Refuses every other path. Reads; never writes.
 
+mod counters;
 mod http;
 mod logs;
 #[cfg(test)]
 mod tests;
 
+pub use counters::Counters;
 pub use http::serve;
 pub use logs::Logs;
 

@@ -9,6 +9,7 @@ mod signer;
 mod silence;
 
 pub use counters::Counters;
+pub(crate) use signer::learn;
 
 use super::fleet::{Arrival, Fleet, Refused};
 use super::hosts::Hosts;
@@ -89,6 +90,11 @@ pub fn log_name(series: &str, partition: i32) -> String {
     format!("{series}-{partition}")
 }
 
+/// The consumer group of a series: what Kafka's rights of its workers name.
+pub(crate) fn group_name(series: &str) -> String {
+    format!("caracal-ledger-{series}")
+}
+
 /// One log that this worker writes.
 struct Log {
     fleet: Fleet<PostgresStore>,
@@ -134,7 +140,7 @@ impl Worker {
         let kafka = config.kafka.clone().ok_or(WorkerError::Missing("kafka"))?;
         let postgres = config.postgres.as_ref().ok_or(WorkerError::Missing("postgres"))?.url()?;
         let series = config.worker.name.as_str().to_owned();
-        let name = format!("caracal-ledger-{series}");
+        let name = group_name(&series);
         let checkpoints = Arc::new(CheckpointTopic::new(&kafka, &name)?);
         let group = Group::join(&kafka, name)?;
         Ok(Worker {
@@ -183,6 +189,13 @@ impl Worker {
         }
         self.logs.clear();
         self.group.leave();
+    }
+
+    /// Leaves the group and waits for nothing else. Threads of the producers wait until times of the wall clock: where that was set back
+    /// by a day, they end tomorrow. Nothing is in them: what was given to Kafka was acknowledged before anything went on.
+    pub fn end(self) {
+        drop(self.group);
+        std::mem::forget((self.dead, self.checkpoints));
     }
 
     /// Opens the logs of the partitions that came, and lets go of those that went.

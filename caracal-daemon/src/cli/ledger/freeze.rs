@@ -1,6 +1,7 @@
 //! `caracald ledger freeze`: the end of a log whose keys somebody else has, and the beginning of the one in its place.
 
-use super::{block_on, keys::place};
+use super::block_on;
+use super::keys::{self, place};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::keeper::ledger_key::{LedgerKey, PREDECESSOR, log_name};
@@ -41,7 +42,7 @@ pub(super) fn run(args: &FreezeArgs, config: &Config, state: &StateDir, host_id:
 fn of_fleet(log: &str, successor: &str, config: &Config, state: &StateDir, host_id: &str) -> anyhow::Result<ExitCode> {
     let (dir, name) = place(Some(log), config, state, host_id)?;
     ensure!(successor != log && crate::bus::signed_run::is_host_id(successor), "{successor:?} is no other log's name");
-    let (frozen, note) = LedgerKey::open(&dir, &name)?.freeze(&note::origin(successor))?;
+    let (frozen, note) = keys::of_fleet(&dir, &name, config)?.freeze(&note::origin(successor))?;
     let next = config.worker.keys.join(successor);
     // Its keys, whose directory this is.
     LedgerKey::open(&next, successor)?;

@@ -3,7 +3,8 @@
 use super::{block_on, database_url};
 use crate::config::Config;
 use crate::ledger::StateDir;
-use crate::ledger::serve::{Logs, serve};
+use crate::ledger::serve::{Counters, Logs, serve};
+use crate::telemetry::metrics;
 use anyhow::Context as _;
 use clap::Args;
 use std::net::SocketAddr;
@@ -11,6 +12,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How often the ledger is asked whether it answers, for `/readyz` beside the metrics.
+const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Args, Debug)]
 pub(super) struct ServeArgs {
@@ -21,6 +27,9 @@ pub(super) struct ServeArgs {
     /// log's, such as fleet-0 (`caracald ledger --help` says what a log is).
     #[arg(long)]
     fleet: bool,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served. Nowhere by default: those who read the log are not to read these.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
 }
 
 /// Runs `caracald ledger serve` until it is killed.
@@ -40,11 +49,25 @@ pub(super) fn run(args: &ServeArgs, config: &Config, state: &StateDir) -> anyhow
         Logs::host(ledger)
     };
     let address = listener.local_addr()?;
+    let (logs, counters, ready) = (Arc::new(logs), Arc::new(Counters::default()), Arc::new(AtomicBool::new(false)));
+    if let Some(address) = args.metrics {
+        let (counters, ready) = (Arc::clone(&counters), Arc::clone(&ready));
+        metrics::serve(address, move || counters.rows(), move || ready.load(Ordering::Relaxed))?;
+    }
     block_on(async {
+        if args.metrics.is_some() {
+            let logs = Arc::clone(&logs);
+            tokio::spawn(async move {
+                loop {
+                    ready.store(logs.is_ready().await, Ordering::Relaxed);
+                    tokio::time::sleep(LOOK).await;
+                }
+            });
+        }
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let below = if args.fleet { "NAME/" } else { "" };
         println!("serving http://{address}/{below}checkpoint");
-        serve(listener, Arc::new(logs)).await;
+        serve(listener, logs, counters).await;
         Ok(ExitCode::SUCCESS)
     })
 }

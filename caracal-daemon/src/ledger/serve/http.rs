@@ -1,15 +1,17 @@
 //! The HTTP side: GET and HEAD, no body, no query. Everything has a bound: connections, their time, heads, and the bytes of answers
 //! that somebody reads slowly. TLS and quotas for each client are a proxy's in front of it.
 
+use super::counters::{Counters, Open};
 use super::{File, Logs};
 use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sha2::{Digest as _, Sha256};
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,8 +33,8 @@ const ROOM: Duration = Duration::from_secs(10);
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 const ASK_AGAIN: &str = "no-cache";
 
-/// Serves `logs` to whoever connects to `listener`, for ever.
-pub async fn serve(listener: TcpListener, logs: Arc<Logs>) {
+/// Serves `logs` to whoever connects to `listener`, for ever; counts into `counters`.
+pub async fn serve(listener: TcpListener, logs: Arc<Logs>, counters: Arc<Counters>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let answers = Arc::new(Semaphore::new(ANSWERS_KIB));
     while let Ok(place) = Arc::clone(&room).acquire_owned().await {
@@ -41,18 +43,18 @@ pub async fn serve(listener: TcpListener, logs: Arc<Logs>) {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (logs, answers) = (Arc::clone(&logs), Arc::clone(&answers));
+        let (logs, answers, counters) = (Arc::clone(&logs), Arc::clone(&answers), Arc::clone(&counters));
         tokio::spawn(async move {
-            let _place = place;
-            converse(stream, logs, answers).await;
+            let (_place, _open) = (place, Open::count(&counters));
+            converse(stream, logs, answers, Arc::clone(&counters)).await;
         });
     }
 }
 
-async fn converse(stream: TcpStream, logs: Arc<Logs>, answers: Arc<Semaphore>) {
+async fn converse(stream: TcpStream, logs: Arc<Logs>, answers: Arc<Semaphore>, counters: Arc<Counters>) {
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (logs, answers) = (Arc::clone(&logs), Arc::clone(&answers));
-        async move { Ok::<_, Infallible>(answer(&request, &logs, answers).await) }
+        let (logs, answers, counters) = (Arc::clone(&logs), Arc::clone(&answers), Arc::clone(&counters));
+        async move { Ok::<_, Infallible>(answer(&request, &logs, answers, &counters).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -66,18 +68,37 @@ async fn converse(stream: TcpStream, logs: Arc<Logs>, answers: Arc<Semaphore>) {
     }
 }
 
-async fn answer(request: &Request<Incoming>, logs: &Logs, answers: Arc<Semaphore>) -> Response<Full<Bytes>> {
-    if ![Method::GET, Method::HEAD].contains(request.method()) {
-        let mut refusal = say(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
-        refusal.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
-        return refusal;
-    }
+async fn answer(
+    request: &Request<Incoming>,
+    logs: &Logs,
+    answers: Arc<Semaphore>,
+    counters: &Counters,
+) -> Response<Full<Bytes>> {
     let path = request.uri().path().trim_start_matches('/');
     match path {
         "healthz" => return say(StatusCode::OK, "alive\n"),
         "readyz" if logs.is_ready().await => return say(StatusCode::OK, "ready\n"),
         "readyz" => return later("not ready\n"),
         _ => {}
+    }
+    let response = file(request, path, logs, answers).await;
+    let counter = match response.status() {
+        StatusCode::OK | StatusCode::NOT_MODIFIED => &counters.files,
+        StatusCode::SERVICE_UNAVAILABLE => &counters.failures,
+        _ => &counters.unknown,
+    };
+    counter.fetch_add(1, Ordering::Relaxed);
+    if response.status() == StatusCode::OK && request.method() == Method::GET {
+        counters.bytes.fetch_add(response.body().size_hint().lower(), Ordering::Relaxed);
+    }
+    response
+}
+
+async fn file(request: &Request<Incoming>, path: &str, logs: &Logs, answers: Arc<Semaphore>) -> Response<Full<Bytes>> {
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
+        let mut refusal = say(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
+        refusal.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        return refusal;
     }
     let (file, bytes) = match logs.read(path).await {
         Ok(Some(found)) => found,

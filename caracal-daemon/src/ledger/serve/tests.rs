@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 async fn started(path: &Path) -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("an address");
-    tokio::spawn(serve(listener, Arc::new(Logs::host(path.to_owned()))));
+    tokio::spawn(serve(listener, Arc::new(Logs::host(path.to_owned())), Arc::default()));
     address
 }
 

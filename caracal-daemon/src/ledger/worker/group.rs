@@ -26,6 +26,10 @@ const SMALL_BATCH_BYTES: usize = 64 << 10;
 /// How long more messages are waited for once there is one.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// How often the client is asked what is there. It is never left to wait: its waits last until a time of the wall clock, and when that
+/// is set back by a day, they last a day longer, unless a message comes.
+const NAP: Duration = Duration::from_millis(5);
+
 /// A place in the group.
 pub(super) struct Group {
     topic: String,
@@ -129,8 +133,7 @@ impl Group {
         let (mut count, mut bytes) = (0, 0);
         let mut until = Instant::now() + GLANCE;
         while count < BATCH_MESSAGES && bytes < self.batch_bytes {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.consumer.poll(left) {
+            match self.consumer.poll(Duration::ZERO) {
                 Some(Ok(message)) => {
                     if count == 0 {
                         until = Instant::now() + GATHER;
@@ -144,8 +147,13 @@ impl Group {
                     tracing::debug!(%error, "Kafka");
                     break;
                 }
-                None if Instant::now() >= until => break,
-                None => {}
+                None => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        break;
+                    }
+                    std::thread::sleep(NAP.min(left));
+                }
             }
         }
         messages

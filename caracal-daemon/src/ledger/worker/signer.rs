@@ -30,32 +30,8 @@ impl LogSigner {
         partition: i32,
         counters: &Counters,
     ) -> Result<LogSigner, WorkerError> {
-        let (mut newest, mut strange, mut why) = (None::<Signed>, 0_u64, None);
-        let read = topic.last(partition, keys.origin(), |payload| match keys.own_checkpoint(payload) {
-            Ok(signed) => {
-                newest = newest.filter(|newest| newest.size > signed.size).or(Some(signed));
-                true
-            }
-            Err(error) => {
-                (strange, why) = (strange + 1, Some(error));
-                false
-            }
-        });
-        read.map_err(|why| WorkerError::Checkpoints { topic: topic.name().to_owned(), why })?;
-        if let Some(error) = why {
-            counters.strange.fetch_add(strange, Ordering::Relaxed);
-            tracing::error!(
-                partition,
-                strange,
-                %error,
-                topic = topic.name(),
-                "messages of the topic of checkpoints are not signed by the log's keys and are passed over: look for who may \
-                 write there, and whether the keys are the same on each host"
-            );
-        }
-        if let Some(newest) = newest {
-            keys.remember(newest)?;
-        }
+        let (newest, strange) = learn(&keys, &topic, partition)?;
+        counters.strange.fetch_add(strange, Ordering::Relaxed);
         let there = AtomicU64::new(newest.map_or(0, |newest| newest.size));
         let signer = LogSigner { keys, topic, partition, there };
         let largest = signer.keys.signed();
@@ -70,6 +46,44 @@ impl LogSigner {
         }
         Ok(signer)
     }
+}
+
+/// Has `keys` remember the largest tree that they signed on other hosts, as the topic has it. Gives that one, and how many messages
+/// these keys did not sign. Blocks while Kafka is asked.
+///
+/// # Errors
+/// When the topic cannot be read, or it has another tree than these keys signed, of the same size.
+pub(crate) fn learn(
+    keys: &LedgerKey,
+    topic: &CheckpointTopic,
+    partition: i32,
+) -> Result<(Option<Signed>, u64), WorkerError> {
+    let (mut newest, mut strange, mut why) = (None::<Signed>, 0_u64, None);
+    let read = topic.last(partition, keys.origin(), |payload| match keys.own_checkpoint(payload) {
+        Ok(signed) => {
+            newest = newest.filter(|newest| newest.size > signed.size).or(Some(signed));
+            true
+        }
+        Err(error) => {
+            (strange, why) = (strange + 1, Some(error));
+            false
+        }
+    });
+    read.map_err(|why| WorkerError::Checkpoints { topic: topic.name().to_owned(), why })?;
+    if let Some(error) = why {
+        tracing::error!(
+            partition,
+            strange,
+            %error,
+            topic = topic.name(),
+            "messages of the topic of checkpoints are not signed by the log's keys and are passed over: look for who may \
+             write there, and whether the keys are the same on each host"
+        );
+    }
+    if let Some(newest) = newest {
+        keys.remember(newest)?;
+    }
+    Ok((newest, strange))
 }
 
 impl Signer for LogSigner {
