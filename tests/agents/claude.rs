@@ -64,10 +64,8 @@ fn a_denied_call_is_one_request_and_the_sentence_is_on_screen() {
     });
 }
 
-/// Requests that Claude Code makes of one model where each answer breaks off, at most.
-const MOST_AFTER_A_BREAK: usize = 2;
-
-/// Claude Code asks again without a stream when one breaks: both are charged, the broken one for no less than its bill.
+/// Claude Code asks again when the provider breaks a stream off: each is charged, a broken one for no less than its bill. How
+/// often it asks is its own business (2.1.197 twice, 2.1.332 twelve times), and a figure.
 #[test]
 fn a_stream_that_breaks_upstream_is_charged_and_asked_again() {
     report::plain("agents", "Claude Code, a stream that breaks", || {
@@ -81,7 +79,6 @@ fn a_stream_that_breaks_upstream_is_charged_and_asked_again() {
         let most = bill.iter().map(|line| of(&line.model)).max().unwrap_or(0);
         report::largest("agents", "requests_on_a_broken_stream", most as u64);
         println!("requests on a broken stream: {most} of {}", bill.len());
-        assert!(most <= MOST_AFTER_A_BREAK, "asked {most} times: {bill:?}");
         let records = daemon.records_when(|records| crate::closed(records) >= bill.len());
         let calls = support::ledger::calls(&records);
         let charged: u64 = calls.values().filter_map(|call| call.cost).sum();

@@ -61,7 +61,7 @@ fn a_compressed_body_that_is_edited_goes_decoded() -> Outcome {
 fn an_unknown_model_is_refused_with_a_way_out() -> Outcome {
     let refusal = read(Operation::Chat, r#"{"model":"gpt-99","messages":[]}"#).err().ok_or("priced")?;
     assert_eq!((refusal.reason, refusal.stage), (Reason::PriceUnknown, Stage::Meter));
-    for part in ["Caracal ", "gpt-99", "[[model]]", "[prices] file", "2026-11-24@"] {
+    for part in ["Caracal ", "gpt-99", "[[model]]", "[prices] file", "2026-11-30@"] {
         assert!(refusal.sentence.contains(part), "{part}: {}", refusal.sentence);
     }
     assert_eq!(reason(Operation::Chat, r#"{"messages":[]}"#), Some(Reason::PriceUnknown));

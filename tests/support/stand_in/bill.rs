@@ -41,7 +41,7 @@ const fn price(
     }
 }
 
-/// Standard tier, from the providers' public price pages on 2026-11-24: platform.claude.com (pricing) and
+/// Standard tier, from the providers' public price pages on 2026-11-24, GPT-6.2 Sol on 2026-11-30: platform.claude.com (pricing) and
 /// developers.openai.com (pricing). Calls of the tests stay below every long-context step.
 const PRICES: &[Price] = &[
     price("claude-opus-4-8", 5_000, 500, 6_250, 10_000, 25_000, 128_000),
@@ -50,6 +50,7 @@ const PRICES: &[Price] = &[
     price("claude-sonnet-4-6", 3_000, 300, 3_750, 6_000, 15_000, 128_000),
     price("claude-haiku-4-5", 1_000, 100, 1_250, 2_000, 5_000, 64_000),
     price("claude-haiku-4-5-20251001", 1_000, 100, 1_250, 2_000, 5_000, 64_000),
+    price("gpt-6.2-sol", 2_000, 100, 2_500, 5_000, 10_000, 128_000),
     price("gpt-6.1-sol", 2_000, 100, 2_500, 5_000, 10_000, 128_000),
     price("gpt-5", 1_250, 125, 1_250, 1_250, 10_000, 128_000),
     price("gpt-5-mini", 250, 25, 250, 250, 2_000, 128_000),

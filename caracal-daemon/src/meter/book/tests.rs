@@ -11,11 +11,11 @@ fn the_built_in_book_has_the_agents_default_models() -> Result<(), BookError> {
     {
         assert!(book.model(Provider::Anthropic, name).is_some_and(|model| !model.assumed), "{name}");
     }
-    for name in ["gpt-6.1-sol", "gpt-5.4-mini", "gpt-4.1", "text-embedding-3-small"] {
+    for name in ["gpt-6.1-sol", "gpt-6.2-sol", "gpt-5.4-mini", "gpt-4.1", "text-embedding-3-small"] {
         assert!(book.model(Provider::OpenAi, name).is_some(), "{name}");
     }
     assert!(book.model(Provider::OpenAi, "claude-opus-4-8").is_none());
-    assert!(book.id().starts_with("2026-11-24@") && book.id().len() == 27);
+    assert!(book.id().starts_with("2026-11-30@") && book.id().len() == 27);
     Ok(())
 }
 
