@@ -85,6 +85,7 @@ fn endpoint(session: &Session, asked: &Asked, place: PathAndQuery) -> Endpoint {
 /// Whether one of the media types of this header is `kind`.
 fn has(headers: &HeaderMap, name: &HeaderName, kind: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    let kinds = values.flat_map(|value| value.split(',')).map(|kind| kind.split(';').next().unwrap_or_default().trim());
-    kinds.into_iter().any(|one| one.eq_ignore_ascii_case(kind))
+    let mut kinds =
+        values.flat_map(|value| value.split(',')).map(|kind| kind.split(';').next().unwrap_or_default().trim());
+    kinds.any(|one| one.eq_ignore_ascii_case(kind))
 }
