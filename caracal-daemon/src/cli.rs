@@ -268,7 +268,7 @@ fn told(error: &anyhow::Error) -> String {
 /// The exit code of an error, by its type.
 fn code_of(error: &anyhow::Error) -> u8 {
     use crate::keeper::KeeperError;
-    if error.is::<crate::config::ConfigError>() {
+    if error.is::<crate::config::ConfigError>() || error.is::<spend::NotByWindow>() {
         return exit::USAGE;
     }
     if let Some(error) = error.downcast_ref::<control::ControlError>() {

@@ -11,6 +11,7 @@ mod paid;
 mod providers;
 mod settings;
 mod socket;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ pub use paid::{paid_request, usage_answer};
 pub use providers::{provider_answer, provider_request, tool_call};
 pub use settings::{config, policy_table, price_book, provider_export};
 pub use socket::socket_messages;
+pub use streams::tool_stream;
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};

@@ -6,10 +6,12 @@ pub mod body;
 pub mod forward;
 pub mod framing;
 pub mod head;
+pub mod listeners;
 pub mod pool;
 pub mod refuse;
 pub mod room;
 pub mod serve;
+pub mod told;
 pub mod upgrade;
 pub mod websocket;
 

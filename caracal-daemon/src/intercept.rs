@@ -3,6 +3,7 @@
 //! Takes [`Captured`]; gives nothing back: what happened is in the journal.
 //! Refuses whatever a stage refuses, inside HTTP wherever HTTP is spoken. Never forwards a byte that no rule accounts for.
 
+mod listening;
 mod metered;
 mod opening;
 mod overrides;
@@ -284,6 +285,7 @@ fn asked(session: &Session, request: Request<Incoming>) -> Result<(Asked, Reques
         surface,
         model: OnceLock::new(),
         rpc: OnceLock::new(),
+        posted: OnceLock::new(),
     };
     Ok((asked, Request::from_parts(parts, body)))
 }

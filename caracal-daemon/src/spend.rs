@@ -39,6 +39,9 @@ pub enum By {
     Week,
     /// By month, UTC.
     Month,
+    /// By each budget's own windows, in its time zone; a charge stands in one of each of its budgets. Alone: without other
+    /// keys, --agent, --since, --until and --fleet. Of a shared budget, this host's part.
+    Window,
 }
 
 impl By {
@@ -56,6 +59,7 @@ impl By {
             By::Day => "day",
             By::Week => "week",
             By::Month => "month",
+            By::Window => "window",
         }
     }
 
@@ -80,6 +84,8 @@ impl By {
             By::Day => time(10),
             By::Week => monday(&time(10)),
             By::Month => time(7),
+            // A row of spend is of no one window: the ledger's totals are.
+            By::Window => String::new(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What operators see of spend: warnings as a limit comes near, limits for each tool, and sums by tool, host and time.
+//! What operators see of spend: warnings as a limit comes near, limits for each tool, and sums by tool,
+//! host, time and budget's window.
 
 use crate::STAND_IN;
 use crate::providers::charged;
@@ -137,5 +138,55 @@ fn spend_is_summed_by_tool_host_and_time() {
         assert!(weeks.iter().all(|week| days.iter().any(|day| week.0.as_str() <= *day)), "{weeks:?} for {days:?}");
         daemon.stop();
         Map::new()
+    });
+}
+
+#[test]
+fn spend_is_summed_by_each_budgets_own_windows() {
+    report::plain("money", "spend by budget's window", || {
+        let scene = Scene::new(STAND_IN).expect("the scene stands");
+        let budgets = "[[budget]]\nname = \"purse\"\nlimit = \"5 USD\"\nwindow = \"total\"\n\
+                       [[budget]]\nname = \"each\"\nlimit = \"1 USD\"\nwindow = \"month\"\nper = \"tool\"\n\
+                       [[budget]]\nname = \"other\"\nlimit = \"1 USD\"\nwindow = \"day\"\nagents = [\"nobody\"]\n";
+        let mut daemon = Daemon::start(&scene, &format!("{HOSTS}{TOOLS}{budgets}"));
+        let script = tools(&["search", "search", "lookup"])
+            + "import openai\nopenai.OpenAI().chat.completions.create(model='gpt-4o-mini', max_tokens=50, messages=[{'role': 'user', 'content': 'hello'}])\n";
+        let _ran = python(&daemon, &script).ok();
+        let (records, charges, bill) = charged(&scene, &daemon);
+        assert_eq!((&charges, bill.len()), (&bill, 3));
+        let _verified = daemon.caught_up();
+        let correct = ["budgets", "correct", "--provider", "mcp", "--by=-0.005", "--reason", "the bill"];
+        let _done = daemon.command(&correct).ran().ok();
+        let _verified = daemon.caught_up();
+        let all: u64 = bill.iter().sum();
+        let rows = daemon.json(&["spend", "--by", "window"]);
+        let row = |row: &Value| {
+            let text = |key: &str| row[key].as_str().unwrap_or_else(|| panic!("{rows}")).to_owned();
+            let number = |key: &str| row[key].as_u64().unwrap_or_else(|| panic!("{rows}"));
+            ((text("budget"), text("scope"), text("window")), number("cost"), number("charged"))
+        };
+        let said: Vec<_> = rows.as_array().expect("rows").iter().map(row).collect();
+        // The month of the records, or both where they stand on either side of its end.
+        let tool = |record: &&Record| record.is_outcome() && record.text("gen_ai.provider.name") == "mcp";
+        let months: BTreeMap<&str, u64> = records.iter().filter(tool).fold(BTreeMap::new(), |mut months, record| {
+            *months.entry(&record.time[..7]).or_default() += record.cost();
+            months
+        });
+        let (each, purse): (Vec<_>, Vec<_>) = said.into_iter().partition(|((budget, ..), ..)| budget == "each");
+        let key = |budget: &str, scope: &str, window: &str| (budget.to_owned(), scope.to_owned(), window.to_owned());
+        assert_eq!(purse, [(key("purse", "", "total"), all - 5_000_000, all)], "a budget of nobody here has no window");
+        let charged: Vec<_> = each.iter().map(|(key, _, charged)| (key.clone(), *charged)).collect();
+        let wanted: Vec<_> =
+            months.iter().map(|(month, cost)| (key("each", "desk/search", &format!("month/{month}")), *cost)).collect();
+        assert_eq!(charged, wanted, "a call of a model has no part of it");
+        assert_eq!(each.iter().map(|row| row.1).sum::<u64>(), 15_000_000);
+        // What a window does not tell is said, and is a fault of the command line.
+        for asked in [["--agent", "a"], ["--since", "2026-11-24"], ["--by", "agent"]] {
+            let ran = daemon.command(&["spend", "--by", "window"]).args(asked).ran();
+            assert_eq!((ran.code, ran.stderr.contains("stands alone")), (Some(64), true), "{}", ran.screen());
+        }
+        let fleet = daemon.command(&["spend", "--fleet", "--by", "window"]).ran();
+        assert!(fleet.code == Some(1) && fleet.stderr.contains("without --fleet"), "{}", fleet.screen());
+        daemon.stop();
     });
 }

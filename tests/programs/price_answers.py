@@ -54,7 +54,7 @@ def spent(dice, plan, sent, text_sent):
     else:
         first, output = size // 4 + 8, dice.randrange(cap // 4, cap + 1)
     if images:
-        pdf = "pdf" in text_sent
+        pdf = "application/pdf" in text_sent
         boundless = pdf or provider == "google"
         most = most_input if boundless else images * IMAGE.get(model, CLAUDE_IMAGE)
         first += most if worst else dice.randrange(most // 4 + 1)
@@ -124,7 +124,8 @@ def answer(prices, dice, plan, line, said):
         body, kind, heads = nova_answer(tokens, stream)
     else:
         body = embedded(provider, model, tokens["input"])
-    nano = prices.bill(key, tier, tokens, searches, times)
+    older = make == "responses" and any("web_search_preview" in (tool.get("type") or "") for tool in sent.get("tools") or [])
+    nano = prices.bill(key, tier, tokens, searches, times, "preview" if older else "search")
     heads = {"content-type": kind} | heads
     body = body.encode() if isinstance(body, str) else body
     if kind != AWS and dice.random() < 0.1 and "include_usage" not in dump(said.get("edits", [])):

@@ -32,6 +32,8 @@ HOSTS = {
 }
 CHAT = {"mistral": "/v1", "groq": "/openai/v1", "deepseek": "/v1", "xai": "/v1", "openai": "/v1"}
 MILLION = Fraction(1, 1_000_000)
+# For one search: with the tool of today, and with the older one.
+FEES = ("search", "preview")
 
 
 class Prices:
@@ -49,19 +51,20 @@ class Prices:
                 "write_1h": Fraction(row["write_1h"]) if row["write_1h"] else write,
                 "output": Fraction(row["output"] or "0"),
                 "search": Fraction(row["search"] or "0") / 1000,
+                "preview": Fraction(row["preview"] or row["search"] or "0") / 1000,
             }
             self.rows.setdefault(key, []).append((row["tier"], int(row["above"]), price))
 
     def tiers(self, key):
         return sorted({tier for tier, _, _ in self.rows[key]})
 
-    def bill(self, key, tier, tokens, searches=0, times=Fraction(1)):
+    def bill(self, key, tier, tokens, searches=0, times=Fraction(1), fee="search"):
         """`tokens`: input, read, write_5m, write_1h, output; disjoint. Fees for searches are never multiplied."""
         whole = sum(tokens.get(name, 0) for name in ("input", "read", "write_5m", "write_1h"))
         fitting = [(above, price) for t, above, price in self.rows[key] if t == tier and (above == 0 or whole > above)]
         price = max(fitting, key=lambda one: one[0])[1]
-        dollars = sum(Fraction(tokens.get(name, 0)) * price[name] * MILLION for name in price if name != "search")
-        nano = (dollars * times + searches * price["search"]) * 1_000_000_000
+        dollars = sum(Fraction(tokens.get(name, 0)) * price[name] * MILLION for name in price if name not in FEES)
+        nano = (dollars * times + searches * price[fee]) * 1_000_000_000
         return -(-nano.numerator // nano.denominator)
 
 
@@ -154,11 +157,12 @@ def chat(out, prices, key, tier, tokens, reasoning, shape):
         out.add(provider, path, request, dump(answer | {"usage": usage}), JSON, nano, packed=shape == "packed")
 
 
-def responses(out, prices, key, tier, tokens, reasoning, searches, shape):
+def responses(out, prices, key, tier, tokens, reasoning, searches, shape, fee="search"):
     provider, model = key
     request = {"model": model, "input": as_long_as(tokens), "service_tier": {"standard": "auto"}.get(tier, tier)}
     if searches:
-        request |= {"tools": [{"type": "web_search"}], "max_tool_calls": searches, "max_output_tokens": 64}
+        tool = {"search": "web_search", "preview": "web_search_preview"}[fee]
+        request |= {"tools": [{"type": tool}], "max_tool_calls": searches, "max_output_tokens": 64}
     prompt = sum(tokens.get(name, 0) for name in ("input", "read", "write_5m"))
     usage = {
         "input_tokens": prompt,
@@ -172,7 +176,7 @@ def responses(out, prices, key, tier, tokens, reasoning, searches, shape):
     items += [{"type": "web_search_call", "action": {"type": "open_page"}}] * min(searches, 1)
     answer = {"id": "r", "object": "response", "status": "completed", "model": model, "output": items, "usage": usage}
     answer["service_tier"] = {"standard": "default"}.get(tier, tier)
-    nano = prices.bill(key, tier, tokens, searches)
+    nano = prices.bill(key, tier, tokens, searches, fee=fee)
     if shape == "stream":
         request["stream"] = True
         started = {"type": "response.created", "response": {"id": "r", "status": "in_progress", "output": [], "usage": None}}
@@ -366,6 +370,12 @@ def cases(out, prices):
                         for shape in ("whole", "stream"):
                             searched = {"input": 777, "read": 3, "output": 44}
                             responses(out, prices, key, tier, searched, 0, searches, shape)
+                # Where a model does not reason, the older tool has a fee of its own, and the book has that one, as it is dearer.
+                if provider == "openai" and model.startswith("gpt-4"):
+                    for searches in (1, 3):
+                        for shape in ("whole", "stream"):
+                            searched = {"input": 347, "output": 540}
+                            responses(out, prices, key, tier, searched, 0, searches, shape, "preview")
         if provider == "anthropic" or "anthropic" in model:
             written = [
                 {"input": 3, "write_5m": 100, "output": 7},

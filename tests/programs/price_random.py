@@ -116,9 +116,10 @@ def responses(draft, prices):
         request["max_output_tokens"] = draft.cap
     tools = [{"type": "function", "name": "f", "parameters": {"type": "object"}}] if dice.random() < 0.3 else []
     tools += [{"type": "local_shell"}] if draft.odd(0.05) else []
-    # At models that do not reason the fee depends on the tool's age, and the book has the dearer one.
-    if not model.startswith("gpt-4") and draft.odd(0.25):
-        tools.append({"type": dice.choice(("web_search", "web_search_2025_08_26"))})
+    if draft.odd(0.25):
+        # At models that do not reason the fee depends on the tool's age, and the book has the dearer one.
+        age = ("_preview", "_preview_2025_03_11") if model.startswith("gpt-4") else ("", "_2025_08_26")
+        tools.append({"type": "web_search" + dice.choice(age)})
         if dice.random() < 0.7:
             request["max_tool_calls"] = dice.randrange(1, 12)
     if tools:

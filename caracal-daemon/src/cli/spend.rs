@@ -1,8 +1,10 @@
-//! `caracald spend`: what was charged, by agent, model, tool, host or time; and `spend reconcile`.
+//! `caracald spend`: what was charged, by agent, model, tool, host, time or budget's window; and `spend reconcile`.
 
 mod reconcile;
+mod windows;
 
 pub use reconcile::ReconcileArgs;
+pub(crate) use windows::NotByWindow;
 
 use crate::ledger::charges::{self, Span};
 use crate::ledger::query::{self, Filter};
@@ -85,6 +87,9 @@ pub fn reconcile(args: &ReconcileArgs, config: &crate::config::Config) -> anyhow
 pub fn run(args: &SpendArgs, state: &Path) -> anyhow::Result<ExitCode> {
     let state = StateDir::new(state);
     super::ledger::there(&state)?;
+    if args.by.contains(&By::Window) {
+        return windows::run(args, &state);
+    }
     let chosen = |agent: &str| args.agent.is_empty() || args.agent.iter().any(|name| name == agent);
     let sums = super::ledger::block_on(async {
         if !args.by.iter().any(|by| by.needs_records()) {
@@ -112,6 +117,9 @@ pub fn run(args: &SpendArgs, state: &Path) -> anyhow::Result<ExitCode> {
 pub fn fleet(args: &SpendArgs, config: &crate::config::Config) -> anyhow::Result<ExitCode> {
     if args.by.contains(&By::Host) {
         anyhow::bail!("--fleet has no sums by host that was called: ask each host for them, without --fleet");
+    }
+    if args.by.contains(&By::Window) {
+        anyhow::bail!("--fleet has no sums by window: ask each host for them, without --fleet");
     }
     // The widest buckets that tell: the narrow ones go after a while.
     let width = if args.by.contains(&By::Minute) {
@@ -188,10 +196,15 @@ pub fn table(sums: &Sums) -> String {
         "total".clone_into(first);
     }
     table.add_row(label.into_iter().chain(numbers(&all, corrected)));
-    for column in table.column_iter_mut().skip(by.len()) {
+    right(&mut table, by.len());
+    table.to_string()
+}
+
+/// Numbers stand to the right: the columns behind the first `keys`.
+fn right(table: &mut Table, keys: usize) {
+    for column in table.column_iter_mut().skip(keys) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table.to_string()
 }
 
 fn numbers(spend: &Spend, corrected: bool) -> Vec<String> {

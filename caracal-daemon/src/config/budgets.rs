@@ -62,7 +62,8 @@ pub struct Budget {
     /// At which parts of the limit it is said, percent. Default 50, 80, 95.
     #[serde(default = "half_most_nearly_all")]
     pub warn_at: Vec<u8>,
-    /// Many hosts share the limit, which is in `[postgres]` then. Default false: it is this host's own.
+    /// Many hosts share the limit, which is in `[postgres]` then, or in `[escrow] folder`. Its windows are the calendar's (`kind` does
+    /// not roll), and it is not `soft`. Default false: it is this host's own.
     #[serde(default)]
     pub shared: bool,
     /// The line that the budget begins at.
@@ -192,12 +193,16 @@ fn check_one(budget: &Budget) -> Result<(), Found> {
         return found("kind", "`total` never ends, so it cannot roll; leave `kind` out".into());
     }
     if budget.shared && budget.kind == WindowKind::Rolling {
-        return found("shared", "slices belong to a window of the calendar: a shared budget cannot roll".into());
+        return found(
+            "shared",
+            "slices belong to a window of the calendar: a shared budget cannot roll; leave `kind` out, or `shared`"
+                .into(),
+        );
     }
     if budget.shared && budget.soft {
         return found(
             "shared",
-            "a soft budget refuses nothing, so there is nothing to share; leave one of the two out".into(),
+            "a soft budget refuses nothing, so there is nothing to share; leave `soft` out, or `shared`".into(),
         );
     }
     if budget.shared && budget.limit.0 > i64::MAX.unsigned_abs() {

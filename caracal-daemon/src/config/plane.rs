@@ -366,11 +366,11 @@ mod tests {
             ),
             (
                 "[postgres]\nurl = \"u\"\n[[budget]]\nname = \"b\"\nlimit = \"1 USD\"\nwindow = \"day\"\nshared = true\nkind = \"rolling\"\n",
-                "cannot roll",
+                "`shared`: slices belong to a window of the calendar: a shared budget cannot roll; leave `kind` out, or `shared`",
             ),
             (
                 "[postgres]\nurl = \"u\"\n[[budget]]\nname = \"b\"\nlimit = \"1 USD\"\nwindow = \"day\"\nshared = true\nsoft = true\n",
-                "nothing to share",
+                "`shared`: a soft budget refuses nothing, so there is nothing to share; leave `soft` out, or `shared`",
             ),
             ("[redis]\nurl = \"redis://r\"\nurl_file = \"r\"\n", "url_file"),
             ("[redis]\nurl = \"redis://r\"\n[redis.tls]\nroots = \"r\"\n", "rediss://"),

@@ -133,6 +133,7 @@ targets! {
     provider_request 1_000
     provider_answer 1_000
     tool_call 5_000
+    tool_stream 2_000
     socket_messages 2_000
     frame 5_000
     record 5_000

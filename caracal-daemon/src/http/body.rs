@@ -2,6 +2,7 @@
 
 use crate::http::pool::Lease;
 use crate::http::room::{Full, Taken};
+use crate::http::told::Told;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -137,6 +138,8 @@ pub enum Download<M> {
     Whole(Option<Bytes>),
     /// As the upstream sends it.
     Stream(Streamed),
+    /// The same, and what we have to say between two of its events.
+    Told(Box<Told<Streamed>>),
     /// Read as it passes.
     Metered(M),
 }
@@ -160,6 +163,7 @@ where
         match self.get_mut() {
             Download::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Download::Stream(body) => Pin::new(body).poll_frame(context),
+            Download::Told(body) => Pin::new(&mut **body).poll_frame(context),
             Download::Metered(body) => Pin::new(body).poll_frame(context),
         }
     }
@@ -168,6 +172,7 @@ where
         match self {
             Download::Whole(bytes) => bytes.is_none(),
             Download::Stream(body) => body.is_end_stream(),
+            Download::Told(body) => body.is_end_stream(),
             Download::Metered(body) => body.is_end_stream(),
         }
     }
@@ -176,6 +181,7 @@ where
         match self {
             Download::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Download::Stream(body) => body.size_hint(),
+            Download::Told(body) => body.size_hint(),
             Download::Metered(body) => body.size_hint(),
         }
     }

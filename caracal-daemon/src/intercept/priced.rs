@@ -6,7 +6,7 @@ use crate::http::body::{Download, Streamed, Upload};
 use crate::http::forward;
 use crate::http::pool::SendError;
 use crate::intercept::session::{Answer, Asked, Decided, Session, granted, no_journal};
-use crate::intercept::{forward as unpaid, sentence};
+use crate::intercept::{forward as unpaid, listening, sentence};
 use crate::intercept::{paid, rate};
 use crate::meter::{Priced, Provider};
 use crate::policy::{Action, Ask};
@@ -29,7 +29,7 @@ pub(crate) async fn call(
     let reads = matches!(asked.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS)
         && request.body().is_end_stream();
     if entry.provider == Provider::Mcp && reads {
-        return unpaid(session, asked, request, decided).await;
+        return listening::opened(session, asked, unpaid(session, asked, request, decided).await);
     }
     let (mut parts, incoming) = request.into_parts();
     forward::strip(&mut parts.headers);
@@ -45,6 +45,7 @@ pub(crate) async fn call(
             Ok(read) => {
                 tool.clone_from(&read.tool);
                 asked.rpc.get_or_init(|| read);
+                listening::posted(session, asked, &parts);
             }
             Err(refusal) => return session.refuse(asked, &refusal, &decided.policies),
         }

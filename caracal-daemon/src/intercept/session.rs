@@ -5,8 +5,10 @@ use crate::event::{Draft, Kind};
 use crate::http::body::Download;
 use crate::http::framing::Wire;
 use crate::http::head::{Expected, Target};
+use crate::http::listeners::Endpoint;
 use crate::http::pool::Key;
 use crate::http::refuse;
+use crate::intercept::listening;
 use crate::intercept::metered::Metered;
 use crate::intercept::record::{About, action_code};
 use crate::intercept::stack::Stack;
@@ -135,6 +137,9 @@ impl Session {
         self.origin.refused(refusal, about, policies);
         let rpc = asked.rpc.get().map(|rpc| (rpc, self.origin.stack.clock.now()));
         let answer = refuse::answer(refusal, &asked.surface, rpc);
+        if let Some(accepted) = listening::said(self, asked, refusal, &answer) {
+            return accepted.map(whole);
+        }
         if asked.method == Method::HEAD { bodiless(answer) } else { answer.map(whole) }
     }
 
@@ -163,6 +168,8 @@ pub(crate) struct Asked {
     pub(crate) model: OnceLock<Arc<str>>,
     /// What a JSON-RPC request asks for, once its body is read.
     pub(crate) rpc: OnceLock<Rpc>,
+    /// Where a message of JSON-RPC was posted, if its answer may be expected over another connection.
+    pub(crate) posted: OnceLock<Endpoint>,
 }
 
 fn whole(bytes: Bytes) -> Download<Metered> {

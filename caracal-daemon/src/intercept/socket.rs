@@ -319,6 +319,7 @@ impl Socket {
             surface: Surface::Paid(self.provider, Operation::Responses),
             model: OnceLock::new(),
             rpc: OnceLock::new(),
+            posted: OnceLock::new(),
         }
     }
 

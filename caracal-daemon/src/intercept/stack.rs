@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::dns::pins::Pins;
 use crate::dns::resolve::Resolver;
 use crate::http::body::Patience;
+use crate::http::listeners::Listeners;
 use crate::http::pool::Pool;
 use crate::http::room::Room;
 use crate::intercept::record::Recorder;
@@ -117,6 +118,7 @@ pub struct Stack {
     pub(crate) pins: Pins,
     pub(crate) drains: Arc<Semaphore>,
     pub(crate) room: Arc<Room>,
+    pub(crate) listeners: Arc<Listeners>,
     leaving: watch::Sender<bool>,
 }
 
@@ -132,6 +134,7 @@ impl Stack {
             leaving: watch::channel(false).0,
             drains: Arc::new(Semaphore::new(parts.limits.drains)),
             room: Room::new(parts.limits.priced_bodies),
+            listeners: Arc::default(),
             clock: parts.clock,
             policy: parts.policy,
             meter: parts.meter,

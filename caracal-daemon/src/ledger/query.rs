@@ -2,7 +2,7 @@
 //! Who may see what is said by the caller through a [`Filter`]; an ordinary user's is their own uid and agents.
 
 use super::Store as _;
-use super::books::{Spend, SpendKey};
+use super::books::{Spend, SpendKey, Total};
 use super::sequence::{FORK, GAP};
 use super::sqlite::SqliteStore;
 use super::state::StateDir;
@@ -153,6 +153,20 @@ pub async fn spend(state: &StateDir, filter: &Filter) -> Result<Vec<(SpendKey, S
     }
     let rows = SqliteStore::read(&state.ledger()).await?.spend().await?;
     Ok(rows.into_iter().filter(|(key, _)| filter.spends(key)).collect())
+}
+
+/// What was charged to each window of each budget, sorted.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub async fn windows(state: &StateDir) -> Result<Vec<(WindowKey, Total)>, StoreError> {
+    if !state.ledger().is_file() {
+        return Ok(Vec::new());
+    }
+    let totals = SqliteStore::read(&state.ledger()).await?.totals().await?;
+    let mut rows: Vec<(WindowKey, Total)> = totals.into_iter().collect();
+    rows.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    Ok(rows)
 }
 
 /// What was charged to one budget window.

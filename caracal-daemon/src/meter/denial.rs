@@ -27,7 +27,10 @@ pub fn denial(dialect: Option<Dialect>, refusal: &Refusal, id: &str) -> Response
         (None, Some(_)) => StatusCode::BAD_REQUEST,
         (None, None) => StatusCode::FORBIDDEN,
     };
-    let body = if limited.is_some() { limited_body(dialect, refusal, id) } else { body(dialect, refusal, id) };
+    let body = match limited {
+        Some(seconds) => limited_body(dialect, refusal, id, seconds),
+        None => body(dialect, refusal, id),
+    };
     let mut response = Response::new(Bytes::from(body.to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -69,8 +72,8 @@ fn body(dialect: Option<Dialect>, refusal: &Refusal, id: &str) -> Value {
     }
 }
 
-/// The provider's own 429.
-fn limited_body(dialect: Option<Dialect>, refusal: &Refusal, id: &str) -> Value {
+/// The provider's own 429, which may be asked again after `seconds`.
+fn limited_body(dialect: Option<Dialect>, refusal: &Refusal, id: &str, seconds: u32) -> Value {
     let sentence = refusal.sentence.as_str();
     match dialect {
         Some(Dialect::OpenAi) => json!({ "error": {
@@ -79,9 +82,12 @@ fn limited_body(dialect: Option<Dialect>, refusal: &Refusal, id: &str) -> Value 
         Some(Dialect::Anthropic) => json!({
             "type": "error", "error": { "type": "rate_limit_error", "message": sentence }, "request_id": id
         }),
-        Some(Dialect::Google) => {
-            json!({ "error": { "code": 429, "message": sentence, "status": "RESOURCE_EXHAUSTED" } })
-        }
+        // Google's clients look for the time in the error, not in the header (`google/rpc/error_details.proto`; a Duration is
+        // written in seconds with an `s`).
+        Some(Dialect::Google) => json!({ "error": {
+            "code": 429, "message": sentence, "status": "RESOURCE_EXHAUSTED",
+            "details": [{ "@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": format!("{seconds}s") }],
+        } }),
         Some(Dialect::Aws | Dialect::Rpc) | None => body(dialect, refusal, id),
     }
 }
@@ -265,6 +271,30 @@ mod tests {
         }
         let (response, body) = parsed(None)?;
         assert_eq!((response.status().as_u16(), body.pointer("/error/code")), (403, Some(&json!("budget_exceeded"))));
+        Ok(())
+    }
+
+    #[test]
+    fn a_limit_says_when_to_ask_again_in_the_header_and_where_google_says_it() -> Result<(), serde_json::Error> {
+        for (reason, seconds) in [(Reason::RateLimited { seconds: 3 }, 3), (Reason::TooManyBodies, 5)] {
+            let refusal = Refusal { reason, ..refusal() };
+            for dialect in [Dialect::Google, Dialect::OpenAi, Dialect::Anthropic, Dialect::Aws] {
+                let response = denial(Some(dialect), &refusal, "req_1");
+                assert_eq!(response.status(), 429);
+                let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+                assert_eq!(after, Some(seconds.to_string().as_str()));
+                let body: Value = serde_json::from_slice(response.body())?;
+                let wanted = json!([{
+                    "@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": format!("{seconds}s"),
+                }]);
+                let details = body.pointer("/error/details");
+                assert_eq!(details, (dialect == Dialect::Google).then_some(&wanted), "{dialect:?}");
+                if dialect == Dialect::Google {
+                    let error = (&body["error"]["code"], &body["error"]["status"]);
+                    assert_eq!(error, (&json!(429), &json!("RESOURCE_EXHAUSTED")));
+                }
+            }
+        }
         Ok(())
     }
 

@@ -77,6 +77,7 @@ impl Play {
             surface: Surface::Websocket(Provider::OpenAi),
             model: OnceLock::new(),
             rpc: OnceLock::new(),
+            posted: OnceLock::new(),
         };
         let ask =
             Ask { method: Some("GET"), path: Some("/v1/responses"), ..origin.ask(Action::Request, &host, 443, None) };
