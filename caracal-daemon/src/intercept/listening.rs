@@ -23,10 +23,7 @@ const EVENTS: &str = "text/event-stream";
 
 /// The answer to whoever listens to a server of tools. We may say something on a stream of events that passes as it is.
 pub(crate) fn opened(session: &Session, asked: &Asked, answer: Answer) -> Answer {
-    let headers = answer.headers();
-    let plain = has(headers, &CONTENT_TYPE, EVENTS) && !headers.contains_key(CONTENT_LENGTH);
-    let coded = headers.get_all(CONTENT_ENCODING).iter().any(|coding| coding != "identity");
-    if asked.method != Method::GET || answer.status() != StatusCode::OK || !plain || coded {
+    if asked.method != Method::GET || answer.status() != StatusCode::OK || !is_open(answer.headers()) {
         return answer;
     }
     let Ok(place) = asked.path.parse() else { return answer };
@@ -77,6 +74,12 @@ pub(crate) fn said(
     Some(accepted)
 }
 
+/// A stream of events to which more can be added: in no coding, and of no length that was said.
+fn is_open(headers: &HeaderMap) -> bool {
+    let coded = headers.get_all(CONTENT_ENCODING).iter().any(|coding| coding != "identity");
+    has(headers, &CONTENT_TYPE, EVENTS) && !coded && !headers.contains_key(CONTENT_LENGTH)
+}
+
 fn endpoint(session: &Session, asked: &Asked, place: PathAndQuery) -> Endpoint {
     let (tls, target) = (session.expected.tls, &asked.target);
     Endpoint { agent: session.origin.agent.cgroup, tls, host: target.host.clone(), port: target.port, place }
@@ -88,4 +91,25 @@ fn has(headers: &HeaderMap, name: &HeaderName, kind: &str) -> bool {
     let mut kinds =
         values.flat_map(|value| value.split(',')).map(|kind| kind.split(';').next().unwrap_or_default().trim());
     kinds.any(|one| one.eq_ignore_ascii_case(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_added_to_what_is_compressed_or_has_a_length() {
+        for (lines, open) in [
+            (&[(CONTENT_TYPE, "text/event-stream")][..], true),
+            (&[(CONTENT_TYPE, "Text/Event-Stream; charset=utf-8"), (CONTENT_ENCODING, "identity")], true),
+            (&[(CONTENT_TYPE, "text/event-stream"), (CONTENT_ENCODING, "gzip")], false),
+            (&[(CONTENT_TYPE, "text/event-stream"), (CONTENT_ENCODING, "identity, br")], false),
+            (&[(CONTENT_TYPE, "text/event-stream"), (CONTENT_LENGTH, "40")], false),
+            (&[(CONTENT_TYPE, "application/json")], false),
+            (&[], false),
+        ] {
+            let headers = lines.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
+            assert_eq!(is_open(&headers), open, "{lines:?}");
+        }
+    }
 }
