@@ -219,7 +219,8 @@ fn of_the_daemon(scene: &Scene) {
     // Seen while it lasts.
     std::thread::scope(|scope| {
         let args = ["--clients", "4", "--requests", "4", "--stream", "--words", "output=400 slow=10"];
-        let slow = scope.spawn(|| drop(daemon.run(LOAD).args(args).limit(PATIENCE).ran().ok()));
+        let slow = daemon.run(LOAD).args(args).limit(PATIENCE);
+        let slow = scope.spawn(move || drop(slow.ran().ok()));
         let open = until("a connection is open", PATIENCE, || metric(port, "caracal_connections_open") > Some(0));
         assert!(open.is_ok(), "no connection was seen open");
         slow.join().expect("answered");
