@@ -27,6 +27,7 @@ type Attempt = fn(&Place) -> Done;
 const ATTEMPTS: &[(&str, Attempt)] = &[
     ("tcp", sockets::tcp),
     ("fast_open", sockets::fast_open),
+    ("mptcp_fast_open", sockets::mptcp_fast_open),
     ("udp", sockets::udp),
     ("udp_connected", sockets::udp_connected),
     ("loopback_udp", sockets::loopback_udp),

@@ -61,7 +61,7 @@ pub const VECTORS: &[Vector] = &[
     network("fast_open_sendto", 2, &["fast_open"], CONNECT),
     network("fast_open_connect", 2, &["fast_open"], CONNECT),
     network("mptcp_connect", 3, &["socket:2:1:262"], CREATE),
-    network("mptcp_fast_open", 3, &["socket:2:1:262"], CREATE),
+    network("mptcp_fast_open", 3, &["mptcp_fast_open"], CREATE),
     network("udp_sendto", 4, &["udp"], SENDMSG),
     network("udp_connected", 4, &["udp_connected"], EGRESS),
     network("udp_connected_sendto", 4, &["udp"], SENDMSG),
