@@ -37,6 +37,8 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("inherited_socket", foreign::inherited_socket),
     ("inherited_listener", foreign::inherited_listener),
     ("passed_socket", foreign::passed_socket),
+    ("pair_passed_socket", foreign::pair_passed_socket),
+    ("pair_deputy", foreign::pair_deputy),
     ("pidfd_getfd", foreign::pidfd_getfd),
     ("process_memory", foreign::process_memory),
     ("created_before", foreign::created_before),

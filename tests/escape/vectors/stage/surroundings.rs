@@ -52,7 +52,8 @@ pub(super) fn devices(scene: &Scene, dir: &Path) {
         "for i in /sys/class/block/*; do case $i in */loop*|*/ram*) continue;; esac; d=$(cat $i/dev); rm -f {0}/disk; \
          mknod {0}/disk b ${{d%:*}} ${{d#*:}} && dd if={0}/disk of=/dev/null count=0 2>/dev/null && break; done; \
          mknod {0}/mem c 1 1; mknod {0}/vhost-net c 10 238; mknod {0}/vhost-vsock c 10 241; \
-         for i in disk mem vhost-net vhost-vsock; do test -e {0}/$i && chmod 666 {0}/$i; done; true",
+         mknod {0}/vfio c 10 196; mknod {0}/ppp c 108 0; mknod {0}/kvm c 10 232; \
+         for i in disk mem vhost-net vhost-vsock vfio ppp kvm; do test -e {0}/$i && chmod 666 {0}/$i; done; true",
         dir.display()
     );
     scene.net.a.shell(&disk).expect("device nodes");
