@@ -6,6 +6,7 @@ use serde_json::{Map, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use support::catalogue::ECHO_PORTS;
@@ -17,20 +18,59 @@ const RULES: &str = "[limits]\nconnections_per_agent = 40000\nconnections = 4000
                      hosts = [\"12.0.0.0/8\", \"2001:db8:c::/48\"]\nports = [5001, 5002, 5003, 5004]\nmode = \"tcp\"\n";
 
 /// Tell every caller which address and port he called, and keep the connection until they are dropped.
-struct Servers(Arc<Mutex<VecDeque<TcpStream>>>);
+struct Servers {
+    kept: Arc<Mutex<VecDeque<TcpStream>>>,
+    /// While it is set, each fourth caller is told of the next port: as if he had arrived where he did not call.
+    astray: Arc<AtomicBool>,
+}
+
+/// The prober's last line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Said {
+    right: u64,
+    wrong: u64,
+    failed: u64,
+    most_open: u64,
+}
+
+impl Said {
+    fn read(text: &str) -> Option<Said> {
+        let mut numbers = text.lines().last()?.split(' ').filter_map(|word| word.parse().ok());
+        let mut next = || numbers.next();
+        Some(Said { right: next()?, wrong: next()?, failed: next()?, most_open: next()? })
+    }
+
+    /// Whether `count` connections, `open` of them at once, went where they should.
+    fn judge(self, count: u64, open: u64) -> Result<(), String> {
+        let Said { right, wrong, failed, most_open } = self;
+        match () {
+            () if wrong > 0 => Err(format!("{wrong} arrived at another one's destination")),
+            () if right + failed != count => Err(format!("{count} were asked for, and {right} + {failed} were made")),
+            // A refused connection is no wrong one, but a daemon that refuses many proves little.
+            () if failed > count / 100 => Err(format!("{failed} of {count} failed")),
+            // Threads do not run in step; all but a tenth were open at one moment.
+            () if most_open < open / 10 * 9 => Err(format!("only {most_open} of {open} were open at once")),
+            () => Ok(()),
+        }
+    }
+}
 
 impl Servers {
     fn open(scene: &Scene, open: usize) -> Servers {
         // Callers hang up first: by the time one is dropped here, as many newer ones are kept.
         let keep = open + 4_000;
         let kept = Arc::new(Mutex::new(VecDeque::new()));
+        let (astray, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         for port in ECHO_PORTS {
             let bound = scene.net.b.inside(|| Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?));
             let (listener, kept) = (bound.expect("a listener"), Arc::clone(&kept));
+            let (astray, calls) = (Arc::clone(&astray), Arc::clone(&calls));
             std::thread::spawn(move || {
                 for mut stream in listener.incoming().flatten() {
                     let Ok(at) = stream.local_addr() else { continue };
-                    let _gone = writeln!(stream, "{}", SocketAddr::new(at.ip().to_canonical(), at.port()));
+                    let other = astray.load(Ordering::SeqCst) && calls.fetch_add(1, Ordering::SeqCst) % 4 == 0;
+                    let port = at.port() + u16::from(other);
+                    let _gone = writeln!(stream, "{}", SocketAddr::new(at.ip().to_canonical(), port));
                     let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                     kept.push_back(stream);
                     while kept.len() > keep {
@@ -39,13 +79,13 @@ impl Servers {
                 }
             });
         }
-        Servers(kept)
+        Servers { kept, astray }
     }
 }
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -89,7 +129,7 @@ fn no_connection_arrives_at_another_ones_destination() {
     report::case("escape", "original destinations", || {
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let cgroup = Cgroup::new();
-        let _servers = Servers::open(&scene, open);
+        let servers = Servers::open(&scene, open);
         let probe = |count: u64, open: usize| {
             let limit = Duration::from_secs(if report::long() { 7_200 } else { 300 });
             let run = scene.agent(PROBE).cgroup(&cgroup.path()).limit(limit);
@@ -98,23 +138,23 @@ fn no_connection_arrives_at_another_ones_destination() {
         // Without a daemon every connection is right: else the server or the prober would be wrong.
         let control = probe(800, 80);
         assert!(control.stdout.starts_with("right 800 wrong 0 failed 0 open "), "{}", control.screen());
+        // Planted: connections that arrive elsewhere are seen, and by the judge.
+        servers.astray.store(true, Ordering::SeqCst);
+        let planted = probe(800, 80);
+        servers.astray.store(false, Ordering::SeqCst);
+        let said = Said::read(&planted.stdout).unwrap_or_else(|| panic!("{}", planted.screen()));
+        assert!(said.wrong >= 100 && said.judge(800, 80).is_err(), "planted, not seen: {}", planted.screen());
         let mut daemon = Daemon::configured(&scene, RULES);
         daemon.attach(&cgroup.path());
         daemon.restart();
         scene.wire.clear();
         let ran = probe(count, open);
-        let last = ran.stdout.lines().last().unwrap_or_default().to_owned();
-        let numbers: Vec<u64> = last.split(' ').filter_map(|word| word.parse().ok()).collect();
-        let [right, wrong, failed, most_open] = numbers.as_slice() else { panic!("{}", ran.screen()) };
-        report::figure("escape", "destinations", right + wrong);
-        report::figure("escape", "wrong_destinations", *wrong);
-        assert_eq!(*wrong, 0, "{}", ran.screen());
-        assert_eq!(right + failed, count, "{}", ran.screen());
-        // A refused connection is no wrong one, but a daemon that refuses many proves little.
-        assert!(*failed <= count / 100, "{failed} of {count} failed: {}{}", ran.screen(), daemon.logs());
-        // Threads do not run in step; all but a tenth were open at one moment.
-        assert!(*most_open >= open as u64 / 10 * 9, "only {most_open} of {open} were open at once: {}", ran.screen());
-        report::figure("escape", "destinations_open_at_once", *most_open);
+        let said = Said::read(&ran.stdout).unwrap_or_else(|| panic!("{}", ran.screen()));
+        report::figure("escape", "destinations", said.right + said.wrong);
+        report::figure("escape", "wrong_destinations", said.wrong);
+        said.judge(count, open as u64).unwrap_or_else(|why| panic!("{why}: {}{}", ran.screen(), daemon.logs()));
+        let Said { failed, most_open, .. } = said;
+        report::figure("escape", "destinations_open_at_once", most_open);
         let reason = |line: &str| {
             let (count, reason) = line.strip_prefix("failed ")?.split_once(' ')?;
             Some((reason.to_owned(), json!(count.parse::<u64>().ok()?)))
@@ -124,7 +164,7 @@ fn no_connection_arrives_at_another_ones_destination() {
         // keeps the daemon from proving itself, the lease runs out.
         let status = daemon.json(&["status"]);
         let most = status["data_path"]["connections_most"].as_u64().unwrap_or(0);
-        assert!(most > *most_open, "the daemon takes {most} connections: {status}");
+        assert!(most > most_open, "the daemon takes {most} connections: {status}");
         let agents = status["agents"].as_array().map(Vec::as_slice).unwrap_or_default();
         let counted: u64 = agents.iter().filter_map(|agent| agent["refused_by_kernel"].as_u64()).sum();
         // For which reasons: a lease that ran out, packets of what was open meanwhile, and connections that came when the
@@ -139,7 +179,7 @@ fn no_connection_arrives_at_another_ones_destination() {
         assert_eq!(refused_for.values().sum::<u64>(), counted, "{refused_for:?}");
         let refused: u64 =
             reasons.iter().filter(|(why, _)| why.contains("refused")).filter_map(|(_, n)| n.as_u64()).sum();
-        assert!(refused == *failed && refused <= counted, "{counted} were refused: {reasons:?}: {}", daemon.logs());
+        assert!(refused == failed && refused <= counted, "{counted} were refused: {reasons:?}: {}", daemon.logs());
         let lapses = ["is not renewed", "does not vouch"].map(|words| daemon.logs().matches(words).count());
         let packets = scene.wire.packets();
         let carried: Vec<_> = packets.iter().filter(|packet| packet.carries()).take(5).collect();
@@ -154,4 +194,19 @@ fn no_connection_arrives_at_another_ones_destination() {
         more.insert("failed".into(), json!(failed));
         more
     });
+}
+
+#[test]
+fn planted_what_the_prober_says_of_a_wrong_run_is_red() {
+    let said = |text: &str| Said::read(text).expect("four numbers").judge(1_000, 100);
+    assert_eq!(said("failed 3 connect: refused\nright 997 wrong 0 failed 3 open 95\n"), Ok(()));
+    for (text, why) in [
+        ("right 999 wrong 1 failed 0 open 100", "another one's destination"),
+        ("right 998 wrong 0 failed 0 open 100", "were made"),
+        ("right 980 wrong 0 failed 20 open 100", "failed"),
+        ("right 1000 wrong 0 failed 0 open 80", "at once"),
+    ] {
+        assert!(said(text).is_err_and(|said| said.contains(why)), "{text}");
+    }
+    assert_eq!(Said::read(""), None);
 }

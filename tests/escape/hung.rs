@@ -4,6 +4,7 @@
 use crate::hang::{self, Hang, monotonic_ns};
 use crate::{RULES, STAND_IN, World};
 use serde_json::{Map, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -83,24 +84,72 @@ struct Took {
     reopen: u64,
 }
 
-/// Hangs, waits until everything is shut, lets go, waits until everything is open.
+/// Waits until both flows live, then hangs; gives since when.
 #[track_caller]
-fn once(pulse: &Pulse, hangs: impl FnOnce() -> Hang) -> Took {
+fn hung(pulse: &Pulse, hangs: impl FnOnce() -> Hang) -> (Hang, u64) {
     let ready = monotonic_ns();
     pulse.wait(ready, "both flows live", |beat| beat.made);
     pulse.wait(ready, "the open flow moves", |beat| beat.moved);
     let hang = hangs();
-    let hung = hang.since();
-    let first = pulse.wait(hung, "new flows are refused", |beat| !beat.made);
-    // It stays shut for as long as it hangs: another quarter of a second of refusals, and not one that was made.
-    pulse.wait(first.at + 250_000_000, "still refused", |beat| !beat.made);
+    let since = hang.since();
+    (hang, since)
+}
+
+/// Lets go and waits until everything is open.
+#[track_caller]
+fn let_go(pulse: &Pulse, hang: Hang, hung: u64) -> Took {
     let released = hang.release();
-    let beats = pulse.beats();
+    pulse.wait(released, "new flows are made again", |beat| beat.made);
+    took(&pulse.beats(), hung, released).expect("open again")
+}
+
+/// How long flows of either kind still went on, and how long new ones took to be made again; nothing where none was made.
+fn took(beats: &[Beat], hung: u64, released: u64) -> Option<Took> {
     let during = || beats.iter().filter(|beat| beat.at > hung && beat.at < released);
     let last = |what: fn(&Beat) -> bool| during().filter(|beat| what(beat)).map(|beat| beat.at).max().unwrap_or(hung);
     let shut = last(|beat| beat.made).max(last(|beat| beat.moved));
-    let open = pulse.wait(released, "new flows are made again", |beat| beat.made).at;
-    Took { close: (shut - hung) / 1_000_000, reopen: (open - released) / 1_000_000 }
+    let open = beats.iter().find(|beat| beat.at > released && beat.made)?.at;
+    Some(Took { close: (shut - hung) / 1_000_000, reopen: (open - released) / 1_000_000 })
+}
+
+/// Whether every round of a way was shut in time.
+fn shut(way: &str, rounds: &[Took]) -> Result<(), String> {
+    let close = rounds.iter().map(|took| took.close).max().unwrap_or(u64::MAX);
+    if close > CLOSES_WITHIN { Err(format!("{way}: shut after {close} ms; {rounds:?}")) } else { Ok(()) }
+}
+
+/// The two figures, over all rounds of all ways.
+fn figures(rounds: &BTreeMap<&str, Vec<Took>>) -> Took {
+    let p99_of = |of: fn(&Took) -> u64| p99(rounds.values().flatten().map(of).collect());
+    Took { close: p99_of(|took| took.close), reopen: p99_of(|took| took.reopen) }
+}
+
+/// Whether the promises were kept.
+fn judge(rounds: &BTreeMap<&str, Vec<Took>>) -> Result<(), String> {
+    rounds.iter().try_for_each(|(way, rounds)| shut(way, rounds))?;
+    let Took { reopen, .. } = figures(rounds);
+    if reopen > REOPENS_WITHIN { Err(format!("open again after {reopen} ms: {rounds:?}")) } else { Ok(()) }
+}
+
+/// Hangs, waits until everything is shut, lets go, waits until everything is open.
+#[track_caller]
+fn once(pulse: &Pulse, hangs: impl FnOnce() -> Hang) -> Took {
+    let (hang, hung) = hung(pulse, hangs);
+    let first = pulse.wait(hung, "new flows are refused", |beat| !beat.made);
+    // It stays shut for as long as it hangs: another quarter of a second of refusals, and not one that was made.
+    pulse.wait(first.at + 250_000_000, "still refused", |beat| !beat.made);
+    let_go(pulse, hang, hung)
+}
+
+/// Hangs what need not shut the door, and demands that it does not: flows go on past the time of the promise.
+#[track_caller]
+fn goes_on(world: &World<'_>, pulse: &Pulse, hangs: impl FnOnce() -> Hang) -> Took {
+    let (hang, hung) = hung(pulse, hangs);
+    let past = hung + 2 * CLOSES_WITHIN * 1_000_000;
+    pulse.wait(past, "new flows are still made", |beat| beat.made);
+    pulse.wait(past, "the open flow still moves", |beat| beat.moved);
+    assert_eq!(world.allowed(), "200", "{}", world.daemon.logs());
+    let_go(pulse, hang, hung)
 }
 
 /// The 99th of a hundred.
@@ -160,23 +209,62 @@ fn whatever_hangs_shuts_every_flow_within_a_second_and_opens_it_at_once_after() 
             ("the keeper's watch", &|| hang::only(hang::threads(keeper, "truth"))),
         ];
         let mut more = Map::new();
-        let (mut closes, mut reopens) = (Vec::new(), Vec::new());
+        let mut rounds_of = BTreeMap::new();
         for (way, hangs) in ways {
             let all: Vec<Took> = (0..rounds).map(|_| once(&pulse, hangs)).collect();
             let worst = |of: fn(&Took) -> u64| all.iter().map(of).max().unwrap_or(0);
             let (close, reopen) = (worst(|took| took.close), worst(|took| took.reopen));
             eprintln!("{way}: shut after {close} ms, open again after {reopen} ms");
             more.insert(way.into(), json!({ "rounds": rounds, "close_ms_max": close, "reopen_ms_max": reopen }));
-            assert!(close <= CLOSES_WITHIN, "{way}: shut after {close} ms; {all:?}");
-            closes.extend(all.iter().map(|took| took.close));
-            reopens.extend(all.iter().map(|took| took.reopen));
+            shut(way, &all).unwrap_or_else(|why| panic!("{why}"));
+            rounds_of.insert(way, all);
         }
-        scene.wire.silent();
-        let (close, reopen) = (p99(closes), p99(reopens));
+        let Took { close, reopen } = figures(&rounds_of);
         report::figure("escape", "close_ms_hung_p99", close);
         report::figure("escape", "reopen_ms_p99", reopen);
-        assert!(reopen <= REOPENS_WITHIN, "open again after {reopen} ms: {more:?}");
+        // What only comes after a record is durable, and what is needed for a new name only, may hang: nothing leaves
+        // undecided or unrecorded for it. So each is the planted fault, too: a door that stays open is seen to.
+        let open: [(&str, &dyn Fn() -> Hang); 2] = [
+            ("the ledger's thread", &|| hang::only(hang::threads(path, "ledger"))),
+            ("the keeper's signing", &|| hang::only(hang::threads(keeper, "signing"))),
+        ];
+        for (way, hangs) in open {
+            let took = goes_on(&world, &pulse, hangs);
+            let fault = judge(&BTreeMap::from([(way, vec![took])]));
+            assert!(fault.as_ref().is_err_and(|why| why.contains("shut after")), "planted: {way}: {fault:?}");
+            more.insert(way.into(), json!("leaves the door open, which the judge sees"));
+        }
+        scene.wire.silent();
         let _ran = world.daemon.verify();
+        judge(&rounds_of).unwrap_or_else(|why| panic!("{why}"));
         more
     });
+}
+
+#[test]
+fn planted_a_door_that_shuts_late_or_opens_late_is_seen() {
+    const MS: u64 = 1_000_000;
+    // Hung at 1,000 ms and released at 4,000: the last new flow, the last byte of the open one, the first new one after.
+    let felt = |made: u64, moved: u64, again: Option<u64>| {
+        let beat = |at: u64| Beat {
+            at: at * MS,
+            made: at <= made || again.is_some_and(|again| at >= again),
+            moved: at <= moved,
+        };
+        let beats: Vec<Beat> = (0..600).map(|number| beat(number * 10)).collect();
+        took(&beats, 1_000 * MS, 4_000 * MS)
+    };
+    let judged =
+        |took: Took| judge(&BTreeMap::from([("right", vec![Took { close: 900, reopen: 10 }; 3]), ("way", vec![took])]));
+    let right = felt(1_800, 1_900, Some(4_020)).expect("open again");
+    assert_eq!((right.close, right.reopen), (900, 20));
+    assert_eq!(judged(right), Ok(()));
+    for late in [felt(2_100, 1_900, Some(4_020)), felt(1_800, 2_100, Some(4_020)), felt(3_990, 1_900, Some(4_000))] {
+        let fault = judged(late.expect("open again"));
+        assert!(fault.as_ref().is_err_and(|why| why.starts_with("way: shut after")), "{fault:?}");
+    }
+    let fault = judged(felt(1_800, 1_900, Some(4_060)).expect("open again"));
+    assert!(fault.as_ref().is_err_and(|why| why.starts_with("open again after 60 ms")), "{fault:?}");
+    assert!(felt(1_800, 1_900, None).is_none(), "never open again is no time");
+    assert!(judge(&BTreeMap::from([("nothing tried", Vec::new())])).is_err());
 }

@@ -1,6 +1,9 @@
 //! Random sequences of system calls in a governed cgroup, judged by the wire: not one packet. The same sequences, made
 //! where nobody governs, must be seen. A leak names its seed and its sequence: `probe sequences SEED NUMBER 1` makes it
-//! again. `CARACAL_SEED` chooses the seed. A long run goes on where the last one was broken off.
+//! again. `CARACAL_SEED` chooses the seed, `CARACAL_SEQUENCES` how many. A long run goes on where the last one was broken off.
+//!
+//! Where the level `full` is offered it is in force here, and somebody outside passes sockets in over a pair that was there
+//! before: below it, they are fenced once they are found, and what they send until then is no fault.
 
 use crate::{PROBE, RULES, STAND_IN};
 use rand::Rng as _;
@@ -13,7 +16,7 @@ use support::daemon::{Cgroup, Daemon};
 use support::programs;
 use support::report;
 use support::scene::Scene;
-use support::wire::Packet;
+use support::wire::{CANARY_PORT, Packet};
 
 /// Processes that make sequences at once.
 const WORKERS: u32 = 4;
@@ -33,14 +36,15 @@ fn sequence(packet: &Packet) -> Option<u32> {
     })
 }
 
-fn make(scene: &Scene, cgroup: &Cgroup, seed: u64, first: u32, count: u32) {
+fn make(scene: &Scene, cgroup: &Cgroup, seed: u64, first: u32, count: u32, passed: bool) {
     std::thread::scope(|scope| {
         for worker in 0..WORKERS {
             let each = count / WORKERS;
             let limit = Duration::from_secs(if report::long() { 3_600 } else { 300 });
-            let run = scene.agent(PROBE).cgroup(&cgroup.path()).limit(limit);
             let from = first + worker * each;
+            let run = scene.agent(PROBE).limit(limit);
             let run = run.args(["sequences", &seed.to_string(), &from.to_string(), &each.to_string()]);
+            let run = if passed { run.user(0).arg(cgroup.path()) } else { run.cgroup(&cgroup.path()) };
             scope.spawn(move || {
                 let ran = run.ran().ok();
                 assert_eq!(ran.stdout.trim(), format!("made {each}"), "{}", ran.screen());
@@ -49,11 +53,14 @@ fn make(scene: &Scene, cgroup: &Cgroup, seed: u64, first: u32, count: u32) {
     });
 }
 
-/// The same sequences where nobody governs: those that the wire shows.
-fn control(cgroup: &Cgroup, seed: u64, first: u32, count: u32) -> BTreeSet<u32> {
+/// The same sequences where nobody governs: those that the wire shows, and how many packets went by sockets that had come
+/// connected from outside.
+fn control(cgroup: &Cgroup, seed: u64, first: u32, count: u32, passed: bool) -> (BTreeSet<u32>, usize) {
     let scene = Scene::new(STAND_IN).expect("the scene stands");
-    make(&scene, cgroup, seed, first, count);
-    scene.wire.packets().iter().filter_map(sequence).collect()
+    make(&scene, cgroup, seed, first, count, passed);
+    let packets = scene.wire.packets();
+    let given = packets.iter().filter(|packet| packet.port == Some(CANARY_PORT + 1)).count();
+    (packets.iter().filter_map(sequence).collect(), given)
 }
 
 /// Sequences of one world. A next one begins with an empty ledger: 10^7 of them would fill the disk with refusals.
@@ -94,7 +101,8 @@ fn no_random_sequence_of_system_calls_gets_a_packet_out() {
     let chosen = std::env::var("CARACAL_SEED").ok().and_then(|text| text.parse().ok());
     if !report::long() {
         let seed = chosen.unwrap_or_else(any_seed);
-        return batch(seed, 0, 4_000);
+        let count = std::env::var("CARACAL_SEQUENCES").ok().and_then(|text| text.parse().ok());
+        return batch(seed, 0, count.unwrap_or(4_000));
     }
     let (progress, seed, mut done) = Progress::of(chosen);
     while done < 10_000_000 {
@@ -110,17 +118,30 @@ fn batch(seed: u64, first: u32, count: u32) {
     println!("seed {seed}, sequences {first} to {}", first + count);
     report::case("escape", "random sequences of system calls", || {
         let cgroup = Cgroup::new();
-        let controls = 400;
-        // In a scene of its own: the kernel speaks for some seconds of neighbours that it asks for and groups that it leaves.
-        let leaked = control(&cgroup, seed, first, controls);
-        assert!(leaked.len() > 100, "seed {seed}: only {} of {controls} ungoverned sequences were seen", leaked.len());
+        let controls = 400.min(count);
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let mut daemon = Daemon::configured(&scene, RULES);
+        let full = crate::tier_b::offered(&daemon);
+        if full.is_ok() {
+            crate::tier_b::require_full(&daemon);
+        }
+        // In a scene of its own: the kernel speaks for some seconds of neighbours that it asks for and groups that it leaves.
+        let (leaked, given) = control(&cgroup, seed, first, controls, full.is_ok());
+        let least = usize::try_from(controls).unwrap_or(0) / 4;
+        assert!(
+            leaked.len() > least,
+            "seed {seed}: only {} of {controls} ungoverned sequences were seen",
+            leaked.len()
+        );
+        assert!(full.is_err() || given > 0, "seed {seed}: no socket that was passed in sent anything, ungoverned");
         daemon.attach(&cgroup.path());
         daemon.restart();
+        if full.is_ok() {
+            assert_eq!(daemon.json(&["status"])["level"], "full", "{}", daemon.logs());
+        }
         scene.wire.clear();
         let began = Instant::now();
-        make(&scene, &cgroup, seed, first, count);
+        make(&scene, &cgroup, seed, first, count, full.is_ok());
         let took = began.elapsed();
         std::thread::sleep(Duration::from_millis(300));
         let packets = scene.wire.packets();
@@ -136,6 +157,10 @@ fn batch(seed: u64, first: u32, count: u32) {
         let mut more = Map::new();
         more.insert("seed".into(), json!(seed));
         more.insert("sequences".into(), json!(first + count));
+        let passed_in = full.map(|()| "among its calls".to_owned());
+        let passed_in = passed_in.unwrap_or_else(|why| format!("not tried, the level full is not offered: {why}"));
+        println!("sockets passed in from outside: {passed_in}");
+        more.insert("sockets_from_outside".into(), json!(passed_in));
         more.insert(
             "control".into(),
             json!(format!("{} of {controls} sequences leaked without a daemon", leaked.len())),

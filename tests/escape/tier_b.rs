@@ -33,7 +33,7 @@ pub(crate) fn require_full(daemon: &Daemon<'_>) {
 }
 
 /// Whether this kernel takes every program of the LSM, as `doctor` reports: what is missing, if not.
-fn offered(daemon: &Daemon<'_>) -> Result<(), String> {
+pub(crate) fn offered(daemon: &Daemon<'_>) -> Result<(), String> {
     // Asked once: it tries everything, which takes a minute in an emulated machine.
     static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
     ANSWER.get_or_init(|| ask(daemon)).clone()

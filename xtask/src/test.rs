@@ -36,6 +36,7 @@ const KEPT: &[&str] = &[
     "CARACAL_POSTGRES",
     "CARACAL_REDIS",
     "CARACAL_SEED",
+    "CARACAL_SEQUENCES",
     "CARACAL_LONG",
     "CARACAL_REQUESTS",
     "CARACAL_EVENTS",

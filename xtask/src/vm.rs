@@ -198,7 +198,7 @@ fn try_out(checkout: &Checkout, suites: &[&Suite], depth: Depth, filter: &[Strin
     let mut kernels = Report::start("kernels", &checkout.root);
     let mut escape = Report::start("escape", &checkout.root);
     let scratch = checkout.target.join("vm");
-    let boots = match Apt::open(checkout) {
+    let mut boots = match Apt::open(checkout) {
         Ok(apt) => {
             let mut boots = Vec::new();
             for suite in suites {
@@ -214,6 +214,8 @@ fn try_out(checkout: &Checkout, suites: &[&Suite], depth: Depth, filter: &[Strin
             Vec::new()
         }
     };
+    // The longest first: the others fit beside it.
+    boots.sort_by_key(|boot: &Boot| boot.kernel.series != plan::AT_FULL.0);
     if let Some(first) = boots.first() {
         let root = guest::root(checkout, &scratch)?;
         let accelerator = accelerator(&scratch, &first.kernel)?;

@@ -17,6 +17,13 @@ pub fn unbinds() -> Option<String> {
     if keeps_sockets(&release) == Some(true) { None } else { unbinding(&release, read("/proc/cgroups").as_deref()) }
 }
 
+/// Whether this kernel has one of them at all, in use or not.
+#[must_use]
+pub fn is_there() -> bool {
+    let controllers = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    controllers.lines().any(|line| UNBINDING.iter().any(|name| line.split_ascii_whitespace().next() == Some(name)))
+}
+
 /// Whether a kernel of this release leaves sockets in their cgroup whatever is mounted; nothing where it does not say.
 #[must_use]
 pub fn keeps_sockets(release: &str) -> Option<bool> {

@@ -1,6 +1,6 @@
 //! A workload that holds sockets of every kind before anybody governs it.
 
-use super::{CANARY, PATIENCE};
+use super::{CANARY, CANARY6, PATIENCE};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -24,7 +24,8 @@ impl Workload {
         std::os::unix::fs::chown(&dir, Some(AGENT_UID), Some(AGENT_UID)).expect("its owner");
         let script = scene.file("live.py", include_str!("../../programs/live.py"));
         let errors = std::fs::File::create(scene.net.files().join("live.err")).expect("a log");
-        let run = scene.agent("/usr/bin/python3").arg(script).arg(&dir).args([CANARY, &CANARY_PORT.to_string()]);
+        let (port, uid) = (CANARY_PORT.to_string(), AGENT_UID.to_string());
+        let run = scene.agent("/usr/bin/python3").user(0).arg(script).arg(&dir).args([CANARY, &port, CANARY6, &uid]);
         let child = run.spawn(Stdio::null(), Stdio::from(errors)).expect("python3 starts");
         let mut workload = Workload { child, dir, pids: Value::Null, ready: Value::Null };
         workload.pids = workload.told(scene, "pids");

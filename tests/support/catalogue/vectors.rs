@@ -5,6 +5,7 @@ use super::{Judge, Privilege, Start, Vector};
 const ALL: &[Privilege] = &Privilege::ALL;
 const ROOT: &[Privilege] = &[Privilege::Root];
 const USER: &[Privilege] = &[Privilege::User];
+const USERNS: &[Privilege] = &[Privilege::Userns];
 const HOST: &[Privilege] = &[Privilege::User, Privilege::Root];
 
 const fn wire(
@@ -107,6 +108,7 @@ pub const VECTORS: &[Vector] = &[
     family("bluetooth", ALL, "AF_BLUETOOTH"),
     family("can", ALL, "AF_CAN"),
     family("rds", ALL, "AF_RDS"),
+    family("alg", ALL, "AF_ALG: the kernel's ciphers"),
     family("smc", ALL, "AF_SMC"),
     family("tipc", ALL, "AF_TIPC"),
     family("rxrpc", ALL, "AF_RXRPC"),
@@ -123,6 +125,14 @@ pub const VECTORS: &[Vector] = &[
     wire("passed_connected", 13, ALL, NONE, "a connected socket received by SCM_RIGHTS"),
     wire("passed_unconnected", 13, ALL, NONE, "an unconnected one, used with sendto"),
     wire("passed_then_connect", 13, ALL, NONE, "an unconnected TCP socket, connected inside"),
+    wire(
+        "pair_passed_connected",
+        13,
+        ALL,
+        NONE,
+        "a connected socket received over a socket pair that was inherited: no connect to whoever passes it",
+    ),
+    wire("pair_passed_unconnected", 13, ALL, NONE, "an unconnected one by the same way, used with sendto"),
     wire("pidfd_getfd", 13, HOST, NONE, "takes a socket out of another process"),
     wire("process_memory", 13, HOST, NONE, "writes into another process what it will send"),
     from(
@@ -148,6 +158,8 @@ pub const VECTORS: &[Vector] = &[
     wire("unix_seqpacket", 16, ALL, NONE, "a deputy on a packet socket with a path"),
     wire("unix_abstract", 16, ALL, NONE, "a deputy on an abstract socket"),
     wire("unix_pass_out", 16, ALL, NONE, "hands a socket of its own to a deputy, which sends by it"),
+    wire("pair_pass_out", 16, ALL, NONE, "hands a socket of its own to a deputy over a socket pair that was inherited"),
+    wire("pair_deputy", 16, ALL, NONE, "a deputy at the other end of a socket pair that was inherited"),
     allowed("unix_own", 16, "two unix sockets of one agent"),
     wire("setuid_program", 17, USER, KIND, "a set-uid program with a raw socket"),
     wire("spooled_job", 17, ALL, NONE, "a job file that a service outside carries out, as cron and at do"),
@@ -176,6 +188,9 @@ pub const VECTORS: &[Vector] = &[
     ),
     device("vhost_net", HOST, "/dev/vhost-net: packets for a tunnel or a card"),
     device("vhost_vsock", HOST, "/dev/vhost-vsock: to other virtual machines' hosts"),
+    device("vfio", HOST, "/dev/vfio/vfio: a card in the process's own hands"),
+    device("ppp", USERNS, "/dev/ppp: links of the kernel's, whose other end is the process"),
+    Vector { who: HOST, ..allowed("kvm", 23, "/dev/kvm: what runs in its machine reaches what the process reaches") },
     device("raw_memory", ROOT, "/dev/mem: the daemon's keys, and every card"),
     device("raw_disk", HOST, "a disk as a block device: the daemon's files"),
     wire("fifo", 24, ALL, NONE, "a named pipe that a process outside reads"),

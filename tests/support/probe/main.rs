@@ -5,7 +5,7 @@
 //! probe catalogue PRIVILEGE PHASE DIR START [NAME..] the attempts of the catalogue that begin there: see runner.rs
 //! probe with-sockets PRIVILEGE PHASE DIR HOW CMD..   opens sockets, is moved into the cgroup when HOW is `join`, becomes CMD
 //! probe destinations SEED COUNT OPEN                 connections, and where they arrive: see destinations.rs
-//! probe sequences SEED FIRST COUNT                   random system calls: see sequences.rs
+//! probe sequences SEED FIRST COUNT [CGROUP]          random system calls: see sequences.rs
 //! probe set-uid PRIVILEGE PHASE                      what a set-uid program would do
 //! probe outside DIR                                  the accomplice that nobody governs: see outside.rs
 //! probe detach FILE..                                opens pinned BPF links and detaches them
@@ -35,8 +35,8 @@ fn main() -> ExitCode {
             (Ok(seed), Ok(count), Ok(open)) => destinations::run(seed, count, open),
             _ => ExitCode::from(2),
         },
-        ["sequences", seed, first, count] => match (seed.parse(), first.parse(), count.parse()) {
-            (Ok(seed), Ok(first), Ok(count)) => sequences::run(seed, first, count),
+        ["sequences", seed, first, count, cgroup @ ..] => match (seed.parse(), first.parse(), count.parse()) {
+            (Ok(seed), Ok(first), Ok(count)) => sequences::run(seed, first, count, cgroup.first().copied()),
             _ => ExitCode::from(2),
         },
         ["set-uid", privilege, phase] => runner::set_uid(privilege, phase),

@@ -105,14 +105,19 @@ fn serve(kind: Kind, listener: Socket) -> Tried {
     listener.listen(64).at("listen")?;
     std::thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
-            std::thread::spawn(move || match kind {
-                Kind::Giver => drop(give(&stream)),
-                Kind::Taker => drop(take(&stream)),
-                _ => answer(&stream),
-            });
+            std::thread::spawn(move || converse(kind, &stream));
         }
     });
     Ok(())
+}
+
+/// Does what a socket of this kind is for, as often as it is asked.
+pub(crate) fn converse(kind: Kind, stream: &Socket) {
+    match kind {
+        Kind::Giver => while give(stream).is_ok() {},
+        Kind::Taker => while take(stream).is_ok() {},
+        _ => answer(stream),
+    }
 }
 
 fn conversation(stream: &Socket) {
@@ -170,6 +175,9 @@ static BEACON: [AtomicU8; 64] = [const { AtomicU8::new(0) }; 64];
 fn give(stream: &Socket) -> Tried {
     let mut buffer = [0; 128];
     let (length, _) = receive(stream, &mut buffer)?;
+    if length == 0 {
+        return raw::fail("receive", libc::ECONNRESET);
+    }
     let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
     let pid = std::process::id();
     let (what, to) = text.split_once(' ').unwrap_or((text.as_str(), "-"));
@@ -208,6 +216,9 @@ fn give(stream: &Socket) -> Tried {
 fn take(stream: &Socket) -> Tried {
     let mut buffer = [0; 128];
     let (length, fd) = receive(stream, &mut buffer)?;
+    if length == 0 {
+        return raw::fail("receive", libc::ECONNRESET);
+    }
     if let Some(fd) = fd {
         let _sent = raw::send(&Socket::from(fd), buffer.get(..length).unwrap_or_default());
     }

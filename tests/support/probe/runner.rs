@@ -6,8 +6,10 @@
 //! dial tcp|udp PORT       is to be called from outside
 //! ```
 
+use crate::outside;
 use crate::raw::{self, Fail, Step as _, Tried, check};
 use crate::vectors;
+use crate::vectors::deputies::Kind;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -196,6 +198,15 @@ pub(crate) fn user_namespace(more: CloneFlags) -> Tried {
 /// The descriptors that `with_sockets` leaves open: connected UDP, connected TCP, another, a listener.
 pub(crate) const INHERITED: [i32; 4] = [50, 51, 52, 53];
 
+/// Socket pairs that `with_sockets` leaves open, each with a process at its other end that stays outside: who uses it, what
+/// that process does, and the descriptor.
+pub(crate) const PAIRS: [(&str, Kind, i32); 4] = [
+    ("pair_passed_connected", Kind::Giver, 54),
+    ("pair_passed_unconnected", Kind::Giver, 55),
+    ("pair_pass_out", Kind::Taker, 56),
+    ("pair_deputy", Kind::Stream, 57),
+];
+
 /// What `probe with-sockets` does: the sockets are made before anybody governs this process.
 pub(crate) fn with_sockets(privilege: &str, phase: &str, dir: &str, how: &str, command: &[&str]) -> ExitCode {
     let (Some(privilege), Some(phase)) = (Privilege::named(privilege), Phase::named(phase)) else {
@@ -233,6 +244,17 @@ fn open_and_join(privilege: Privilege, phase: Phase, dir: &str, how: &str) -> Tr
             keep(&tcp, number)?;
         }
     }
+    for (_, kind, number) in PAIRS {
+        let (near, far) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).at("pair")?;
+        // SAFETY: this process has one thread.
+        match unsafe { fork() }.at("fork")? {
+            ForkResult::Child => {
+                drop(near);
+                at_the_other_end(kind, &far)
+            }
+            ForkResult::Parent { .. } => keep(&near, number)?,
+        }
+    }
     if let Some(aim) = aim("activated_listener") {
         let at = SocketAddr::from(([0, 0, 0, 0], aim.inbound_port()));
         let listener = raw::tcp(&at)?;
@@ -244,6 +266,18 @@ fn open_and_join(privilege: Privilege, phase: Phase, dir: &str, how: &str) -> Tr
         }
     }
     Ok(())
+}
+
+/// Serves one socket pair, outside, for as long as whoever made it lives.
+fn at_the_other_end(kind: Kind, far: &socket2::Socket) -> ! {
+    // SAFETY: integers only. The judge reads that output to its end, which must not wait for this process.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::close(1);
+    }
+    outside::converse(kind, far);
+    // SAFETY: ends this process, which shares nothing that a destructor would clean up.
+    unsafe { libc::_exit(0) }
 }
 
 /// What a set-uid program does for its caller.

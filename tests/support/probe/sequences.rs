@@ -1,7 +1,8 @@
 //! Random sequences of system calls, each aimed at an address of its own and carrying its own token, so that a packet
-//! says which sequence sent it. `probe sequences SEED FIRST COUNT`: sequence N depends on SEED and N alone.
+//! says which sequence sent it. `probe sequences SEED FIRST COUNT [CGROUP]`: sequence N depends on SEED and N alone. With
+//! CGROUP it starts outside as root, leaves a process there that passes sockets in, and goes into the cgroup as a user.
 
-use crate::raw::{self, Tried, pass, receive};
+use crate::raw::{self, Step as _, Tried, pass, receive};
 use crate::vectors::kernel::membership;
 use crate::vectors::uring::{Ring, connect_entry, send_entry, sendmsg_entry};
 use nix::sched::{CloneFlags, unshare};
@@ -12,7 +13,9 @@ use socket2::{SockAddr, Socket};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::process::ExitCode;
+use std::time::Duration;
 use support::catalogue::{self, Aim, Phase, Privilege};
+use support::netns::AGENT_UID;
 
 /// What a process of a sequence has open.
 struct Actor {
@@ -20,11 +23,22 @@ struct Actor {
     number: u32,
     open: Vec<Socket>,
     helper: Socket,
+    /// To somebody outside who passes sockets in.
+    giver: Option<Socket>,
     child: bool,
+    /// Has no threads beside it: only then may it fork.
+    alone: bool,
 }
 
 /// What `probe sequences` does.
-pub(crate) fn run(seed: u64, first: u32, count: u32) -> ExitCode {
+pub(crate) fn run(seed: u64, first: u32, count: u32, cgroup: Option<&str>) -> ExitCode {
+    let giver = match cgroup.map(enter).transpose() {
+        Ok(giver) => giver,
+        Err(fail) => {
+            eprintln!("sequences: {}: {}", fail.step, fail.error);
+            return ExitCode::from(1);
+        }
+    };
     let Ok((near, far)) = Socket::pair(socket2::Domain::UNIX, socket2::Type::DGRAM, None) else {
         return ExitCode::from(1);
     };
@@ -44,7 +58,8 @@ pub(crate) fn run(seed: u64, first: u32, count: u32) -> ExitCode {
     for number in first..first + count {
         let Ok(helper) = near.try_clone() else { return ExitCode::from(1) };
         let random = StdRng::seed_from_u64(seed ^ u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let mut actor = Actor { random, number, open: Vec::new(), helper, child: false };
+        let giver = giver.as_ref().and_then(|giver| giver.try_clone().ok());
+        let mut actor = Actor { random, number, open: Vec::new(), helper, giver, child: false, alone: true };
         for _ in 0..actor.random.random_range(4..14) {
             let _refused = actor.act();
         }
@@ -58,6 +73,49 @@ pub(crate) fn run(seed: u64, first: u32, count: u32) -> ExitCode {
     }
     println!("made {count}");
     ExitCode::SUCCESS
+}
+
+/// The port of the sockets that come from outside connected: nothing else is aimed there.
+const GIVEN: u16 = support::wire::CANARY_PORT + 1;
+
+/// Leaves the giver behind, moves into the cgroup and becomes an ordinary user.
+fn enter(cgroup: &str) -> Tried<Socket> {
+    let (near, far) = Socket::pair(socket2::Domain::UNIX, socket2::Type::SEQPACKET, None).at("pair")?;
+    // SAFETY: this process has one thread.
+    if let ForkResult::Child = unsafe { fork() }.at("fork")? {
+        // SAFETY: integers only. Whoever counts sequences reads that output to its end.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            libc::close(1);
+        }
+        drop(near);
+        give(&far)
+    }
+    std::fs::write(std::path::Path::new(cgroup).join("cgroup.procs"), "0").at("join")?;
+    nix::unistd::setgroups(&[]).at("setgroups")?;
+    nix::unistd::setgid(AGENT_UID.into()).at("setgid")?;
+    nix::unistd::setuid(AGENT_UID.into()).at("setuid")?;
+    near.set_read_timeout(Some(Duration::from_millis(200))).at("pair")?;
+    Ok(near)
+}
+
+/// Somebody outside: passes a socket of its own to whoever says a sequence's number. It sends nothing itself.
+fn give(to: &Socket) -> ! {
+    let mut bytes = [0; 64];
+    while let Ok((length @ 1.., _)) = receive(to, &mut bytes) {
+        let token = bytes.get(..length).unwrap_or_default();
+        let number = number_of(token).unwrap_or(0);
+        let kind = [libc::SOCK_DGRAM, libc::SOCK_DGRAM, libc::SOCK_STREAM][usize::try_from(number % 3).unwrap_or(0)];
+        let Ok(socket) = raw::socket(libc::AF_INET, kind, 0) else { continue };
+        let _set = socket.set_nonblocking(true);
+        // A datagram socket is connected without a packet.
+        if number % 3 == 0 {
+            let _connected = socket.connect(&SocketAddr::from((ip4(number), GIVEN)).into());
+        }
+        let _gone = pass(to, token, socket.as_raw_fd());
+    }
+    // SAFETY: ends this process.
+    unsafe { libc::_exit(0) }
 }
 
 /// A second process in the same cgroup: sends by every socket that it is handed.
@@ -115,7 +173,7 @@ impl Actor {
     fn act(&mut self) -> Tried {
         let token = token(self.number).into_bytes();
         let to = self.target();
-        let what = if self.open.is_empty() { 0 } else { self.random.random_range(0..30) };
+        let what = if self.open.is_empty() { 0 } else { self.random.random_range(0..34) };
         if what < 5 {
             return self.opens();
         }
@@ -165,12 +223,54 @@ impl Actor {
                     libc::connect(socket.as_raw_fd(), &raw const nobody, 16);
                 }
             }
+            29 => self.in_threads(),
+            30..=32 => self.asks(&token)?,
             _ => {
                 let place = self.random.random_range(0..self.open.len());
                 drop(self.open.swap_remove(place));
             }
         }
         Ok(())
+    }
+
+    /// Has a socket passed in from outside.
+    fn asks(&mut self, token: &[u8]) -> Tried {
+        let Some(giver) = &self.giver else { return Ok(()) };
+        raw::send(giver, token)?;
+        if let (_, Some(fd)) = receive(giver, &mut [0; 64])? {
+            self.open.push(Socket::from(fd));
+        }
+        Ok(())
+    }
+
+    /// Goes on in two threads at once, by the same sockets, and then in one again.
+    fn in_threads(&mut self) {
+        if !self.alone {
+            return;
+        }
+        let Ok(helper) = self.helper.try_clone() else { return };
+        let mut other = Actor {
+            random: StdRng::seed_from_u64(self.random.random()),
+            number: self.number,
+            open: self.open.iter().filter_map(|socket| socket.try_clone().ok()).collect(),
+            helper,
+            giver: self.giver.as_ref().and_then(|giver| giver.try_clone().ok()),
+            child: self.child,
+            alone: false,
+        };
+        self.alone = false;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    let _refused = other.act();
+                }
+            });
+            for _ in 0..3 {
+                let _refused = self.act();
+            }
+        });
+        self.alone = true;
+        self.open.append(&mut other.open);
     }
 
     fn opens(&mut self) -> Tried {
@@ -227,7 +327,7 @@ impl Actor {
 
     /// Goes on as a child, sometimes in a network namespace of its own; the parent goes on as well.
     fn forks(&mut self) -> Tried {
-        if self.child {
+        if self.child || !self.alone {
             return Ok(());
         }
         let apart = self.random.random_bool(0.3);

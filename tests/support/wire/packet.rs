@@ -25,10 +25,10 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// A TCP reset over IPv4 that carries nothing: how the kernel itself answers for a connection that is no more.
+    /// A TCP reset that carries nothing: how the kernel itself answers for a connection that is no more.
     #[must_use]
     pub fn is_reset(&self) -> bool {
-        self.source.is_ipv4() && matches!(self.segment(), Some((flags, 0)) if flags & 4 != 0)
+        matches!(self.segment(), Some((flags, 0)) if flags & 4 != 0)
     }
 
     /// Whether it opens a connection or has a payload. The kernel itself answers late segments of connections that the

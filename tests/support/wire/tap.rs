@@ -7,6 +7,10 @@ use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a read waits for a packet.
+const QUIET: Duration = Duration::from_millis(50);
 
 pub(super) fn packet_socket(device: &CStr) -> Result<OwnedFd> {
     let protocol = u16::try_from(libc::ETH_P_ALL)?.to_be();
@@ -22,7 +26,7 @@ pub(super) fn packet_socket(device: &CStr) -> Result<OwnedFd> {
     address.sll_protocol = protocol;
     // SAFETY: the name is a C string.
     address.sll_ifindex = libc::c_int::try_from(unsafe { libc::if_nametoindex(device.as_ptr()) })?;
-    let timeout = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
+    let timeout = libc::timeval { tv_sec: 0, tv_usec: QUIET.subsec_micros().into() };
     // SAFETY: both structures live through their calls and their sizes are given.
     unsafe {
         let size = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>())?;
@@ -67,7 +71,8 @@ pub(super) fn lost(socket: &OwnedFd) -> u32 {
     if got == 0 { statistics[1] } else { u32::MAX }
 }
 
-/// Reads packets until `stop`, and counts in `flushed` how often nothing was left to read.
+/// Reads packets until `stop`, and counts in `flushed` how often nothing was left to read, at most once in [`QUIET`]: also
+/// on a cable that is never quiet for so long.
 pub(super) fn capture(
     socket: &OwnedFd,
     seen: &Mutex<Vec<Packet>>,
@@ -76,6 +81,8 @@ pub(super) fn capture(
     keep: fn(&Packet) -> bool,
 ) {
     let mut buffer = vec![0_u8; 1 << 16];
+    let mut counted = Instant::now();
+    let mut wait = false;
     while !stop.load(Ordering::SeqCst) {
         // SAFETY: zero is a valid sockaddr_ll.
         let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
@@ -86,16 +93,21 @@ pub(super) fn capture(
                 socket.as_raw_fd(),
                 buffer.as_mut_ptr().cast(),
                 buffer.len(),
-                0,
+                if wait { 0 } else { libc::MSG_DONTWAIT },
                 (&raw mut from).cast(),
                 &raw mut size,
             )
         };
         let Ok(length) = usize::try_from(length) else {
             // Nothing waits: everything that had arrived has been looked at.
-            flushed.fetch_add(1, Ordering::SeqCst);
+            if counted.elapsed() >= QUIET {
+                flushed.fetch_add(1, Ordering::SeqCst);
+                counted = Instant::now();
+            }
+            wait = true;
             continue;
         };
+        wait = false;
         if from.sll_pkttype == libc::PACKET_OUTGOING {
             continue;
         }

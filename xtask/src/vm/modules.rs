@@ -19,6 +19,8 @@ const USEFUL: &[&str] = &[
     "tun",   // devices that are ways out
     "vhost_net",
     "vhost_vsock",
+    "vfio",
+    "ppp_generic",
     "zram",
     "inet_diag", // lists and destroys sockets
     "tcp_diag",

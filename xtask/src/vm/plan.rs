@@ -11,6 +11,8 @@ use crate::report::Case;
 /// Tests of `escape` for a run that has to be short: every way out, what the level `full` says on this kernel, and what a
 /// controller of cgroup v1 does to it.
 const SHORT: &[&str] = &["vectors::", "tier_b::what_is_required", "older_cgroups::"];
+/// The kernel on which a short run tries all that needs the BPF LSM, and what that is beside [`SHORT`].
+pub(super) const AT_FULL: (&str, &[&str]) = ("newest", &["tier_b::", "sequences::"]);
 /// As whom a short run tries the ways out, by the kernel's place among [`SUITES`].
 const TURNS: [&str; 4] = ["root", "user", "userns", "root"];
 /// The kernel that a short run boots with systemd as PID 1.
@@ -142,7 +144,9 @@ pub(super) fn boots(kernel: &Kernel, depth: Depth, filter: &[String]) -> Vec<Boo
     let whole = || Work::Proofs(Selection { words: filter.to_vec(), tries: None });
     let place = SUITES.iter().position(|suite| suite.series == kernel.series).unwrap_or_default();
     let short = || {
-        let words = if filter.is_empty() { SHORT.iter().map(ToString::to_string).collect() } else { filter.to_vec() };
+        let more = if kernel.series == AT_FULL.0 { AT_FULL.1 } else { &[] };
+        let words = SHORT.iter().chain(more).map(ToString::to_string).collect();
+        let words = if filter.is_empty() { words } else { filter.to_vec() };
         let tries = TURNS.get(place).copied().filter(|_| filter.is_empty());
         Work::Proofs(Selection { words, tries })
     };
@@ -193,6 +197,11 @@ mod tests {
             Selection { words, tries: None }.chooses("older_cgroups::")
         };
         assert!(chosen(&[]) && chosen(SHORT) && chosen(&["older"]) && !chosen(&["live::two"]));
+        let newest = Kernel { series: AT_FULL.0.into(), ..kernel.clone() };
+        let all = boots(&newest, Depth::Short, &[]);
+        let tier_b = ["tier_b::descriptors", "tier_b::what_is_required", "live::one"].map(ToOwned::to_owned);
+        let left = all.iter().map(|boot| boot.left_out(&tier_b, Depth::Short)?.more.get("omitted")?.as_u64());
+        assert_eq!(left.collect::<Vec<_>>(), [Some(1), Some(3)]);
         assert!(
             boots(&kernel, Depth::Short, &[])
                 .iter()

@@ -27,6 +27,7 @@ type Attempt = fn(&Place) -> Done;
 const ATTEMPTS: &[(&str, Attempt)] = &[
     ("tcp", sockets::tcp),
     ("fast_open", sockets::fast_open),
+    ("mptcp_fast_open", sockets::mptcp_fast_open),
     ("udp", sockets::udp),
     ("udp_connected", sockets::udp_connected),
     ("loopback_udp", sockets::loopback_udp),
@@ -36,6 +37,8 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("inherited_socket", foreign::inherited_socket),
     ("inherited_listener", foreign::inherited_listener),
     ("passed_socket", foreign::passed_socket),
+    ("pair_passed_socket", foreign::pair_passed_socket),
+    ("pair_deputy", foreign::pair_deputy),
     ("pidfd_getfd", foreign::pidfd_getfd),
     ("process_memory", foreign::process_memory),
     ("created_before", foreign::created_before),

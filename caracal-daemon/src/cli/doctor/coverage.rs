@@ -86,8 +86,9 @@ pub fn probe(require: Require) -> anyhow::Result<Vec<Row>> {
 }
 
 /// Errors that say that the kernel has no such socket, or gives it to nobody with these rights.
-const ABSENT: [i32; 10] = [
+const ABSENT: [i32; 11] = [
     libc::EAFNOSUPPORT,
+    libc::EOPNOTSUPP,
     libc::EPROTONOSUPPORT,
     libc::ESOCKTNOSUPPORT,
     libc::ENOPROTOOPT,

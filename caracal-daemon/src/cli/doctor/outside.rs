@@ -2,11 +2,11 @@
 //! nothing but loopback. Takes a scratch directory; gives it all back when dropped. Never sends anything to a network.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -30,6 +30,8 @@ pub const CALLED: u16 = 7_804;
 pub const INHERITED_SOCKET: i32 = 50;
 /// The number of a listener that attempts inherit.
 pub const INHERITED_LISTENER: i32 = 51;
+/// The number of the end of a unix socket pair that attempts inherit: for each word, its other end hands out a socket.
+pub const INHERITED_PAIR: i32 = 52;
 /// File names below the scratch directory.
 pub const STREAM: &str = "stream";
 /// A datagram socket.
@@ -82,6 +84,16 @@ impl Outside {
         let offered = TcpListener::bind((Ipv4Addr::UNSPECIFIED, OFFERED))?;
         inherit(connected.as_raw_fd(), INHERITED_SOCKET)?;
         inherit(offered.as_raw_fd(), INHERITED_LISTENER)?;
+        // Of datagrams each would be asked about as it is sent (`unix_may_send`).
+        let (near, mut far) = UnixStream::pair()?;
+        near.set_read_timeout(Some(Duration::from_millis(500)))?;
+        inherit(near.as_raw_fd(), INHERITED_PAIR)?;
+        let passed = connected.try_clone()?;
+        std::thread::spawn(move || {
+            while far.read(&mut [0; 16]).is_ok_and(|length| length > 0) {
+                give(far.as_raw_fd(), &passed);
+            }
+        });
         fs::write(
             dir.join(PROCESS),
             format!("{} {} {}", std::process::id(), connected.as_raw_fd(), MEMORY.as_ptr().addr()),
@@ -93,7 +105,7 @@ impl Outside {
         // Nobody accepts: what waits in a backlog can be written to, and is not hung up on.
         let [stream, nameless] = [UnixListener::bind(dir.join(STREAM))?, abstract_listener(dir)?];
         let giver = UnixListener::bind(dir.join(GIVER))?;
-        std::thread::spawn(move || giver.incoming().flatten().for_each(|stream| give(&stream, &connected)));
+        std::thread::spawn(move || giver.incoming().flatten().for_each(|stream| give(stream.as_raw_fd(), &connected)));
         let datagrams = UnixDatagram::bind(dir.join(DATAGRAM))?;
         let packets = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
         bind(packets.as_raw_fd(), &UnixAddr::new(&dir.join(PACKETS))?)?;
@@ -172,17 +184,11 @@ fn abstract_listener(dir: &Path) -> io::Result<UnixListener> {
     UnixListener::bind_addr(&name)
 }
 
-fn give(stream: &std::os::unix::net::UnixStream, socket: &UdpSocket) {
+fn give(to: i32, socket: &UdpSocket) {
     let fds = [socket.as_raw_fd()];
     let parts = [nix::sys::socket::ControlMessage::ScmRights(&fds)];
     let words = [io::IoSlice::new(b"g")];
-    let _gone = nix::sys::socket::sendmsg::<()>(
-        stream.as_raw_fd(),
-        &words,
-        &parts,
-        nix::sys::socket::MsgFlags::MSG_NOSIGNAL,
-        None,
-    );
+    let _gone = nix::sys::socket::sendmsg::<()>(to, &words, &parts, nix::sys::socket::MsgFlags::MSG_NOSIGNAL, None);
 }
 
 /// Calls [`CALLED`] again and again, without waiting for an answer that a dropped packet would never bring.

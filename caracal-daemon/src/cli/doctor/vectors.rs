@@ -10,7 +10,7 @@ pub enum Scope {
     Network,
     /// Deputies, descriptors, other families, the programs themselves: the level `full`.
     Full,
-    /// Closed by no level: bytes that another program picks up later.
+    /// Closed by no level: bytes that another program picks up later, or by a unix socket that was connected before.
     Residual,
 }
 
@@ -50,6 +50,7 @@ const FAMILY: &str = "BPF LSM: socket_create";
 const FOREIGN: &str = "BPF LSM: socket_sendmsg";
 const UNIX: &str = "BPF LSM: unix_stream_connect, unix_may_send";
 const CGROUP: &str = "BPF LSM: inode_permission";
+const BEFORE: &str = "nothing: close such sockets before the attach, or start the command by `caracald run`";
 const LATER: &str = "nothing: keep such programs from acting for agents";
 
 /// All of them.
@@ -61,7 +62,7 @@ pub const VECTORS: &[Vector] = &[
     network("fast_open_sendto", 2, &["fast_open"], CONNECT),
     network("fast_open_connect", 2, &["fast_open"], CONNECT),
     network("mptcp_connect", 3, &["socket:2:1:262"], CREATE),
-    network("mptcp_fast_open", 3, &["socket:2:1:262"], CREATE),
+    network("mptcp_fast_open", 3, &["mptcp_fast_open"], CREATE),
     network("udp_sendto", 4, &["udp"], SENDMSG),
     network("udp_connected", 4, &["udp_connected"], EGRESS),
     network("udp_connected_sendto", 4, &["udp"], SENDMSG),
@@ -105,6 +106,7 @@ pub const VECTORS: &[Vector] = &[
     full("bluetooth", 11, &["socket:31:5:0"], FAMILY),
     full("can", 11, &["socket:29:2:2"], FAMILY),
     full("rds", 11, &["socket:21:5:0"], FAMILY),
+    full("alg", 11, &["socket:38:5:0"], FAMILY),
     full("smc", 11, &["socket:43:1:0"], FAMILY),
     full("tipc", 11, &["socket:30:4:0"], FAMILY),
     full("rxrpc", 11, &["socket:33:2:2"], FAMILY),
@@ -121,6 +123,8 @@ pub const VECTORS: &[Vector] = &[
     full("passed_connected", 13, &["passed_socket"], "BPF LSM: file_receive"),
     full("passed_unconnected", 13, &["passed_socket"], "BPF LSM: file_receive"),
     full("passed_then_connect", 13, &["passed_socket"], "BPF LSM: file_receive"),
+    full("pair_passed_connected", 13, &["pair_passed_socket"], "BPF LSM: file_receive"),
+    full("pair_passed_unconnected", 13, &["pair_passed_socket"], "BPF LSM: file_receive"),
     full("pidfd_getfd", 13, &["pidfd_getfd"], "BPF LSM: ptrace_access_check"),
     full("process_memory", 13, &["process_memory"], "BPF LSM: ptrace_access_check"),
     full("created_before_joining", 13, &["created_before"], "BPF LSM: socket_connect"),
@@ -140,6 +144,8 @@ pub const VECTORS: &[Vector] = &[
     full("unix_seqpacket", 16, &["unix_seqpacket"], UNIX),
     full("unix_abstract", 16, &["unix_abstract"], UNIX),
     network("unix_pass_out", 16, &["udp_connected"], EGRESS),
+    network("pair_pass_out", 16, &["udp_connected"], EGRESS),
+    residual("pair_deputy", 16, &["pair_deputy"], BEFORE),
     network("setuid_program", 17, &["socket:2:3:1"], CREATE),
     residual("spooled_job", 17, &["file"], LATER),
     network("socket_before_unshare", 18, &["tcp", "udp"], CONNECT),
@@ -154,6 +160,8 @@ pub const VECTORS: &[Vector] = &[
     network("tun_in_namespace", 23, &["tun"], DEVICE),
     network("vhost_net", 23, &["device:10:238"], DEVICE),
     network("vhost_vsock", 23, &["device:10:241"], DEVICE),
+    network("vfio", 23, &["device:10:196"], DEVICE),
+    network("ppp", 23, &["device:108:0"], DEVICE),
     network("raw_memory", 23, &["device:1:1"], DEVICE),
     network("raw_disk", 23, &["disk"], DEVICE),
     residual("fifo", 24, &["fifo"], LATER),

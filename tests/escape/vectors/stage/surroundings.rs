@@ -49,10 +49,11 @@ pub(super) fn devices(scene: &Scene, dir: &Path) {
         "for i in default tunuser tunroot; do echo 0 > /proc/sys/net/ipv4/conf/$i/rp_filter; done".to_owned(),
     ];
     let disk = format!(
-        "for i in /sys/class/block/*; do case $i in */loop*|*/ram*) ;; *) d=$(cat $i/dev); break;; esac; done; \
-         test -n \"$d\" && mknod {0}/disk b ${{d%:*}} ${{d#*:}}; \
+        "for i in /sys/class/block/*; do case $i in */loop*|*/ram*) continue;; esac; d=$(cat $i/dev); rm -f {0}/disk; \
+         mknod {0}/disk b ${{d%:*}} ${{d#*:}} && dd if={0}/disk of=/dev/null count=0 2>/dev/null && break; done; \
          mknod {0}/mem c 1 1; mknod {0}/vhost-net c 10 238; mknod {0}/vhost-vsock c 10 241; \
-         for i in disk mem vhost-net vhost-vsock; do test -e {0}/$i && chmod 666 {0}/$i; done; true",
+         mknod {0}/vfio c 10 196; mknod {0}/ppp c 108 0; mknod {0}/kvm c 10 232; \
+         for i in disk mem vhost-net vhost-vsock vfio ppp kvm; do test -e {0}/$i && chmod 666 {0}/$i; done; true",
         dir.display()
     );
     scene.net.a.shell(&disk).expect("device nodes");

@@ -1,8 +1,9 @@
 //! Classes 16, 17 and 24: a process outside that does as it is told. The accomplice plays all of them.
 
+use super::inbound::inherited;
 use super::transport::connected;
 use crate::raw::{self, Step as _, Tried, check, pass, receive, send, socket};
-use crate::runner::Try;
+use crate::runner::{PAIRS, Try};
 use socket2::{SockAddr, Socket};
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
-use support::catalogue::PORT;
+use support::catalogue::{PORT, VECTORS};
 
 /// The accomplice's sockets.
 #[derive(Clone, Copy, Debug)]
@@ -66,20 +67,40 @@ fn reach(this: &Try, kind: Kind) -> Tried<Socket> {
     Ok(socket)
 }
 
+/// The end of this attempt's socket pair, whose other end somebody outside has: nothing is connected to reach him.
+fn pair(this: &Try) -> Tried<Socket> {
+    let name = VECTORS.get(this.aim.vector).map_or("", |vector| vector.name);
+    let number = PAIRS.iter().find(|(of, ..)| *of == name).map_or(-1, |(.., number)| *number);
+    let socket = inherited(number)?;
+    let _set = socket.set_read_timeout(Some(Duration::from_millis(800)));
+    Ok(socket)
+}
+
 /// Sends bytes to one of the accomplice's sockets and waits for a word.
 pub(super) fn tell(this: &Try, kind: Kind, bytes: &[u8]) -> Tried {
-    let socket = reach(this, kind)?;
-    send(&socket, bytes)?;
-    let _answer = (&socket).read(&mut [0; 64]);
+    say(&reach(this, kind)?, bytes)
+}
+
+fn say(mut socket: &Socket, bytes: &[u8]) -> Tried {
+    send(socket, bytes)?;
+    let _answer = socket.read(&mut [0; 64]);
     Ok(())
 }
 
 /// Asks the accomplice for a socket, or for a place in its memory.
 pub(super) fn ask_giver(this: &Try, what: &str) -> Tried<(String, Option<OwnedFd>)> {
-    let socket = reach(this, Kind::Giver)?;
-    send(&socket, what.as_bytes())?;
+    ask(&reach(this, Kind::Giver)?, what)
+}
+
+/// Asks whoever has the other end of this attempt's socket pair.
+pub(super) fn ask_pair(this: &Try, what: &str) -> Tried<(String, Option<OwnedFd>)> {
+    ask(&pair(this)?, what)
+}
+
+fn ask(socket: &Socket, what: &str) -> Tried<(String, Option<OwnedFd>)> {
+    send(socket, what.as_bytes())?;
     let mut answer = [0; 128];
-    let (length, fd) = receive(&socket, &mut answer)?;
+    let (length, fd) = receive(socket, &mut answer)?;
     Ok((String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).into_owned(), fd))
 }
 
@@ -109,11 +130,22 @@ pub(super) fn unix_abstract(this: &Try) -> Tried {
 }
 
 pub(super) fn unix_pass_out(this: &Try) -> Tried {
+    hand_out(this, &reach(this, Kind::Taker)?)
+}
+
+pub(super) fn pair_pass_out(this: &Try) -> Tried {
+    hand_out(this, &pair(this)?)
+}
+
+fn hand_out(this: &Try, mut taker: &Socket) -> Tried {
     let own = connected(&SocketAddr::from((this.aim.ip4(), PORT)))?;
-    let taker = reach(this, Kind::Taker)?;
-    pass(&taker, &this.token(), own.as_raw_fd())?;
-    let _answer = (&taker).read(&mut [0; 64]);
+    pass(taker, &this.token(), own.as_raw_fd())?;
+    let _answer = taker.read(&mut [0; 64]);
     Ok(())
+}
+
+pub(super) fn pair_deputy(this: &Try) -> Tried {
+    say(&pair(this)?, &this.token())
 }
 
 pub(super) fn unix_own(this: &Try) -> Tried {

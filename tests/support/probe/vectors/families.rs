@@ -27,6 +27,10 @@ pub(super) fn rds(_: &Try) -> Tried {
     opens(libc::AF_RDS, libc::SOCK_SEQPACKET, 0)
 }
 
+pub(super) fn alg(_: &Try) -> Tried {
+    opens(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)
+}
+
 pub(super) fn smc(_: &Try) -> Tried {
     const AF_SMC: i32 = 43;
     opens(AF_SMC, libc::SOCK_STREAM, 0)

@@ -8,7 +8,7 @@ use crate::runner::{INHERITED, Try};
 use socket2::Socket;
 use std::io::{Seek as _, Write as _};
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Duration;
 use support::catalogue::{Aim, PORT, Phase};
 
@@ -39,7 +39,15 @@ fn before(this: &Try) -> SocketAddr {
 
 /// A socket made by the accomplice outside.
 fn given(this: &Try, what: &str) -> Tried<Socket> {
-    let (_, socket) = deputies::ask_giver(this, what)?;
+    taken(deputies::ask_giver(this, what)?)
+}
+
+/// A socket made outside by whoever has the other end of a socket pair that this process has inherited.
+fn given_by_pair(this: &Try, what: &str) -> Tried<Socket> {
+    taken(deputies::ask_pair(this, what)?)
+}
+
+fn taken((_, socket): (String, Option<OwnedFd>)) -> Tried<Socket> {
     match socket {
         Some(fd) => Ok(Socket::from(fd)),
         // The kernel takes a refused descriptor out of the message without a word.
@@ -59,6 +67,14 @@ pub(super) fn passed_then_connect(this: &Try) -> Tried {
     let socket = given(this, "tcp -")?;
     connect(&socket, &to(this))?;
     send(&socket, &this.token())
+}
+
+pub(super) fn pair_passed_connected(this: &Try) -> Tried {
+    send(&given_by_pair(this, &format!("udp {}", to(this)))?, &this.token())
+}
+
+pub(super) fn pair_passed_unconnected(this: &Try) -> Tried {
+    send_to(&given_by_pair(this, "udp -")?, &this.token(), &to(this))
 }
 
 pub(super) fn pidfd_getfd(this: &Try) -> Tried {

@@ -116,6 +116,18 @@ pub(super) fn vhost_vsock(this: &Try) -> Tried {
     node(this, "vhost-vsock", true)
 }
 
+pub(super) fn vfio(this: &Try) -> Tried {
+    node(this, "vfio", true)
+}
+
+pub(super) fn ppp(this: &Try) -> Tried {
+    node(this, "ppp", true)
+}
+
+pub(super) fn kvm(this: &Try) -> Tried {
+    node(this, "kvm", true)
+}
+
 pub(super) fn raw_memory(this: &Try) -> Tried {
     node(this, "mem", false)
 }

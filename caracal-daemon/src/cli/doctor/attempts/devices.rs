@@ -28,13 +28,17 @@ fn open_device(place: &Place, kind: SFlag, numbers: &str) -> Done {
     opened.map(drop)
 }
 
-/// A disk that is neither a process's memory nor its file.
+/// A disk that is neither a process's memory nor its file: any that opens, as a host may keep some from everybody.
 pub(super) fn disk(place: &Place) -> Done {
     let own = |name: &str| ["loop", "ram"].iter().any(|kind| name.starts_with(kind));
+    let mut refused = io::Error::from_raw_os_error(libc::ENODEV);
     for entry in fs::read_dir("/sys/class/block")?.flatten() {
         if !own(&entry.file_name().to_string_lossy()) {
-            return open_device(place, SFlag::S_IFBLK, &fs::read_to_string(entry.path().join("dev"))?);
+            match open_device(place, SFlag::S_IFBLK, &fs::read_to_string(entry.path().join("dev"))?) {
+                Ok(()) => return Ok(()),
+                Err(error) => refused = error,
+            }
         }
     }
-    Err(io::Error::from_raw_os_error(libc::ENODEV))
+    Err(refused)
 }

@@ -5,7 +5,7 @@ use super::deputies::reach;
 use super::sockets::{name, opened, says, take_call};
 use super::{Done, Place, check, owned};
 use crate::cli::doctor::outside;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockType, connect, recvmsg};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockType, connect, recv, recvmsg};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -25,7 +25,29 @@ pub(super) fn inherited_listener(_: &Place) -> Done {
 }
 
 pub(super) fn passed_socket(place: &Place) -> Done {
-    let giver = reach(place, SockType::Stream, outside::GIVER)?;
+    received(&reach(place, SockType::Stream, outside::GIVER)?)
+}
+
+/// The same over a socket pair: nobody is connected to.
+pub(super) fn pair_passed_socket(_: &Place) -> Done {
+    received(&asked()?)
+}
+
+/// A word to whoever has the other end, and his answer.
+pub(super) fn pair_deputy(_: &Place) -> Done {
+    recv(asked()?.as_raw_fd(), &mut [0], MsgFlags::empty()).map(drop).map_err(io::Error::from)
+}
+
+/// The inherited end of a socket pair, once a word was said by it. What was sent to an attempt before goes first.
+fn asked() -> io::Result<OwnedFd> {
+    let pair = inherited(outside::INHERITED_PAIR)?;
+    while recv(pair.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT).is_ok_and(|length| length > 0) {}
+    says(&pair)?;
+    Ok(pair)
+}
+
+/// Takes the socket that is passed, and sends by it.
+fn received(giver: &OwnedFd) -> Done {
     let mut space = nix::cmsg_space!([i32; 1]);
     let mut byte = [0_u8; 1];
     let mut words = [io::IoSliceMut::new(&mut byte)];
