@@ -109,7 +109,7 @@ fn give(to: &Socket) -> ! {
         let Ok(socket) = raw::socket(libc::AF_INET, kind, 0) else { continue };
         let _set = socket.set_nonblocking(true);
         // A datagram socket is connected without a packet.
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             let _connected = socket.connect(&SocketAddr::from((ip4(number), GIVEN)).into());
         }
         let _gone = pass(to, token, socket.as_raw_fd());
