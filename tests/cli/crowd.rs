@@ -156,6 +156,7 @@ fn connections_beyond_the_descriptors_are_refused_and_the_door_stays_open() {
             count(records, "too_many_connections") > BEYOND && count(records, "upstream_connect") >= without
         });
         assert_eq!(count(&records, "upstream_connect"), without, "{told}");
+        assert_eq!(count(&records, "lease_expired"), 0, "the door was shut for a while");
         let _sound = daemon.verify();
         daemon.stop();
     });

@@ -45,7 +45,7 @@ fn refusals_survive_kill_nine_and_are_counted_once() {
             daemon.records_when(|records| HOSTS.iter().all(|host| refused(records, host) >= number("answered", host)));
         for host in HOSTS {
             let (answered, cut, recorded) = (number("answered", host), number("cut", host), refused(&records, host));
-            assert!(answered > 0, "no storm: {said}");
+            assert!(answered > 100, "no storm: {said}");
             assert!(
                 (answered..=answered + cut).contains(&recorded),
                 "{host}: {answered} were answered, {cut} cut off, {recorded} recorded"

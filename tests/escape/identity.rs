@@ -81,7 +81,7 @@ fn two(name: &str, work: impl FnOnce(&Two<'_>) -> u64) {
         let two = Two { scene: &scene, daemon, thief, owner };
         let served = work(&two);
         // A round whose lease ran out on a busy machine tries nothing.
-        assert!(served > 0, "the owner came through {served} times\n{}", two.daemon.logs());
+        assert!(served >= u64::from(ROUNDS) / 2, "the owner came through {served} times\n{}", two.daemon.logs());
         scene.wire.silent();
         let _ran = two.daemon.verify();
         Map::from_iter([("rounds".to_owned(), json!(ROUNDS)), ("served".to_owned(), json!(served))])

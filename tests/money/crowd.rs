@@ -311,8 +311,10 @@ impl<'a> Crowd<'a> {
     /// Waits until no instance spends from its slices any more; gives why.
     pub(crate) fn halted(&self) -> String {
         let escrow = |daemon: &Daemon<'_>| daemon.json(&["status"])["data_path"]["escrow"].clone();
-        let said = |now: &Value| now["trouble"].as_str().is_some_and(|why| why.contains("halted"));
-        let shut = |daemon: &Daemon<'_>| Some(escrow(daemon)).is_some_and(|now| now["lease_ms"] == 0 && said(&now));
+        let shut = |daemon: &Daemon<'_>| {
+            let now = escrow(daemon);
+            now["lease_ms"] == 0 && now["trouble"].as_str().is_some_and(|why| why.contains("halted"))
+        };
         until("every instance stops spending", PATIENCE, || self.daemons.iter().all(shut)).expect("a halt");
         escrow(&self.daemons[0])["trouble"].as_str().unwrap_or_default().to_owned()
     }

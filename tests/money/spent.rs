@@ -95,18 +95,25 @@ fn each_tool_has_a_limit_of_its_own() {
     });
 }
 
+/// Two calls of a tool at a cent each, one that costs nothing, and one of a model: its records and its bill, once the ledger has them.
+#[track_caller]
+fn three_charges(scene: &Scene, daemon: &Daemon<'_>) -> (Vec<Record>, Vec<u64>) {
+    let script = tools(&["search", "search", "lookup"])
+        + "import openai\nopenai.OpenAI().chat.completions.create(model='gpt-4o-mini', max_tokens=50, messages=[{'role': 'user', 'content': 'hello'}])\n";
+    let _ran = python(daemon, &script).ok();
+    let (records, charges, bill) = charged(scene, daemon);
+    assert_eq!((&charges, bill.len()), (&bill, 3));
+    let _verified = daemon.caught_up();
+    (records, bill)
+}
+
 #[test]
 fn spend_is_summed_by_tool_host_and_time() {
     report::case("money", "spend by tool, host, minute, hour and week", || {
         let scene = Scene::new(STAND_IN).expect("the scene stands");
         let budget = "[[budget]]\nname = \"purse\"\nlimit = \"5 USD\"\nwindow = \"total\"\n";
         let mut daemon = Daemon::start(&scene, &format!("{HOSTS}{TOOLS}{budget}"));
-        let script = tools(&["search", "search", "lookup"])
-            + "import openai\nopenai.OpenAI().chat.completions.create(model='gpt-4o-mini', max_tokens=50, messages=[{'role': 'user', 'content': 'hello'}])\n";
-        let _ran = python(&daemon, &script).ok();
-        let (records, charges, bill) = charged(&scene, &daemon);
-        assert_eq!((&charges, bill.len()), (&bill, 3));
-        let _verified = daemon.caught_up();
+        let (records, bill) = three_charges(&scene, &daemon);
         let all: u64 = bill.iter().sum();
         let chat = all - 20_000_000;
         let sums = |by: &str| -> Vec<(String, u64, u64)> {
@@ -149,12 +156,7 @@ fn spend_is_summed_by_each_budgets_own_windows() {
                        [[budget]]\nname = \"each\"\nlimit = \"1 USD\"\nwindow = \"month\"\nper = \"tool\"\n\
                        [[budget]]\nname = \"other\"\nlimit = \"1 USD\"\nwindow = \"day\"\nagents = [\"nobody\"]\n";
         let mut daemon = Daemon::start(&scene, &format!("{HOSTS}{TOOLS}{budgets}"));
-        let script = tools(&["search", "search", "lookup"])
-            + "import openai\nopenai.OpenAI().chat.completions.create(model='gpt-4o-mini', max_tokens=50, messages=[{'role': 'user', 'content': 'hello'}])\n";
-        let _ran = python(&daemon, &script).ok();
-        let (records, charges, bill) = charged(&scene, &daemon);
-        assert_eq!((&charges, bill.len()), (&bill, 3));
-        let _verified = daemon.caught_up();
+        let (records, bill) = three_charges(&scene, &daemon);
         let correct = ["budgets", "correct", "--provider", "mcp", "--by=-0.005", "--reason", "the bill"];
         let _done = daemon.command(&correct).ran().ok();
         let _verified = daemon.caught_up();

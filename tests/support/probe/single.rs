@@ -289,17 +289,15 @@ fn swarm(times: u32, base: SocketAddr) -> ExitCode {
                 }
             };
             let port = u16::try_from(1_024 + number).unwrap_or(1);
-            // Refused while a lease is being renewed, on a busy machine: asked again.
-            let refused = |stream: &std::io::Result<TcpStream>| {
-                stream.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
-            };
-            let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, port), 30 * SECOND);
+            let connect = || TcpStream::connect_timeout(&SocketAddr::new(ip, port), 30 * SECOND);
+            let mut stream = connect();
             for _ in 0..100 {
-                if !refused(&stream) {
+                // Refused while a lease is being renewed, on a busy machine: asked again.
+                if stream.as_ref().map_or_else(std::io::Error::raw_os_error, |_| None) != Some(libc::EPERM) {
                     break;
                 }
                 std::thread::sleep(SECOND / 20);
-                stream = TcpStream::connect_timeout(&SocketAddr::new(ip, port), 30 * SECOND);
+                stream = connect();
             }
             // No protocol that anybody knows; the connection is closed after it was judged.
             let told = stream.and_then(|mut stream| {

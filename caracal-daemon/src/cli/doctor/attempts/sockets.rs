@@ -12,9 +12,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
-/// `IPPROTO_MPTCP`.
-const MPTCP: i32 = 262;
-
 pub(super) fn tcp(_: &Place) -> Done {
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, outside::TCP));
     any(everywhere(outside::TCP).into_iter().chain([loopback]), |to| {
@@ -34,7 +31,9 @@ pub(super) fn fast_open(_: &Place) -> Done {
 pub(super) fn mptcp_fast_open(_: &Place) -> Done {
     let to = SocketAddr::from((outside::ADDRESS, outside::TCP));
     // SAFETY: integers only.
-    let fd = owned(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, MPTCP) }.into())?;
+    let fd = owned(
+        unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP) }.into(),
+    )?;
     sendto(fd.as_raw_fd(), b"canary", &name(&to), MsgFlags::from_bits_retain(libc::MSG_FASTOPEN))?;
     Ok(())
 }
