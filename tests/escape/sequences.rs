@@ -1,6 +1,7 @@
 //! Random sequences of system calls in a governed cgroup, judged by the wire: not one packet. The same sequences, made
 //! where nobody governs, must be seen. A leak names its seed and its sequence: `probe sequences SEED NUMBER 1` makes it
-//! again. `CARACAL_SEED` chooses the seed, `CARACAL_SEQUENCES` how many. A long run goes on where the last one was broken off.
+//! again. `CARACAL_SEED` chooses the seed, `CARACAL_SEQUENCES` how many; a long run makes 10^6 without it, and goes on where
+//! the last one was broken off.
 //!
 //! Where the level `full` is offered it is in force here, and somebody outside passes sockets in over a pair that was there
 //! before: below it, they are fenced once they are found, and what they send until then is no fault.
@@ -99,15 +100,17 @@ fn any_seed() -> u64 {
 #[test]
 fn no_random_sequence_of_system_calls_gets_a_packet_out() {
     let chosen = std::env::var("CARACAL_SEED").ok().and_then(|text| text.parse().ok());
+    let count = std::env::var("CARACAL_SEQUENCES").ok().and_then(|text| text.parse().ok());
     if !report::long() {
         let seed = chosen.unwrap_or_else(any_seed);
-        let count = std::env::var("CARACAL_SEQUENCES").ok().and_then(|text| text.parse().ok());
         return batch(seed, 0, count.unwrap_or(4_000));
     }
     let (progress, seed, mut done) = Progress::of(chosen);
-    while done < 10_000_000 {
-        batch(seed, done, BATCH);
-        done += BATCH;
+    let count = count.unwrap_or(1_000_000);
+    while done < count {
+        let next = BATCH.min(count - done);
+        batch(seed, done, next);
+        done += next;
         progress.at(seed, done);
     }
     progress.end();

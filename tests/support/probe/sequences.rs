@@ -259,8 +259,8 @@ impl Actor {
             alone: false,
         };
         self.alone = false;
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
+        let _ended = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
                 for _ in 0..3 {
                     let _refused = other.act();
                 }
@@ -268,6 +268,9 @@ impl Actor {
             for _ in 0..3 {
                 let _refused = self.act();
             }
+            // The scope's end waits for what it does only: a fork beside its last steps would leave the child locks
+            // that nobody opens.
+            thread.join()
         });
         self.alone = true;
         self.open.append(&mut other.open);
