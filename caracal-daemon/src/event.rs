@@ -284,8 +284,8 @@ pub struct Draft {
     pub kind: Kind,
     /// When.
     pub at: UnixNanos,
-    /// The plain part.
-    pub data: Data,
+    /// The plain part: boxed, because a draft is handed on from stage to stage.
+    pub data: Box<Data>,
     /// The sealed part.
     pub detail: Detail,
 }

@@ -99,7 +99,7 @@ where
 {
     // A tcp rule first: in its protocol the server may speak first, and there would be nothing to sniff.
     if let Some((host, decision, grant)) = passage::unread(&origin) {
-        return passage::pass(&origin, stream, &host, (&decision, &grant), begins).await;
+        return Box::pin(passage::pass(&origin, stream, &host, (&decision, &grant), begins)).await;
     }
     // What does it speak? Read without taking: TLS that passes through must reach the upstream whole.
     match opening::first_words(&origin, &mut stream).await {
@@ -141,11 +141,12 @@ where
     let address = if hello.name.is_some() { None } else { origin.address };
     // A passthrough rule next: after this point the bytes are ours.
     if let Some((decision, grant)) = passage::allowed(&origin, &name, address, Mode::TlsPassthrough) {
-        return passage::pass(&origin, hello.into_stream(), &name, (&decision, &grant), begins).await;
+        return Box::pin(passage::pass(&origin, hello.into_stream(), &name, (&decision, &grant), begins)).await;
     }
     // Only what the upstream speaks, so that both sides speak the same.
     let offer = opening::offer(&origin, &name, address.is_none(), hello.alpn).await;
-    let accepted = timeout(limit, opening::accept(&origin, hello, &name, offer)).await;
+    // Boxed like all that a connection does once: what it does for each request decides its size.
+    let accepted = timeout(limit, Box::pin(opening::accept(&origin, hello, &name, offer))).await;
     let (stream, alpn) = match accepted {
         Ok(Some(accepted)) => accepted,
         Ok(None) => return,
@@ -244,12 +245,12 @@ async fn answer(session: Arc<Session>, mut request: Request<Incoming>) -> Answer
     }
     // What does it cost? Nothing is forwarded to a priced host without an answer.
     match asked.surface {
-        Surface::Priced(ref entry) => priced::call(&session, &asked, entry, request, &decided).await,
+        Surface::Priced(ref entry) => Box::pin(priced::call(&session, &asked, entry, request, &decided)).await,
         Surface::Paid(provider, operation) => {
             paid::call(&session, &asked, provider, operation, request, &decided).await
         }
         Surface::Websocket(provider) if websocket::is_metered(&session, &asked, provider) => {
-            websocket::open(&session, asked, provider, request, decided).await
+            Box::pin(websocket::open(&session, asked, provider, request, decided)).await
         }
         Surface::Websocket(_) => {
             discard(request).await;

@@ -377,11 +377,11 @@ impl Journal {
         let draft = Draft {
             kind: Kind::Lifecycle,
             at: clock.now(),
-            data: Data {
+            data: Box::new(Data {
                 reason: Some("journal_tail_cut"),
                 message: Some(format!("{torn} bytes of a torn tail were cut from the journal")),
                 ..Data::default()
-            },
+            }),
             detail: Detail::default(),
         };
         self.append_now(&draft)
@@ -481,9 +481,9 @@ impl Drop for Waited<'_> {
             settle: Some("released"),
             max_tokens: None,
             edits: Vec::new(),
-            ..intent.data
+            ..*intent.data
         };
-        let outcome = Draft { kind: Kind::Outcome, at: intent.at, data, detail: Detail::default() };
+        let outcome = Draft { kind: Kind::Outcome, at: intent.at, data: data.into(), detail: Detail::default() };
         // It fails only when the writer has stopped; the next start then charges the open intent.
         let _ = self.journal.append_now(&outcome);
     }

@@ -162,7 +162,12 @@ pub(super) async fn build(
         ..Data::default()
     };
     journal
-        .append(Draft { kind: crate::event::Kind::Lifecycle, at: clock.now(), data, detail: Detail::default() })
+        .append(Draft {
+            kind: crate::event::Kind::Lifecycle,
+            at: clock.now(),
+            data: data.into(),
+            detail: Detail::default(),
+        })
         .await
         .ok();
     let predecessors = Predecessors::serve(inheritance, &stack, &journal, &clock, &signer)?;

@@ -35,7 +35,7 @@ fn intent(client: usize, agent: &str, hold: &Hold) -> Draft {
         windows: hold.windows.clone(),
         ..Data::default()
     };
-    Draft { kind: Kind::Intent, at: UnixNanos(1), data, detail: Detail::default() }
+    Draft { kind: Kind::Intent, at: UnixNanos(1), data: data.into(), detail: Detail::default() }
 }
 
 /// A world that can be searched.

@@ -172,7 +172,7 @@ async fn record_refusals(app: &App, refusals: Vec<KernelRefusal>) -> Answer {
             ..Detail::default()
         };
         let kind = if refusal.why == 0 { Kind::Decision } else { Kind::KernelDenial };
-        let draft = Draft { kind, at: app.stages.clock.now(), data, detail };
+        let draft = Draft { kind, at: app.stages.clock.now(), data: data.into(), detail };
         if app.stages.journal.durable(draft).await.is_err() {
             break;
         }
@@ -182,7 +182,7 @@ async fn record_refusals(app: &App, refusals: Vec<KernelRefusal>) -> Answer {
 }
 
 async fn append(app: &App, kind: Kind, data: Data, detail: Detail) -> Answer {
-    let draft = Draft { kind, at: app.stages.clock.now(), data, detail };
+    let draft = Draft { kind, at: app.stages.clock.now(), data: data.into(), detail };
     app.stages.journal.append(draft).await.map(|()| Value::Null).map_err(|error| error.to_string())
 }
 

@@ -96,14 +96,12 @@ impl Body for Streamed {
             ready!(time.as_mut().poll(context));
             return Poll::Ready(this.broken.take().map(|(error, _)| Err(error)));
         }
-        let frame = match (Pin::new(&mut this.body).poll_frame(context), &mut this.lease) {
-            (Poll::Ready(frame), _) => frame,
-            (Poll::Pending, None) => return Poll::Pending,
-            (Poll::Pending, Some(lease)) => {
-                lease.drive(context);
-                ready!(Pin::new(&mut this.body).poll_frame(context))
-            }
-        };
+        let body = &mut this.body;
+        let mut wait = |context: &mut Context<'_>| Pin::new(&mut *body).poll_frame(context);
+        let frame = ready!(match &mut this.lease {
+            None => wait(context),
+            Some(lease) => lease.poll(context, wait),
+        });
         match frame.transpose() {
             Ok(frame) => {
                 if frame.is_none() || this.body.is_end_stream() {

@@ -3,11 +3,13 @@
 
 mod http1;
 mod place;
+mod together;
 
 use crate::clock::{Clock, UnixNanos};
 use crate::http::body::Upload;
 use crate::refusal::{Reason, Refusal, Side, Stage};
 use crate::tls::dial::{Alpn, Dialer, Route, Wanted};
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http1::Http1;
 use hyper::body::Incoming;
@@ -164,7 +166,12 @@ impl Pool {
         Ok((held, true))
     }
 
-    async fn dial(&self, key: &Key, place: &Arc<Place>) -> Result<Held, Refusal> {
+    /// A new connection. Boxed: every request's future would have its size, and few need it.
+    fn dial<'a>(&'a self, key: &'a Key, place: &'a Arc<Place>) -> BoxFuture<'a, Result<Held, Refusal>> {
+        Box::pin(self.dialled(key, place))
+    }
+
+    async fn dialled(&self, key: &Key, place: &Arc<Place>) -> Result<Held, Refusal> {
         let failed = |error: hyper::Error| broke_off(key, &error);
         if !key.tls {
             let stream = self.dialer.tcp(key.route()).await?;

@@ -4,6 +4,7 @@ use crate::http::body::BodyError;
 use crate::http::framing::{self, Framed, Wire};
 use crate::tls::dial::Alpn;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -46,8 +47,7 @@ where
     let (begun, mut has_begun) = watch::channel(false);
     let service = service_fn(move |request| {
         begun.send_replace(true);
-        let answer = service(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        service(request).map(Ok::<_, Infallible>)
     });
     // A connection that has brought no request yet is owed an answer to its first: closed now, it would have failed.
     let ends = async move {

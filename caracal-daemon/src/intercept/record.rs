@@ -76,7 +76,7 @@ impl Recorder {
             ..Data::default()
         };
         let detail = Detail { uid: Some(process.map_or(agent.uid, |process| process.uid)), ..Detail::default() };
-        Draft { kind, at: self.clock.now(), data, detail }
+        Draft { kind, at: self.clock.now(), data: data.into(), detail }
     }
 
     /// Hands an allowed request to the journal before it is forwarded.
@@ -162,7 +162,7 @@ impl Recorder {
         if kinds >= MOST_WITHOUT_DESTINATION {
             (equal.agent, equal.action) = (None, None);
             let data = Data { decision: draft.data.decision, reason: draft.data.reason, ..Data::default() };
-            draft = Draft { kind: draft.kind, at: draft.at, data, detail: Detail::default() };
+            draft = Draft { kind: draft.kind, at: draft.at, data: data.into(), detail: Detail::default() };
         }
         if let Some(counted) = open.get_mut(&equal) {
             counted.add();

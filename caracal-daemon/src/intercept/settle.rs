@@ -66,7 +66,6 @@ impl Ticket {
     ) -> Ticket {
         let mut outcome = intent.clone();
         outcome.kind = Kind::Outcome;
-        outcome.data = Data { windows: hold.windows.clone(), ..outcome.data };
         Ticket { stack, agent, hold: Some(hold), pass, call, outcome, sent: false, intent: None }
     }
 
@@ -179,7 +178,7 @@ impl Ticket {
     /// The outcome's record.
     fn outcome(&mut self, held: NanoUsd, ending: Ending, reason: Option<&'static str>) -> Draft {
         let (data, detail) = (std::mem::take(&mut self.outcome.data), std::mem::take(&mut self.outcome.detail));
-        let mut outcome = Draft { kind: self.outcome.kind, at: self.stack.clock.now(), data, detail };
+        let mut outcome = Draft { kind: self.outcome.kind, at: self.stack.clock.now(), data: data.into(), detail };
         let (settle, cost) = match ending {
             Ending::Settled(charge) => ("settled", charge),
             Ending::Beyond(charge) => ("charged_max", charge),
@@ -211,7 +210,9 @@ impl Ended {
             // The intent is durable: without an outcome the ledger charges the hold, which is never less than the bill.
             unrecorded(&error);
         }
-        record_warnings(&stack.journal, &warnings, about).await;
+        if !warnings.is_empty() {
+            Box::pin(record_warnings(&stack.journal, &warnings, about)).await;
+        }
     }
 }
 
@@ -242,7 +243,7 @@ fn warned(warning: &Warning, (at, agent, call): About) -> Draft {
         message: Some(sentence),
         ..Data::default()
     };
-    Draft { kind: Kind::BudgetWarning, at, data, detail: Detail::default() }
+    Draft { kind: Kind::BudgetWarning, at, data: data.into(), detail: Detail::default() }
 }
 
 impl Drop for Ticket {

@@ -250,7 +250,7 @@ mod tests {
         };
         let sentence = Some(sentence.to_owned()).filter(|text| !text.is_empty());
         let detail = Detail { host: Some(host.to_owned()), port, sentence, ..Detail::default() };
-        Draft { kind: Kind::Decision, at: crate::clock::UnixNanos(0), data, detail }
+        Draft { kind: Kind::Decision, at: crate::clock::UnixNanos(0), data: data.into(), detail }
     }
 
     fn told(drafts: &[Draft]) -> Vec<(String, u64, u64)> {
@@ -283,7 +283,7 @@ mod tests {
         let lookup = draft(Action::Resolve, "b.test", None, Reason::HostNotAllowed, "");
         let outcome = |cost| Draft {
             kind: Kind::Outcome,
-            data: Data { model: Some("m".into()), cost: Some(NanoUsd(cost)), ..Data::default() },
+            data: Data { model: Some("m".into()), cost: Some(NanoUsd(cost)), ..Data::default() }.into(),
             ..draft(Action::Llm, "a.test", None, Reason::PriceUnknown, "")
         };
         let (before, after) = (Tally::default(), Tally::default());
@@ -304,7 +304,7 @@ mod tests {
     fn models_of_any_name_are_bounded_and_none_of_their_money_is_lost() {
         let outcome = |model: String| Draft {
             kind: Kind::Outcome,
-            data: Data { model: Some(model.into()), cost: Some(NanoUsd(2)), ..Data::default() },
+            data: Data { model: Some(model.into()), cost: Some(NanoUsd(2)), ..Data::default() }.into(),
             ..draft(Action::Llm, "a.test", None, Reason::PriceUnknown, "")
         };
         let (before, after) = (Tally::default(), Tally::default());

@@ -48,7 +48,7 @@ impl OpenIntent {
         Draft {
             kind: Kind::Outcome,
             at,
-            data: Data {
+            data: Box::new(Data {
                 agent: (!self.agent.is_empty()).then(|| self.agent.as_str().into()),
                 reason: Some("crash"),
                 call: self.call.parse().ok(),
@@ -60,7 +60,7 @@ impl OpenIntent {
                 windows: self.windows.clone(),
                 price_book: self.price_book.as_deref().map(Into::into),
                 ..Data::default()
-            },
+            }),
             detail: Detail::default(),
         }
     }

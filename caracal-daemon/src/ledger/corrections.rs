@@ -148,7 +148,7 @@ impl Charge {
         Ok(Draft {
             kind: Kind::Correction,
             at,
-            data: Data {
+            data: Box::new(Data {
                 agent: fields.agent.as_deref().map(Into::into),
                 call: Some(self.call),
                 provider: fields.provider.as_deref().and_then(Provider::named).map(Provider::name),
@@ -156,7 +156,7 @@ impl Charge {
                 windows: fields.windows.clone(),
                 correction: Some(Correction { nano, sequence: self.record.sequence, charged_at: self.record.at }),
                 ..Data::default()
-            },
+            }),
             detail: Detail {
                 host: detail.host,
                 port: detail.port,

@@ -139,7 +139,7 @@ fn append(journal: &Journal, count: usize, length: usize) -> Result<(), crate::j
     block_on(async {
         for _ in 0..count {
             let data = Data { message: Some("m".repeat(length)), ..Data::default() };
-            let draft = Draft { kind: Kind::Lifecycle, at: UnixNanos(1), data, detail: Detail::default() };
+            let draft = Draft { kind: Kind::Lifecycle, at: UnixNanos(1), data: data.into(), detail: Detail::default() };
             journal.append(draft).await?;
         }
         journal.flush().await

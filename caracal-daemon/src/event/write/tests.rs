@@ -16,7 +16,7 @@ pub(crate) fn paid(kind: Kind, call: uuid::Uuid) -> Draft {
     Draft {
         kind,
         at: UnixNanos(1_790_000_000_123_456_789),
-        data: Data {
+        data: Box::new(Data {
             agent: Some("coder".into()),
             call: Some(call),
             provider: Some("openai"),
@@ -46,7 +46,7 @@ pub(crate) fn paid(kind: Kind, call: uuid::Uuid) -> Draft {
                 input_above: 200_000,
             }),
             ..Data::default()
-        },
+        }),
         detail: Detail { host: Some("api.openai.com".into()), port: Some(443), uid: Some(1000), ..Detail::default() },
     }
 }
@@ -105,10 +105,10 @@ proptest! {
         let draft = Draft {
             kind: Kind::Decision,
             at: UnixNanos(1),
-            data: Data {
+            data: Box::new(Data {
                 agent: Some("a".into()), model: Some(long(0).into()), comm: Some(long(1)), message: Some(long(2)),
                 policies: (0..300).map(|_| long(3).into()).collect(), price_book: Some(long(4).into()), ..Data::default()
-            },
+            }),
             detail: Detail { host: Some(long(5)), path: Some(long(6)), sentence: Some(long(7)), ..Detail::default() },
         };
         let sealed = scribe.seal(&draft).expect("sealed");

@@ -5,6 +5,7 @@
 //! left HTTP.
 
 use crate::http::body::Upload;
+use crate::http::pool::together::Together;
 use crate::http::pool::{MOST_ANSWER_HEAD, TrySend};
 use http::{Request, Response, StatusCode};
 use http_body::Body;
@@ -24,6 +25,7 @@ type Driver = Option<Pin<Box<dyn Future<Output = ()> + Send>>>;
 pub(super) struct Http1 {
     sender: SendRequest<Upload>,
     driver: Driver,
+    together: Together,
 }
 
 impl fmt::Debug for Http1 {
@@ -48,7 +50,7 @@ impl Http1 {
             .await?;
         // Its error reaches whoever waits for an answer.
         let driver = async move { drop(connection.with_upgrades().await) };
-        Ok(Http1 { sender, driver: Some(Box::pin(driver)) })
+        Ok(Http1 { sender, driver: Some(Box::pin(driver)), together: Together::default() })
     }
 
     /// Sends a request; gives the head of its answer.
@@ -57,14 +59,10 @@ impl Http1 {
             // An agent may send all of it before it reads an answer that is longer than what is held here.
             self.detach();
         }
-        let driver = &mut self.driver;
+        let (driver, together) = (&mut self.driver, &self.together);
         let mut answer = pin!(self.sender.try_send_request(request));
         let answer = poll_fn(|context| {
-            if let Poll::Ready(answer) = answer.as_mut().poll(context) {
-                return Poll::Ready(answer);
-            }
-            drive(driver, context);
-            answer.as_mut().poll(context)
+            together.poll(context, |context| answer.as_mut().poll(context), |context| drive(driver, context))
         });
         let answer = answer.await.map_err(TrySend::from)?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -73,9 +71,13 @@ impl Http1 {
         Ok(answer)
     }
 
-    /// Reads and writes what can be read and written now.
-    pub(super) fn drive(&mut self, context: &mut Context<'_>) {
-        drive(&mut self.driver, context);
+    /// Polls `wait` for what comes over the connection, which is read and written meanwhile.
+    pub(super) fn poll<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        wait: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        self.together.poll(context, wait, |context| drive(&mut self.driver, context))
     }
 
     /// Whether it has no task of its own.
@@ -92,7 +94,7 @@ impl Http1 {
 
     /// Whether it takes a request now. Looks whether the upstream has closed it, and forgets who drove it.
     pub(super) fn is_ready(&mut self) -> bool {
-        self.drive(&mut Context::from_waker(Waker::noop()));
+        drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
         self.sender.is_ready()
     }
 
@@ -105,9 +107,10 @@ impl Http1 {
     /// # Errors
     /// When it is closed.
     pub(super) async fn ready(&mut self) -> Result<(), hyper::Error> {
+        let (driver, sender) = (&mut self.driver, &mut self.sender);
+        let together = &self.together;
         poll_fn(|context| {
-            drive(&mut self.driver, context);
-            self.sender.poll_ready(context)
+            together.poll(context, |context| sender.poll_ready(context), |context| drive(driver, context))
         })
         .await
     }
@@ -171,12 +174,9 @@ mod tests {
 
     /// The next bytes of `body`.
     async fn next(connection: &mut Http1, body: &mut Incoming) -> Option<Bytes> {
-        poll_fn(|context| {
-            connection.drive(context);
-            Pin::new(&mut *body).poll_frame(context)
-        })
-        .await
-        .map(|frame| frame.expect("no error").into_data().expect("bytes"))
+        poll_fn(|context| connection.poll(context, |context| Pin::new(&mut *body).poll_frame(context)))
+            .await
+            .map(|frame| frame.expect("no error").into_data().expect("bytes"))
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// Idle HTTP/1 connections kept for one host and port.
@@ -169,14 +169,19 @@ impl Lease {
         Lease { held, place, clock }
     }
 
-    /// Lets the connection go on, where whoever reads its answer drives it.
-    pub fn drive(&mut self, context: &mut Context<'_>) {
-        if let Held::Http1(connection) = &mut self.held {
-            connection.drive(context);
+    /// Polls `wait` for what comes over the connection, which goes on meanwhile where whoever reads its answer drives it.
+    pub(crate) fn poll<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        mut wait: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        match &mut self.held {
+            Held::Http1(connection) => connection.poll(context, wait),
+            Held::Http2(_) => wait(context),
         }
     }
 
-    /// Whether [`Lease::drive`] is all that drives the connection.
+    /// Whether [`Lease::poll`] is all that drives the connection.
     pub(crate) fn is_driven(&self) -> bool {
         matches!(&self.held, Held::Http1(connection) if connection.is_driven())
     }

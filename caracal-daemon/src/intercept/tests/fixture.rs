@@ -129,7 +129,12 @@ fn fill(journal: &Journal) {
     let filling = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let data = Data { message: Some("x".repeat(8_000)), ..Data::default() };
-        let draft = Draft { kind: Kind::Lifecycle, at: crate::clock::UnixNanos(1), data, detail: Detail::default() };
+        let draft = Draft {
+            kind: Kind::Lifecycle,
+            at: crate::clock::UnixNanos(1),
+            data: data.into(),
+            detail: Detail::default(),
+        };
         runtime.block_on(async { while journal.durable(draft.clone()).await.is_ok() {} });
     });
     filling.join().expect("filled");

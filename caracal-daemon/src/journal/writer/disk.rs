@@ -53,6 +53,7 @@ impl Writer {
             let delay = u64::try_from(self.options.sync_within.as_nanos()).unwrap_or(u64::MAX);
             self.sync_at = Some(monotonic_ns().saturating_add(delay));
         }
+        self.prepare_spare();
         Ok(())
     }
 
@@ -107,8 +108,16 @@ impl Writer {
         self.durable_position = HEADER_BYTES;
         self.high = HEADER_BYTES;
         self.count_bytes();
+        Ok(())
+    }
+
+    /// Has the next segment's file made once this one is half full: ahead of its use and off this thread. If that fails,
+    /// the roll tries again and says so.
+    fn prepare_spare(&mut self) {
         let (dir, bytes) = (self.dir.clone(), self.options.segment_bytes);
-        // Ahead of its use and off this thread; if it fails, the next roll tries again and says so.
+        if self.spare.is_some() || self.position < bytes / 2 {
+            return;
+        }
         self.spare = std::thread::Builder::new()
             .name("journal-spare".into())
             .spawn(move || {
@@ -116,7 +125,6 @@ impl Writer {
                 drop(segment::prepare_spare(&dir, bytes));
             })
             .ok();
-        Ok(())
     }
 
     /// Tells everybody who waits; keeps what was accepted without a wait, to be written again.

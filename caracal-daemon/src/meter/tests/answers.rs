@@ -81,7 +81,8 @@ pub(super) fn record_of(
         price_book: Some(call.price_book.clone()),
         ..Data::default()
     };
-    let draft = Draft { kind: Kind::Outcome, at: crate::clock::UnixNanos(0), data, detail: Detail::default() };
+    let draft =
+        Draft { kind: Kind::Outcome, at: crate::clock::UnixNanos(0), data: data.into(), detail: Detail::default() };
     let mut bytes = Vec::new();
     scribe.seal(&draft)?.place(0, &[0; 32], &mut bytes);
     Ok(Record::parse(&bytes)?.data)
