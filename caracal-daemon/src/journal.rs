@@ -265,8 +265,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Goes through the writer's queue and back, writing nothing: proof that it is alive. A writer whose disk
-    /// fails is alive and says so.
+    /// Goes through the writer's queue and back, with a write of no bytes: proof that it is alive, and that its file system
+    /// does not hang. A writer whose disk fails is alive and says so.
     ///
     /// # Errors
     /// When it is not, or its disk fails.

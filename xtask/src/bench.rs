@@ -6,6 +6,8 @@
 #[cfg(feature = "bench")]
 mod answer;
 #[cfg(feature = "bench")]
+mod awake;
+#[cfg(feature = "bench")]
 mod crypto;
 #[cfg(feature = "bench")]
 mod floor;

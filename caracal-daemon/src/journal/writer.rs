@@ -317,6 +317,9 @@ impl Writer {
             let more = bytes < MAX_GROUP_BYTES && parting.is_none();
             message = if more { queue.try_recv().ok() } else { None };
         }
+        if !probes.is_empty() {
+            self.touch();
+        }
         let result = match self.attempt(!flushes.is_empty()) {
             Ok(()) => self.recovered(),
             Err(error) => self.failed(&error),

@@ -22,7 +22,9 @@ use results::{Sample, cases, figures};
 use serde_json::json;
 
 use super::{
-    PeerName, goals,
+    PeerName,
+    awake::Awake,
+    goals,
     load::{Seen, Shape, percentile},
     peer::{self, Peer},
     peer_caracal,
@@ -76,6 +78,9 @@ const PLANS: &[Plan] = &[
 const PROFILES: &[&str] = &["paid-32", "fresh-8", "stream-8"];
 const PROFILED: u64 = 1_500;
 
+/// About the time between two syncs with one connection: a device that rested answers later.
+const PAUSE: Duration = Duration::from_micros(300);
+
 /// How long a new peer is left alone before its idle memory is read.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -92,11 +97,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     // Never one round: a neighbour on the machine would decide the ratio.
     let (rounds, milliseconds) = if arguments.quick { (3, 500) } else { (5, 2000) };
     let scene = Scene::new()?;
-    let mut results = Results { fdatasync_us: fdatasync(scene.files())?, ..Results::default() };
+    let sync = |pause| fdatasync(scene.files(), pause);
+    let mut results =
+        Results { fdatasync_us: sync(Duration::ZERO)?, fdatasync_after_pause_us: sync(PAUSE)?, ..Results::default() };
     let mut peers = start(arguments, &scene, &mut results, &mut report);
     for round in 1..=rounds {
         // The quietest moment's: what a sync costs, not what else the machine was doing.
-        results.fdatasync_us = results.fdatasync_us.min(fdatasync(scene.files())?);
+        results.fdatasync_us = results.fdatasync_us.min(sync(Duration::ZERO)?);
+        results.fdatasync_after_pause_us = results.fdatasync_after_pause_us.min(sync(PAUSE)?);
         for plan in PLANS.iter().filter(|plan| arguments.wants(plan)) {
             for peer in &mut peers {
                 eprintln!("... round {round} of {rounds}: {} through {}", plan.name, peer.name.name());
@@ -158,6 +166,7 @@ fn start(arguments: &Arguments, scene: &Scene, results: &mut Results, report: &m
 
 /// One load through one peer.
 fn sample(scene: &Scene, peer: &mut Peer, plan: Plan, milliseconds: u64) -> Result<Sample> {
+    let _awake = (plan.connections == 1).then(Awake::keep).transpose()?;
     let mut load = load(scene, peer, plan, milliseconds)?;
     let mut output = BufReader::new(load.stdout.take().context("the load has no output")?);
     let outcome = follow(&mut output, peer);
@@ -256,8 +265,11 @@ fn hold_settle(caracald: &Path) -> Result<f64> {
     said.get("hold_settle_us_p50").and_then(serde_json::Value::as_f64).context("caracald measure says no time")
 }
 
-/// What one small durable write costs here: 1 KB into a file that has its size already.
-fn fdatasync(directory: &Path) -> Result<u64> {
+/// What one small durable write costs here: 1 KB into a file that has its size already. Measured as the loads of one
+/// connection are, whose unit it is.
+/// `pause` lies before each.
+fn fdatasync(directory: &Path, pause: Duration) -> Result<u64> {
+    let _awake = Awake::keep()?;
     const WRITES: usize = 200;
     let path = directory.join("fdatasync");
     let mut file = File::create(&path).with_context(|| path.display().to_string())?;
@@ -266,6 +278,7 @@ fn fdatasync(directory: &Path) -> Result<u64> {
     file.seek(SeekFrom::Start(0))?;
     let mut times = Vec::with_capacity(WRITES);
     for _ in 0..WRITES {
+        thread::sleep(pause);
         let started = Instant::now();
         file.write_all(&[1; 1024])?;
         file.sync_data()?;

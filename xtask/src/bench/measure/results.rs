@@ -38,6 +38,8 @@ pub(in crate::bench) struct Results {
     pub(super) idle_kb: BTreeMap<&'static str, u64>,
     /// Median time of one small durable write on this machine, microseconds.
     pub(in crate::bench) fdatasync_us: u64,
+    /// The same where a request's time lies between two of them.
+    pub(in crate::bench) fdatasync_after_pause_us: u64,
     /// CPU time of a hold and its end, microseconds, without the journal's wait; half of all batches of calls took no more.
     pub(in crate::bench) hold_settle_us: Option<f64>,
     /// How long `caracald policy reload` takes, milliseconds; half of all took no longer.
@@ -120,6 +122,7 @@ pub(super) fn figures(results: &Results, rounds: u32, milliseconds: u64) -> BTre
     }
     set("stream_first_byte_with_sync_over_floor_us", goals::first_byte_over_floor(results));
     set("fdatasync_p50_us", Some(results.fdatasync_us as f64));
+    set("fdatasync_after_pause_p50_us", Some(results.fdatasync_after_pause_us as f64));
     set("floor_rps_x_direct", results.between(PeerName::Floor, PeerName::Direct, "paid-32", |a, b| a.rps() / b.rps()));
     set("squid_cpu_x_floor", results.between(PeerName::Squid, PeerName::Floor, "paid-32", |a, b| a.cpu_us / b.cpu_us));
     set("load_average", fs::read_to_string("/proc/loadavg").ok().and_then(|text| text.split(' ').next()?.parse().ok()));
