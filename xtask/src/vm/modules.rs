@@ -20,7 +20,10 @@ const USEFUL: &[&str] = &[
     "vhost_net",
     "vhost_vsock",
     "vfio",
-    "ppp_generic",
+    "ppp_generic", // this and the next three: only in a kernel for any hardware
+    "pppoe",
+    "can_bcm",
+    "rxrpc",
     "zram",
     "inet_diag", // lists and destroys sockets
     "tcp_diag",
