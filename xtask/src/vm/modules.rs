@@ -15,6 +15,9 @@ const NEEDED: &[&str] = &["veth"];
 /// What some attempts need: a family that the kernel does not know proves nothing about the hook that refuses it. Loaded
 /// where the kernel has them; a newer one may have dropped some.
 const USEFUL: &[&str] = &[
+    "crc32c_generic", // by name alone, for sctp and rxrpc: no module depends on them
+    "pcbc",
+    "fcrypt",
     "dummy", // a card without a cable
     "tun",   // devices that are ways out
     "vhost_net",
