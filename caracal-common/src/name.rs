@@ -31,8 +31,9 @@ pub const UNIX_ALLOWED: &str = "UNIX_ALLOWED";
 
 /// The programs of the BPF LSM (`security/lsm_hook_defs.h` of the kernel), each named `lsm_` and its hook. Their links
 /// are one set an instance: they decide by the task, and let whoever is not governed pass.
-pub const LSM: [&str; 21] = [
+pub const LSM: [&str; 22] = [
     "bpf",
+    "capable",
     "file_open",
     "file_receive",
     "inode_getxattr",

@@ -11,6 +11,7 @@ mod orders;
 mod parting;
 mod predecessors;
 mod prober;
+mod refusals;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -3,6 +3,7 @@
 //! task of the host.
 
 mod bpf;
+mod capable;
 mod file_open;
 mod file_permission;
 mod file_receive;

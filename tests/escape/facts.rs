@@ -2,11 +2,16 @@
 //! dead, and every connection has the identity and the destination that it had.
 
 use crate::{RULES, World, case};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::UdpSocket;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
 use support::daemon::{Cgroup, Daemon};
 use support::ledger::Record;
-use support::netns::AGENT_UID;
+use support::netns::{AGENT_UID, until};
 use support::scene::Scene;
 use support::wire::CANARY_PORT;
 
@@ -16,20 +21,80 @@ const KINDS: &[(&str, u64, &str, &str, &str)] = &[
     ("udp-connected", 61, "203.0.113.10", "datagram_refused", "egress"),
     ("raw", 43, "203.0.113.10", "socket_kind_refused", "sock_create"),
     ("bind", 29, "127.0.0.1", "daemon_port_refused", "bind"),
+    ("join", 31, "198.51.100.1", "multicast_refused", "setsockopt"),
+    ("device", 23, "", "device_refused", "device"),
+    (KNOCK, 97, "198.51.100.1", "inbound_refused", "ingress"),
 ];
+/// How long a program or the daemon may take for one step.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Datagrams from the other host, for a socket of the agent's.
+const KNOCK: &str = "knock";
 
-fn target(kind: &str, address: &str) -> String {
+fn target(scene: &Scene, kind: &str, address: &str) -> String {
     match kind {
-        "raw" => address.to_owned(),
+        "raw" | "join" => address.to_owned(),
         "bind" => format!("{address}:{}", Daemon::TCP_PORT),
+        "device" => node(scene).display().to_string(),
         _ => format!("{address}:{CANARY_PORT}"),
     }
 }
 
+fn node(scene: &Scene) -> PathBuf {
+    scene.net.files().join("node")
+}
+
+/// Makes a device by which bytes could leave and that can be opened here: a tunnel, memory, or a disk.
+fn make_node(scene: &Scene) {
+    let line = format!(
+        "set -- 'c 10 200' 'c 1 1'; for i in /sys/class/block/*; do case $i in */loop*|*/ram*) continue;; esac; \
+         d=$(cat $i/dev); set -- \"$@\" \"b ${{d%:*}} ${{d#*:}}\"; done; \
+         for kind; do rm -f {0}; mknod {0} $kind && (exec 3<{0}) 2>/dev/null && exit 0; done; exit 1",
+        node(scene).display()
+    );
+    scene.net.a.shell(&line).expect("a device that opens");
+}
+
+/// Tries one kind; gives how many came to nothing.
+#[track_caller]
+fn try_out(scene: &Scene, cgroup: &Cgroup, kind: &str, times: u64, address: &str) -> u64 {
+    let to = target(scene, kind, address);
+    if kind == KNOCK {
+        return times - heard(scene, cgroup, times, &to);
+    }
+    let ran = crate::attempt(scene, cgroup, &["burst", &times.to_string(), kind, &to]).ok();
+    let refused = ran.stdout.trim().strip_prefix("refused ").and_then(|said| said.split(' ').next()?.parse().ok());
+    refused.unwrap_or_else(|| panic!("{kind}: {}", ran.screen()))
+}
+
+/// Has the other host send datagrams to a socket in the cgroup; gives how many that one hears.
+#[track_caller]
+fn heard(scene: &Scene, cgroup: &Cgroup, times: u64, at: &str) -> u64 {
+    let (out, end) = (scene.file("heard.out", ""), scene.net.files().join("heard.end"));
+    let file = std::fs::File::options().append(true).open(&out).expect("a file");
+    let run = scene.agent(crate::PROBE).user(0).cgroup(&cgroup.path()).args(["hear", &times.to_string(), at]);
+    let mut child = run.arg(&end).spawn(Stdio::from(file), Stdio::inherit()).expect("a listener");
+    let said = || std::fs::read_to_string(&out).unwrap_or_default();
+    until("it listens", PATIENCE, || said().contains("ready")).expect("a listener");
+    let send = || -> anyhow::Result<()> {
+        let socket = UdpSocket::bind("198.51.100.2:0")?;
+        for _ in 0..times {
+            socket.send_to(b"knock", at)?;
+        }
+        Ok(())
+    };
+    scene.net.b.inside(send).expect("datagrams");
+    // On a cable within this host they are there once they are sent.
+    std::fs::write(&end, "").expect("a file");
+    let _status = child.wait();
+    std::fs::remove_file(&end).expect("its end");
+    let heard = said().lines().find_map(|line| line.strip_prefix("heard ")?.split(' ').next()?.parse().ok());
+    heard.unwrap_or_else(|| panic!("it says nothing: {}", said()))
+}
+
 #[track_caller]
 fn burst(world: &World<'_>, kind: &str, times: u64, address: &str) {
-    let ran = world.attempt(&["burst", &times.to_string(), kind, &target(kind, address)]).ok();
-    assert_eq!(ran.stdout.trim(), format!("refused {times} of {times}"), "{kind}");
+    let refused = try_out(world.scene, world.cgroup, kind, times, address);
+    assert_eq!(refused, times, "{kind}: each must be refused");
 }
 
 /// Connections that the kernel refused: by itself, or within the lease because no daemon was there to take them.
@@ -48,34 +113,41 @@ fn counted(records: &[Record], cgroup: u64, reason: &str, place: &str) -> u64 {
 
 /// An attempt that is refused without a daemon would prove nothing.
 fn all_pass(scene: &Scene, cgroup: &Cgroup) {
+    make_node(scene);
+    // What the kernel announces of a membership goes out at once and once: not when nobody may be heard any more.
+    let once = "cd /proc/sys/net/ipv4 && echo 1 > igmp_qrv && echo 1 > conf/leak/igmpv3_unsolicited_report_interval";
+    scene.net.a.shell(once).expect("settings of a namespace");
     for (kind, times, address, ..) in KINDS {
-        let ran = crate::attempt(scene, cgroup, &["burst", &times.to_string(), kind, &target(kind, address)]);
-        assert_eq!(ran.stdout.trim(), format!("refused 0 of {times}"), "{kind}: {}", ran.screen());
+        let refused = try_out(scene, cgroup, kind, *times, address);
+        assert_eq!(refused, 0, "{kind}: none may be refused without a daemon");
     }
+}
+
+/// Whether each kind was refused so often, or oftener.
+fn reached(records: &[Record], cgroup: u64, rounds: u64) -> bool {
+    KINDS.iter().all(|(_, times, _, reason, place)| counted(records, cgroup, reason, place) >= rounds * times)
+}
+
+fn id(cgroup: &Cgroup) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(cgroup.path()).expect("the cgroup").ino()
 }
 
 #[test]
 fn kernel_side_refusals_are_counted_exactly_also_while_the_daemon_is_dead() {
     case("exact counts of the kernel's refusals", RULES, all_pass, |world| {
-        use std::os::unix::fs::MetadataExt as _;
-        let cgroup = std::fs::metadata(world.cgroup.path()).expect("the cgroup").ino();
+        let cgroup = id(world.cgroup);
         for (kind, times, address, ..) in KINDS {
             burst(world, kind, *times, address);
         }
-        // Killed between a record and the note of what was told, the daemon tells it again.
-        let _told = world.daemon.records_when(|records| {
-            KINDS.iter().all(|(_, times, _, reason, place)| counted(records, cgroup, reason, place) >= *times)
-        });
+        let _told = world.daemon.records_when(|records| reached(records, cgroup, 1));
         world.daemon.kill();
         for (kind, times, address, ..) in KINDS {
             burst(world, kind, *times, address);
         }
         burst(world, "tcp", 83, "203.0.113.10");
         world.daemon.restart();
-        let whole = |records: &[Record]| {
-            KINDS.iter().all(|(_, times, _, reason, place)| counted(records, cgroup, reason, place) >= 2 * times)
-                && dead(records, cgroup) >= 83
-        };
+        let whole = |records: &[Record]| reached(records, cgroup, 2) && dead(records, cgroup) >= 83;
         let _records = world.daemon.records_when(whole);
         // Once more over a restart: what was told is not told again.
         world.daemon.kill();
@@ -88,6 +160,59 @@ fn kernel_side_refusals_are_counted_exactly_also_while_the_daemon_is_dead() {
             assert_eq!(counted(&records, cgroup, reason, place), 2 * times + more, "{kind}");
         }
         assert_eq!(dead(&records, cgroup), 83, "tcp while it was dead");
+        let _ran = world.daemon.verify();
+    });
+}
+
+/// The places where a kill could have a refusal told twice, or never: between a record and the note of it, and in an order
+/// whose answer nobody hears.
+#[test]
+fn each_refusal_is_in_one_record_whenever_the_daemon_is_killed() {
+    case("a refusal is in one record whenever the daemon is killed", RULES, all_pass, |world| {
+        let cgroup = id(world.cgroup);
+        let each = |world: &World<'_>| KINDS.iter().for_each(|(kind, times, to, ..)| burst(world, kind, *times, to));
+        let keeper = world.daemon.state().join("keeper");
+        let (note, fresh) = (keeper.join("counted.json"), keeper.join("counted.new"));
+        each(world);
+        let _told = world.daemon.records_when(|records| reached(records, cgroup, 1));
+        // The note is a file that takes the place of the one before: now it cannot be made.
+        until("the note", PATIENCE, || note.exists() && std::fs::create_dir(&fresh).is_ok()).expect("a place");
+        let before = std::fs::read(&note).expect("the note");
+        each(world);
+        let _told = world.daemon.records_when(|records| reached(records, cgroup, 2));
+        world.daemon.kill();
+        assert_eq!(std::fs::read(&note).expect("the note"), before, "planted: nothing was noted of the second round");
+        std::fs::remove_dir(&fresh).expect("its place");
+        world.daemon.restart();
+        // And at any time: both processes, or the data path alone, which may have made a record and not said so.
+        let rounds = if support::report::long() { 60 } else { 6 };
+        let seed = std::env::var("CARACAL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_124);
+        let mut dice = StdRng::seed_from_u64(seed);
+        for round in 0..rounds {
+            let wait = Duration::from_millis(dice.random_range(0..500));
+            std::thread::scope(|scope| {
+                let burst = scope.spawn(|| each(world));
+                std::thread::sleep(wait);
+                if let (true, Some(path)) = (round % 2 == 0, world.daemon.data_path()) {
+                    // SAFETY: kill takes integers; the pid is the data path's.
+                    unsafe { libc::kill(path, libc::SIGKILL) };
+                }
+                burst.join().expect("each is refused");
+            });
+            if round % 2 == 1 {
+                std::thread::sleep(wait);
+                world.daemon.kill();
+                world.daemon.restart();
+            }
+        }
+        burst(world, "udp", 1, "203.0.113.10");
+        let (_, times, _, reason, place) = KINDS[0];
+        let last = |records: &[Record]| counted(records, cgroup, reason, place) > (2 + rounds) * times;
+        let records = world.daemon.records_when(|records| reached(records, cgroup, 2 + rounds) && last(records));
+        for (kind, times, _, reason, place) in KINDS {
+            let wanted = (2 + rounds) * times + u64::from(*kind == "udp");
+            assert_eq!(counted(&records, cgroup, reason, place), wanted, "{kind}, seed {seed}");
+        }
         let _ran = world.daemon.verify();
     });
 }

@@ -20,10 +20,11 @@ const REOPENS_WITHIN: u64 = 50;
 const BEAT: u64 = 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One attempt of `tests/programs/pulse.py`.
+/// One attempt of `tests/programs/pulse.py`; times in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 struct Beat {
     at: u64,
+    took: u64,
     made: bool,
     moved: bool,
 }
@@ -53,8 +54,8 @@ impl Pulse {
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let beat = |line: &str| {
             let mut words = line.split(' ');
-            let at = words.next()?.parse().ok()?;
-            Some(Beat { at, made: words.next()? == "1", moved: words.next()? == "1" })
+            let (at, took) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+            Some(Beat { at, took, made: words.next()? == "1", moved: words.next()? == "1" })
         };
         whole.lines().map(|line| beat(line).unwrap_or_else(|| panic!("no beat: {line}"))).collect()
     }
@@ -84,7 +85,8 @@ impl Drop for Pulse {
 struct Took {
     close: u64,
     reopen: u64,
-    /// The longest that the judge itself was kept from its beat: a busy machine keeps the daemon waiting as well.
+    /// The longest that the judge itself was kept from its beat between two attempts: a busy machine keeps the daemon
+    /// waiting as well. What an attempt took is no excuse: a door that stays open may be slow to let through.
     starved: u64,
 }
 
@@ -113,8 +115,9 @@ fn took(beats: &[Beat], hung: u64, released: u64) -> Option<Took> {
     let last = |what: fn(&Beat) -> bool| during().filter(|beat| what(beat)).map(|beat| beat.at).max().unwrap_or(hung);
     let shut = last(|beat| beat.made).max(last(|beat| beat.moved));
     let open = beats.iter().find(|beat| beat.at > released && beat.made)?.at;
-    let all: Vec<u64> = beats.iter().map(|beat| beat.at).filter(|at| *at > hung && *at <= open).collect();
-    let late = all.iter().zip(all.iter().skip(1)).map(|(one, next)| (next - one) / 1_000_000).max().unwrap_or(0);
+    let all = || beats.iter().filter(|beat| beat.at > hung && beat.at <= open);
+    let between = |(one, next): (&Beat, &Beat)| (next.at - one.at).saturating_sub(one.took) / 1_000_000;
+    let late = all().zip(all().skip(1)).map(between).max().unwrap_or(0);
     let (close, reopen) = ((shut - hung) / 1_000_000, (open - released) / 1_000_000);
     Some(Took { close, reopen, starved: late.saturating_sub(BEAT) })
 }
@@ -157,6 +160,17 @@ fn goes_on(world: &World<'_>, pulse: &Pulse, hangs: impl FnOnce() -> Hang) -> To
     pulse.wait(past, "the open flow still moves", |beat| beat.moved);
     assert_eq!(world.allowed(), "200", "{}", world.daemon.logs());
     let_go(pulse, hang, hung)
+}
+
+/// Waits until nothing is recorded: what was refused a round before is for up to a second later.
+#[track_caller]
+fn at_rest(daemon: &Daemon<'_>) {
+    let rests = until("nothing is recorded", PATIENCE, || {
+        let before = daemon.records().len();
+        std::thread::sleep(Duration::from_millis(1_500));
+        daemon.records().len() == before
+    });
+    assert!(rests.is_ok(), "{}", daemon.logs());
 }
 
 /// The 99th of a hundred.
@@ -205,13 +219,17 @@ fn whatever_hangs_shuts_every_flow_within_a_second_and_opens_it_at_once_after() 
             all.push(path);
             all
         };
-        let ways: [(&str, &dyn Fn() -> Hang); 8] = [
+        let ways: [(&str, &dyn Fn() -> Hang); 9] = [
             ("keeper", &|| hang::processes(vec![keeper])),
             ("data path", &|| hang::processes(vec![path])),
             ("both", &|| hang::processes(vec![keeper, path])),
             ("capture and policy: every worker", &|| hang::only(workers())),
             ("journal: its thread", &|| hang::only(hang::threads(path, "journal"))),
             ("journal: its file system", &|| hang::file_system(keeper, &state)),
+            ("journal: its file system, with nothing to write", &|| {
+                at_rest(&world.daemon);
+                hang::file_system(keeper, &state)
+            }),
             ("the keeper's word", &|| hang::only(hang::threads(keeper, "vouch"))),
             ("the keeper's watch", &|| hang::only(hang::threads(keeper, "truth"))),
         ];
@@ -252,21 +270,24 @@ fn whatever_hangs_shuts_every_flow_within_a_second_and_opens_it_at_once_after() 
 #[test]
 fn planted_a_door_that_shuts_late_or_opens_late_is_seen() {
     const MS: u64 = 1_000_000;
-    // Hung at 1,000 ms and released at 4,000: the last new flow, the last byte of the open one, the first new one after.
-    let felt = |made: u64, moved: u64, again: Option<u64>| {
+    // Hung at 1,000 ms and released at 4,000: the last new flow, the last byte of the open one, the first new one after;
+    // how long each attempt takes, and how long the machine keeps the judge from the next one.
+    let timed = |made: u64, moved: u64, again: Option<u64>, took: u64, kept: u64| {
         let beat = |at: u64| Beat {
             at: at * MS,
+            took: took * MS,
             made: at <= made || again.is_some_and(|again| at >= again),
             moved: at <= moved,
         };
-        let beats: Vec<Beat> = (0..600).map(|number| beat(number * 10)).collect();
-        took(&beats, 1_000 * MS, 4_000 * MS)
+        let beats: Vec<Beat> = (0..6_000 / (took + kept)).map(|number| beat(number * (took + kept))).collect();
+        self::took(&beats, 1_000 * MS, 4_000 * MS)
     };
+    let felt = |made, moved, again| timed(made, moved, again, 8, 2);
     let judged = |took: Took| {
         judge(&BTreeMap::from([("right", vec![Took { close: 900, reopen: 10, starved: 0 }; 3]), ("way", vec![took])]))
     };
     let right = felt(1_800, 1_900, Some(4_020)).expect("open again");
-    assert_eq!((right.close, right.reopen), (900, 20));
+    assert_eq!((right.close, right.reopen, right.starved), (900, 20, 0));
     assert_eq!(judged(right), Ok(()));
     for late in [felt(2_100, 1_900, Some(4_020)), felt(1_800, 2_100, Some(4_020)), felt(3_990, 1_900, Some(4_000))] {
         let fault = judged(late.expect("open again"));
@@ -275,5 +296,19 @@ fn planted_a_door_that_shuts_late_or_opens_late_is_seen() {
     let fault = judged(felt(1_800, 1_900, Some(4_060)).expect("open again"));
     assert!(fault.as_ref().is_err_and(|why| why.starts_with("open again after 60 ms")), "{fault:?}");
     assert!(felt(1_800, 1_900, None).is_none(), "never open again is no time");
+    // Attempts that block until they give up are the door's, not the machine's: it was open for too long, or again too late.
+    let slow = |made, again| timed(made, 1_900, Some(again), 58, 2).expect("open again");
+    assert_eq!(slow(1_980, 4_010).starved, 0);
+    assert_eq!(judged(slow(1_980, 4_010)), Ok(()));
+    let fault = judged(slow(2_040, 4_010));
+    assert!(fault.as_ref().is_err_and(|why| why.starts_with("way: shut after 1040 ms")), "{fault:?}");
+    let fault = judged(slow(1_980, 4_070));
+    assert!(fault.as_ref().is_err_and(|why| why.starts_with("open again after 80 ms")), "{fault:?}");
+    // What the machine took between them is taken off, and no more.
+    let busy = |made| timed(made, 1_900, Some(4_050), 2, 68).expect("open again");
+    assert_eq!((busy(2_030).close, busy(2_030).starved), (1_030, 48));
+    assert_eq!(judged(busy(2_030)), Ok(()));
+    let fault = judged(busy(2_100));
+    assert!(fault.as_ref().is_err_and(|why| why.starts_with("way: shut after 1052 ms")), "{fault:?}");
     assert!(judge(&BTreeMap::from([("nothing tried", Vec::new())])).is_err());
 }

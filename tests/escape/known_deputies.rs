@@ -42,7 +42,7 @@ impl<'a> Hosts<'a> {
         let serve = |path: String| {
             let directory = Path::new(&path).parent().expect("a directory").display().to_string();
             let _made = a.shell(&format!("mkdir -p {directory} && chmod 755 {directory}")).expect("a directory");
-            Helper::serve(scene, &program, "stream", &path)
+            Helper::serve(scene, &program, &[("stream", &path)])
         };
         let helpers = paths.map(serve).collect();
         open_to_all(scene.home.path()).expect("its mode");

@@ -5,6 +5,7 @@ mod boot;
 mod closed;
 mod deputies;
 mod destinations;
+mod exhaustion;
 mod facts;
 mod foreign_program;
 mod hang;

@@ -9,7 +9,7 @@ mod outside;
 
 use crate::{RULES, STAND_IN};
 pub(crate) use outside::Helper;
-use outside::{Outside, own, users, vector, vectors};
+use outside::{Outside, Tried, by_users, own, vector, vectors};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::io::Write as _;
@@ -19,7 +19,7 @@ use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Duration;
 use support::daemon::{Cgroup, Daemon, cgroup_mount};
-use support::netns::{AGENT_UID, Ran, until};
+use support::netns::{AGENT_UID, until};
 use support::report;
 use support::scene::Scene;
 
@@ -143,26 +143,23 @@ fn what_is_required_is_enforced_or_the_daemon_does_not_start() {
 #[test]
 fn descriptors_families_peers_and_processes() {
     case("tier B: families, descriptors, unix peers, cgroups, processes", RULES, |outside, cgroup, daemon| {
-        let control = Cgroup::new();
+        let (vectors, own) = (vectors(outside), own());
+        let tries = by_users(&vectors);
+        let before = outside.attempts(&Cgroup::new(), &tries);
+        let tried = outside.attempts(cgroup, &tries);
         let mut absent = Vec::new();
-        for vector in vectors(outside) {
-            for uid in users(&vector) {
-                let before = outside.attempt(&control, *uid, &vector);
-                if before.screen().contains("EAFNOSUPPORT") {
-                    absent.push(vector.args.join(" "));
-                    continue;
-                }
-                assert_eq!(before.code, OUT, "the control of {vector:?} as {uid} must get out: {}", before.screen());
-                let ran = outside.attempt(cgroup, *uid, &vector);
-                assert_eq!(ran.code, REFUSED, "{vector:?} as {uid}: {}", ran.screen());
+        for (((uid, vector), before), ran) in tries.iter().zip(&before).zip(&tried) {
+            if before.screen().contains("EAFNOSUPPORT") {
+                absent.push(vector.args.join(" "));
+                continue;
             }
+            assert_eq!(before.code, OUT, "the control of {vector:?} as {uid} must get out: {}", before.screen());
+            assert_eq!(ran.code, REFUSED, "{vector:?} as {uid}: {}", ran.screen());
         }
         assert!(absent.len() < 3, "too much is absent here to prove anything: {absent:?}");
-        for vector in own() {
-            for uid in users(&vector) {
-                let ran = outside.attempt(cgroup, *uid, &vector);
-                assert_eq!(ran.code, OUT, "{vector:?} as {uid} must pass: {}", ran.screen());
-            }
+        let own = by_users(&own);
+        for ((uid, vector), ran) in own.iter().zip(outside.attempts(cgroup, &own)) {
+            assert_eq!(ran.code, OUT, "{vector:?} as {uid} must pass: {}", ran.screen());
         }
         let reasons = [
             "socket_family_refused",
@@ -188,12 +185,11 @@ fn whoever_is_not_governed_is_left_alone_also_while_the_daemon_is_dead() {
     case("tier B: the rest of the host is untouched", RULES, |outside, cgroup, daemon| {
         daemon.kill();
         let free = Cgroup::new();
-        for vector in vectors(outside).into_iter().chain(own()) {
-            for uid in users(&vector) {
-                let ran = outside.attempt(&free, *uid, &vector);
-                let absent = ran.screen().contains("EAFNOSUPPORT");
-                assert!(ran.code == OUT || absent, "{vector:?} as {uid} is not governed: {}", ran.screen());
-            }
+        let all: Vec<_> = vectors(outside).into_iter().chain(own()).collect();
+        let all = by_users(&all);
+        for ((uid, vector), ran) in all.iter().zip(outside.attempts(&free, &all)) {
+            let absent = ran.screen().contains("EAFNOSUPPORT");
+            assert!(ran.code == OUT || absent, "{vector:?} as {uid} is not governed: {}", ran.screen());
         }
         let (kind, name) = &outside.unix()[0];
         let ran = outside.attempt(cgroup, 0, &vector("unix", &[kind, name]));
@@ -236,7 +232,7 @@ fn unix_sockets_by_rule_and_by_learning() {
             records.iter().filter(of).any(|record| record.detail.to_string().contains(path))
         };
         // An attempt that comes while the kernel's counters are read is counted without its path: then it is made again.
-        let recorded = |path: &str, attempt: &dyn Fn() -> Ran| {
+        let recorded = |path: &str, attempt: &dyn Fn() -> Tried| {
             for _ in 0..8 {
                 let ran = attempt();
                 assert_eq!(ran.code, OUT, "what learns is let pass: {}", ran.screen());
@@ -248,7 +244,8 @@ fn unix_sockets_by_rule_and_by_learning() {
         };
         let uid = AGENT_UID.to_string();
         recorded(&docker, &|| {
-            daemon.run_as(&["--learn"], "python3").arg(&outside.program).args([&uid, "unix", "stream", &docker]).ran()
+            let run = daemon.run_as(&["--learn"], "python3").arg(&outside.program);
+            run.args([&uid, "unix", "stream", &docker]).ran().into()
         });
         // An attached cgroup learns as well, until it is detached.
         let scholar = Cgroup::new();
@@ -291,8 +288,8 @@ fn the_daemons_property() {
             vector("trace_of", &[&keeper]),
             vector("trace_of", &[&data_path]),
         ];
-        for vector in &refused {
-            let ran = outside.attempt(cgroup, 0, vector);
+        let by_root: Vec<_> = refused.iter().map(|vector| (0, vector)).collect();
+        for (vector, ran) in refused.iter().zip(outside.attempts(cgroup, &by_root)) {
             assert_eq!(ran.code, REFUSED, "{vector:?}: {}", ran.screen());
             assert!(ran.screen().contains("EPERM") || ran.screen().contains("EACCES"), "{vector:?}: {}", ran.screen());
         }
@@ -300,7 +297,7 @@ fn the_daemons_property() {
         assert_eq!(outside.attempt(cgroup, 0, &vector("read", &[&config])).code, OUT, "it may be read");
         // The same by root outside, gentlest first: what was refused above was there to be done.
         let free = Cgroup::new();
-        for vector in [
+        let done = [
             vector("read", &[&key]),
             vector("by_handle", &[&key]),
             vector("write", &[&config]),
@@ -309,8 +306,9 @@ fn the_daemons_property() {
             vector("create", &[&created]),
             vector("kill", &[&keeper, "18"]),
             vector("unlink", &[&pin]),
-        ] {
-            let ran = outside.attempt(&free, 0, &vector);
+        ];
+        let by_root: Vec<_> = done.iter().map(|vector| (0, vector)).collect();
+        for (vector, ran) in done.iter().zip(outside.attempts(&free, &by_root)) {
             assert_eq!(ran.code, OUT, "the control of {vector:?}: {}", ran.screen());
         }
     });

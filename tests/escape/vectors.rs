@@ -130,7 +130,7 @@ fn write(found: &Found, judged: &Judged, coverage: &Coverage, reasons: &BTreeSet
         let fault = judgement.outcome.fails().then(|| format!("{}: {}", judgement.outcome.name(), judgement.why));
         case(&format!("vector {} {} {}", vector.name, aim.privilege.name(), aim.phase.name()), fault, more);
     }
-    for (name, fault) in judge::both_ways(judged, coverage) {
+    for (name, fault) in judge::both_ways(judged, coverage, &judge::kernel()) {
         case(&name, fault, Map::new());
     }
     let (name, fault) = judge::expected_reasons(judged, reasons);

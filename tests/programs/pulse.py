@@ -1,6 +1,6 @@
 """Two flows of a governed process, felt several hundred times a second: connections that are made anew, and one that is
-open. Each line: nanoseconds of CLOCK_MONOTONIC before the attempt; 1 if the new connection was made, else 0; 1 if the
-other side has taken more of the open one's bytes since the line before, else 0.
+open. Each line: nanoseconds of CLOCK_MONOTONIC before the attempt; nanoseconds that it took; 1 if the new connection was
+made, else 0; 1 if the other side has taken more of the open one's bytes since the line before, else 0.
 
 pulse.py CA_FILE HOST ADDRESS
 """
@@ -61,5 +61,5 @@ while True:
         pass
     except OSError:
         flow = None
-    print(at, made, moved, flush=True)
+    print(at, time.monotonic_ns() - at, made, moved, flush=True)
     time.sleep(0.002)

@@ -5,16 +5,15 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use caracal_common::denial::{Hook, Why};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use super::{App, elsewhere, parting};
+use super::{App, elsewhere, parting, refusals};
 use crate::agent::CgroupId;
 use crate::event::{Data, Detail, Draft, Kind};
 use crate::keeper::frame;
 use crate::keeper::listeners::Listeners;
-use crate::keeper::order::{Answer, CorrectionAsked, KernelRefusal, Order};
+use crate::keeper::order::{Answer, CorrectionAsked, Order};
 
 /// Starts obeying. When the keeper is gone the process ends at once: it would be killed anyway, and nobody would shut
 /// the door behind it.
@@ -67,7 +66,8 @@ async fn execute(app: &Arc<App>, order: Order, descriptors: Vec<OwnedFd>) -> Ans
             app.begun.send_replace(true);
             Ok(Value::Null)
         }
-        Order::KernelRefusals(refusals) => record_refusals(app, refusals).await,
+        Order::KernelRefusals(refused) => refusals::record(app, refused).await,
+        Order::KernelTold { since } => refusals::told(app, since).await,
         Order::Heartbeat(counts) => {
             if app.stages.publisher.is_none() {
                 return Ok(Value::Null);
@@ -142,43 +142,6 @@ fn hand_over(app: &App) {
     app.front.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
     app.elsewhere.leave();
     app.stack.leave();
-}
-
-/// One durable record a kind, with its exact count. Answers how many were recorded: the keeper hands the rest over
-/// again, so that nothing is counted twice and nothing is lost when the journal stops in between.
-async fn record_refusals(app: &App, refusals: Vec<KernelRefusal>) -> Answer {
-    let mut recorded = 0_u64;
-    for refusal in refusals {
-        let agent = app.gate.roster.agent(CgroupId(refusal.agent));
-        let let_in = refusal.why == 0 || refusal.why == Why::UnixPeerLearned as u32;
-        let data = Data {
-            agent: agent.as_ref().map(|agent| Arc::clone(&agent.name)),
-            // What an inbound rule let in, and what an agent that learns reached, is counted at the same place.
-            decision: Some(if let_in { "allow" } else { "deny" }),
-            action: (refusal.why == 0).then_some("inbound"),
-            reason: Why::from_number(refusal.why).map(Why::code),
-            stage: Hook::from_number(refusal.hook).map(Hook::code),
-            count: (refusal.count > 1).then_some(refusal.count),
-            cgroup: Some(refusal.agent),
-            pid: (refusal.tgid != 0).then_some(refusal.tgid),
-            comm: Some(refusal.comm).filter(|comm| !comm.is_empty()),
-            ..Data::default()
-        };
-        let detail = Detail {
-            host: refusal.address.map(|address| address.ip().to_string()),
-            port: refusal.address.map(|address| address.port()).filter(|port| *port != 0),
-            path: Some(refusal.socket).filter(|socket| !socket.is_empty()),
-            uid: agent.map(|agent| agent.uid),
-            ..Detail::default()
-        };
-        let kind = if refusal.why == 0 { Kind::Decision } else { Kind::KernelDenial };
-        let draft = Draft { kind, at: app.stages.clock.now(), data: data.into(), detail };
-        if app.stages.journal.durable(draft).await.is_err() {
-            break;
-        }
-        recorded += 1;
-    }
-    Ok(recorded.into())
 }
 
 async fn append(app: &App, kind: Kind, data: Data, detail: Detail) -> Answer {

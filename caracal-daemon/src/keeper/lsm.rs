@@ -153,7 +153,7 @@ fn needs(at: &Layout, hook: &str) -> Vec<(&'static str, u32)> {
     ];
     let task = [("task_struct.cgroups", at.task_cgroups), ("css_set.dfl_cgrp", at.css_set_cgroup)];
     match hook {
-        "bpf" | "socket_create" => {}
+        "bpf" | "capable" | "socket_create" => {}
         "ptrace_access_check" | "task_kill" => needs.extend(owner.into_iter().chain(task)),
         "file_receive" | "file_permission" => needs.extend(owner.into_iter().chain(socket).chain(file)),
         "unix_stream_connect" | "unix_may_send" => {

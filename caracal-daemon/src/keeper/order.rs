@@ -1,11 +1,13 @@
 //! What the keeper tells the data path, and what it answers.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use super::frame;
@@ -55,8 +57,13 @@ pub enum Order {
         /// The namespace's cookie.
         netns: u64,
     },
-    /// What the kernel refused since the last such order.
+    /// What the kernel refused since the last such order. Answered with [`Recorded`].
     KernelRefusals(Vec<KernelRefusal>),
+    /// What do records tell already of what the kernel refused? Answered with [`Told`].
+    KernelTold {
+        /// The sequence number to begin with; `None`: none of them, only where the next record will stand.
+        since: Option<u64>,
+    },
     /// What the kernel counted so far, every few seconds: recorded where records leave the host.
     Heartbeat(crate::event::KernelCounts),
     /// Something to record: an attach, a release, an adoption.
@@ -100,6 +107,24 @@ pub enum Order {
     Part,
 }
 
+/// How many of the refusals are records now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// So many of them, from the first on.
+    pub recorded: usize,
+    /// The sequence number behind the last of them.
+    pub next: Option<u64>,
+}
+
+/// What records tell of the kernel's counters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// The sequence number of the record to come: all before it was looked at.
+    pub next: u64,
+    /// Agent, why and hook as their numbers, and how much a record adds.
+    pub list: Vec<(u64, u32, u32, u64)>,
+}
+
 /// Which records.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct EventsQuery {
@@ -129,7 +154,14 @@ pub type Answer = Result<serde_json::Value, String>;
 
 /// The keeper's end of the road to the data path: one order at a time.
 #[derive(Debug)]
-pub struct Orders(Mutex<UnixStream>);
+pub struct Orders(Mutex<Road>);
+
+#[derive(Debug)]
+struct Road {
+    stream: UnixStream,
+    /// Answers that nobody waited for any longer: they come before the one to the next order.
+    owed: u32,
+}
 
 impl Orders {
     /// Over this end of the pair.
@@ -139,7 +171,7 @@ impl Orders {
     pub fn new(stream: UnixStream) -> io::Result<Orders> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Orders(Mutex::new(stream)))
+        Ok(Orders(Mutex::new(Road { stream, owed: 0 })))
     }
 
     /// Gives an order and waits for the answer.
@@ -155,9 +187,58 @@ impl Orders {
     /// # Errors
     /// When the data path is gone or hangs, or says no.
     pub fn give_with(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Answer {
-        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = |error: io::Error| format!("the data path does not answer: {error}");
-        frame::write_with(&mut stream, order, descriptors).map_err(gone)?;
-        frame::read::<Answer>(&mut *stream).map_err(gone)?
+        let mut road = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        road.give(order, descriptors, PATIENCE).map_err(|error| format!("the data path does not answer: {error}"))?
+    }
+}
+
+impl Road {
+    fn give(&mut self, order: &Order, descriptors: &[BorrowedFd<'_>], patience: Duration) -> io::Result<Answer> {
+        // Half an order, or half an answer, and nobody knows where the next one begins: the data path starts anew.
+        let cut = |stream: &UnixStream, error: io::Error| {
+            let _ = stream.shutdown(Shutdown::Both);
+            error
+        };
+        if let Err(error) = frame::write_with(&mut self.stream, order, descriptors) {
+            return Err(cut(&self.stream, error));
+        }
+        self.owed += 1;
+        loop {
+            let mut one = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+            let wait = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+            if poll(&mut one, wait)? == 0 {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let answer = frame::read::<Answer>(&mut self.stream).map_err(|error| cut(&self.stream, error))?;
+            self.owed -= 1;
+            if self.owed == 0 {
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::io::Write as _;
+
+    #[test]
+    fn an_answer_that_nobody_waited_for_is_not_the_next_ones() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let mut road = Road { stream: ours, owed: 0 };
+        let late = road.give(&Order::Status, &[], Duration::ZERO).expect_err("nobody answered");
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        for number in [1, 2] {
+            frame::write::<Answer>(&mut theirs, &Ok(Value::from(number))).expect("written");
+        }
+        let answer = road.give(&Order::Reload, &[], PATIENCE).expect("an answer");
+        assert_eq!((answer, road.owed), (Ok(Value::from(2)), 0));
+        // Nobody can tell what comes after this.
+        theirs.write_all(&[1, 0, 0, 0, b'?']).expect("written");
+        road.give(&Order::Status, &[], PATIENCE).expect_err("no answer");
+        assert!(frame::read::<Order>(&mut theirs).is_ok() && frame::read::<Order>(&mut theirs).is_ok());
+        assert!(frame::read::<Order>(&mut theirs).is_ok() && frame::read::<Order>(&mut theirs).is_err());
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
@@ -14,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::cgroup::is_canary;
 use super::govern::Governor;
-use super::order::{KernelRefusal, Order};
+use super::order::{Answer, KernelRefusal, Order, Orders, Recorded, Told};
 use super::serve::save;
 use crate::event::KernelCounts;
 
@@ -24,6 +25,8 @@ const EVERY: Duration = Duration::from_millis(250);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Between two readings of the ring, so that a flood of refusals keeps no core busy.
 const BREATH: Duration = Duration::from_millis(5);
+/// Records that a start looks through at most, but for those since the last [`HEARTBEAT`].
+const MAX_BEHIND: u64 = 4096;
 /// Kinds whose detail is kept between two readings.
 const MAX_DETAILS: usize = 4096;
 
@@ -42,13 +45,81 @@ struct Detail {
 struct Handed {
     counters: String,
     list: Vec<(Kind, u64)>,
+    /// The sequence number up to which the records are in `list`; none in what an older program wrote.
+    #[serde(default)]
+    next: Option<u64>,
+}
+
+/// What is known to be recorded, and its copy in a file. A record and its note are two writes: whoever is killed between them,
+/// or hears no answer, asks the records themselves from the last note on. So each refusal is in one record.
+struct Note<'a> {
+    file: &'a Path,
+    counters: String,
+    handed: HashMap<Kind, u64>,
+    next: Option<u64>,
+    /// Nothing may be a record that is not in `handed`.
+    sure: bool,
+}
+
+impl<'a> Note<'a> {
+    fn load(file: &'a Path, counters: String) -> Note<'a> {
+        let handed: Handed = super::serve::load(file);
+        let same = handed.counters == counters;
+        let (list, next) = if same { (handed.list, handed.next) } else { (Vec::new(), None) };
+        Note { file, counters, handed: list.into_iter().collect(), next, sure: false }
+    }
+
+    fn save(&self) {
+        let list = self.handed.iter().map(|(kind, count)| (*kind, *count)).collect();
+        save(self.file, &Handed { counters: self.counters.clone(), list, next: self.next });
+    }
+
+    /// Adds what records tell that no note does.
+    fn make_sure(&mut self, order: &impl Fn(&Order) -> Answer) -> Result<(), String> {
+        let told: Told = answered(order(&Order::KernelTold { since: self.next })?)?;
+        for (agent, why, hook, count) in told.list {
+            *self.handed.entry((agent, why, hook)).or_default() += count;
+        }
+        self.next = Some(told.next);
+        self.sure = true;
+        self.save();
+        Ok(())
+    }
+
+    /// Hands over what is new.
+    fn tell(&mut self, fresh: &[(Reading, KernelRefusal)], order: &impl Fn(&Order) -> Answer) -> Result<(), String> {
+        let refusals = fresh.iter().map(|(_, refusal)| refusal.clone()).collect();
+        // Until the answer is here, some of them may be records.
+        self.sure = false;
+        let told: Recorded = answered(order(&Order::KernelRefusals(refusals))?)?;
+        self.sure = true;
+        for (reading, _) in fresh.iter().take(told.recorded) {
+            self.handed.insert(kind(&reading.0), reading.1);
+        }
+        self.next = told.next.or(self.next);
+        self.save();
+        Ok(())
+    }
+
+    /// Notes that nothing was told for a long while, so that a start has few records to look through.
+    fn follow(&mut self, behind: u64, order: &impl Fn(&Order) -> Answer) -> Result<(), String> {
+        let told: Told = answered(order(&Order::KernelTold { since: None })?)?;
+        if told.next >= self.next.unwrap_or(0).saturating_add(behind) {
+            self.next = Some(told.next);
+            self.save();
+        }
+        Ok(())
+    }
+}
+
+fn answered<T: serde::de::DeserializeOwned>(answer: serde_json::Value) -> Result<T, String> {
+    serde_json::from_value(answer).map_err(|error| error.to_string())
 }
 
 /// Reads, adds up and hands over, for ever. `counted` remembers over restarts what was handed over.
 pub fn drain(mut ring: RingBuf<MapData>, governor: &Governor, counted: &Path) {
-    let name = governor.kernel().counters_name();
-    let mut handed = load(counted, &name);
-    let mut beat = Instant::now();
+    let mut note = Note::load(counted, governor.kernel().counters_name());
+    let (mut beat, mut asked) = (Instant::now(), None::<Arc<Orders>>);
     loop {
         let details = gather(&mut ring, governor);
         let counters = match governor.kernel().counters() {
@@ -60,23 +131,27 @@ pub fn drain(mut ring: RingBuf<MapData>, governor: &Governor, counted: &Path) {
         };
         let Ok(canaries) = governor.kernel().canaries() else { continue };
         let counters: Vec<_> = counters.into_iter().filter(|(key, _)| !canaries.contains(&key.agent)).collect();
+        // No data path: the counters go on, and are told later.
+        let Some(orders) = governor.orders() else { continue };
+        // What the one before could not say that it wrote may have come back with this one's journal.
+        if !asked.as_ref().is_some_and(|asked| Arc::ptr_eq(asked, &orders)) {
+            note.sure = false;
+        }
+        let order = |order: &Order| orders.give(order);
+        if !note.sure && note.make_sure(&order).is_err() {
+            continue;
+        }
         if beat.elapsed() >= HEARTBEAT {
             beat = Instant::now();
             // Without an answer the next one says it all: these are totals.
-            let _ = governor.order(&Order::Heartbeat(sums(&counters)));
+            let _ = order(&Order::Heartbeat(sums(&counters)));
+            let _ = note.follow(MAX_BEHIND, &order);
         }
-        let fresh = news(&counters, &handed, &details);
-        if fresh.is_empty() {
-            continue;
+        let fresh = news(&counters, &note.handed, &details);
+        if !fresh.is_empty() {
+            let _ = note.tell(&fresh, &order);
         }
-        let refusals = fresh.iter().map(|(_, refusal)| refusal.clone()).collect();
-        let Ok(answer) = governor.order(&Order::KernelRefusals(refusals)) else { continue };
-        let recorded = usize::try_from(answer.as_u64().unwrap_or(0)).unwrap_or(usize::MAX);
-        for (reading, _) in fresh.iter().take(recorded) {
-            handed.insert(kind(&reading.0), reading.1);
-        }
-        let list = handed.iter().map(|(kind, count)| (*kind, *count)).collect();
-        save(counted, &Handed { counters: name.clone(), list });
+        asked = Some(orders);
     }
 }
 
@@ -88,11 +163,6 @@ fn sums(counters: &[Reading]) -> KernelCounts {
         *to = to.saturating_add(*count);
     }
     sums
-}
-
-fn load(path: &Path, counters: &str) -> HashMap<Kind, u64> {
-    let handed: Handed = super::serve::load(path);
-    if handed.counters == counters { handed.list.into_iter().collect() } else { HashMap::new() }
 }
 
 /// A counter as it was read.
@@ -204,6 +274,7 @@ pub(crate) fn told(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
 
     #[test]
     fn sockets_have_names_for_people() {
@@ -229,6 +300,92 @@ mod tests {
         assert!(news(&counters, &HashMap::from([((7, 1, 1), 5)]), &HashMap::new()).is_empty());
         let remade = news(&counters, &HashMap::from([((7, 1, 1), 50)]), &HashMap::new());
         assert_eq!(remade.iter().map(|(_, one)| one.count).collect::<Vec<_>>(), [5]);
+    }
+
+    /// A data path: the records that it has, one a kind and order, and what becomes of its answers.
+    #[derive(Default)]
+    struct DataPath {
+        records: RefCell<Vec<(u64, u32, u32, u64)>>,
+    }
+
+    impl DataPath {
+        /// Obeys; what it answers arrives or is lost, and only so many of a batch are recorded.
+        fn obey(&self, order: &Order, arrives: bool, most: usize) -> Answer {
+            let mut records = self.records.borrow_mut();
+            let answer = match order {
+                Order::KernelRefusals(refusals) => {
+                    let new = refusals.iter().take(most).map(|one| (one.agent, one.why, one.hook, one.count));
+                    records.extend(new);
+                    let recorded = refusals.len().min(most);
+                    let next = (recorded > 0).then_some(records.len() as u64);
+                    serde_json::to_value(Recorded { recorded, next }).expect("JSON")
+                }
+                Order::KernelTold { since } => {
+                    let from = since.map_or(records.len(), |since| usize::try_from(since).expect("few"));
+                    let list = records.get(from..).unwrap_or_default().to_vec();
+                    serde_json::to_value(Told { next: records.len() as u64, list }).expect("JSON")
+                }
+                _ => panic!("{order:?}"),
+            };
+            if arrives { Ok(answer) } else { Err("killed".to_owned()) }
+        }
+
+        fn sum(&self, of: Kind) -> u64 {
+            let records = self.records.borrow();
+            records.iter().filter(|one| (one.0, one.1, one.2) == of).map(|one| one.3).sum()
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+        /// Keeper and data path are killed at any point, answers are lost, journals stop in the midst of a batch, counters are
+        /// made anew: what is recorded of each counter is what it counted.
+        #[test]
+        fn each_refusal_is_in_one_record(steps in proptest::collection::vec((0_u8..8, 0_u64..4, 0_usize..3), 1..60)) {
+            let dir = tempfile::tempdir().expect("a directory");
+            let file = dir.path().join("counted.json");
+            let path = DataPath::default();
+            let kinds = [(7, 1, 1), (7, 5, 4), (8, 0, 5)];
+            let (mut counts, mut before, mut name) = ([0_u64; 3], [0_u64; 3], 1);
+            let mut note = Note::load(&file, name.to_string());
+            let news_of = |counts: &[u64; 3], note: &Note<'_>| {
+                let key = |of: Kind| CounterKey { agent: of.0, why: of.1, hook: of.2 };
+                let counters: Vec<Reading> = kinds.iter().zip(counts).map(|(of, count)| (key(*of), *count)).collect();
+                news(&counters, &note.handed, &HashMap::new())
+            };
+            let all = |note: &mut Note<'_>, counts: &[u64; 3]| {
+                let order = |order: &Order| path.obey(order, true, usize::MAX);
+                note.make_sure(&order).expect("sure");
+                note.tell(&news_of(counts, note), &order).expect("told");
+            };
+            for (step, more, which) in steps {
+                counts[which] += more;
+                match step {
+                    // The keeper is killed: between a record and its note, where the last answer was lost.
+                    0 => note = Note::load(&file, name.to_string()),
+                    // Everything is told, then the counters are made anew.
+                    1 => {
+                        all(&mut note, &counts);
+                        for (before, count) in before.iter_mut().zip(&mut counts) {
+                            *before += std::mem::take(count);
+                        }
+                        name += 1;
+                        note = Note::load(&file, name.to_string());
+                    }
+                    2 if note.sure => note.follow(0, &|order| path.obey(order, true, 0)).expect("an answer"),
+                    _ => {
+                        let order = |order: &Order| path.obey(order, step != 3, which);
+                        if note.sure || note.make_sure(&order).is_ok() {
+                            let _ = note.tell(&news_of(&counts, &note), &order);
+                        }
+                    }
+                }
+            }
+            all(&mut note, &counts);
+            for (of, (count, before)) in kinds.iter().zip(counts.iter().zip(before)) {
+                proptest::prop_assert_eq!(path.sum(*of), count + before);
+            }
+        }
     }
 
     #[test]

@@ -7,8 +7,9 @@ use super::sequence::{FORK, GAP};
 use super::sqlite::SqliteStore;
 use super::state::StateDir;
 use super::store::{Chunk, StoreError};
+use crate::event::write::read_place;
 use crate::event::{Detail, DetailKeys, Record, WindowKey};
-use crate::journal::Reader;
+use crate::journal::{ReadError, Reader};
 use crate::money::NanoUsd;
 
 /// Chunks looked through at once, and in all, for one question.
@@ -140,6 +141,45 @@ fn take_chunk(chunk: &Chunk, filter: &Filter, limit: usize, keys: &DetailKeys, f
             break;
         }
         found.extend(filter.read(Some(index), record, keys));
+    }
+}
+
+/// Hands the bytes of every record from `sequence` on to `each`, of the ledger and of `journal`, in no order; gives the
+/// sequence number of the record to come.
+///
+/// # Errors
+/// When one of the two cannot be read.
+pub async fn records_from(
+    state: &StateDir,
+    mut journal: Reader,
+    sequence: u64,
+    mut each: impl FnMut(&[u8]),
+) -> Result<u64, StoreError> {
+    let mut next = sequence;
+    if state.ledger().is_file() {
+        let mut store = SqliteStore::read(&state.ledger()).await?;
+        store.freeze().await?;
+        next = next.max(store.load().await?.position.map_or(0, |position| position.cursor.sequence));
+        let (mut below, mut more) = (i64::MAX as u64, next > sequence);
+        while more {
+            let chunks = store.chunks_before(below, CHUNKS_AT_ONCE).await?;
+            more = false;
+            for chunk in &chunks {
+                let wanted = |record: &&[u8]| read_place(record).is_some_and(|(place, _)| place >= sequence);
+                chunk.records().filter(wanted).for_each(&mut each);
+                below = chunk.first;
+                more = chunk.records().next().as_ref().is_some_and(wanted);
+            }
+        }
+    }
+    journal.seek(next);
+    loop {
+        let unreadable = |error: ReadError| StoreError::Damaged(error.to_string());
+        let entries = journal.batch(1_024, 1 << 20).map_err(unreadable)?;
+        if entries.is_empty() {
+            return Ok(journal.next());
+        }
+        entries.iter().for_each(|entry| each(&entry.bytes));
     }
 }
 

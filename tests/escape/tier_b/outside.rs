@@ -1,6 +1,7 @@
 //! Who and what is outside of the cgroup, and the attempts to reach it.
 
 use crate::STAND_IN;
+use serde_json::Value;
 use std::io::Read as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ const PORT: u16 = 7_001;
 pub(super) struct Outside {
     pub(super) scene: Scene,
     pub(super) program: PathBuf,
-    _helpers: Vec<Helper>,
+    _helpers: Option<Helper>,
     sockets: String,
     free: Cgroup,
 }
@@ -34,9 +35,10 @@ impl Outside {
             }
         });
         let sockets = scene.home.path().join("helper").to_string_lossy().into_owned();
-        let mut outside = Outside { scene, program, _helpers: Vec::new(), sockets, free: Cgroup::new() };
-        let serve = |(kind, name): (&str, String)| Helper::serve(&outside.scene, &outside.program, kind, &name);
-        outside._helpers = outside.unix().into_iter().map(serve).collect();
+        let mut outside = Outside { scene, program, _helpers: None, sockets, free: Cgroup::new() };
+        let sockets = outside.unix();
+        let sockets: Vec<(&str, &str)> = sockets.iter().map(|(kind, name)| (*kind, name.as_str())).collect();
+        outside._helpers = Some(Helper::serve(&outside.scene, &outside.program, &sockets));
         outside
     }
 
@@ -52,14 +54,61 @@ impl Outside {
     }
 
     /// One attempt from within the cgroup, or joining it in its midst.
-    pub(super) fn attempt(&self, cgroup: &Cgroup, uid: u32, vector: &Vector) -> Ran {
-        let run = self.scene.agent("python3").user(0).limit(Duration::from_secs(30));
-        let run = if vector.joins { run } else { run.cgroup(&cgroup.path()) };
-        let args = vector
-            .args
-            .iter()
-            .map(|arg| if arg == "CGROUP" { cgroup.path().display().to_string() } else { arg.clone() });
-        run.arg(&self.program).arg(uid.to_string()).arg(vector.name).args(args).ran()
+    pub(super) fn attempt(&self, cgroup: &Cgroup, uid: u32, vector: &Vector) -> Tried {
+        self.attempts(cgroup, &[(uid, vector)]).swap_remove(0)
+    }
+
+    /// These attempts, one after the other: each a process of its own that is forked within the cgroup, or joins it in its
+    /// midst. Python starts twice at most, which is what takes most of the time in an emulated machine.
+    pub(super) fn attempts(&self, cgroup: &Cgroup, tries: &[(u32, &Vector)]) -> Vec<Tried> {
+        let mut all: Vec<Option<Tried>> = vec![None; tries.len()];
+        for joins in [false, true] {
+            let places: Vec<usize> = (0..tries.len()).filter(|place| tries[*place].1.joins == joins).collect();
+            let of = |place: &usize| tries[*place].1.words(tries[*place].0, cgroup);
+            for (place, tried) in places.iter().zip(self.each(cgroup, joins, places.iter().map(of).collect())) {
+                all[*place] = Some(tried);
+            }
+        }
+        all.into_iter().map(|tried| tried.expect("each was tried")).collect()
+    }
+
+    fn each(&self, cgroup: &Cgroup, joins: bool, tries: Vec<Value>) -> Vec<Tried> {
+        let count = tries.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        let run = self.scene.agent("python3").user(0).limit(Duration::from_secs(600));
+        let run = if joins { run } else { run.cgroup(&cgroup.path()) };
+        let ran = run.arg(&self.program).args(["0", "each"]).arg(Value::from(tries).to_string()).ran();
+        let read = |line: &str| -> Option<Tried> {
+            let (code, said) = serde_json::from_str(line).ok()?;
+            // A signal's number, negative: the attempt did not come to its end.
+            Some(Tried { code: Some(code).filter(|code| *code >= 0), said })
+        };
+        let all: Vec<Tried> = ran.stdout.lines().filter_map(read).collect();
+        assert_eq!((ran.code, all.len()), (Some(0), count), "each was tried: {}", ran.screen());
+        all
+    }
+}
+
+/// How one attempt ended.
+#[derive(Clone, Debug)]
+pub(super) struct Tried {
+    /// The exit code that `tier_b.py` tells of; `None` when a signal or the time limit ended it.
+    pub(super) code: Option<i32>,
+    said: String,
+}
+
+impl From<Ran> for Tried {
+    fn from(ran: Ran) -> Tried {
+        Tried { code: ran.code, said: ran.screen() }
+    }
+}
+
+impl Tried {
+    /// What it printed.
+    pub(super) fn screen(&self) -> &str {
+        &self.said
     }
 }
 
@@ -67,10 +116,11 @@ impl Outside {
 pub(crate) struct Helper(Child);
 
 impl Helper {
-    /// Gives it once it listens. `program` is `tier_b.py`.
-    pub(crate) fn serve(scene: &Scene, program: &Path, kind: &str, name: &str) -> Helper {
-        let run = scene.agent("python3").user(0).limit(Duration::from_secs(600)).arg(program);
-        let mut child = run.args(["0", "serve", kind, name]).spawn(Stdio::piped(), Stdio::inherit()).expect("a helper");
+    /// Gives it once it listens at each of these, by kind and name. `program` is `tier_b.py`.
+    pub(crate) fn serve(scene: &Scene, program: &Path, sockets: &[(&str, &str)]) -> Helper {
+        let run = scene.agent("python3").user(0).limit(Duration::from_secs(600)).arg(program).args(["0", "serve"]);
+        let run = run.args(sockets.iter().flat_map(|(kind, name)| [*kind, *name]));
+        let mut child = run.spawn(Stdio::piped(), Stdio::inherit()).expect("a helper");
         let mut line = [0; 6];
         let out = child.stdout.as_mut().expect("its output");
         out.read_exact(&mut line).expect("a helper that serves");
@@ -93,6 +143,16 @@ pub(super) struct Vector {
     joins: bool,
     /// Only root could do it at all.
     root: bool,
+}
+
+impl Vector {
+    /// As `tier_b.py` takes it.
+    fn words(&self, uid: u32, cgroup: &Cgroup) -> Value {
+        let arg = |arg: &String| if arg == "CGROUP" { cgroup.path().display().to_string() } else { arg.clone() };
+        let mut words = vec![Value::from(uid), Value::from(self.name)];
+        words.extend(self.args.iter().map(arg).map(Value::from));
+        words.into()
+    }
 }
 
 pub(super) fn vector(name: &'static str, args: &[&str]) -> Vector {
@@ -140,8 +200,13 @@ pub(super) fn own() -> Vec<Vector> {
     ]
 }
 
+/// Each of these by each who tries it.
+pub(super) fn by_users(vectors: &[Vector]) -> Vec<(u32, &Vector)> {
+    vectors.iter().flat_map(|vector| users(vector).iter().map(move |uid| (*uid, vector))).collect()
+}
+
 /// Who tries it. `CARACAL_TRIES` has each tried by one of them, as in [`crate::vectors`].
-pub(super) fn users(vector: &Vector) -> &'static [u32] {
+fn users(vector: &Vector) -> &'static [u32] {
     match std::env::var("CARACAL_TRIES").as_deref() {
         _ if vector.root => &[0],
         Ok("root") => &[0],

@@ -114,6 +114,7 @@ pub const VECTORS: &[Vector] = &[
     family("rxrpc", ALL, "AF_RXRPC"),
     family("qrtr", ALL, "AF_QIPCRTR"),
     family("ieee802154", ALL, "AF_IEEE802154"),
+    family("pppox", ALL, "AF_PPPOX: PPP over a card's frames"),
     wire("smc_inet", 11, ALL, KIND, "IPPROTO_SMC of AF_INET"),
     wire("listen_autobind", 12, ALL, INBOUND, "listens without bind and answers a connection from outside"),
     wire("listen_bound", 12, ALL, INBOUND, "the same, bound"),

@@ -13,7 +13,8 @@
 //! probe bind ADDR:PORT       take a port
 //! probe tcp-bound DEVICE ADDR:PORT      a TCP socket bound to a network card
 //! probe udp-bound DEVICE ADDR:PORT      a datagram to ADDR:53, then to the resolver's port, by a network card
-//! probe burst TIMES KIND TO  the start of an attempt, TIMES times; prints `refused N of TIMES`
+//! probe burst TIMES KIND TO  the start of an attempt, TIMES times; prints `refused N of TIMES`. For `device` TO is a node
+//! probe hear TIMES ADDR:PORT END  waits for so many datagrams, or for the file END; prints `ready`, then `heard N of TIMES`
 //! probe swarm TIMES ADDR     TIMES connections from eight threads to ADDR+1, ADDR+2 ..., over IPv4, IPv6 and IPv4-mapped;
 //!                            a line for each: address, port, pid, uid, comm
 //! ```
@@ -23,6 +24,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -48,6 +50,7 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         ["tcp-bound", device, to] => bound(device, to, libc::SOCK_STREAM),
         ["udp-bound", device, to] => bound(device, to, libc::SOCK_DGRAM),
         ["burst", times, kind, to] => burst(times.parse().unwrap_or(0), kind, to),
+        ["hear", times, at, end] => hear(times.parse().unwrap_or(0), at, Path::new(end)),
         ["swarm", times, to] => swarm(times.parse().unwrap_or(0), address(to)),
         _ => {
             eprintln!("the first lines of probe/main.rs and probe/single.rs say what it takes");
@@ -183,11 +186,17 @@ fn pair() -> ExitCode {
     tcp(&address.to_string())
 }
 
+/// Gives the socket, which is a member for as long as it is open.
+fn joined(by: &str) -> std::io::Result<UdpSocket> {
+    let IpAddr::V4(by) = address(by).ip() else { return Err(std::io::ErrorKind::InvalidInput.into()) };
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.join_multicast_v4(&std::net::Ipv4Addr::new(239, 1, 2, 3), &by)?;
+    Ok(socket)
+}
+
 fn join(by: &str) -> ExitCode {
-    let IpAddr::V4(by) = address(by).ip() else { return ExitCode::from(2) };
-    let group = std::net::Ipv4Addr::new(239, 1, 2, 3);
-    match UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.join_multicast_v4(&group, &by)) {
-        Ok(()) => {
+    match joined(by) {
+        Ok(_member) => {
             println!("sent");
             std::thread::sleep(SECOND);
             ExitCode::from(4)
@@ -262,11 +271,33 @@ fn burst(times: u64, kind: &str, to: &str) -> ExitCode {
             }
             "raw" => opened(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP).map(drop),
             "bind" => bind(to),
+            "join" => joined(to).map(drop),
+            "device" => std::fs::File::open(to).map(drop),
             _ => TcpStream::connect_timeout(&address(to), 3 * SECOND).map(drop),
         }
     };
     let refused = (0..times).filter(|_| one().is_err()).count();
     println!("refused {refused} of {times}");
+    ExitCode::SUCCESS
+}
+
+fn hear(times: u64, at: &str, end: &Path) -> ExitCode {
+    let socket = match UdpSocket::bind(address(at)) {
+        Ok(socket) => socket,
+        Err(error) => return refused("bind", &error),
+    };
+    let _set = socket.set_read_timeout(Some(SECOND / 10));
+    println!("ready");
+    let (mut heard, mut last) = (0, false);
+    while heard < times {
+        match socket.recv(&mut [0; 256]) {
+            Ok(_) => heard += 1,
+            // What had come before the end is in the socket.
+            Err(_) if last => break,
+            Err(_) => last = end.exists(),
+        }
+    }
+    println!("heard {heard} of {times}");
     ExitCode::SUCCESS
 }
 

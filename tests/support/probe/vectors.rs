@@ -80,6 +80,7 @@ pub(crate) fn attempt(name: &str, this: &Try) -> Tried {
         "rxrpc" => families::rxrpc,
         "qrtr" => families::qrtr,
         "ieee802154" => families::ieee802154,
+        "pppox" => families::pppox,
         "smc_inet" => families::smc_inet,
         "listen_autobind" => inbound::listen_autobind,
         "listen_bound" => inbound::listen_bound,

@@ -15,12 +15,18 @@ const NEEDED: &[&str] = &["veth"];
 /// What some attempts need: a family that the kernel does not know proves nothing about the hook that refuses it. Loaded
 /// where the kernel has them; a newer one may have dropped some.
 const USEFUL: &[&str] = &[
+    "crc32c_generic", // by name alone, for sctp and rxrpc: no module depends on them
+    "pcbc",
+    "fcrypt",
     "dummy", // a card without a cable
     "tun",   // devices that are ways out
     "vhost_net",
     "vhost_vsock",
     "vfio",
-    "ppp_generic",
+    "ppp_generic", // this and the next three: only in a kernel for any hardware
+    "pppoe",
+    "can_bcm",
+    "rxrpc",
     "zram",
     "inet_diag", // lists and destroys sockets
     "tcp_diag",

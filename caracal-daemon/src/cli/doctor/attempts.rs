@@ -7,6 +7,7 @@ mod devices;
 mod enforcement;
 mod foreign;
 mod sockets;
+mod uring;
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -33,6 +34,9 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("loopback_udp", sockets::loopback_udp),
     ("inbound", sockets::inbound),
     ("join", sockets::join),
+    ("marked", sockets::marked),
+    ("uring_socket", uring::uring_socket),
+    ("uring_join", uring::uring_join),
     ("older_cgroup", sockets::older_cgroup),
     ("inherited_socket", foreign::inherited_socket),
     ("inherited_listener", foreign::inherited_listener),

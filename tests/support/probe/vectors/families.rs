@@ -53,6 +53,11 @@ pub(super) fn ieee802154(_: &Try) -> Tried {
     opens(libc::AF_IEEE802154, libc::SOCK_DGRAM, 0)
 }
 
+pub(super) fn pppox(_: &Try) -> Tried {
+    const PX_PROTO_OE: i32 = 0;
+    opens(libc::AF_PPPOX, libc::SOCK_STREAM, PX_PROTO_OE)
+}
+
 pub(super) fn smc_inet(this: &Try) -> Tried {
     const IPPROTO_SMC: i32 = 256;
     this.each(PORT, |to| {

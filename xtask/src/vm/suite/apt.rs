@@ -19,8 +19,6 @@ use crate::{
     progress::{self, Wait},
 };
 
-/// The package whose dependencies name the suite's newest kernel. The flavour for virtual machines: a fifth of the size.
-const NEWEST: &str = "linux-image-cloud-amd64";
 /// The lists are read anew when they are older: a suite gets a kernel every few weeks.
 const FRESH: Duration = Duration::from_secs(20 * 60 * 60);
 
@@ -112,7 +110,7 @@ impl Apt {
 
     /// Where it is noted which kernel these lists name.
     fn resolution(&self, suite: &Suite) -> PathBuf {
-        self.home.join("apt").join(suite.name)
+        self.home.join("apt").join(suite.noted())
     }
 
     /// What was looked up in these lists already: apt takes seconds for each question.
@@ -128,10 +126,11 @@ impl Apt {
     /// What the suite's newest kernel consists of.
     fn newest(&self, suite: &Suite) -> Result<Vec<Package>> {
         let wait = Wait::start(format!("asking apt for the newest kernel of {}", suite.name));
-        let listed = self.ask(&["madison", NEWEST])?;
+        let newest = suite.flavour.package();
+        let listed = self.ask(&["madison", newest])?;
         let version = version_in(&listed, &suite.parts())
-            .with_context(|| format!("{} has no {NEWEST}: is it still on the mirror?", suite.name))?;
-        let meta = self.package(NEWEST, &version)?;
+            .with_context(|| format!("{} has no {newest}: is it still on the mirror?", suite.name))?;
+        let meta = self.package(newest, &version)?;
         let mut packages = Vec::new();
         let mut wanted = names(&meta.depends, "linux-image-");
         while let Some(name) = wanted.pop() {
@@ -142,7 +141,7 @@ impl Apt {
             packages.push(package);
         }
         if packages.is_empty() {
-            bail!("{NEWEST} {version} depends on no kernel: {}", meta.depends);
+            bail!("{newest} {version} depends on no kernel: {}", meta.depends);
         }
         wait.done();
         Ok(packages)
@@ -219,7 +218,7 @@ impl Apt {
         let when = |home: &Path| fs::metadata(home.join("kernel.json")).and_then(|file| file.modified()).ok();
         let mut kernels: Vec<_> = homes
             .filter_map(|home| Some((when(&home)?, Kernel::read(&home)?)))
-            .filter(|(_, kernel)| kernel.suite == suite.name)
+            .filter(|(_, kernel)| kernel.suite == suite.name && suite.flavour.has(&kernel.release))
             .collect();
         kernels.sort_by_key(|(when, _)| *when);
         kernels.pop().map(|(_, kernel)| kernel)
@@ -259,6 +258,19 @@ linux-image-cloud-amd64 | 6.12.117-1 | http://m/debian trixie/main amd64 Package
         assert_eq!(version_in(MADISON, &suites("trixie")).as_deref(), Some("6.12.118-1"));
         assert_eq!(version_in(MADISON, &suites("sid")).as_deref(), Some("7.2.13-1"));
         assert_eq!(version_in(MADISON, &suites("bullseye")), None);
+    }
+
+    #[test]
+    fn one_suite_has_the_modules_that_kernels_for_virtual_machines_lack() {
+        let of = |release: &str| -> Vec<&str> {
+            SUITES.iter().filter(|suite| suite.flavour.has(release)).map(|suite| suite.series).collect()
+        };
+        assert_eq!(of("6.1.0-57-amd64"), ["6.1"]);
+        assert_eq!(of("6.1.0-57-cloud-amd64").len(), SUITES.len() - 1);
+        let mut notes: Vec<_> = SUITES.iter().map(|suite| (suite.noted(), suite.flavour.package())).collect();
+        notes.sort();
+        assert_eq!(notes.first(), Some(&("bookworm-any".to_owned(), "linux-image-amd64")));
+        assert!(notes.iter().skip(1).all(|(_, package)| *package == "linux-image-cloud-amd64"));
     }
 
     #[test]

@@ -59,6 +59,20 @@ pub(super) fn udp(_: &Place) -> Done {
     any([four, mapped], datagram)
 }
 
+/// Datagrams with a mark, by which routes and other programs may choose: for who has `CAP_NET_ADMIN`, and from 5.17 on
+/// `CAP_NET_RAW` (socket(7), `SO_MARK`).
+pub(super) fn marked(_: &Place) -> Done {
+    any(everywhere(outside::UDP), |to| {
+        let fd = opened(to, SockType::Datagram)?;
+        setsockopt(&fd, sockopt::Mark, &0x0ca2)?;
+        if sendto(fd.as_raw_fd(), b"canary", &name(to), MsgFlags::empty()).is_ok() {
+            return Ok(());
+        }
+        connect(fd.as_raw_fd(), &name(to))?;
+        says(&fd)
+    })
+}
+
 pub(super) fn udp_connected(_: &Place) -> Done {
     any(everywhere(outside::UDP), |to| says(&connected(to)?))
 }
@@ -96,13 +110,14 @@ pub(super) fn take_call(listener: i32) -> Done {
     says(&unsafe { OwnedFd::from_raw_fd(caller) })
 }
 
+/// `struct ip_mreqn`: a group, by the loopback device, which has number 1 in every namespace.
+pub(super) const MEMBERSHIP: [u8; 12] = [239, 9, 9, 9, 0, 0, 0, 0, 1, 0, 0, 0];
+
 pub(super) fn join(_: &Place) -> Done {
     let fd = opened(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), SockType::Datagram)?;
-    // The loopback device has number 1 in every namespace; struct ip_mreqn.
-    let request: [u8; 12] = [239, 9, 9, 9, 0, 0, 0, 0, 1, 0, 0, 0];
     // SAFETY: the value is as long as said.
     let set = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, request.as_ptr().cast(), 12)
+        libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, MEMBERSHIP.as_ptr().cast(), 12)
     };
     check(set.into()).map(drop)
 }
@@ -121,7 +136,7 @@ pub(super) fn name(to: &SocketAddr) -> SockaddrStorage {
 }
 
 /// An address that is not loopback, an IPv6 one, and the first as IPv6 sees it.
-fn everywhere(port: u16) -> [SocketAddr; 3] {
+pub(super) fn everywhere(port: u16) -> [SocketAddr; 3] {
     let ips = [IpAddr::V4(outside::ADDRESS), IpAddr::V6(Ipv6Addr::LOCALHOST), outside::ADDRESS.to_ipv6_mapped().into()];
     ips.map(|ip| SocketAddr::new(ip, port))
 }
