@@ -178,7 +178,7 @@ impl Ticket {
     /// The outcome's record.
     fn outcome(&mut self, held: NanoUsd, ending: Ending, reason: Option<&'static str>) -> Draft {
         let (data, detail) = (std::mem::take(&mut self.outcome.data), std::mem::take(&mut self.outcome.detail));
-        let mut outcome = Draft { kind: self.outcome.kind, at: self.stack.clock.now(), data: data.into(), detail };
+        let mut outcome = Draft { kind: self.outcome.kind, at: self.stack.clock.now(), data, detail };
         let (settle, cost) = match ending {
             Ending::Settled(charge) => ("settled", charge),
             Ending::Beyond(charge) => ("charged_max", charge),
