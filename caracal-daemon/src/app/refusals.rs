@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use caracal_common::denial::{Hook, Why};
-use serde_json::json;
 
 use super::App;
 use crate::agent::CgroupId;
 use crate::event::{Data, Detail, Draft, Kind, Record};
-use crate::keeper::order::{Answer, KernelRefusal, Told};
+use crate::keeper::order::{Answer, KernelRefusal, Recorded, Told};
 use crate::ledger::query::records_from;
 
 /// What an inbound rule let in is counted where refusals are.
@@ -21,7 +20,7 @@ const INBOUND: &str = "inbound";
 /// stops in between.
 pub(super) async fn record(app: &App, refusals: Vec<KernelRefusal>) -> Answer {
     ours(app)?;
-    let (mut recorded, mut next) = (0_u64, None);
+    let mut told = Recorded { recorded: 0, next: None };
     for refusal in refusals {
         let agent = app.gate.roster.agent(CgroupId(refusal.agent));
         let let_in = refusal.why == 0 || refusal.why == Why::UnixPeerLearned as u32;
@@ -48,10 +47,10 @@ pub(super) async fn record(app: &App, refusals: Vec<KernelRefusal>) -> Answer {
         let kind = if refusal.why == 0 { Kind::Decision } else { Kind::KernelDenial };
         let draft = Draft { kind, at: app.stages.clock.now(), data: data.into(), detail };
         let Ok(receipt) = app.stages.journal.durable(draft).await else { break };
-        recorded += 1;
-        next = Some(receipt.sequence + 1);
+        told.recorded += 1;
+        told.next = Some(receipt.sequence + 1);
     }
-    Ok(json!({ "recorded": recorded, "next": next }))
+    serde_json::to_value(told).map_err(|error| error.to_string())
 }
 
 /// What the records from `since` on tell of the kernel's counters, and the sequence number of the record to come. Without

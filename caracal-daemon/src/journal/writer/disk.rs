@@ -120,10 +120,11 @@ impl Writer {
     /// Has the next segment's file made once this one is half full: ahead of its use and off this thread. If that fails,
     /// the roll tries again and says so.
     fn prepare_spare(&mut self) {
-        let (dir, bytes) = (self.dir.clone(), self.options.segment_bytes);
+        let bytes = self.options.segment_bytes;
         if self.spare.is_some() || self.position < bytes / 2 {
             return;
         }
+        let dir = self.dir.clone();
         self.spare = std::thread::Builder::new()
             .name("journal-spare".into())
             .spawn(move || {

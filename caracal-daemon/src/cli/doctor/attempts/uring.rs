@@ -103,17 +103,18 @@ impl Drop for Ring {
 /// The fields that these operations use.
 fn entry(code: u8, fd: i32, second: u64, address: u64, length: u32) -> Entry {
     let mut out = [0; ENTRY_BYTES];
-    let mut put = |at: usize, bytes: &[u8]| {
-        if let Some(place) = out.get_mut(at..at + bytes.len()) {
-            place.copy_from_slice(bytes);
-        }
-    };
-    put(0, &[code]);
-    put(4, &fd.to_ne_bytes());
-    put(8, &second.to_ne_bytes());
-    put(16, &address.to_ne_bytes());
-    put(24, &length.to_ne_bytes());
+    put(&mut out, 0, &[code]);
+    put(&mut out, 4, &fd.to_ne_bytes());
+    put(&mut out, 8, &second.to_ne_bytes());
+    put(&mut out, 16, &address.to_ne_bytes());
+    put(&mut out, 24, &length.to_ne_bytes());
     out
+}
+
+fn put(entry: &mut Entry, at: usize, bytes: &[u8]) {
+    if let Some(place) = entry.get_mut(at..at + bytes.len()) {
+        place.copy_from_slice(bytes);
+    }
 }
 
 /// What a kernel answers to an operation that it has not: as an attempt, there is no such thing.
@@ -170,9 +171,7 @@ pub(super) fn uring_join(_: &super::Place) -> Done {
     let (level, name) = (libc::IPPROTO_IP.to_ne_bytes(), libc::IP_ADD_MEMBERSHIP.to_ne_bytes());
     let (length, value) = ((request.len() as u32).to_ne_bytes(), (request.as_ptr() as u64).to_ne_bytes());
     for (at, bytes) in [(16, &level[..]), (20, &name[..]), (44, &length[..]), (48, &value[..])] {
-        if let Some(place) = one.get_mut(at..at + bytes.len()) {
-            place.copy_from_slice(bytes);
-        }
+        put(&mut one, at, bytes);
     }
     ring.submit(&one).map(drop).map_err(absent)
 }
