@@ -77,6 +77,16 @@ layout! {
     dentry_inode,
     /// `dentry.d_parent`.
     dentry_parent,
+    /// `dentry.d_name.name`.
+    dentry_name,
+    /// `proc_inode.vfs_inode`: a process's files in procfs.
+    proc_inode,
+    /// `proc_inode.pid`.
+    proc_pid,
+    /// `pid.tasks`: the first list is of the one task with this number.
+    pid_tasks,
+    /// `task_struct.pid_links`: where that list goes through.
+    task_pid_links,
     /// `vfsmount.mnt_sb`.
     mount_super,
     /// `vfsmount.mnt_root`.

@@ -15,6 +15,7 @@ mod inode_rename;
 mod inode_setattr;
 mod inode_unlink;
 mod peer;
+mod procfs;
 mod ptrace_access_check;
 mod sb_umount;
 mod socket_accept;

@@ -186,7 +186,7 @@ fn each_refusal_is_in_one_record_whenever_the_daemon_is_killed() {
         world.daemon.restart();
         // And at any time: both processes, or the data path alone, which may have made a record and not said so.
         let rounds = if support::report::long() { 60 } else { 6 };
-        let seed = std::env::var("CARACAL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_124);
+        let seed = support::report::seed();
         let mut dice = StdRng::seed_from_u64(seed);
         for round in 0..rounds {
             let wait = Duration::from_millis(dice.random_range(0..500));

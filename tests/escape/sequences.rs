@@ -99,7 +99,7 @@ fn any_seed() -> u64 {
 
 #[test]
 fn no_random_sequence_of_system_calls_gets_a_packet_out() {
-    let chosen = std::env::var("CARACAL_SEED").ok().and_then(|text| text.parse().ok());
+    let chosen = report::chosen_seed();
     let count = std::env::var("CARACAL_SEQUENCES").ok().and_then(|text| text.parse().ok());
     if !report::long() {
         let seed = chosen.unwrap_or_else(any_seed);

@@ -7,17 +7,12 @@ use std::process::Stdio;
 use std::time::Duration;
 use support::daemon::{Cgroup, Daemon};
 use support::netns::{AGENT_UID, until};
-use support::report;
+use support::report::{self, seed};
 use support::scene::Scene;
 use support::wire::CANARY_PORT;
 
 /// Streams that must be open when the blow falls.
 const IN_FLIGHT: usize = 8;
-
-/// Fixed, so that a failure can be had again; `CARACAL_SEED` sets another.
-fn seed() -> u64 {
-    std::env::var("CARACAL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_124)
-}
 
 #[test]
 fn no_charge_is_lost_or_doubled_and_nothing_goes_direct() {

@@ -116,7 +116,7 @@ fn every_shape_and_billed_dimension_costs_what_a_second_implementation_says() {
 #[test]
 fn no_bill_of_a_provider_that_honours_its_caps_is_above_its_hold() {
     report::case("money", "holds: 100,000 requests", || {
-        let seed = std::env::var("CARACAL_SEED").unwrap_or_else(|_| "20261129".to_owned());
+        let seed = report::seed().to_string();
         let dir = tempfile::tempdir().expect("a directory");
         judge("random", dir.path(), &[REQUESTS, &seed]);
         // The answers are to what caracald sends.

@@ -1,7 +1,7 @@
 //! Many events, everything killed at random: nothing lost, nothing doubled, the root that of the model, Redis equal.
 
 use crate::SUBJECT;
-use crate::fleet::{Clocks, Fleet, seed};
+use crate::fleet::{Clocks, Fleet};
 use crate::host::Host;
 use crate::judge::{Verdict, judge};
 use crate::plane::{PATIENCE, Plane, text};
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use support::netns::until;
-use support::report;
+use support::report::{self, seed};
 
 /// What is killed in one round.
 const TARGETS: [&str; 5] = ["ledger worker", "kafka", "postgres", "redis", "spend worker"];

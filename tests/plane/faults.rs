@@ -4,7 +4,7 @@
 
 use crate::SUBJECT;
 use crate::cable::{AtCommit, Mode};
-use crate::fleet::{Clocks, Fleet, assert_sound, seed};
+use crate::fleet::{Clocks, Fleet, assert_sound};
 use crate::host::Host;
 use crate::judge::judge;
 use crate::plane::{PATIENCE, Plane, Wants, text};
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use support::netns::until;
-use support::report;
+use support::report::{self, seed};
 
 const CABLES: Wants = Wants {
     partitions: 1,

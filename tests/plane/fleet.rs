@@ -8,12 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use support::netns::until;
+use support::report::seed;
 use tokio::task::JoinHandle;
-
-/// Fixed, so that a failure can be had again; `CARACAL_SEED` sets another.
-pub(crate) fn seed() -> u64 {
-    std::env::var("CARACAL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_124)
-}
 
 /// How the hosts' clocks go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

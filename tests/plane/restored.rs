@@ -4,7 +4,7 @@
 
 use crate::SUBJECT;
 use crate::cable::Mode;
-use crate::fleet::{Clocks, Fleet, assert_sound, seed};
+use crate::fleet::{Clocks, Fleet, assert_sound};
 use crate::judge::{Signed, checkpoints, judge};
 use crate::plane::{PATIENCE, Plane, Wants, run, text};
 use crate::worker::Worker;
@@ -14,7 +14,7 @@ use rdkafka::client::DefaultClientContext;
 use serde_json::{Map, json};
 use std::path::{Path, PathBuf};
 use support::netns::until;
-use support::report;
+use support::report::{self, seed};
 
 #[test]
 fn a_dump_that_is_restored_under_load() {

@@ -3,7 +3,7 @@
 //! a second's wait then takes a day and a second after a step forwards, and none after a step back. A kernel does the reverse.)
 
 use crate::SUBJECT;
-use crate::fleet::{Clocks, Fleet, assert_sound, seed};
+use crate::fleet::{Clocks, Fleet, assert_sound};
 use crate::judge::judge;
 use crate::plane::{PATIENCE, Plane, Wants, now, run, text};
 use crate::worker::Worker;
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use support::daemon::caracald;
 use support::netns::until;
-use support::report;
+use support::report::{self, seed};
 
 /// What the clock is off by, in seconds and as date(1) takes it. Each is a step from the one before.
 const STEPS: [(i64, &str); 7] = [

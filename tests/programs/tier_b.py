@@ -327,9 +327,10 @@ def memory(cgroup):
         pass
 
 
-def environment(cgroup):
+def shown(name, cgroup):
+    """What procfs shows of a process."""
     pid = outside_process(cgroup)
-    with open(f"/proc/{pid}/environ", "rb") as file:
+    with open(f"/proc/{pid}/{name.replace('PID', str(pid))}", "rb") as file:
         file.read(1)
 
 

@@ -116,6 +116,18 @@ pub fn long() -> bool {
     std::env::var_os("CARACAL_LONG").is_some_and(|value| value != "0")
 }
 
+/// The seed that `CARACAL_SEED` sets, so that a run can be had again.
+#[must_use]
+pub fn chosen_seed() -> Option<u64> {
+    std::env::var("CARACAL_SEED").ok()?.parse().ok()
+}
+
+/// The same; without it always this one.
+#[must_use]
+pub fn seed() -> u64 {
+    chosen_seed().unwrap_or(20_261_124)
+}
+
 fn directory() -> PathBuf {
     std::env::var_os("CARACAL_REPORT_DIR").map_or_else(|| target().join("report"), PathBuf::from)
 }

@@ -46,9 +46,9 @@ const CLOSES: [(&[&str], &str, &str); 6] = [
     ),
     (&["inode_permission"], "cgroup_moves", "moves out of the cgroup, by root"),
     (
-        &["capable", "ptrace_access_check", "task_kill"],
+        &["capable", "file_open", "ptrace_access_check", "task_kill"],
         "other_processes",
-        "ptrace and signals to processes outside, of the same user; by CAP_PERFMON the memory maps of any",
+        "ptrace and signals to processes outside, of the same user; on newer kernels what procfs shows root of any",
     ),
     (
         &[

@@ -172,7 +172,16 @@ fn needs(at: &Layout, hook: &str) -> Vec<(&'static str, u32)> {
                 ("kernfs_node.parent", at.node_parent),
             ]);
         }
-        "file_open" => needs.extend(inode.into_iter().chain(file)),
+        "file_open" => {
+            let process = [
+                ("dentry.d_name", at.dentry_name),
+                ("proc_inode.vfs_inode", at.proc_inode),
+                ("proc_inode.pid", at.proc_pid),
+                ("pid.tasks", at.pid_tasks),
+                ("task_struct.pid_links", at.task_pid_links),
+            ];
+            needs.extend(inode.into_iter().chain(file).chain(owner).chain(task).chain(process));
+        }
         "inode_setattr" => {
             needs.extend(inode);
             needs.push(("argument of inode_setattr", at.setattr_dentry));

@@ -178,10 +178,12 @@ pub(super) fn vectors(outside: &Outside) -> Vec<Vector> {
         by_root("clone_into", &[&free]),
         vector("trace", &["CGROUP"]),
         vector("memory", &["CGROUP"]),
-        vector("environment", &["CGROUP"]),
         vector("signal_outside", &["CGROUP"]),
         by_root("bpf", &[]),
     ];
+    // Numbers of nodes are shown only where the kernel has them, the sum of mappings from 4.14 on.
+    let memory = ["environ", "auxv", "maps", "smaps", "smaps_rollup", "pagemap", "task/PID/maps"];
+    all.extend(memory.map(|file| vector("shown", &[file, "CGROUP"])));
     let inherited = ["send", "write", "sendfile", "splice", "unconnected", "accept"];
     all.extend(inherited.map(|how| vector("inherited", &[how, "CGROUP", &port])));
     all.extend(outside.unix().iter().map(|(kind, name)| vector("unix", &[kind, name])));
@@ -196,6 +198,11 @@ pub(super) fn own() -> Vec<Vector> {
         vector("unix_own", &["CGROUP"]),
         by_root("move_below", &["CGROUP"]),
         vector("own_process", &["CGROUP"]),
+        // What `ps` reads, and the agent's own.
+        vector("shown", &["stat", "CGROUP"]),
+        vector("shown", &["cmdline", "CGROUP"]),
+        vector("shown", &["../self/environ", "CGROUP"]),
+        vector("shown", &["../self/maps", "CGROUP"]),
         vector("many", &[]),
     ]
 }

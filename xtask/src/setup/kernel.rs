@@ -1,8 +1,8 @@
 //! A compiler and a linker for kernel programs.
 //!
 //! The compiler must be one whose `core` can be built from source (`-Zbuild-std`), and the linker must be built
-//! against the same LLVM or a newer one. Two roads: a rustup nightly with `rust-src`, or Debian's `rustc-web` with
-//! `rust-web-src`, which is a matched pair and needs no download beyond Debian.
+//! against the same LLVM or a newer one. Two roads: a rustup nightly with `rust-src`, or a distribution's own compiler with
+//! its source, which is a matched pair and needs no download beyond the distribution.
 
 use std::{
     ffi::OsString,
@@ -18,9 +18,43 @@ use crate::{
     pins, progress,
 };
 
-const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
-const DEBIAN_CARGO: &str = "/usr/bin/cargo";
-const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
+/// A compiler that a distribution has, with the source of `core`.
+#[derive(Debug, Eq, PartialEq)]
+struct Packaged {
+    /// For people.
+    name: &'static str,
+    rustc: &'static str,
+    cargo: &'static str,
+    clippy: &'static str,
+    /// What brings the first two, the source, and clippy.
+    packages: [&'static str; 4],
+    /// Succeeds when the third of them is there: its directory carries the compiler's version.
+    has_source: &'static [&'static str],
+    /// Packages that installing it would displace.
+    displaces: &'static [&'static str],
+}
+
+/// Debian's, which is for its own browsers, and Ubuntu's, which stands beside any other.
+const PACKAGED: [&Packaged; 2] = [
+    &Packaged {
+        name: "Debian's rustc-web",
+        rustc: "/usr/bin/rustc",
+        cargo: "/usr/bin/cargo",
+        clippy: "/usr/bin/cargo-clippy",
+        packages: ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"],
+        has_source: &["dpkg-query", "-W", "rust-web-src"],
+        displaces: &["rustc", "cargo", "rustup"],
+    },
+    &Packaged {
+        name: "Ubuntu's rustc-1.97",
+        rustc: "/usr/lib/rust-1.97/bin/rustc",
+        cargo: "/usr/lib/rust-1.97/bin/cargo",
+        clippy: "/usr/lib/rust-1.97/bin/cargo-clippy",
+        packages: ["rustc-1.97", "cargo-1.97", "rust-1.97-src", "rust-1.97-clippy"],
+        has_source: &["dpkg-query", "-W", "rust-1.97-src"],
+        displaces: &[],
+    },
+];
 
 /// A compiler that can build kernel programs, and the linker for them.
 #[derive(Clone, Debug)]
@@ -34,8 +68,8 @@ pub(crate) struct Compiler {
 enum Kind {
     /// `cargo +nightly`
     Nightly,
-    /// /usr/bin/cargo with RUSTC_BOOTSTRAP
-    Debian,
+    /// A distribution's, with RUSTC_BOOTSTRAP
+    Packaged(&'static Packaged),
 }
 
 /// Finds a compiler or installs one, then the linker for it.
@@ -63,9 +97,9 @@ impl Compiler {
     fn prepare(&self, command: &mut Command) {
         forget_cargo(command);
         command.env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN");
-        if self.kind == Kind::Debian {
-            // Debian's compiler is a stable one; only this build may use its unstable flags.
-            command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+        if let Kind::Packaged(packaged) = self.kind {
+            // It is a stable one; only this build may use its unstable flags.
+            command.env("RUSTC", packaged.rustc).env("RUSTC_BOOTSTRAP", "1");
         }
         let mut flags = OsString::from("-C\u{1f}linker=");
         flags.push(&self.linker);
@@ -89,14 +123,14 @@ impl Compiler {
                 command.arg("clippy");
                 Ok(command)
             }
-            Kind::Debian => {
-                let wanted = [Package::new("rust-web-clippy", Probe::Path(DEBIAN_CLIPPY.into()))];
+            Kind::Packaged(Packaged { clippy, cargo, packages: [.., package], .. }) => {
+                let wanted = [Package::new(*package, Probe::Path((*clippy).into()))];
                 packages::install_all(checkout, "to lint kernel programs", &wanted)?;
                 // By its path: `cargo clippy` would take the one that is first on PATH, which is another compiler's.
-                let mut command = Command::new(DEBIAN_CLIPPY);
+                let mut command = Command::new(clippy);
                 command.arg("clippy");
                 self.prepare(&mut command);
-                command.env("CARGO", DEBIAN_CARGO);
+                command.env("CARGO", cargo);
                 Ok(command)
             }
         }
@@ -106,7 +140,7 @@ impl Compiler {
     pub(crate) fn describe(&self) -> String {
         let name = match self.kind {
             Kind::Nightly => "rustup's nightly",
-            Kind::Debian => "Debian's rustc-web",
+            Kind::Packaged(packaged) => packaged.name,
         };
         format!("{name} (LLVM {}), {}", self.llvm, self.linker.display())
     }
@@ -121,7 +155,7 @@ impl Kind {
                 command.args(["run", "nightly", name]);
                 command
             }
-            Self::Debian => Command::new(Path::new("/usr/bin").join(name)),
+            Self::Packaged(packaged) => Command::new(if name == "cargo" { packaged.cargo } else { packaged.rustc }),
         };
         forget_cargo(&mut command);
         command.env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN");
@@ -144,20 +178,22 @@ impl Kind {
 }
 
 fn find() -> Option<(Kind, u32)> {
-    let nightly = || packages::on_path("rustup").then(|| Kind::Nightly.llvm()).flatten();
-    let debian = || Path::new(DEBIAN_CARGO).exists().then(|| Kind::Debian.llvm()).flatten();
-    nightly().map(|llvm| (Kind::Nightly, llvm)).or_else(|| debian().map(|llvm| (Kind::Debian, llvm)))
+    let nightly = packages::on_path("rustup").then_some(Kind::Nightly);
+    let packaged = PACKAGED.into_iter().filter(|packaged| Path::new(packaged.cargo).exists()).map(Kind::Packaged);
+    nightly.into_iter().chain(packaged).find_map(|kind| Some((kind, kind.llvm()?)))
 }
 
-/// Installs Debian's compiler where that displaces nothing, else asks rustup.
+/// Installs a distribution's compiler where that displaces nothing, else asks rustup.
 fn fetch(checkout: &Checkout) -> Result<(Kind, u32)> {
-    let displaced = ["rustc", "cargo", "rustup"].into_iter().find(|name| packages::installed(name));
-    if displaced.is_none() && packages::available(checkout, "rustc-web") {
+    let packaged = PACKAGED.into_iter().find(|packaged| {
+        let [rustc, ..] = packaged.packages;
+        !packaged.displaces.iter().any(|name| packages::installed(name)) && packages::available(checkout, rustc)
+    });
+    if let Some(Packaged { rustc, cargo, packages: [compiler, builder, source, _], has_source, .. }) = packaged {
         let wanted = [
-            Package::new("rustc-web", Probe::Path(DEBIAN_RUSTC.into())),
-            Package::new("cargo-web", Probe::Path(DEBIAN_CARGO.into())),
-            // Its directory carries the compiler's version: looked for below, so it is always asked for here.
-            Package::new("rust-web-src", Probe::Succeeds(&["dpkg-query", "-W", "rust-web-src"])),
+            Package::new(*compiler, Probe::Path((*rustc).into())),
+            Package::new(*builder, Probe::Path((*cargo).into())),
+            Package::new(*source, Probe::Succeeds(has_source)),
         ];
         packages::install_all(checkout, "to compile kernel programs", &wanted)?;
     } else if packages::on_path("rustup") {
@@ -167,8 +203,9 @@ fn fetch(checkout: &Checkout) -> Result<(Kind, u32)> {
     }
     find().with_context(|| {
         format!(
-            "no compiler for kernel programs. Install one of: Debian's rustc-web, cargo-web and rust-web-src; or \
-             `rustup toolchain install nightly --component rust-src` with an LLVM of {} to {}",
+            "no compiler for kernel programs. Install one of: Debian's rustc-web, cargo-web and rust-web-src; Ubuntu's \
+             rustc-1.97, cargo-1.97 and rust-1.97-src; or `rustup toolchain install nightly --component rust-src` with an \
+             LLVM of {} to {}",
             pins::LLVM.start(),
             pins::LLVM.end()
         )

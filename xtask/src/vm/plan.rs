@@ -20,12 +20,10 @@ pub(super) const AT_FULL: (&str, &[&str]) = (
         "tier_b::whoever",
         "tier_b::a_root",
         "tier_b::a_taken",
+        "tier_b::descriptors",
         "sequences::",
     ],
 );
-/// The kernel on which a short run tries the descriptors, peers and processes of others. Not the newest: there it is red for
-/// root, who reads `/proc/PID/environ` by `CAP_SYS_ADMIN` without a question to a security module (ARCHITECTURE, "Known limits").
-const OTHERS_AT_FULL: (&str, &str) = ("6.12", "tier_b::descriptors");
 /// As whom a short run tries the ways out, by the kernel's place among [`SUITES`]. On 6.1, which has PPP's modules, as who may
 /// use them.
 const TURNS: [&str; 4] = ["root", "userns", "user", "root"];
@@ -159,8 +157,7 @@ pub(super) fn boots(kernel: &Kernel, depth: Depth, filter: &[String]) -> Vec<Boo
     let place = SUITES.iter().position(|suite| suite.series == kernel.series).unwrap_or_default();
     let short = || {
         let more = if kernel.series == AT_FULL.0 { AT_FULL.1 } else { &[] };
-        let others = Some(OTHERS_AT_FULL.1).filter(|_| kernel.series == OTHERS_AT_FULL.0);
-        let words = SHORT.iter().chain(more).chain(others.as_ref()).map(ToString::to_string).collect();
+        let words = SHORT.iter().chain(more).map(ToString::to_string).collect();
         let words = if filter.is_empty() { words } else { filter.to_vec() };
         let tries = TURNS.get(place).copied().filter(|_| filter.is_empty());
         Work::Proofs(Selection { words, tries })
@@ -217,11 +214,6 @@ mod tests {
         let tier_b = ["tier_b::the_daemons_property", "tier_b::what_is_required", "live::one"].map(ToOwned::to_owned);
         let left = all.iter().map(|boot| boot.left_out(&tier_b, Depth::Short)?.more.get("omitted")?.as_u64());
         assert_eq!(left.collect::<Vec<_>>(), [Some(1), Some(3)]);
-        let others = Kernel { series: OTHERS_AT_FULL.0.into(), ..kernel.clone() };
-        let tier_b = ["tier_b::descriptors_and_more", "tier_b::unix_sockets"].map(ToOwned::to_owned);
-        let left = boots(&others, Depth::Short, &[]);
-        let left = left.iter().map(|boot| boot.left_out(&tier_b, Depth::Short)?.more.get("omitted")?.as_u64());
-        assert_eq!(left.collect::<Vec<_>>(), [Some(1), Some(2), None]);
         assert!(
             boots(&kernel, Depth::Short, &[])
                 .iter()

@@ -74,6 +74,12 @@ async fn answer(
     answers: Arc<Semaphore>,
     counters: &Counters,
 ) -> Response<Full<Bytes>> {
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
+        counters.unknown.fetch_add(1, Ordering::Relaxed);
+        let mut refusal = say(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
+        refusal.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        return refusal;
+    }
     let path = request.uri().path().trim_start_matches('/');
     match path {
         "healthz" => return say(StatusCode::OK, "alive\n"),
@@ -95,11 +101,6 @@ async fn answer(
 }
 
 async fn file(request: &Request<Incoming>, path: &str, logs: &Logs, answers: Arc<Semaphore>) -> Response<Full<Bytes>> {
-    if ![Method::GET, Method::HEAD].contains(request.method()) {
-        let mut refusal = say(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
-        refusal.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
-        return refusal;
-    }
     let (file, bytes) = match logs.read(path).await {
         Ok(Some(found)) => found,
         Ok(None) => return say(StatusCode::NOT_FOUND, "there is no such file, or no checkpoint covers it yet\n"),

@@ -131,6 +131,7 @@ async fn what_is_served_is_what_would_be_exported_and_is_audited_like_it() {
         ("GET /../../etc/passwd HTTP/1.1", 404),
         ("GET /tile/0/000%2ep/3 HTTP/1.1", 404),
         ("POST /checkpoint HTTP/1.1\r\nContent-Length: 0", 405),
+        ("POST /healthz HTTP/1.1\r\nContent-Length: 0", 405),
         ("DELETE /tile/0/000 HTTP/1.1", 405),
         ("GET HTTP/1.1", 400),
     ] {
