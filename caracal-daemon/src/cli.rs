@@ -148,7 +148,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Upgrade(args) => upgrade::run(&args, &settings(config)?),
         Verb::Status(args) => status::run(&args, &settings(config)?),
         Verb::Doctor(args) => {
-            let hooks = if args.attempt.is_some() { Vec::new() } else { hooks() };
+            if doctor::attempted(&args)? {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let hooks = hooks();
             // A configuration that cannot be read is somebody else's to tell.
             let config = settings(config).ok();
             let asked = args.level.unwrap_or_else(|| config.as_ref().map(|config| config.require).unwrap_or_default());

@@ -75,6 +75,12 @@ pub fn governed() -> Option<u64> {
     Some(task.agent().unwrap_or(found))
 }
 
+/// The cgroup (`struct cgroup`) of a task (`struct task_struct`).
+#[inline(always)]
+fn cgroup_of(task: u64) -> u64 {
+    word64(word64(task, layout!(task_cgroups)), layout!(css_set_cgroup))
+}
+
 /// The current task's place in the cgroup tree, read from the top.
 struct Task {
     /// `struct cgroup`; 0 where the helper serves.
@@ -89,7 +95,7 @@ impl Task {
         }
         // SAFETY: takes nothing and cannot fail.
         let task = unsafe { bpf_get_current_task() };
-        Task { cgroup: word64(word64(task, layout!(task_cgroups)), layout!(css_set_cgroup)) }
+        Task { cgroup: cgroup_of(task) }
     }
 
     /// The id of the ancestor at this depth, 0 below the task's own.

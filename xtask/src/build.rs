@@ -24,6 +24,11 @@ pub(crate) struct Arguments {
     log: bool,
 }
 
+/// What cargo selects wherever the release profile is built, whatever of it is wanted. It takes the features of what all share
+/// from the packages that are selected: with another selection it would compile much of it again, caracald included.
+pub(crate) const PACKAGES: [&str; 4] =
+    ["--package=caracal-common", "--package=caracal-daemon", "--package=caracal-tests", "--package=xtask"];
+
 /// The feature of the kernel programs with which they say what they decide.
 const LINES: &[&str] = &["--features", "log"];
 
@@ -34,8 +39,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         checkout.shipped()
     } else if arguments.log {
         programs_with_lines(&checkout)?;
-        let cargo = ["build", "--locked", "--profile", "release", "--package", "caracal-daemon"];
-        checkout.cargo_with("building caracald with them", &cargo, &checkout.bpf_log_object())?;
+        checkout.cargo_with("building caracald with them", &release("caracald"), &checkout.bpf_log_object())?;
         checkout.caracald()
     } else {
         all(&checkout)?;
@@ -50,21 +54,25 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
 /// # Errors
 /// When set-up or a compiler fails.
 pub(crate) fn all(checkout: &Checkout) -> Result<()> {
-    with_profile(checkout, "building caracald", "release")
+    kernel_programs(checkout, &setup::for_build(checkout)?)?;
+    checkout.cargo("building caracald", &release("caracald"))
 }
 
-/// The same as it is shipped, with link-time optimisation.
+/// What tells cargo to build a program in the release profile.
+pub(crate) fn release(program: &str) -> Vec<&str> {
+    [&["build", "--locked", "--release", "--bin", program], PACKAGES.as_slice()].concat()
+}
+
+/// The same as it is shipped, with link-time optimisation and nothing that only tests ask for.
 ///
 /// # Errors
 /// When set-up or a compiler fails.
 pub(crate) fn shipped(checkout: &Checkout) -> Result<()> {
-    with_profile(checkout, "building caracald with link-time optimisation", "dist")
-}
-
-fn with_profile(checkout: &Checkout, what: &str, profile: &str) -> Result<()> {
-    let compiler = setup::for_build(checkout)?;
-    kernel_programs(checkout, &compiler)?;
-    checkout.cargo(what, &["build", "--locked", "--profile", profile, "--package", "caracal-daemon"])
+    kernel_programs(checkout, &setup::for_build(checkout)?)?;
+    checkout.cargo(
+        "building caracald with link-time optimisation",
+        &["build", "--locked", "--profile", "dist", "--package", "caracal-daemon"],
+    )
 }
 
 /// Builds the kernel programs into `target/bpf/caracal.o`.

@@ -60,10 +60,7 @@ pub(crate) fn report(checkout: &Checkout) -> Report {
 /// Tells the story, of what was built before.
 fn show(checkout: &Checkout) -> Result<()> {
     setup::for_demo(checkout)?;
-    checkout.cargo(
-        "building the stand-in provider",
-        &["build", "--locked", "--release", "--package", "caracal-tests", "--bin", "stand-in"],
-    )?;
+    checkout.cargo("building the stand-in provider", &build::release("stand-in"))?;
     root::ask("for the demo: it makes network namespaces and loads the kernel programs")?;
     let mut command = root::command("unshare");
     command

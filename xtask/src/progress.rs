@@ -1,6 +1,7 @@
 //! Shows what is being waited for: a spinner on a terminal, plain lines elsewhere.
 
 use std::{
+    cell::Cell,
     fs::{self, File},
     io::{IsTerminal, stderr},
     path::Path,
@@ -19,6 +20,19 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// Lines of a failed step's output that are shown.
 const TAIL: usize = 40;
 
+thread_local! {
+    /// Whether something else is what the person waits for.
+    static IN_THE_BACKGROUND: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work`, which shows only what it has ended: the lines in between are those of another thread.
+pub(crate) fn in_the_background<T>(work: impl FnOnce() -> T) -> T {
+    IN_THE_BACKGROUND.set(true);
+    let done = work();
+    IN_THE_BACKGROUND.set(false);
+    done
+}
+
 /// Something that is being waited for. Dropped without [`Wait::done`], it leaves no line on a terminal.
 #[derive(Debug)]
 pub(crate) struct Wait {
@@ -26,12 +40,15 @@ pub(crate) struct Wait {
     started: Instant,
     reminded: Instant,
     spinner: Option<ProgressBar>,
+    /// Says nothing before it ends.
+    silent: bool,
 }
 
 impl Wait {
     pub(crate) fn start(what: impl Into<String>) -> Self {
         let what = what.into();
-        let spinner = stderr().is_terminal().then(|| {
+        let silent = IN_THE_BACKGROUND.get();
+        let spinner = (!silent && stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
             let bar = ProgressBar::new_spinner().with_message(what.clone());
             if let Ok(style) = style {
@@ -40,16 +57,16 @@ impl Wait {
             bar.enable_steady_tick(GLANCE);
             bar
         });
-        if spinner.is_none() {
+        if spinner.is_none() && !silent {
             eprintln!("... {what}");
         }
-        Self { what, started: Instant::now(), reminded: Instant::now(), spinner }
+        Self { what, started: Instant::now(), reminded: Instant::now(), spinner, silent }
     }
 
     /// Sleeps for a moment; without a terminal, says now and then that it still waits.
     pub(crate) fn glance(&mut self) {
         thread::sleep(GLANCE);
-        if self.spinner.is_none() && self.reminded.elapsed() >= REMINDER {
+        if self.spinner.is_none() && !self.silent && self.reminded.elapsed() >= REMINDER {
             self.reminded = Instant::now();
             eprintln!("... still {} ({} s)", self.what, self.started.elapsed().as_secs());
         }

@@ -61,6 +61,19 @@ pub(crate) fn for_test(checkout: &Checkout) -> Result<Clients> {
     clients::install(checkout)
 }
 
+/// What a whole run of the tests takes from Debian, at once: each call of apt reads its lists again.
+///
+/// # Errors
+/// Like [`for_build`].
+pub(crate) fn for_everything(checkout: &Checkout) -> Result<()> {
+    let wanted = [packages::BUILD, packages::UNIT, packages::TEST, packages::SERVICES, packages::DEMO].concat();
+    packages::install(checkout, "to build and test", &wanted)?;
+    packages::install_cargo(checkout)?;
+    // Not here for good: the case that needs them says so.
+    let _later = for_vm(checkout);
+    Ok(())
+}
+
 /// What the unit tests start.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 pub(crate) mod programs;
 
-use std::{env, ffi::OsString, fs, path::Path, process::Command, time::Instant};
+use std::{env, ffi::OsString, fs, path::Path, process::Command, thread, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -19,14 +19,22 @@ use crate::{
 };
 
 /// Tests beside the code: no daemon runs, but some need root.
+///
+/// caracald is one large crate, and optimising it for its unit tests takes six times as long as what they then save: what they
+/// call of other crates is optimised all the same. Its program has no tests, and would be linked with a library of its own.
 const UNIT: &[&str] = &[
-    "--package=caracal-common",
-    "--package=caracal-daemon",
-    "--package=caracal-tests",
-    "--package=xtask",
+    "test",
     "--lib",
-    "--bins",
+    "--bin=xtask",
+    "--bin=stand-in",
+    "--bin=load",
+    "--bin=probe",
+    "--config=profile.release.package.caracal-daemon.opt-level=0",
 ];
+/// The contracts: one program per file of tests/.
+const CONTRACTS: &[&str] = &["test", "--test=*"];
+/// The contracts, and what they run.
+const RUN: &[&str] = &["build", "--bin=caracald", "--test=*"];
 /// What goes through sudo, which clears the environment.
 const KEPT: &[&str] = &[
     "PATH",
@@ -54,14 +62,11 @@ const DEMO: &str = "demo";
 /// The contracts that `--long` also runs with the newest agents, and what their cases' names then end with.
 const AGENTS: &str = "agents";
 const NEWEST: &str = " (newest)";
-/// The contracts: one program per file of tests/.
-const CONTRACTS: &[&str] = &["--package=caracal-tests", "--test=*"];
-
 /// The subject that runs Kafka, PostgreSQL and Redis.
 const PLANE: &str = "plane";
 /// The part of it that measures, and what tells it to measure long and to judge.
 const SPEED: &str = "speed::";
-const BENCH: &str = "CARACAL_BENCH";
+pub(crate) const BENCH: &str = "CARACAL_BENCH";
 
 /// The subject that boots other kernels.
 const VM: &str = "vm";
@@ -101,22 +106,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let everything = arguments.subjects.is_empty();
     let wants_vm = named(VM) || everything;
     let wants_plane = named(PLANE) || everything;
-    build::all(&checkout)?;
-    if arguments.subjects.is_empty() {
+    if everything {
         forget_old_reports(&checkout)?;
     }
+    let programs = compile(&checkout, everything, wants_unit, wants_contracts)?;
+    let (contracts_programs, unit_programs): (Vec<_>, Vec<_>) =
+        programs.into_iter().partition(|program| program.contract);
     let mut written = Vec::new();
     if wants_unit {
-        setup::for_unit(&checkout)?;
-        build::programs_with_lines(&checkout)?;
-        written.push(unit(&checkout, &arguments.filter)?);
+        written.push(unit(&checkout, unit_programs, &arguments.filter)?);
     }
     if wants_contracts {
         let clients = setup::for_test(&checkout)?;
         if wants_plane {
             services::install(&checkout)?;
         }
-        written.extend(contracts(&checkout, &clients, arguments)?);
+        written.extend(contracts(&checkout, &clients, contracts_programs, arguments)?);
     }
     if everything || named(DEMO) {
         let report = demo::report(&checkout);
@@ -187,9 +192,41 @@ fn forget_old_reports(checkout: &Checkout) -> Result<()> {
     Ok(())
 }
 
+/// Sets up and builds caracald and the tests that are wanted.
+fn compile(checkout: &Checkout, everything: bool, unit: bool, contracts: bool) -> Result<Vec<Program>> {
+    if !everything {
+        build::all(checkout)?;
+        let mut programs = Vec::new();
+        if unit {
+            setup::for_unit(checkout)?;
+            build::programs_with_lines(checkout)?;
+            programs.extend(programs::compile(checkout, "compiling the unit tests", UNIT)?);
+        }
+        if contracts {
+            programs.extend(programs::compile(checkout, "compiling the contracts", CONTRACTS)?);
+        }
+        return Ok(programs);
+    }
+    setup::for_everything(checkout)?;
+    thread::scope(|scope| {
+        // The network is idle while the compilers run. What cannot be had is asked for again by who needs it, and named there.
+        scope.spawn(|| {
+            progress::in_the_background(|| {
+                let _later = setup::for_test(checkout);
+                let _later = services::install(checkout);
+                let _later = vm::fetch(checkout);
+            })
+        });
+        build::kernel_programs(checkout, &setup::for_build(checkout)?)?;
+        build::programs_with_lines(checkout)?;
+        let mut programs = programs::compile(checkout, "building caracald and the contracts", RUN)?;
+        programs.extend(programs::compile(checkout, "compiling the unit tests", UNIT)?);
+        Ok(programs)
+    })
+}
+
 /// Runs the unit tests as root, one case per test; returns the subject's name.
-fn unit(checkout: &Checkout, filter: &[String]) -> Result<String> {
-    let programs = programs::compile(checkout, "compiling the unit tests", UNIT)?;
+fn unit(checkout: &Checkout, programs: Vec<Program>, filter: &[String]) -> Result<String> {
     root::ask("to run the unit tests: some make a cgroup, a mount or a confined process")?;
     let (mut report, started) = (Report::start("unit", &checkout.root), Instant::now());
     for program in programs {
@@ -217,8 +254,12 @@ fn unit(checkout: &Checkout, filter: &[String]) -> Result<String> {
 }
 
 /// Runs the chosen contracts; returns the names of the reports that they left.
-fn contracts(checkout: &Checkout, clients: &Clients, arguments: &Arguments) -> Result<Vec<String>> {
-    let programs = programs::compile(checkout, "compiling the contracts", CONTRACTS)?;
+fn contracts(
+    checkout: &Checkout,
+    clients: &Clients,
+    programs: Vec<Program>,
+    arguments: &Arguments,
+) -> Result<Vec<String>> {
     let chosen = choose(programs, &arguments.subjects)?;
     root::ask("to run the contracts: they make cgroups and network namespaces")?;
     let newest = if arguments.long && chosen.iter().any(|program| program.name == AGENTS) {

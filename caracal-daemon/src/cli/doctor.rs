@@ -9,6 +9,7 @@ mod host;
 pub mod outside;
 mod print;
 pub mod vectors;
+pub mod zygote;
 
 use crate::config::Require;
 use crate::keeper::level::NEVER;
@@ -32,15 +33,15 @@ pub struct DoctorArgs {
     /// Try at this level, whatever the configuration requires.
     #[arg(long, value_name = "LEVEL")]
     pub level: Option<Require>,
-    /// One attempt, for doctor's own children.
+    /// Attempts that doctor's own child makes at once.
     #[arg(long, hide = true, requires = "place")]
-    pub attempt: Option<String>,
+    pub attempt: Vec<String>,
+    /// Attempts are named on standard input.
+    #[arg(long, hide = true, requires = "place", conflicts_with = "attempt")]
+    pub attempts: bool,
     /// Where the attempt finds what it tries to reach.
     #[arg(long, hide = true)]
     pub place: Option<std::path::PathBuf>,
-    /// The attempt writes a byte, waits for one, and is moved in between.
-    #[arg(long, hide = true)]
-    pub wait: bool,
 }
 
 /// What a probe found.
@@ -122,6 +123,18 @@ pub struct Asked {
     pub connections: usize,
 }
 
+/// Makes the attempts that doctor's own children are told to; says whether any were.
+///
+/// # Errors
+/// When whoever named them is gone, or nothing can be forked or written.
+pub fn attempted(args: &DoctorArgs) -> std::io::Result<bool> {
+    match &args.place {
+        Some(place) if args.attempts => zygote::run(place).map(|()| true),
+        Some(place) if !args.attempt.is_empty() => zygote::all(&args.attempt, place).map(|()| true),
+        _ => Ok(false),
+    }
+}
+
 /// Probes this host and prints the answer. Gives the exit code: 0, or 1 when the level that is asked for is not reached. `ways`
 /// tries the ways out, or says why it cannot.
 ///
@@ -134,9 +147,6 @@ pub fn run(
     ways: impl FnOnce() -> Result<Vec<Row>, String>,
     out: &mut dyn Write,
 ) -> anyhow::Result<i32> {
-    if let (Some(name), Some(place)) = (&args.attempt, &args.place) {
-        return Ok(attempts::run(name, place, args.wait));
-    }
     let mut checks = probe(hooks);
     checks.push(descriptors::look(asked.connections));
     let tried = ways();

@@ -2,7 +2,7 @@
 //! on 6.12) show them to who has CAP_PERFMON or CAP_SYS_ADMIN and do not ask `ptrace_access_check` (`may_access_mm` of
 //! kernel/fork.c). What `ps` reads of every process, such as `stat` and `cmdline`, is nobody's secret and is not looked at.
 
-use super::owner_of;
+use super::{cgroup_of, owner_of};
 use crate::memory::{layout, word64};
 
 /// `PROC_SUPER_MAGIC` of linux/magic.h.
@@ -26,7 +26,7 @@ pub fn shows_memory_of_others(file: u64, agent: u64) -> bool {
         return false;
     }
     let task = link - u64::from(layout!(task_pid_links));
-    owner_of(word64(word64(task, layout!(task_cgroups)), layout!(css_set_cgroup))) != agent
+    owner_of(cgroup_of(task)) != agent
 }
 
 /// Whether a file of this name (an address) does: `tid_base_stuff` of fs/proc/base.c, what opens by `proc_mem_open` or

@@ -6,8 +6,7 @@ use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 use caracal_common::denial::{Hook, Why};
 
-use super::{NOT_PERMITTED, governed, owner_of, refuse};
-use crate::memory::{layout, word64};
+use super::{NOT_PERMITTED, cgroup_of, governed, owner_of, refuse};
 
 /// `PTRACE_MODE_NOAUDIT`.
 const NO_AUDIT: u32 = 4;
@@ -16,7 +15,7 @@ const NO_AUDIT: u32 = 4;
 pub fn lsm_ptrace_access_check(ctx: LsmContext) -> i32 {
     let Some(agent) = governed() else { return 0 };
     let (child, mode): (u64, u32) = (ctx.arg(0), ctx.arg(1));
-    if owner_of(word64(word64(child, layout!(task_cgroups)), layout!(css_set_cgroup))) == agent {
+    if owner_of(cgroup_of(child)) == agent {
         return 0;
     }
     if mode & NO_AUDIT != 0 {

@@ -4,8 +4,7 @@ use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 use caracal_common::denial::{Hook, Why};
 
-use super::{NOT_PERMITTED, governed, owner_of, refuse};
-use crate::memory::{layout, word64};
+use super::{NOT_PERMITTED, cgroup_of, governed, owner_of, refuse};
 
 #[lsm(hook = "task_kill")]
 pub fn lsm_task_kill(ctx: LsmContext) -> i32 {
@@ -15,7 +14,7 @@ pub fn lsm_task_kill(ctx: LsmContext) -> i32 {
     }
     let Some(agent) = governed() else { return 0 };
     let task: u64 = ctx.arg(0);
-    if owner_of(word64(word64(task, layout!(task_cgroups)), layout!(css_set_cgroup))) == agent {
+    if owner_of(cgroup_of(task)) == agent {
         return 0;
     }
     refuse(agent, Why::Signal, Hook::TaskKill, 0, NOT_PERMITTED)

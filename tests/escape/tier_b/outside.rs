@@ -181,9 +181,10 @@ pub(super) fn vectors(outside: &Outside) -> Vec<Vector> {
         vector("signal_outside", &["CGROUP"]),
         by_root("bpf", &[]),
     ];
-    // Numbers of nodes are shown only where the kernel has them, the sum of mappings from 4.14 on.
     let memory = ["environ", "auxv", "maps", "smaps", "smaps_rollup", "pagemap", "task/PID/maps"];
-    all.extend(memory.map(|file| vector("shown", &[file, "CGROUP"])));
+    // Not every kernel knows of memory's nodes.
+    let nodes = Path::new("/proc/self/numa_maps").exists().then_some("numa_maps");
+    all.extend(memory.into_iter().chain(nodes).map(|file| vector("shown", &[file, "CGROUP"])));
     let inherited = ["send", "write", "sendfile", "splice", "unconnected", "accept"];
     all.extend(inherited.map(|how| vector("inherited", &[how, "CGROUP", &port])));
     all.extend(outside.unix().iter().map(|(kind, name)| vector("unix", &[kind, name])));

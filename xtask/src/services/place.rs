@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -72,11 +72,11 @@ impl Place {
         self.port()
     }
 
-    /// Starts `command` as a process of its own and waits until `ready` says so.
+    /// Starts `command` as a process of its own, which outlives this one, and waits until `ready` says so.
     ///
     /// # Errors
     /// When it does not start, ends, or does not get ready in time; the text ends with its log.
-    pub(super) fn launch(&self, command: &mut Command, ready: impl Fn(u16) -> bool) -> Result<()> {
+    pub(super) fn launch(&self, command: &mut Command, ready: impl Fn(u16) -> bool) -> Result<Child> {
         let (port, log) = (self.port()?, self.log());
         let mut out =
             OpenOptions::new().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
@@ -103,7 +103,7 @@ impl Place {
             wait.glance();
         }
         wait.done();
-        Ok(())
+        Ok(child)
     }
 
     /// Whether its process is there.
@@ -199,9 +199,9 @@ pub(super) fn listens(port: u16) -> Option<TcpStream> {
     TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
 }
 
-fn send(signal: &str, pids: &[u32]) -> Result<()> {
+/// Sends a signal; one that has just ended is no failure.
+pub(super) fn send(signal: &str, pids: &[u32]) -> Result<()> {
     let status = Command::new("kill").arg(format!("-{signal}")).args(pids.iter().map(u32::to_string)).status()?;
-    // One that has just ended is no failure.
     if !status.success()
         && pids.len() == 1
         && Path::new(&format!("/proc/{}", pids.first().copied().unwrap_or(0))).exists()

@@ -19,7 +19,7 @@ pub(super) fn start(place: &Place) -> Result<()> {
     let mut server = Command::new("redis-server");
     server.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir"]);
     server.arg(place.dir()).args(["--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]);
-    place.launch(&mut server, answers)
+    place.launch(&mut server, answers).map(drop)
 }
 
 /// It says PONG: after a start it may still read its file, and says so.

@@ -185,8 +185,12 @@ pub(crate) fn install(checkout: &Checkout, why: &str, wanted: &[(&str, Probe)]) 
 /// # Errors
 /// Like [`install`].
 pub(crate) fn install_all(checkout: &Checkout, why: &str, wanted: &[Package]) -> Result<()> {
-    let missing: Vec<&str> =
-        wanted.iter().filter(|package| !package.probe.finds()).map(|package| package.name.as_str()).collect();
+    let mut missing: Vec<&str> = Vec::new();
+    for package in wanted {
+        if !missing.contains(&package.name.as_str()) && !package.probe.finds() {
+            missing.push(&package.name);
+        }
+    }
     if missing.is_empty() {
         return Ok(());
     }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::{
+    build,
     checkout::{Checkout, cargo},
     report::{Case, Verdict},
 };
@@ -21,6 +22,8 @@ pub(crate) struct Program {
     pub(crate) executable: PathBuf,
     /// The directory of its package, in which cargo would start it.
     pub(crate) directory: PathBuf,
+    /// Whether it is a contract: a file of tests/, and not the tests beside the code of a library or program.
+    pub(crate) contract: bool,
 }
 
 /// The lines of `cargo --message-format=json` that we read.
@@ -36,6 +39,7 @@ struct Message {
 #[derive(Deserialize)]
 struct Target {
     name: String,
+    kind: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -43,7 +47,7 @@ struct Profile {
     test: bool,
 }
 
-/// Compiles the tests that `selection` (arguments of cargo) names; cargo shows its own progress.
+/// Compiles the tests that `selection` (a verb of cargo and its arguments) names; cargo shows its own progress.
 ///
 /// # Errors
 /// When cargo fails.
@@ -51,8 +55,10 @@ pub(crate) fn compile(checkout: &Checkout, what: &str, selection: &[&str]) -> Re
     eprintln!("==> {what}");
     let mut command = cargo();
     command
-        .args(["test", "--locked", "--release", "--no-run", "--message-format", "json-render-diagnostics"])
         .args(selection)
+        .args(build::PACKAGES)
+        .args(["--locked", "--release", "--message-format", "json-render-diagnostics"])
+        .args(selection.first().filter(|verb| **verb == "test").map(|_| "--no-run"))
         .current_dir(&checkout.root)
         .env("CARACAL_BPF_OBJECT", checkout.bpf_object())
         .stdin(Stdio::null())
@@ -77,7 +83,8 @@ fn read(messages: &[u8]) -> Result<Vec<Program>> {
             (message.target, message.executable, message.manifest_path)
         {
             let directory = manifest.parent().map(Path::to_path_buf).unwrap_or_default();
-            programs.push(Program { name: target.name, executable, directory });
+            let contract = target.kind.iter().any(|kind| kind == "test");
+            programs.push(Program { name: target.name, executable, directory, contract });
         }
     }
     Ok(programs)
@@ -115,13 +122,14 @@ mod tests {
 
     #[test]
     fn finds_test_programs_among_cargos_messages() {
-        let messages = br#"{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml","target":{"name":"wire"},"profile":{"test":true},"executable":"/w/target/wire-1"}
-{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml","target":{"name":"stand-in"},"profile":{"test":false},"executable":"/w/target/stand-in"}
+        let messages = br#"{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml","target":{"name":"wire","kind":["test"]},"profile":{"test":true},"executable":"/w/target/wire-1"}
+{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml","target":{"name":"stand-in","kind":["bin"]},"profile":{"test":false},"executable":"/w/target/stand-in"}
 {"reason":"build-finished","success":true}
 "#;
         let programs = read(messages).unwrap();
         assert_eq!(programs.len(), 1);
         assert_eq!(programs[0].name, "wire");
         assert_eq!(programs[0].directory, Path::new("/w/tests"));
+        assert!(programs[0].contract);
     }
 }

@@ -151,8 +151,7 @@ fn base() -> Result<Image> {
 
 /// The contract that machines run, compiled here.
 fn contract(checkout: &Checkout) -> Result<Program> {
-    let selection = ["--package=caracal-tests", "--test=escape"];
-    let compiled = programs::compile(checkout, "compiling the contracts for the machines", &selection)?;
+    let compiled = programs::compile(checkout, "compiling the contracts for the machines", &["test", "--test=escape"])?;
     compiled.into_iter().find(|program| program.name == "escape").context("cargo names no test program `escape`")
 }
 

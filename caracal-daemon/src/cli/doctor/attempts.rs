@@ -1,4 +1,4 @@
-//! One attempt to get out, made by a process of its own: `caracald doctor --attempt NAME --place DIR`. Takes the sockets
+//! One attempt to get out, made by a process of its own: a child of [`super::zygote`]. Takes the sockets
 //! that [`super::outside`] holds open; gives 0 when every step of it worked, or the error number that stopped it. Sends
 //! nothing beyond loopback: the process is in a network namespace that has nothing else.
 
@@ -10,7 +10,7 @@ mod sockets;
 mod uring;
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,8 @@ type Done = io::Result<()>;
 /// What this process was told.
 struct Place {
     dir: PathBuf,
-    wait: bool,
+    /// Returns when this process is where the attempt is to be made from.
+    moved: fn() -> Done,
 }
 
 type Attempt = fn(&Place) -> Done;
@@ -63,18 +64,22 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("pins_unlinked", enforcement::pins_unlinked),
 ];
 
+/// Those that begin before their process is governed. What `run` starts never was ungoverned.
+pub const MOVED_HALF_WAY: [&str; 2] = ["created_before", "connected_before"];
+
 /// Whether an attempt has this name.
 #[must_use]
 pub fn is_known(name: &str) -> bool {
     name.starts_with("socket:") || name.starts_with("device:") || ATTEMPTS.iter().any(|(known, _)| *known == name)
 }
 
-/// Makes the attempt. With `wait` it first writes a byte and reads one: it is being moved in between. Gives the exit code.
+/// Makes the attempt, once `moved` has returned: it waits until this process is where the attempt is to be made from. Gives the
+/// exit code.
 #[must_use]
-pub fn run(name: &str, dir: &Path, wait: bool) -> i32 {
-    let place = Place { dir: dir.to_owned(), wait };
-    // These two make their sockets before they are moved.
-    if wait && !matches!(name, "created_before" | "connected_before") && place.moved().is_err() {
+pub fn run(name: &str, dir: &Path, moved: fn() -> io::Result<()>) -> i32 {
+    let place = Place { dir: dir.to_owned(), moved };
+    // These make their sockets before they are moved.
+    if !MOVED_HALF_WAY.contains(&name) && moved().is_err() {
         return libc::EPIPE;
     }
     let done = match (name.split_once(':'), ATTEMPTS.iter().find(|(known, _)| *known == name)) {
@@ -87,16 +92,6 @@ pub fn run(name: &str, dir: &Path, wait: bool) -> i32 {
 }
 
 impl Place {
-    /// Says that it may be moved now, and waits until it is.
-    fn moved(&self) -> Done {
-        if !self.wait {
-            return Ok(());
-        }
-        let mut out = io::stdout();
-        out.write_all(b"r").and_then(|()| out.flush())?;
-        io::stdin().read_exact(&mut [0])
-    }
-
     fn text(&self, file: &str) -> io::Result<String> {
         Ok(fs::read_to_string(self.dir.join(file))?.trim().to_owned())
     }

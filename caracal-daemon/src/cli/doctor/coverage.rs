@@ -5,9 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use caracal_common::ABI_VERSION;
@@ -15,8 +13,10 @@ use caracal_common::denial::Hook;
 use caracal_common::settings::Settings;
 use serde::Serialize;
 
+use super::attempts::MOVED_HALF_WAY;
 use super::outside::{self, Outside};
 use super::vectors::{Scope, VECTORS, Vector, attempts};
+use super::zygote::{self, Zygote};
 use crate::agent::Agent;
 use crate::cli::spawn::{self, SpawnPlan, exit_code};
 use crate::config::Require;
@@ -134,6 +134,7 @@ struct Scratch {
     kernel: Option<Kernel>,
     governed: Cgroup,
     beside: Cgroup,
+    zygote: Zygote,
 }
 
 impl Scratch {
@@ -143,7 +144,8 @@ impl Scratch {
         let pins = Kernel::pin_directory(&format!("doctor-ways-{}", std::process::id()));
         let governed = hierarchy.make(&name)?;
         let beside = hierarchy.make(&format!("{name}-beside"))?;
-        let mut scratch = Scratch { dir: dir.to_owned(), pins, kernel: None, governed, beside };
+        let mut scratch =
+            Scratch { dir: dir.to_owned(), pins, kernel: None, governed, beside, zygote: Zygote::new(dir) };
         // Ports that nobody here uses.
         let mut kernel =
             Kernel::load(&scratch.pins, Settings { abi: ABI_VERSION, tcp_port: 15_001, dns_port: 15_053 }, require)?;
@@ -169,6 +171,10 @@ impl Scratch {
 
     fn try_all(mut self, outside: &Outside) -> anyhow::Result<BTreeMap<&'static str, Results>> {
         let mut all = BTreeMap::new();
+        // First: the controls of some undo what governs.
+        let _waiting = outside.offer();
+        let spawned = self.spawned().unwrap_or_default();
+        outside.withdraw();
         for name in attempts() {
             let offers = name == "inherited_listener";
             let with_offer = |work: &mut dyn FnMut() -> Option<i32>| {
@@ -177,9 +183,9 @@ impl Scratch {
                 outside.withdraw();
                 result
             };
-            let control = with_offer(&mut || self.child(name, None));
+            let control = with_offer(&mut || self.child(name, false));
             let before = self.refusals();
-            let attach = with_offer(&mut || self.child(name, Some(&self.governed)));
+            let attach = with_offer(&mut || self.child(name, true));
             let before = before.unwrap_or_default();
             let hooks = self
                 .refusals()
@@ -187,8 +193,7 @@ impl Scratch {
                 .into_iter()
                 .filter(|(hook, count)| before.get(hook).copied().unwrap_or(0) < *count);
             let hooks = hooks.map(|(hook, _)| hook).collect();
-            let moved_half_way = matches!(name, "created_before" | "connected_before");
-            let run = if moved_half_way { Some(libc::EPERM) } else { with_offer(&mut || self.spawned(name)) };
+            let run = if MOVED_HALF_WAY.contains(&name) { Some(libc::EPERM) } else { spawned.get(name).copied() };
             all.insert(name, Results { control, attach, run, hooks });
         }
         Ok(all)
@@ -207,41 +212,27 @@ impl Scratch {
         Some(all)
     }
 
-    /// An attempt in a process of its own, moved into `cgroup`. Gives its exit code.
-    fn child(&self, name: &str, cgroup: Option<&Cgroup>) -> Option<i32> {
-        let mut command = Command::new(std::env::current_exe().ok()?);
-        command.args(["doctor", "--wait", "--attempt", name, "--place"]).arg(&self.dir);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().ok()?;
-        let ready = child.stdout.take().is_some_and(|mut output| output.read_exact(&mut [0]).is_ok());
-        let moved = ready && cgroup.is_none_or(|cgroup| cgroup.admit(child.id()).is_ok());
-        let told = child.stdin.take().is_some_and(|mut input| input.write_all(b"g").is_ok());
-        let end = Instant::now() + Duration::from_secs(10);
-        while moved && told && Instant::now() < end {
-            match child.try_wait() {
-                Ok(Some(status)) => return status.code(),
-                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
-                Err(_) => break,
-            }
-        }
-        let _gone = child.kill();
-        let _gone = child.wait();
-        None
+    /// An attempt in a process of its own, moved into the governed cgroup or left where it is. Gives its exit code.
+    fn child(&mut self, name: &str, governed: bool) -> Option<i32> {
+        let cgroup = &self.governed;
+        self.zygote.attempt(name, |pid| !governed || cgroup.admit(pid).is_ok())
     }
 
-    /// The same under the clean spawn, in the governed cgroup.
-    fn spawned(&self, name: &str) -> Option<i32> {
-        let program = std::env::current_exe().ok()?;
-        let mut argv = vec![program.into_os_string()];
-        argv.extend(["doctor", "--attempt", name, "--place"].map(Into::into));
+    /// All of them under the clean spawn, in the governed cgroup: their exit codes.
+    fn spawned(&self) -> Option<BTreeMap<String, i32>> {
+        let mut argv = vec![std::env::current_exe().ok()?.into_os_string(), "doctor".into(), "--place".into()];
         argv.push(self.dir.clone().into_os_string());
+        for name in attempts().into_iter().filter(|name| !MOVED_HALF_WAY.contains(name)) {
+            argv.extend(["--attempt", name].map(Into::into));
+        }
         let plan = SpawnPlan { argv, env: std::env::vars_os().collect(), covers: Vec::new(), hide: Vec::new() };
         let tried = || -> Result<i32, Box<dyn std::error::Error>> {
             let prepared = spawn::prepare(&plan)?;
             self.governed.admit(u32::try_from(prepared.pid().as_raw())?)?;
             Ok(exit_code(prepared.release()?.wait()?))
         };
-        tried().inspect_err(|error| tracing::debug!(%error, name, "Cannot try a clean spawn.")).ok()
+        let ended = tried().inspect_err(|error| tracing::debug!(%error, "Cannot try a clean spawn.")).ok()?;
+        (ended == 0).then(|| zygote::codes(&self.dir))
     }
 }
 

@@ -90,7 +90,7 @@ pub(super) fn process_memory(place: &Place) -> Done {
 pub(super) fn created_before(place: &Place) -> Done {
     let to = SocketAddr::from((outside::ADDRESS, outside::TCP));
     let fd = opened(&to, SockType::Stream)?;
-    place.moved()?;
+    (place.moved)()?;
     connect(fd.as_raw_fd(), &name(&to))?;
     says(&fd)
 }
@@ -99,6 +99,6 @@ pub(super) fn connected_before(place: &Place) -> Done {
     let to = SocketAddr::from((outside::ADDRESS, outside::TCP));
     let fd = opened(&to, SockType::Stream)?;
     connect(fd.as_raw_fd(), &name(&to))?;
-    place.moved()?;
+    (place.moved)()?;
     says(&fd)
 }
