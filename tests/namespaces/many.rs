@@ -41,9 +41,9 @@ fn two_hundred_namespaces_leave_nothing_behind() {
         assert_eq!(reached, 200);
         nobody(30).expect("nothing is served");
         assert_eq!(world.entries("SOURCES", 32), 0, "flows of connections that are gone");
-        // Idle connections to the upstream and the runtime's spare threads may be a few more or fewer.
+        // Idle connections to the upstream are kept for a minute; the runtime's spare threads may be a few more or fewer.
         let close = |now: [usize; 4]| now.iter().zip(before).all(|(now, before)| *now <= before + 4);
-        until("what was held is given back", Duration::from_secs(60), || close(held(world))).unwrap_or_else(|error| {
+        until("what was held is given back", Duration::from_secs(120), || close(held(world))).unwrap_or_else(|error| {
             panic!("{error}: before {before:?}, after {:?}", held(world));
         });
         report::figure("namespaces", "namespaces_made", 220);

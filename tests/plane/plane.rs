@@ -233,6 +233,8 @@ impl Plane {
         assert!(self.ours, "services of yours are neither started nor ended: {words:?}");
         let xtask = std::env::var_os("CARACAL_XTASK").expect("CARACAL_XTASK names xtask: run `cargo xtask test plane`");
         let mut command = Command::new(xtask);
+        // It is not a person's sudo that starts it, and it writes nothing into the checkout.
+        command.env_remove("SUDO_UID");
         command.arg("services").arg("--dir").arg(self.dir.path().join("services")).args(words);
         finish(&mut command, &format!("services {words:?}"))
     }

@@ -60,11 +60,11 @@ pub(crate) struct Arguments {
     /// Only these loads, for instance `paid-32`; without it all, and the goals need all.
     #[arg(long, value_delimiter = ',')]
     loads: Vec<String>,
-    /// Measure what is shipped, built with link-time optimisation, and a floor that is built so too.
+    /// Measure what the tests run rather than what is shipped: built sooner, without link-time optimisation, as is the floor.
     #[arg(long)]
-    dist: bool,
+    release: bool,
     /// Measure Kafka, PostgreSQL and Redis with the workers, and hold that against its bars.
-    #[arg(long, conflicts_with_all = ["peers", "quick", "loads", "dist"])]
+    #[arg(long, conflicts_with_all = ["peers", "quick", "loads", "release"])]
     plane: bool,
     /// With `--plane`: at the size that the goals name, inclusion proofs at 10^7 leaves in place of 10^6. Takes 12 GB for
     /// temporary files.
@@ -133,7 +133,7 @@ impl PeerName {
 
 impl Arguments {
     fn profile(&self) -> &'static str {
-        if self.dist { "dist" } else { "release" }
+        if self.release { "release" } else { "dist" }
     }
 
     fn peers(&self) -> Vec<PeerName> {
@@ -150,17 +150,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return test::plane_speed(arguments.long);
     }
     let checkout = Checkout::find()?;
-    if arguments.dist {
-        build::shipped(&checkout)?;
-    } else {
+    if arguments.release {
         build::all(&checkout)?;
+    } else {
+        build::shipped(&checkout)?;
     }
     let peers = arguments.peers();
     setup::for_bench(&checkout, &peers)?;
-    checkout.cargo(
-        "building the benchmark",
-        &["build", "--locked", "--profile", arguments.profile(), "--package", "xtask", "--features", "bench"],
-    )?;
+    let floor = ["build", "--locked", "--profile", arguments.profile(), "--bin=xtask", "--features=xtask/bench"];
+    checkout.cargo("building the benchmark", &[floor.as_slice(), &build::PACKAGES].concat())?;
     root::ask("to run the benchmark: it makes network namespaces and loads the kernel programs")?;
     let reports = report::Inbox::new()?;
     let status = progress::status("measuring", &mut measurement(&checkout, arguments, &peers, &reports))?;
@@ -182,7 +180,7 @@ fn measurement(checkout: &Checkout, arguments: &Arguments, peers: &[PeerName], r
     let peers: Vec<&str> = peers.iter().map(|peer| peer.name()).collect();
     command.args(["bench-measure", "--peers", &peers.join(","), "--commit", &report::commit(&checkout.root)]);
     command.arg("--report").arg(reports.path()).arg("--caracald");
-    command.arg(if arguments.dist { checkout.shipped() } else { checkout.caracald() });
+    command.arg(if arguments.release { checkout.caracald() } else { checkout.shipped() });
     command.arg("--tools").arg(checkout.tools());
     if arguments.quick {
         command.arg("--quick");

@@ -128,6 +128,10 @@ pub(crate) fn quietly(what: &str, command: &mut Command, log: &Path) -> Result<(
         return Ok(());
     }
     drop(wait);
+    if IN_THE_BACKGROUND.get() {
+        left_out(what, "it is tried again when it is needed");
+        bail!("{what}: ended with {status}");
+    }
     let text = String::from_utf8_lossy(&fs::read(log)?).into_owned();
     let lines: Vec<&str> = text.lines().collect();
     for line in lines.iter().skip(lines.len().saturating_sub(TAIL)) {

@@ -11,7 +11,8 @@ use self::programs::Program;
 use crate::{
     build,
     checkout::Checkout,
-    demo, fuzz, progress,
+    demo, fuzz,
+    progress::{self, Wait},
     report::{self, Case, Inbox, Report, Verdict},
     root, services,
     setup::{self, Clients},
@@ -20,7 +21,7 @@ use crate::{
 
 /// Tests beside the code: no daemon runs, but some need root.
 ///
-/// caracald is one large crate, and optimising it for its unit tests takes six times as long as what they then save: what they
+/// caracald is one large crate: optimised, its unit tests take four times as long to compile, and half as long to run. What they
 /// call of other crates is optimised all the same. Its program has no tests, and would be linked with a library of its own.
 const UNIT: &[&str] = &[
     "test",
@@ -95,45 +96,71 @@ pub(crate) struct Arguments {
     bench: bool,
 }
 
+/// What a call asks for.
+#[derive(Clone, Copy)]
+struct Wanted {
+    everything: bool,
+    unit: bool,
+    contracts: bool,
+    /// Among the contracts.
+    plane: bool,
+    demo: bool,
+    fuzz: bool,
+    vm: bool,
+}
+
+impl Wanted {
+    fn of(arguments: &Arguments) -> Wanted {
+        let everything = arguments.subjects.is_empty();
+        let named = |name: &str| everything || arguments.subjects.iter().any(|subject| subject == name);
+        Wanted {
+            everything,
+            unit: named("unit"),
+            contracts: everything || arguments.subjects.iter().any(|subject| !OTHERS.contains(&subject.as_str())),
+            plane: named(PLANE),
+            demo: named(DEMO),
+            // Without `--long`, the unit tests try the parsers over the same seeds.
+            fuzz: named("fuzz") && (!everything || arguments.long),
+            vm: named(VM),
+        }
+    }
+
+    /// Whether caracald runs, rather than its unit tests or what fuzzes its parsers.
+    fn caracald(self) -> bool {
+        self.contracts || self.demo || self.vm
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let checkout = Checkout::find()?;
-    let named = |name: &str| arguments.subjects.iter().any(|subject| subject == name);
-    let wants_unit = arguments.subjects.is_empty() || named("unit");
-    // Without `--long`, the unit tests try the parsers over the same seeds.
-    let wants_fuzz = named("fuzz") || (arguments.subjects.is_empty() && arguments.long);
-    let wants_contracts =
-        arguments.subjects.is_empty() || arguments.subjects.iter().any(|subject| !OTHERS.contains(&subject.as_str()));
-    let everything = arguments.subjects.is_empty();
-    let wants_vm = named(VM) || everything;
-    let wants_plane = named(PLANE) || everything;
-    if everything {
+    let wanted = Wanted::of(arguments);
+    if wanted.everything {
         forget_old_reports(&checkout)?;
     }
-    let programs = compile(&checkout, everything, wants_unit, wants_contracts)?;
-    let (contracts_programs, unit_programs): (Vec<_>, Vec<_>) =
-        programs.into_iter().partition(|program| program.contract);
+    let (contract_programs, unit_programs): (Vec<_>, Vec<_>) =
+        compile(&checkout, wanted)?.into_iter().partition(|program| program.contract);
     let mut written = Vec::new();
-    if wants_unit {
+    if wanted.unit {
         written.push(unit(&checkout, unit_programs, &arguments.filter)?);
     }
-    if wants_contracts {
+    if wanted.contracts {
         let clients = setup::for_test(&checkout)?;
-        if wants_plane {
+        if wanted.plane {
             services::install(&checkout)?;
         }
-        written.extend(contracts(&checkout, &clients, contracts_programs, arguments)?);
+        written.extend(contracts(&checkout, &clients, contract_programs, arguments)?);
     }
-    if everything || named(DEMO) {
+    if wanted.demo {
         let report = demo::report(&checkout);
         report.write(&checkout.report())?;
         written.push(report.name);
     }
-    if wants_fuzz {
+    if wanted.fuzz {
         let report = fuzz::report(&checkout, if arguments.long { fuzz::LONG } else { fuzz::SHORT })?;
         report.write(&checkout.report())?;
         written.push(report.name);
     }
-    if wants_vm {
+    if wanted.vm {
         for report in vm::test(&checkout, arguments.long, &arguments.filter)? {
             keep(&checkout, &mut written, report)?;
         }
@@ -193,16 +220,19 @@ fn forget_old_reports(checkout: &Checkout) -> Result<()> {
 }
 
 /// Sets up and builds caracald and the tests that are wanted.
-fn compile(checkout: &Checkout, everything: bool, unit: bool, contracts: bool) -> Result<Vec<Program>> {
-    if !everything {
-        build::all(checkout)?;
+fn compile(checkout: &Checkout, wanted: Wanted) -> Result<Vec<Program>> {
+    if !wanted.everything {
+        if wanted.caracald() {
+            build::all(checkout)?;
+        }
         let mut programs = Vec::new();
-        if unit {
+        if wanted.unit {
             setup::for_unit(checkout)?;
+            build::kernel_programs(checkout, &setup::for_build(checkout)?)?;
             build::programs_with_lines(checkout)?;
             programs.extend(programs::compile(checkout, "compiling the unit tests", UNIT)?);
         }
-        if contracts {
+        if wanted.contracts {
             programs.extend(programs::compile(checkout, "compiling the contracts", CONTRACTS)?);
         }
         return Ok(programs);
@@ -210,7 +240,7 @@ fn compile(checkout: &Checkout, everything: bool, unit: bool, contracts: bool) -
     setup::for_everything(checkout)?;
     thread::scope(|scope| {
         // The network is idle while the compilers run. What cannot be had is asked for again by who needs it, and named there.
-        scope.spawn(|| {
+        let fetched = scope.spawn(|| {
             progress::in_the_background(|| {
                 let _later = setup::for_test(checkout);
                 let _later = services::install(checkout);
@@ -221,6 +251,13 @@ fn compile(checkout: &Checkout, everything: bool, unit: bool, contracts: bool) -
         build::programs_with_lines(checkout)?;
         let mut programs = programs::compile(checkout, "building caracald and the contracts", RUN)?;
         programs.extend(programs::compile(checkout, "compiling the unit tests", UNIT)?);
+        if !fetched.is_finished() {
+            let mut wait = Wait::start("fetching what the contracts and machines need");
+            while !fetched.is_finished() {
+                wait.glance();
+            }
+            wait.done();
+        }
         Ok(programs)
     })
 }
@@ -392,6 +429,16 @@ fn contract(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A program of the tests that is not named would be tested by nobody.
+    #[test]
+    fn the_unit_tests_of_every_program_are_among_them() {
+        let manifest = include_str!("../../tests/Cargo.toml");
+        let programs: Vec<&str> =
+            manifest.split("[[bin]]\nname = \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        assert!(programs.contains(&"probe"), "{programs:?}");
+        assert!(programs.iter().all(|name| UNIT.contains(&format!("--bin={name}").as_str())), "{programs:?}");
+    }
 
     /// What the documents tell to set goes through sudo.
     #[test]

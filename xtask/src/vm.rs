@@ -147,6 +147,9 @@ pub(crate) fn test(checkout: &Checkout, long: bool, filter: &[String]) -> Result
 /// # Errors
 /// When the directory for them cannot be made, or a suite has no kernel to give.
 pub(crate) fn fetch(checkout: &Checkout) -> Result<()> {
+    if !cfg!(target_arch = "x86_64") {
+        return Ok(());
+    }
     let apt = Apt::open(checkout)?;
     SUITES.iter().try_for_each(|suite| apt.kernel(checkout, suite).map(drop))
 }

@@ -33,7 +33,7 @@ pub struct DoctorArgs {
     /// Try at this level, whatever the configuration requires.
     #[arg(long, value_name = "LEVEL")]
     pub level: Option<Require>,
-    /// Attempts that doctor's own child makes at once.
+    /// Attempts that doctor's own child makes, one after another.
     #[arg(long, hide = true, requires = "place")]
     pub attempt: Vec<String>,
     /// Attempts are named on standard input.

@@ -18,7 +18,7 @@ fn library(checkout: &Checkout) -> PathBuf {
     checkout.tools().join(format!("kafka-{}", pins::KAFKA))
 }
 
-/// Has Maven fetch Kafka's jars, once, and holds them against the checksum that is pinned.
+/// Has Maven fetch Kafka's jars, once, holds them against the checksum that is pinned, and prepares what each start needs.
 ///
 /// # Errors
 /// When Maven fails, or brings something else.
@@ -56,8 +56,8 @@ pub(super) fn install(checkout: &Checkout) -> Result<()> {
     prepare(checkout)
 }
 
-/// What each start would do again: storage that is formatted, and an archive of the classes that a broker loads, which Java
-/// maps instead of reading, checking and linking them (application class-data sharing, JEP 350). A start takes half as long.
+/// What each start would do again: storage that is formatted, and, where this Java writes one, an archive of the classes that a
+/// broker loads: they are mapped rather than read, checked and linked (JEP 350). A start takes half as long.
 struct Prepared {
     home: PathBuf,
 }
@@ -71,34 +71,39 @@ impl Prepared {
         self.home.join("storage")
     }
 
-    /// Written last: where it is, the storage is.
     fn classes(&self) -> PathBuf {
         self.home.join("classes.jsa")
+    }
+
+    /// Written last.
+    fn seal(&self) -> PathBuf {
+        self.home.join("prepared")
     }
 }
 
 fn prepare(checkout: &Checkout) -> Result<()> {
     let prepared = Prepared::at(checkout);
-    if prepared.classes().exists() {
+    if prepared.seal().exists() {
         return Ok(());
     }
-    let _ = fs::remove_dir_all(&prepared.home);
     let place = Place::new(&prepared.home, "kafka");
+    // Of a run that was broken off.
+    place.stop("KILL")?;
+    let _ = fs::remove_dir_all(&prepared.home);
     let (properties, _) = configure(&place)?;
     format(checkout, &properties, None)?;
     copy(&place.dir().join("data"), &prepared.storage())?;
-    let written = prepared.home.join("classes.new");
     let mut java = java(checkout);
-    java.arg(format!("-XX:ArchiveClassesAtExit={}", written.display())).arg("kafka.Kafka").arg(&properties);
+    java.arg(format!("-XX:ArchiveClassesAtExit={}", prepared.classes().display())).arg("kafka.Kafka").arg(&properties);
     let mut broker = place.launch(&mut java, answers)?;
     send("TERM", &[broker.id()])?;
     broker.wait()?;
-    fs::rename(&written, prepared.classes()).with_context(|| written.display().to_string())?;
-    place.remove()
+    place.remove()?;
+    fs::write(prepared.seal(), "").with_context(|| prepared.home.display().to_string())
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let status = Command::new("cp").arg("-r").args([from, to]).status().context("cp does not start")?;
+    let status = Command::new("cp").arg("-rT").args([from, to]).status().context("cp does not start")?;
     if !status.success() {
         bail!("cp of {} ended with {status}", from.display());
     }
@@ -135,7 +140,7 @@ fn pom() -> String {
     )
 }
 
-/// Formats its storage on the first start, and starts it. A client's files in its directory ask for more: `advertised` is where
+/// Gives it formatted storage on the first start, and starts it. A client's files in its directory ask for more: `advertised` is where
 /// clients are sent, and `keystore.pem`, `truststore.pem` and `scram` make two listeners with TLS, whose ports are then in
 /// `sasl-ssl` (for users by a password) and `mutual-tls` (for whoever has a certificate of the trust store's).
 ///
@@ -151,9 +156,11 @@ pub(super) fn start(checkout: &Checkout, place: &Place) -> Result<()> {
         }
     }
     let mut java = java(checkout);
-    java.arg(format!("-XX:SharedArchiveFile={}", prepared.classes().display()));
+    if prepared.classes().exists() {
+        java.arg(format!("-XX:SharedArchiveFile={}", prepared.classes().display()));
+    }
     if env::var_os(BENCH).is_none() {
-        // Compiled quickly rather than well: a test is over before the better compiler has paid.
+        // Compiled quickly rather than well, also for who starts it by hand: a test is over before the better compiler has paid.
         java.arg("-XX:TieredStopAtLevel=1");
     }
     java.arg("kafka.Kafka").arg(&properties);

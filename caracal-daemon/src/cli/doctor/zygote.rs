@@ -75,10 +75,8 @@ impl Running {
     fn attempt(&mut self, name: &str, moved: impl FnOnce(u32) -> bool) -> Option<i32> {
         let end = Instant::now() + LIMIT;
         writeln!(self.names, "{name}").ok()?;
-        let answer = self.answer(end)?;
-        // One that ends before it is moved has an answer all the same.
-        let Some(number) = answer.strip_prefix(READY) else { return ended(&answer) };
-        let number: u32 = number.trim().parse().ok()?;
+        // One that ended before it was moved was not made.
+        let number: u32 = self.answer(end)?.strip_prefix(READY)?.trim().parse().ok()?;
         let told = moved(number) && self.names.write_all(b"g").is_ok();
         let answer = if told { self.answer(end) } else { None };
         if answer.is_none() {
