@@ -149,6 +149,7 @@ pub fn codes(place: &Path) -> BTreeMap<String, i32> {
 }
 
 /// Makes an attempt in a child. Gives its exit code, or what is no number where it ended in another way.
+#[expect(clippy::disallowed_methods, reason = "a forked child leaves what its parent opened to the parent")]
 fn forked(name: &str, place: &Path, moved: fn() -> io::Result<()>) -> io::Result<String> {
     // SAFETY: this process has one thread, so the child may do whatever the parent may.
     match unsafe { fork() }? {
