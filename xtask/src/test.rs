@@ -25,6 +25,7 @@ use crate::{
 /// call of other crates is optimised all the same. Its program has no tests, and would be linked with a library of its own.
 const UNIT: &[&str] = &[
     "test",
+    "--no-run",
     "--lib",
     "--bin=xtask",
     "--bin=stand-in",
@@ -33,7 +34,7 @@ const UNIT: &[&str] = &[
     "--config=profile.release.package.caracal-daemon.opt-level=0",
 ];
 /// The contracts: one program per file of tests/.
-const CONTRACTS: &[&str] = &["test", "--test=*"];
+const CONTRACTS: &[&str] = &["test", "--no-run", "--test=*"];
 /// The contracts, and what they run.
 const RUN: &[&str] = &["build", "--bin=caracald", "--test=*"];
 /// What goes through sudo, which clears the environment.

@@ -58,7 +58,6 @@ pub(crate) fn compile(checkout: &Checkout, what: &str, selection: &[&str]) -> Re
         .args(selection)
         .args(build::PACKAGES)
         .args(["--locked", "--release", "--message-format", "json-render-diagnostics"])
-        .args(selection.first().filter(|verb| **verb == "test").map(|_| "--no-run"))
         .current_dir(&checkout.root)
         .env("CARACAL_BPF_OBJECT", checkout.bpf_object())
         .stdin(Stdio::null())
