@@ -105,13 +105,18 @@ impl Machine {
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"]);
         match self.accelerator {
             Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
-            Accelerator::Tcg => command.args(["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"]),
+            // A processor without vector extensions, as those are translated one by one: a fifth less time than with `max`.
+            Accelerator::Tcg => command.args(["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "Nehalem"]),
         };
         command.args(["-m", &self.size.memory_mib.to_string(), "-smp", &self.size.processors.to_string()]);
         command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.root);
         // A panic ends the machine at once. On a busy host the timer's first ticks come late, and the kernel would take the
         // timer for broken.
-        let words = format!("console=ttyS0 loglevel=4 panic=-1 no_timer_check mitigations=off {}", self.words);
+        let mut words = format!("console=ttyS0 loglevel=4 panic=-1 no_timer_check mitigations=off {}", self.words);
+        if self.accelerator == Accelerator::Tcg {
+            // A program that lies elsewhere in each process is translated anew for each.
+            words.push_str(" norandmaps");
+        }
         command.arg("-append").arg(words);
         match &self.console {
             Console::Log(log) => {
