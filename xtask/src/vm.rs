@@ -44,6 +44,8 @@ use crate::{
 
 /// How long one machine may be on: two minutes are usual, on a busy host ten. This only ends what would never end.
 const LIMIT: Duration = Duration::from_secs(1200);
+/// Likewise, where everything is tried as everybody: emulated, the whole contract takes hours.
+const LONG_LIMIT: Duration = Duration::from_secs(8 * 60 * 60);
 /// Why there is nothing to boot on another kind of processor.
 const ELSEWHERE: &str = "the machines are x86-64 and run this host's programs: they need an x86-64 host";
 /// Machines at the same time, one processor each.
@@ -335,8 +337,12 @@ fn start(
         size,
         console,
         out: scratch.join(format!("out-{name}")),
-        // Whoever asked for a shell or a command is there to end it.
-        limit: if matches!(boot.work, Work::Shell | Work::Command(_)) { Duration::MAX } else { LIMIT },
+        limit: match &boot.work {
+            // Whoever asked for a shell or a command is there to end it.
+            Work::Shell | Work::Command(_) => Duration::MAX,
+            Work::Proofs(selection) if selection.tries.is_none() => LONG_LIMIT,
+            Work::Proofs(_) | Work::Doctor | Work::Systemd => LIMIT,
+        },
     };
     let started = Instant::now();
     let ran = machine.run();
