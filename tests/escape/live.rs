@@ -2,6 +2,7 @@
 //! its new connections trust the local CA without a restart where its files can be reached, and are never passed
 //! through where they cannot.
 
+mod asked;
 mod trust;
 mod workload;
 

@@ -2,7 +2,15 @@
 
 pub(crate) mod programs;
 
-use std::{env, ffi::OsString, fs, path::Path, process::Command, thread, time::Instant};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -135,11 +143,13 @@ impl Wanted {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let checkout = Checkout::find()?;
     let wanted = Wanted::of(arguments);
+    let started = Instant::now();
     if wanted.everything {
         forget_old_reports(&checkout)?;
     }
     let (contract_programs, unit_programs): (Vec<_>, Vec<_>) =
         compile(&checkout, wanted)?.into_iter().partition(|program| program.contract);
+    let compiled = started.elapsed();
     let mut written = Vec::new();
     if wanted.unit {
         written.push(unit(&checkout, unit_programs, &arguments.filter)?);
@@ -170,7 +180,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .iter()
         .map(|name| Report::read(&checkout.report().join(format!("{name}.json"))))
         .collect::<Result<Vec<_>>>()?;
-    if !report::summary(&reports) {
+    let passed = report::summary(&reports);
+    let minutes = |time: Duration| time.as_secs_f64() / 60.0;
+    println!("{:.1} minutes, {:.1} of them for set-up and compilers", minutes(started.elapsed()), minutes(compiled));
+    if !passed {
         bail!("not everything passed; the reports are in {}", checkout.report().display());
     }
     root::left_nothing(&checkout)

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -11,6 +12,9 @@ use crate::config::Config;
 use crate::keeper::control::{Refused, Request, Response};
 use crate::keeper::frame;
 use crate::keeper::serve::Places;
+
+/// How long an answer is waited for: an attach ends every socket of a workload and looks at each of its mounts.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Why the daemon did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +33,21 @@ pub enum ControlError {
     /// The connection broke.
     #[error("the daemon went away: {0}")]
     Broken(io::Error),
+    /// It is there and says nothing.
+    #[error(
+        "the daemon does not answer: its log may say why. A door that hangs is shut; `systemctl restart caracald` starts it anew, \
+         and what is governed stays governed"
+    )]
+    Silent,
+}
+
+impl ControlError {
+    fn of(error: io::Error) -> ControlError {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::Silent,
+            _ => ControlError::Broken(error),
+        }
+    }
 }
 
 impl ControlError {
@@ -36,7 +55,7 @@ impl ControlError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            ControlError::NotRunning { .. } | ControlError::Broken(_) => exit::UNAVAILABLE,
+            ControlError::NotRunning { .. } | ControlError::Broken(_) | ControlError::Silent => exit::UNAVAILABLE,
             ControlError::Refused(Refused::NotPermitted { .. }) => exit::NOT_PERMITTED,
             ControlError::Refused(Refused::No(_)) => 1,
         }
@@ -48,22 +67,33 @@ impl ControlError {
 pub struct Control(UnixStream);
 
 impl Control {
-    /// Connects to the daemon of this configuration.
+    /// Connects to the daemon of this configuration; waits two minutes for each of its answers.
     ///
     /// # Errors
     /// When it is not running.
     pub fn connect(config: &Config) -> Result<Control, ControlError> {
+        Control::patient(config, PATIENCE)
+    }
+
+    /// Likewise, with another patience.
+    ///
+    /// # Errors
+    /// Those of [`Control::connect`].
+    pub fn patient(config: &Config, patience: Duration) -> Result<Control, ControlError> {
         let path = Places::of(config).control;
-        UnixStream::connect(&path).map(Control).map_err(|why| ControlError::NotRunning { path, why })
+        let stream = UnixStream::connect(&path).map_err(|why| ControlError::NotRunning { path, why })?;
+        stream.set_read_timeout(Some(patience)).map_err(ControlError::Broken)?;
+        stream.set_write_timeout(Some(patience)).map_err(ControlError::Broken)?;
+        Ok(Control(stream))
     }
 
     /// Asks and waits for the answer.
     ///
     /// # Errors
-    /// When the daemon says no, or went away.
+    /// When the daemon says no, went away, or does not answer.
     pub fn ask(&mut self, request: &Request) -> Result<Value, ControlError> {
-        frame::write(&mut self.0, request).map_err(ControlError::Broken)?;
-        frame::read::<Response>(&mut self.0).map_err(ControlError::Broken)?.map_err(ControlError::Refused)
+        frame::write(&mut self.0, request).map_err(ControlError::of)?;
+        frame::read::<Response>(&mut self.0).map_err(ControlError::of)?.map_err(ControlError::Refused)
     }
 }
 
@@ -85,6 +115,12 @@ mod tests {
         let governed = "a governed process may not use the control socket".to_owned();
         let error = heard(Err(Refused::NotPermitted { not_permitted: governed.clone() }));
         assert_eq!((error.exit_code(), error.to_string()), (exit::NOT_PERMITTED, governed));
+        // One that hangs.
+        let (near, far) = UnixStream::pair().expect("a connection");
+        far.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
+        let silent = Control(far).ask(&Request::Status).expect_err("no answer");
+        assert!(matches!(silent, ControlError::Silent), "{silent}");
+        drop(near);
         // What a daemon of before says of everything.
         let (mut near, far) = UnixStream::pair().expect("a connection");
         frame::write(&mut near, &Err::<Value, _>("no".to_owned())).expect("sent");

@@ -10,6 +10,9 @@ use crate::config::Config;
 use crate::keeper::control::Request;
 use crate::keeper::upgrade::AT_MOST;
 
+/// How long the new daemon may take over one `status`, before it is asked again.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(25);
+
 /// Let the running daemon become the program that was installed over it, without a moment in which the door is open to
 /// anybody else or shut to allowed connections.
 ///
@@ -29,7 +32,8 @@ pub fn run(_args: &UpgradeArgs, config: &Config) -> anyhow::Result<ExitCode> {
     while asked.elapsed() < AT_MOST + Duration::from_secs(15) {
         std::thread::sleep(Duration::from_millis(50));
         // Nobody answers in between.
-        let status = Control::connect(config).ok().and_then(|mut control| control.ask(&Request::Status).ok());
+        let status =
+            Control::patient(config, ANSWERS_WITHIN).ok().and_then(|mut control| control.ask(&Request::Status).ok());
         // The door is held open meanwhile: only a data path that answers is there.
         let there = |status: &serde_json::Value| {
             status["began_ns"] != told["began_ns"] && status["door"] == "open" && status["data_path"]["error"].is_null()

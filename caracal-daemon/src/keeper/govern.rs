@@ -134,8 +134,8 @@ impl Governor {
     pub fn set_orders(&self, orders: Option<Arc<Orders>>) {
         *self.orders.lock().unwrap_or_else(PoisonError::into_inner) = orders.clone();
         let Some(orders) = orders else { return };
-        for governed in self.governed().values() {
-            if let Err(why) = orders.give(&Order::Admit(governed.agent.clone())) {
+        for agent in self.agents() {
+            if let Err(why) = orders.give(&Order::Admit(agent)) {
                 tracing::warn!(%why, "Cannot tell the data path about an agent.");
             }
         }
@@ -330,7 +330,7 @@ impl Governor {
 
     /// Takes new rules for unix sockets, for the agents that are there and those that come.
     fn set_unix_rules(&self, rules: Vec<UnixRule>) {
-        let agents: Vec<Agent> = self.governed().values().map(|one| one.agent.clone()).collect();
+        let agents = self.agents();
         let mut kernel = self.kernel();
         kernel.set_unix_rules(rules);
         for agent in &agents {
@@ -374,6 +374,13 @@ impl Governor {
         save(&self.registry, &agents);
     }
 
+    /// A copy of who is governed, in the order of their cgroups.
+    fn agents(&self) -> Vec<Agent> {
+        self.governed().values().map(|one| one.agent.clone()).collect()
+    }
+
+    /// The last of the keeper's locks: whoever holds it takes no other one and waits for nobody. What an attached workload was
+    /// seen to hold ([`Live`]) comes before the kernel, and the kernel before this: the watch asks it with the kernel in hand.
     fn governed(&self) -> MutexGuard<'_, BTreeMap<CgroupId, Governed>> {
         self.governed.lock().unwrap_or_else(PoisonError::into_inner)
     }

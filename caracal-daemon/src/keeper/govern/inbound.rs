@@ -19,15 +19,15 @@ impl Governor {
     /// Opens the ports that the rules name for the agents that there are, and closes all others.
     pub(super) fn open_inbound(&self) {
         let rules = self.inbound.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut wanted = BTreeSet::new();
-        for (id, one) in self.governed().iter() {
-            let of_agent = rules.iter().filter(|rule| rule.allows(&one.agent.name));
-            wanted.extend(of_agent.flat_map(|rule| &rule.ports).map(|port| Inbound {
-                agent: id.0,
-                port: *port,
-                pad: [0; 6],
-            }));
-        }
+        let wanted: BTreeSet<Inbound> = self
+            .agents()
+            .iter()
+            .flat_map(|agent| {
+                let of_agent = rules.iter().filter(|rule| rule.allows(&agent.name));
+                let ports = of_agent.flat_map(|rule| &rule.ports);
+                ports.map(|port| Inbound { agent: agent.cgroup.0, port: *port, pad: [0; 6] })
+            })
+            .collect();
         if let Err(error) = self.kernel().set_inbound(&wanted) {
             tracing::error!(%error, "Not every inbound rule is in force.");
         }

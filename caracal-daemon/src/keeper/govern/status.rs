@@ -26,12 +26,16 @@ impl Governor {
         let counters = self.kernel().counters().unwrap_or_default();
         let level = Level::of(&self.kernel());
         let full = level.lacks.is_none();
-        let agents: Vec<Value> = self
+        let governed: Vec<_> = self
             .governed()
             .values()
             .filter(|one| own.is_none_or(|uid| one.agent.uid == uid))
-            .map(|one| {
-                let of_agent = || counters.iter().filter(|(key, _)| key.agent == one.agent.cgroup.0);
+            .map(|one| (one.agent.clone(), one.cgroup.populated(), one.cgroup.root_process().filter(|_| !full)))
+            .collect();
+        let agents: Vec<Value> = governed
+            .into_iter()
+            .map(|(agent, populated, root_process)| {
+                let of_agent = || counters.iter().filter(|(key, _)| key.agent == agent.cgroup.0);
                 let count = |wanted: fn(&CounterKey) -> bool| -> u64 {
                     of_agent().filter(|(key, _)| wanted(key)).map(|(_, count)| count).sum()
                 };
@@ -40,9 +44,9 @@ impl Governor {
                     *reasons.entry(Why::from_number(key.why).map_or("unknown", Why::code)).or_default() += count;
                 }
                 json!({
-                    "agent": &*one.agent.name, "cgroup": one.cgroup.path, "uid": one.agent.uid, "learn": one.agent.learn,
-                    "populated": one.cgroup.populated(), "root_process": one.cgroup.root_process().filter(|_| !full),
-                    "live": self.live.status(one.agent.cgroup),
+                    "agent": &*agent.name, "cgroup": agent.path, "uid": agent.uid, "learn": agent.learn,
+                    "populated": populated, "root_process": root_process,
+                    "live": self.live.status(agent.cgroup),
                     "redirected": count(|key| key.why == 0 && key.hook != Hook::Ingress as u32),
                     "inbound": count(|key| key.why == 0 && key.hook == Hook::Ingress as u32),
                     "refused_by_kernel": count(|key| key.why != 0), "refused_for": reasons,
