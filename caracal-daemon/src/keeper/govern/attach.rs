@@ -183,7 +183,8 @@ impl Governor {
                 (Some(agent), Some(cgroup)) if cgroup.id == id => {
                     let leaf = within(&cgroup.path, &self.slice.path);
                     // An earlier version may have attached fewer programs.
-                    if !leaf && let Err(error) = self.kernel().govern(&cgroup) {
+                    let governs = if leaf { Ok(()) } else { self.kernel().govern(&cgroup) };
+                    if let Err(error) = governs {
                         tracing::error!(%error, agent = &*agent.name, "Cannot govern an agent whole; it is refused everything.");
                         let _ = self.kernel().dismiss(id);
                         continue;

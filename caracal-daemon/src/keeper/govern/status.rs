@@ -1,12 +1,14 @@
 //! What `status` shows: doors, levels, agents, and what the kernel counted for each.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use caracal_common::counter::CounterKey;
 use caracal_common::denial::{Hook, Why};
 use serde_json::{Value, json};
 
 use super::Governor;
+use crate::keeper::cgroup::Cgroup;
 use crate::keeper::level::Level;
 use crate::keeper::order::{Answer, Order};
 
@@ -26,15 +28,10 @@ impl Governor {
         let counters = self.kernel().counters().unwrap_or_default();
         let level = Level::of(&self.kernel());
         let full = level.lacks.is_none();
-        let governed: Vec<_> = self
-            .governed()
-            .values()
-            .filter(|one| own.is_none_or(|uid| one.agent.uid == uid))
-            .map(|one| (one.agent.clone(), one.cgroup.populated(), one.cgroup.root_process().filter(|_| !full)))
-            .collect();
-        let agents: Vec<Value> = governed
-            .into_iter()
-            .map(|(agent, populated, root_process)| {
+        let agents = self.agents().into_iter().filter(|agent| own.is_none_or(|uid| agent.uid == uid));
+        let agents: Vec<Value> = agents
+            .map(|agent| {
+                let there = self.hierarchy.open(Path::new(&agent.path)).ok().filter(|there| there.id == agent.cgroup);
                 let of_agent = || counters.iter().filter(|(key, _)| key.agent == agent.cgroup.0);
                 let count = |wanted: fn(&CounterKey) -> bool| -> u64 {
                     of_agent().filter(|(key, _)| wanted(key)).map(|(_, count)| count).sum()
@@ -45,7 +42,8 @@ impl Governor {
                 }
                 json!({
                     "agent": &*agent.name, "cgroup": agent.path, "uid": agent.uid, "learn": agent.learn,
-                    "populated": populated, "root_process": root_process,
+                    "populated": there.as_ref().is_some_and(Cgroup::populated),
+                    "root_process": there.filter(|_| !full).and_then(|there| there.root_process()),
                     "live": self.live.status(agent.cgroup),
                     "redirected": count(|key| key.why == 0 && key.hook != Hook::Ingress as u32),
                     "inbound": count(|key| key.why == 0 && key.hook == Hook::Ingress as u32),
