@@ -13,8 +13,8 @@ use crate::keeper::control::{Refused, Request, Response};
 use crate::keeper::frame;
 use crate::keeper::serve::Places;
 
-/// How long an answer is waited for: an attach ends every socket of a workload and looks at each of its mounts.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long an answer is waited for. The longest is an attach's: the keeper alone waits two minutes for the host's certificate tool.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Why the daemon did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,7 @@ impl ControlError {
 pub struct Control(UnixStream);
 
 impl Control {
-    /// Connects to the daemon of this configuration; waits two minutes for each of its answers.
+    /// Connects to the daemon of this configuration; waits five minutes for each of its answers.
     ///
     /// # Errors
     /// When it is not running.
